@@ -1,0 +1,110 @@
+"""Training and evaluation in PyTorch: the mathematics of one step, and the loop around it."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bit_pytorch import api, optim, weights
+from bit_pytorch.resnet import ResNet
+from common.config import TrainConfig
+from common.run import Run
+
+
+def scale(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 [B, H, W, 3] to [B, 3, H, W] in [-1, 1]; the permutation is channels-last in memory, for free."""
+    return images.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1
+
+
+def swap_pairs(values: Tensor) -> Tensor:
+    """Rows 2i and 2i + 1 change places: the partners of mixup."""
+    return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def loss_fn(model: ResNet, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
+    images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    if "mixup_weight" not in batch:
+        return F.cross_entropy(model(images.to(dtype)), labels)
+    weight = batch["mixup_weight"].to(model.dtype)
+    images = weight * images + (1 - weight) * swap_pairs(images)
+    logits = model(images.to(dtype))
+    return weight * F.cross_entropy(logits, labels) + (1 - weight) * F.cross_entropy(logits, swap_pairs(labels))
+
+
+def train_step(
+    model: ResNet, optimizer: optim.SGD, batch: dict[str, Tensor], *, lr: float, batch_split: int, dtype: torch.dtype
+) -> Tensor:
+    """One update in place; returns the loss before it, still on the device."""
+    total = torch.zeros((), dtype=model.dtype, device=batch["images"].device)
+    for images, labels in zip(batch["images"].chunk(batch_split), batch["labels"].chunk(batch_split)):
+        loss = loss_fn(model, batch | {"images": images, "labels": labels}, dtype) / batch_split
+        loss.backward()
+        total += loss.detach()
+    optim.update(optimizer, lr)
+    return total
+
+
+@torch.inference_mode()
+def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: torch.dtype) -> Tensor:
+    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64."""
+    labels, mask = batch["labels"], batch["mask"]
+    logits = model(scale(batch["images"], model.dtype).to(dtype))
+    own = logits.gather(1, labels[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    # How many classes come before the right one: higher ones, not comparable (NaN) ones, and equal ones listed earlier.
+    rank = (~(logits <= own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
+    losses = torch.where(mask, F.cross_entropy(logits, labels, reduction="none"), 0)
+    return torch.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()]).double()
+
+
+def evaluate(model: ResNet, batches: Iterator[dict], *, dtype: torch.dtype) -> dict[str, float]:
+    """top1, top5 and loss over every example of a split."""
+    sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.device))
+    top1, top5, loss, count = sums.tolist()
+    return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
+
+
+def to_device(batches: Iterator[dict], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Batches as tensors on the device, one ahead of the consumer."""
+    ahead = None
+    for batch in batches:
+        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
+        if device.type == "cuda":
+            tensors = {name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()}
+        if ahead:
+            yield ahead
+        ahead = tensors
+    if ahead:
+        yield ahead
+
+
+def main(config: TrainConfig) -> None:
+    """Train as `config` says; everything but the mathematics happens in common/run.py."""
+    with Run(config, "bit_pytorch") as run:
+        recipe, dtype = run.recipe, getattr(torch, config.precision)
+        model = api.build(run.model_config, run.initial, precision=config.precision)
+        optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        if run.restored:
+            weights.load(model, run.restored["model"])
+            weights.load_optimizer(model, optimizer, run.restored["optimizer"])
+        losses = []
+        for step, batch in enumerate(to_device(run.train_batches(), model.device), start=run.step + 1):
+            lr, split = recipe.lrs[step - 1], recipe.batch_split
+            losses.append(train_step(model, optimizer, batch, lr=lr, batch_split=split, dtype=dtype))
+            if run.wants_log(step):
+                run.log_training(step, [float(loss) for loss in losses])
+                losses = []
+            if run.wants_evaluation(step):
+                result = evaluate(model, run.eval_batches("val"), dtype=dtype)
+                if run.log_evaluation(step, "val", result):
+                    run.write_best(weights.dump(model))
+            if run.wants_checkpoint(step):
+                run.save(step, weights.dump(model), weights.dump_optimizer(model, optimizer))
+        if run.best:
+            weights.load(model, run.read_best())
+        for split in run.final_splits:
+            run.log_evaluation(recipe.num_steps, split, evaluate(model, run.eval_batches(split), dtype=dtype))
+        run.finish(weights.dump(model))

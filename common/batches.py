@@ -1,0 +1,137 @@
+"""Batches as a pure function of (seed, step), and threads that prepare them ahead of the step.
+
+A training batch is {images uint8 [B, H, W, 3], labels int32 [B]}, with mixup also {mixup_weight float64 []}; an
+evaluation batch is {images, labels, mask bool [B]}. Scaling to [-1, 1], mixup and casts happen on the device.
+"""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from common import images
+from common.datasets import Split
+from common.recipes import Recipe
+
+CHUNK = 64  # images that one thread decodes in a row
+PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
+
+
+class TrainBatches:
+    """`batches(step)`, whatever was asked before: the examples, crops, flips and mixup weight of one training step.
+
+    Every epoch is a permutation of all examples, and a batch may straddle two of them. With several processes, each
+    takes its contiguous slice of the global batch.
+    """
+
+    def __init__(self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1):
+        self.split, self.recipe, self.seed = split, recipe, seed
+        share = recipe.batch // num_processes
+        self.rows = slice(process * share, (process + 1) * share)
+        self.batch_bytes = share * recipe.crop**2 * 3
+
+    def plan(self, step: int) -> dict[str, np.ndarray]:
+        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], perhaps `mixup_weight` []."""
+        first = step * self.recipe.batch
+        rng = np.random.default_rng([self.seed, 1, step])
+        alpha = self.recipe.mixup
+        return {
+            "examples": self._examples(np.arange(first, first + self.recipe.batch))[self.rows],
+            "draws": rng.random((self.recipe.batch, 5))[self.rows],
+        } | ({"mixup_weight": np.float64(rng.beta(alpha, alpha))} if alpha > 0 else {})
+
+    def _examples(self, positions: np.ndarray) -> np.ndarray:
+        epochs, places = np.divmod(positions, len(self.split))
+        examples = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.split))
+            examples[epochs == epoch] = order[places[epochs == epoch]]
+        return examples
+
+    def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+        """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
+        plan, size = self.plan(step), self.recipe.crop
+        batch = {
+            "images": np.empty((len(plan["examples"]), size, size, 3), np.uint8),
+            "labels": self.split.labels[plan["examples"]],
+        }
+        if "mixup_weight" in plan:
+            batch["mixup_weight"] = plan["mixup_weight"]
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                image = self.split.decode(plan["examples"][row])
+                batch["images"][row] = augment(image, self.recipe, plan["draws"][row])
+
+        return batch, [lambda rows=rows: fill(rows) for rows in chunks(len(batch["images"]))]
+
+
+class EvalBatches:
+    """Every example of a split once, in order; the last batch is padded, and `mask` is False on its padding."""
+
+    def __init__(self, split: Split, crop_px: int, resize_kind: str, batch: int):
+        self.split, self.crop_px, self.resize_kind, self.batch = split, crop_px, resize_kind, batch
+        self.batch_bytes = batch * crop_px**2 * 3
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch)
+
+    def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+        first = step * self.batch
+        count = min(self.batch, len(self.split) - first)
+        batch = {
+            "images": np.zeros((self.batch, self.crop_px, self.crop_px, 3), np.uint8),
+            "labels": np.zeros(self.batch, np.int32),
+            "mask": np.arange(self.batch) < count,
+        }
+        batch["labels"][:count] = self.split.labels[first : first + count]
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                image = self.split.decode(first + row)
+                batch["images"][row] = images.resize(image, self.crop_px, self.crop_px, self.resize_kind)
+
+        return batch, [lambda rows=rows: fill(rows) for rows in chunks(count)]
+
+
+def augment(image: np.ndarray, recipe: Recipe, draws: np.ndarray) -> np.ndarray:
+    """uint8 [crop, crop, 3]: the training view of `image` that five numbers in [0, 1) choose; the last one flips."""
+    if recipe.crop_min_area < 1:
+        box = images.random_area(image, recipe.crop_min_area, draws[:4])
+        view = images.resize(box, recipe.crop, recipe.crop, recipe.resize_kind)
+    else:
+        view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
+        view = images.crop(view, recipe.crop, draws[0], draws[1])
+    return view[:, ::-1] if draws[4] < 0.5 else view
+
+
+def chunks(count: int) -> list[range]:
+    """range(count) in pieces of at most CHUNK."""
+    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+
+def prefetch(batches: TrainBatches | EvalBatches, steps: range, num_workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of `steps` in order, prepared by `num_workers` threads ahead of the consumer.
+
+    The look-ahead is bounded in bytes; the first error of a worker is raised here, in the place of its batch.
+    """
+    ahead = max(1, min(2 * num_workers, PREFETCH_BYTES // batches.batch_bytes))
+    waiting = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(num_workers, "batches") as pool:
+        try:
+            for step in steps:
+                batch, jobs = batches.jobs(step)
+                waiting.append((batch, [pool.submit(job) for job in jobs]))
+                if len(waiting) > ahead:
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(batch: dict[str, np.ndarray], futures: list) -> dict[str, np.ndarray]:
+    for future in futures:
+        future.result()
+    return batch

@@ -1,0 +1,151 @@
+"""The only list of flags, the same for the three engines: typed, with defaults and units."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from typing import Any, get_args, get_type_hints
+
+from common.errors import UserError, nearest
+from common.models import DEFAULT_MODEL
+from common.recipes import RECIPES
+
+PRECISIONS = ("float32", "bfloat16", "float64")
+
+
+def flag(default: Any, help: str, **options: Any) -> Any:
+    """A field of a config with its help text; `choices` and `rule` (what an absent value means) may follow."""
+    return field(default=default, metadata={"help": help, **options})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What train, evaluate and predict have in common."""
+
+    model: str = flag(DEFAULT_MODEL, "published name of the model")
+    bit_pretrained_dir: str = flag("weights", "folder of downloaded weights")
+    weights: str | None = flag(None, "weights file (.npz or .h5); `none` means initial values", rule="the model's published file")
+    precision: str = flag("float32", "type of the computation", choices=PRECISIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from."""
+
+    dataset: str = flag("cifar10-sample", "a name, tfds:NAME, or a folder PATH/{train,val|test}/<class>/*.jpg")
+    datadir: str = flag("data", "folder of prepared datasets")
+    tfds_data_dir: str | None = flag(None, "folder of prepared TFDS datasets", rule="~/tensorflow_datasets")
+    workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(ModelConfig, DataConfig):
+    """Flags of `python -m bit_*.train`."""
+
+    name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
+    logdir: str = flag("runs", "folder of runs")
+    recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RECIPES))
+    val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
+    examples_per_class: int | None = flag(None, "training images per class", rule="all")
+    examples_per_class_seed: int = flag(0, "seed of their choice")
+    batch: int | None = flag(None, "images per training step", rule="the recipe's")
+    batch_eval: int | None = flag(None, "images per evaluation step", rule="as --batch")
+    batch_split: int = flag(1, "micro-batches per training step")
+    base_lr: float | None = flag(None, "learning rate after warm-up", rule="the recipe's")
+    steps: int | None = flag(None, "training steps", rule="the recipe's")
+    warmup_steps: int | None = flag(None, "steps of linear warm-up", rule="the recipe's")
+    mixup: float | None = flag(None, "alpha of mixup's Beta distribution; 0 turns it off", rule="the recipe's")
+    resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
+    crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
+    crop_min_area: float | None = flag(None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's")
+    eval_every: int | None = flag(None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run")
+    checkpoint_every: int = flag(1000, "steps between checkpoints; 0: only at the end")
+    log_every: int = flag(10, "steps between lines of metrics")
+    seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values")
+    keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(ModelConfig, DataConfig):
+    """Flags of `python -m bit_*.evaluate`."""
+
+    split: str | None = flag(None, "split to evaluate", rule="test, or val where there is no test")
+    batch_eval: int = flag(64, "images per step")
+    resolution: int | None = flag(None, "side in pixels of what the model sees", rule="the weights' card, or the dataset's by the BiT-HyperRule")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig(ModelConfig):
+    """Flags of `python -m bit_*.predict`."""
+
+    images: tuple[str, ...] = field(default=(), metadata={"help": "image files or folders", "positional": True})
+    resolution: int | None = flag(None, "side in pixels of what the model sees", rule="the weights' card or the model's own")
+    batch_eval: int = flag(64, "images per step")
+    top: int = flag(5, "classes to print per image")
+    output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
+    workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one sentence, with the nearest flag, and exit status 2."""
+
+    def error(self, message: str):
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see --help.")
+
+
+def parse(config_class: type, argv: Sequence[str], prog: str, description: str) -> Any:
+    """The config that the command line describes. Raises UserError for an unknown flag or a bad value."""
+    parser = Parser(prog=prog, description=description, allow_abbrev=False)
+    types = get_type_hints(config_class)
+    for item in dataclasses.fields(config_class):
+        add_argument(parser, item, types[item.name])
+    values, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [f"--{item.name}" for item in dataclasses.fields(config_class)]
+        raise UserError(f"{prog} knows no {unknown[0]!r}{nearest(unknown[0], flags)} --help lists the flags.")
+    config = config_class(**vars(values))
+    check(config)
+    return config
+
+
+def add_argument(parser: argparse.ArgumentParser, item: dataclasses.Field, hint: Any) -> None:
+    """One flag of the parser, from one field of a config."""
+    text, choices = item.metadata["help"], item.metadata.get("choices")
+    if item.metadata.get("positional"):
+        parser.add_argument(item.name, nargs="+", metavar="IMAGE|FOLDER", help=text)
+    elif hint is bool:
+        parser.add_argument(f"--{item.name}", action="store_true", help=f"{text} (default: off)")
+    else:
+        kind = next((t for t in get_args(hint) if t is not type(None)), hint)
+        default = item.metadata.get("rule", item.default)
+        metavar = None if choices else kind.__name__.upper()
+        text = f"{text} (default: {default})".replace("%", "%%")
+        parser.add_argument(f"--{item.name}", type=kind, default=item.default, choices=choices, metavar=metavar, help=text)
+
+
+POSITIVE = ("batch", "batch_eval", "batch_split", "steps", "resize", "crop", "log_every", "workers", "examples_per_class", "resolution", "top")
+NOT_NEGATIVE = ("base_lr", "warmup_steps", "mixup", "eval_every", "checkpoint_every", "seed", "examples_per_class_seed", "val_fraction")
+
+
+def check(config: Any) -> None:
+    """Raise UserError for a number outside its range."""
+    for names, low, words in ((POSITIVE, 1, "at least 1"), (NOT_NEGATIVE, 0, "at least 0")):
+        for name in names:
+            value = getattr(config, name, None)
+            if value is not None and not value >= low:  # `not >=` refuses nan, too
+                raise UserError(f"--{name} is {value}, expected {words}; correct the flag.")
+    if getattr(config, "val_fraction", 0) >= 1:
+        raise UserError(f"--val_fraction is {config.val_fraction}, expected less than 1; correct the flag.")
+
+
+def run_command(engine: str, command: str, config_class: type, description: str, load_main: Callable[[], Callable]) -> None:
+    """Parse and check the flags, import the engine only then, and run it; a UserError ends with exit status 2."""
+    try:
+        config = parse(config_class, sys.argv[1:], f"python -m {engine}.{command}", description)
+        load_main()(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,146 @@
+"""Datasets by name or folder: random access to encoded images and their labels, one example order for all engines."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common import images
+from common.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Random access to the examples of one split."""
+
+    read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
+    labels: np.ndarray  # int32 [N]
+    describe: Callable[[int], str]  # example -> what an error message calls it
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, examples: np.ndarray) -> "Split":
+        """The split made of these examples, in this order."""
+        return Split(
+            lambda i: self.read(int(examples[i])), self.labels[examples], lambda i: self.describe(int(examples[i]))
+        )
+
+    def decode(self, i: int) -> np.ndarray:
+        """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
+        try:
+            return images.decode(self.read(i))
+        except images.BrokenImage as error:
+            raise UserError(f"The image {self.describe(i)} {error}; replace or remove it.") from error
+        except OSError as error:
+            raise UserError(f"The image {self.describe(i)} cannot be read ({error}); restore or remove it.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Named splits of one classification problem."""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]  # `train`, and `val` or `test` or both
+    image_size: tuple[int, int]  # typical (height, width), from which the BiT-HyperRule takes the resolution
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def held_out(self) -> str:
+        """The split that is read once, at the end: `test`, or `val` where there is no `test`."""
+        return "test" if "test" in self.splits else "val"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetRow:
+    """A name that `--dataset` takes: how to open it, and where its recipe departs from the rule."""
+
+    open: Callable[[str, Path], tuple[tuple[str, ...], dict[str, Split]]]  # (name, datadir) -> class names, splits
+    image_size: tuple[int, int]
+    recipe: dict = dataclasses.field(default_factory=dict)  # values of flags that the user left alone
+
+
+def rows() -> dict[str, DatasetRow]:
+    """Every named dataset. The sizes are those of `bit_hyperrule.py` of google-research/big_transfer."""
+    from common.sources import archives, cifar, folder
+
+    return {
+        # The rule's 500 steps of 512 images at 128 px would take an hour on two cores; this takes two minutes.
+        "cifar10-sample": DatasetRow(
+            folder.open_sample, (32, 32), dict(steps=100, batch=64, resize=72, crop=64, batch_eval=250, mixup=0.0)
+        ),
+        "cifar10": DatasetRow(cifar.open_cifar, (32, 32)),
+        "cifar100": DatasetRow(cifar.open_cifar, (32, 32)),
+        "imagenet2012": DatasetRow(archives.open_imagenet, (224, 224)),
+        "oxford_flowers102": DatasetRow(archives.open_flowers, (224, 224)),
+        "oxford_iiit_pet": DatasetRow(archives.open_pets, (224, 224)),
+    }
+
+
+def open_dataset(name: str, datadir: str | Path = "data", tfds_data_dir: str | Path | None = None) -> Dataset:
+    """The dataset called `name`: a row of `rows()`, `tfds:NAME`, or a folder `PATH/{train,val|test}/<class>/*`.
+
+    Raises UserError when there is no such dataset, or its files are missing or broken.
+    """
+    known = rows()
+    if name in known:
+        class_names, splits = known[name].open(name, Path(datadir))
+        return Dataset(name, class_names, splits, known[name].image_size)
+    if name.startswith("tfds:"):
+        from common.sources import tfds
+
+        class_names, splits = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
+    elif Path(name).is_dir():
+        from common.sources import folder
+
+        class_names, splits = folder.open_folder(Path(name))
+    else:
+        raise UserError(
+            f"No dataset or folder is called {name!r}{nearest(name, known)} Give one of {', '.join(known)}, tfds:NAME, "
+            "or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
+        )
+    return Dataset(name, class_names, splits, typical_size(splits["train"]))
+
+
+def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
+    """(height, width) of the image of median area among `count` examples, evenly spread over the split."""
+    examples = np.unique(np.linspace(0, len(split) - 1, count).astype(int))
+    sizes = [images.size(split.read(i)) for i in examples]
+    return sorted(sizes, key=lambda size: (size[0] * size[1], size))[len(sizes) // 2]
+
+
+def carve(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:
+    """(rest, part): `part` holds `fraction` of the examples, drawn with `seed`, each half in the split's own order."""
+    count = round(fraction * len(split))
+    if not 0 < count < len(split):
+        raise UserError(
+            f"--val_fraction {fraction} leaves {len(split) - count} of {len(split)} examples for training and {count} "
+            "for validation; choose a fraction that leaves some for both."
+        )
+    order = np.random.default_rng([seed, 0x7A1]).permutation(len(split))
+    return split.take(np.sort(order[count:])), split.take(np.sort(order[:count]))
+
+
+def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, seed: int = 0) -> Split:
+    """`examples_per_class` examples of every class, drawn with `seed`, in the split's own order."""
+    chosen = []
+    for label, class_name in enumerate(class_names):
+        members = np.flatnonzero(split.labels == label)
+        if len(members) < examples_per_class:
+            raise UserError(
+                f"Class {class_name!r} has {len(members)} training examples, --examples_per_class wants "
+                f"{examples_per_class}; ask for at most {len(members)} or add images."
+            )
+        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:examples_per_class])
+    return split.take(np.sort(np.concatenate(chosen)))
+
+
+if __name__ == "__main__":
+    from common.prepare import main
+
+    main()

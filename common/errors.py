@@ -1,0 +1,14 @@
+"""The one exception that a user caused and can mend."""
+
+
+class UserError(Exception):
+    """One sentence: what was found, what was expected, what to do. Commands print it and exit with status 2."""
+
+
+def nearest(word: str, known, count: int = 3) -> str:
+    """`; did you mean a, b?` for a misspelt `word`, or an empty string when nothing known is near."""
+    import difflib
+
+    names = {str(name).lower(): str(name) for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=count, cutoff=0.5)
+    return f"; did you mean {', '.join(names[name] for name in close)}?" if close else ""

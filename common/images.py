@@ -1,0 +1,119 @@
+"""Decode, resize, crop and flip images: uint8 RGB arrays [H, W, 3]."""
+
+import io
+import warnings
+
+import numpy as np
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
+MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
+JPEG_START = b"\xff\xd8"
+
+
+class BrokenImage(ValueError):
+    """The bytes are no image; the caller knows the file's name."""
+
+
+def decode(encoded: bytes | np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of an image file's bytes; an array is taken as already decoded.
+
+    Grey, palette and CMYK images become RGB, transparency is dropped, of an animation the first frame is read, and
+    the file's contents, not its name, say which format it is. Raises BrokenImage.
+    """
+    if isinstance(encoded, np.ndarray):
+        return encoded
+    try:
+        if encoded[:2] == JPEG_START:
+            import simplejpeg
+
+            height, width, *_ = simplejpeg.decode_jpeg_header(encoded, strict=True)
+            check_size(height, width)
+            return simplejpeg.decode_jpeg(encoded, colorspace="RGB", strict=True)
+    except ValueError as error:
+        if isinstance(error, BrokenImage):
+            raise
+        # libjpeg's fast interface knows no CMYK and is strict about stray bytes: Pillow has the last word.
+    return _decode_with_pillow(encoded)
+
+
+def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size is checked here, before any pixel is read
+            with Image.open(io.BytesIO(encoded)) as image:
+                check_size(image.height, image.width)
+                if image.mode.startswith("I;16"):
+                    return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+                return np.asarray(image.convert("RGB"))
+    except BrokenImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
+        raise BrokenImage(f"cannot be decoded ({error})") from error
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise BrokenImage when an image declares more than MAX_PIXELS pixels."""
+    if height * width > MAX_PIXELS:
+        raise BrokenImage(f"declares {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
+
+
+def size(encoded: bytes | np.ndarray) -> tuple[int, int]:
+    """(height, width) from the header alone."""
+    from PIL import Image
+
+    if isinstance(encoded, np.ndarray):
+        return encoded.shape[0], encoded.shape[1]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(encoded)) as image:
+                return image.height, image.width
+    except Exception as error:
+        raise BrokenImage(f"cannot be decoded ({error})") from error
+
+
+def resize(image: np.ndarray, height: int, width: int, kind: str = "bilinear") -> np.ndarray:
+    """`image` at another size; the same array when it has that size already.
+
+    `bilinear` and `bicubic` are antialiased as in Pillow, `area` averages, `bilinear_aliased` samples four pixels
+    however far the image shrinks (as the original TF2 and JAX code did).
+    """
+    import cv2
+    from PIL import Image
+
+    if image.shape[:2] == (height, width):
+        return image
+    if kind == "bilinear" and height >= image.shape[0] and width >= image.shape[1]:
+        # Nothing shrinks, so there is nothing to antialias: within 1/255 of Pillow, several times faster.
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if kind in ("bilinear", "bicubic"):
+        resample = Image.Resampling.BILINEAR if kind == "bilinear" else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(image).resize((width, height), resample))
+    interpolation = {"area": cv2.INTER_AREA, "bilinear_aliased": cv2.INTER_LINEAR}[kind]
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def crop(image: np.ndarray, crop_px: int, top: float, left: float) -> np.ndarray:
+    """A square of `crop_px` whose corner lies at the fractions `top` and `left`, in [0, 1), of where it can lie."""
+    row = int(top * (image.shape[0] - crop_px + 1))
+    column = int(left * (image.shape[1] - crop_px + 1))
+    return image[row : row + crop_px, column : column + crop_px]
+
+
+def random_area(image: np.ndarray, min_area: float, draws: np.ndarray) -> np.ndarray:
+    """A box that covers between `min_area` and all of the image's area, its aspect ratio between 3/4 and 4/3.
+
+    `draws` holds four numbers in [0, 1): area, aspect ratio (log-uniform), top, left. A box that would not fit is cut
+    to the image. Source: Going Deeper with Convolutions (https://arxiv.org/abs/1409.4842), section 6.
+    """
+    height, width = image.shape[:2]
+    area = (min_area + draws[0] * (1 - min_area)) * height * width
+    ratio = (3 / 4) ** (1 - 2 * draws[1])
+    box_height = min(height, max(1, round((area / ratio) ** 0.5)))
+    box_width = min(width, max(1, round((area * ratio) ** 0.5)))
+    top = int(draws[2] * (height - box_height + 1))
+    left = int(draws[3] * (width - box_width + 1))
+    return image[top : top + box_height, left : left + box_width]
