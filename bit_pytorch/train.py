@@ -1,4 +1,4 @@
-"""python -m bit_pytorch.train: train or fine-tune a published model in PyTorch."""
+"""Train or fine-tune a published model, in PyTorch."""
 
 from common.config import TrainConfig, run_command
 

@@ -1,0 +1,34 @@
+"""Evaluation and prediction with trained weights in PyTorch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from bit_pytorch import api
+from bit_pytorch.loop import evaluate, scale, to_device
+from bit_pytorch.resnet import ResNet
+from common.config import EvaluateConfig, PredictConfig
+from common.inference import Evaluation, Prediction
+
+
+@torch.inference_mode()
+def predict(model: ResNet, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(features [B, D], logits [B, K]) of every batch."""
+    for batch in to_device(batches, model.device):
+        features = model.features(scale(batch["images"], model.dtype).to(dtype))
+        yield features.cpu().numpy(), model.head(features).cpu().numpy()
+
+
+def evaluate_main(config: EvaluateConfig) -> None:
+    """Print accuracy and loss on one split."""
+    job = Evaluation(config)
+    model = api.build(job.model_config, job.arrays, precision=config.precision)
+    job.show(evaluate(model, job.batches(), dtype=getattr(torch, config.precision)))
+
+
+def predict_main(config: PredictConfig) -> None:
+    """Print the top classes of images, and write logits and features on request."""
+    job = Prediction(config)
+    model = api.build(job.model_config, job.arrays, precision=config.precision)
+    job.show(predict(model, job.batches(), dtype=getattr(torch, config.precision)))
