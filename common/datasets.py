@@ -1,6 +1,7 @@
 """Datasets by name or folder: random access to encoded images and their labels, one example order for all engines."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class DatasetRow:
     recipe: dict = dataclasses.field(default_factory=dict)  # values of flags that the user left alone
 
 
-def rows() -> dict[str, DatasetRow]:
+def rows(tfds_data_dir: str | Path | None = None) -> dict[str, DatasetRow]:
     """Every named dataset. The sizes are those of `bit_hyperrule.py` of google-research/big_transfer."""
     from common.sources import archives, cifar, folder
 
@@ -76,7 +77,9 @@ def rows() -> dict[str, DatasetRow]:
         ),
         "cifar10": DatasetRow(cifar.open_cifar, (32, 32)),
         "cifar100": DatasetRow(cifar.open_cifar, (32, 32)),
-        "imagenet2012": DatasetRow(archives.open_imagenet, (224, 224)),
+        "imagenet2012": DatasetRow(
+            functools.partial(archives.open_imagenet, tfds_data_dir=tfds_data_dir), (224, 224)
+        ),
         "oxford_flowers102": DatasetRow(archives.open_flowers, (224, 224)),
         "oxford_iiit_pet": DatasetRow(archives.open_pets, (224, 224)),
     }
@@ -87,7 +90,7 @@ def open_dataset(name: str, datadir: str | Path = "data", tfds_data_dir: str | P
 
     Raises UserError when there is no such dataset, or its files are missing or broken.
     """
-    known = rows()
+    known = rows(tfds_data_dir)
     if name in known:
         class_names, splits = known[name].open(name, Path(datadir))
         return Dataset(name, class_names, splits, known[name].image_size)

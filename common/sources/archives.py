@@ -1,5 +1,128 @@
-def open_imagenet(name, datadir):
-    raise NotImplementedError
+"""Oxford-IIIT Pet, Oxford Flowers 102 and ImageNet from the files that their publishers hand out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets import Split
+from common.errors import UserError
+from common.prepare import IMAGENET_LAYOUT, prepared_folder
+from common.sources import folder as image_folder
+from common.sources import tfds
+
+Opened = tuple[tuple[str, ...], dict[str, Split]]
+
+# Class k of `imagelabels.mat` is the k-th name here. Source: the lists of torchvision and of TFDS, which are the same.
+FLOWERS = tuple(
+    """pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid,
+    bird of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris,
+    globe-flower, purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily, pincushion flower,
+    fritillary, red ginger, grape hyacinth, corn poppy, prince of wales feathers, stemless gentian, artichoke,
+    sweet william, carnation, garden phlox, love in the mist, mexican aster, alpine sea holly, ruby-lipped cattleya,
+    cape flower, great masterwort, siam tulip, lenten rose, barbeton daisy, daffodil, sword lily, poinsettia,
+    bolero deep blue, wallflower, marigold, buttercup, oxeye daisy, common dandelion, petunia, wild pansy, primula,
+    sunflower, pelargonium, bishop of llandaff, gaura, geranium, orange dahlia, pink-yellow dahlia?, cautleya spicata,
+    japanese anemone, black-eyed susan, silverbush, californian poppy, osteospermum, spring crocus, bearded iris,
+    windflower, tree poppy, gazania, azalea, water lily, rose, thorn apple, morning glory, passion flower, lotus,
+    toad lily, anthurium, frangipani, clematis, hibiscus, columbine, desert-rose, tree mallow, magnolia, cyclamen,
+    watercress, canna lily, hippeastrum, bee balm, ball moss, foxglove, bougainvillea, camellia, mallow,
+    mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily""".replace("\n    ", " ").split(", ")
+)
 
 
-open_flowers = open_pets = open_imagenet
+PET_LISTS = {"train": "trainval", "test": "test"}  # our split -> the official list
+
+
+def open_imagenet(name: str, datadir: Path, *, tfds_data_dir: str | Path | None = None) -> Opened:
+    """(class names, splits) of ImageNet: `train` and `val`, from the folder, or else from ArrayRecord files of TFDS.
+
+    Both give one order: classes (wnids) by name, and within a class files by name.
+    """
+    root = Path(datadir) / name
+    if all((root / split).is_dir() for split in ("train", "val")):
+        class_names, splits = image_folder.open_folder(root)
+    elif (tfds.data_folder(tfds_data_dir) / name).is_dir():
+        class_names, splits = tfds.open_tfds(name, tfds_data_dir, order_by="file_name")
+    else:
+        raise UserError(
+            f"The dataset {name} is not prepared: its licence asks everyone to fetch it by hand, from "
+            f"https://image-net.org; expected its images as {IMAGENET_LAYOUT.format(folder=root)}, or ArrayRecord "
+            f"files of TFDS in {tfds.data_folder(tfds_data_dir) / name}."
+        )
+    return class_names, {split: splits[split] for split in ("train", "val")}
+
+
+def open_pets(name: str, datadir: Path) -> Opened:
+    """(class names, splits) of Oxford-IIIT Pet: 37 breeds, `train` (the official trainval) and `test`, in list order.
+
+    Source: https://www.robots.ox.ac.uk/~vgg/data/pets. Raises UserError for missing files and broken lists.
+    """
+    root = prepared_folder(name, datadir)
+    listed = {split: _pet_list(root / "annotations" / f"{file}.txt") for split, file in PET_LISTS.items()}
+    breeds = dict(sorted((label, image.rpartition("_")[0]) for image, label in listed["train"]))
+    unknown = sorted({label for _, label in listed["test"]} - set(breeds))
+    if list(breeds) != list(range(len(breeds))) or unknown:
+        raise UserError(
+            f"{root / 'annotations'} numbers the classes with gaps; remove {root} and prepare {name} again."
+        )
+    class_names = tuple(breed.replace("_", " ").title() for breed in breeds.values())
+    return class_names, {
+        split: _files([root / "images" / f"{image}.jpg" for image, _ in rows], [label for _, label in rows])
+        for split, rows in listed.items()
+    }
+
+
+def _pet_list(path: Path) -> list[tuple[str, int]]:
+    """(image, label from 0) per line `Abyssinian_100 1 1 1`: image, class, species, breed within the species."""
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        fields = line.split()
+        if not fields or line.startswith("#"):
+            continue
+        if len(fields) != 4 or not fields[1].isdecimal():
+            raise UserError(
+                f"Line {number} of {path} is {line!r}, expected an image and three numbers; prepare the set again."
+            )
+        rows.append((fields[0], int(fields[1]) - 1))
+    if not rows:
+        raise UserError(f"{path} lists no image; remove {path.parent.parent} and prepare the dataset again.")
+    return rows
+
+
+def open_flowers(name: str, datadir: Path) -> Opened:
+    """(class names, splits) of Oxford Flowers 102: `train` (1,020), `val` (1,020), `test` (6,149), as in `setid.mat`.
+
+    Source: https://www.robots.ox.ac.uk/~vgg/data/flowers/102. Raises UserError for missing or broken files.
+    """
+    root = prepared_folder(name, datadir)
+    numbers = _mat(root / "imagelabels.mat", "labels")  # the class of image 1, 2, ..., counted from 1
+    splits = {}
+    for split, key in {"train": "trnid", "val": "valid", "test": "tstid"}.items():
+        images = _mat(root / "setid.mat", key)
+        if images.max() > len(numbers) or images.min() < 1 or numbers.max() > len(FLOWERS) or numbers.min() < 1:
+            raise UserError(
+                f"{root / 'setid.mat'} and imagelabels.mat do not belong together: expected images 1 to {len(numbers)} "
+                f"and classes 1 to {len(FLOWERS)}; remove {root} and prepare {name} again."
+            )
+        splits[split] = _files([root / "jpg" / f"image_{i:05d}.jpg" for i in images], numbers[images - 1] - 1)
+    return FLOWERS, splits
+
+
+def _mat(path: Path, key: str) -> np.ndarray:
+    """int64 [N]: the one row that a MATLAB file holds under `key`."""
+    from scipy.io import loadmat
+
+    try:
+        values = loadmat(path, appendmat=False, variable_names=[key])[key].ravel().astype(np.int64)
+    except Exception as error:  # scipy raises MatReadError, KeyError, ValueError, zlib.error and more
+        raise UserError(
+            f"{path} holds no row of numbers {key!r} ({error}); remove {path.parent} and prepare it again."
+        ) from error
+    if not values.size:
+        raise UserError(f"{path} holds an empty {key!r}; remove {path.parent} and prepare it again.")
+    return values
+
+
+def _files(paths: Sequence[Path], labels: Sequence[int]) -> Split:
+    return Split(lambda i: paths[i].read_bytes(), np.array(labels, np.int32), lambda i: str(paths[i]))

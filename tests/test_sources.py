@@ -1,0 +1,394 @@
+"""Named datasets and `tfds:NAME`: tiny sets in the official layouts, read back as they were written."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.datasets import open_dataset
+from common.errors import UserError
+from common.prepare import SOURCES
+from common.sources.archives import FLOWERS
+
+ROOT = Path(__file__).resolve().parent.parent
+RNG = np.random.default_rng(0)
+
+
+def png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(count: int, side_px: int = 32) -> np.ndarray:
+    return RNG.integers(0, 256, (count, side_px, side_px, 3), np.uint8)
+
+
+def same_twice(*arguments, **options) -> None:
+    """Two opens give the same order, labels and pixels."""
+    first, second = open_dataset(*arguments, **options), open_dataset(*arguments, **options)
+    assert first.class_names == second.class_names and first.splits.keys() == second.splits.keys()
+    for name, split in first.splits.items():
+        assert split.labels.dtype == np.int32
+        np.testing.assert_array_equal(split.labels, second.splits[name].labels)
+        for i in range(len(split)):
+            np.testing.assert_array_equal(split.decode(i), second.splits[name].decode(i))
+
+
+# --- CIFAR
+
+
+@pytest.fixture(params=["cifar10", "cifar100"])
+def cifar(request, tmp_path):
+    """(name, datadir, images [N, 32, 32, 3], labels [N]) of 3 records a file, in the official layout."""
+    name, files = request.param, [f for f in SOURCES[request.param].expected if f.endswith(".bin")]
+    images, labels = pixels(3 * len(files)), RNG.integers(0, int(name[5:]), 3 * len(files))
+    for number, file in enumerate(files):
+        rows = range(3 * number, 3 * number + 3)
+        superclass = b"\x07" if name == "cifar100" else b""
+        records = [superclass + bytes([labels[i]]) + images[i].transpose(2, 0, 1).tobytes() for i in rows]
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(records))
+    text = "\n".join(f"name{k}" for k in range(int(name[5:]))) + "\n\n"  # the official file ends in a blank line
+    (tmp_path / name / SOURCES[name].expected[0]).write_text(text)
+    return name, tmp_path, images, labels
+
+
+def test_cifar(cifar):
+    name, datadir, images, labels = cifar
+    dataset = open_dataset(name, datadir)
+    assert list(dataset.splits) == ["train", "test"] and dataset.num_classes == int(name[5:])
+    assert dataset.class_names[:2] == ("name0", "name1")
+    train, test = dataset.splits.values()
+    assert len(test) == 3 and len(train) == len(images) - 3
+    np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), labels)
+    read = [split.read(i) for split in (train, test) for i in range(len(split))]
+    np.testing.assert_array_equal(np.stack(read), images)
+    assert read[0].dtype == np.uint8 and read[0].flags.c_contiguous
+    same_twice(name, datadir)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[:-1], "whole number"),
+        (lambda data: b"", "whole number"),
+        (lambda data: b"\xff\xff" + data[2:], "label 255"),
+    ],
+)
+def test_cifar_damaged(cifar, damage, words):
+    name, datadir, *_ = cifar
+    path = datadir / name / SOURCES[name].expected[-1]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=f"{path.name} holds.*{words}.*prepare the dataset again"):
+        open_dataset(name, datadir)
+
+
+def test_cifar_with_missing_names(cifar):
+    name, datadir, *_ = cifar
+    (datadir / name / SOURCES[name].expected[0]).write_text("one\ntwo\n")
+    with pytest.raises(UserError, match="names 2 classes"):
+        open_dataset(name, datadir)
+
+
+# --- Oxford
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """3 images of 2 breeds in trainval, 1 in test."""
+    root = tmp_path / "oxford_iiit_pet"
+    (root / "annotations").mkdir(parents=True)
+    (root / "images").mkdir()
+    trainval = "Abyssinian_10 1 1 1\nAbyssinian_2 1 1 1\namerican_bulldog_7 2 2 1\n"
+    (root / "annotations/trainval.txt").write_text(trainval)
+    (root / "annotations/test.txt").write_text("american_bulldog_1 2 2 1\n")
+    for name in ("Abyssinian_10", "Abyssinian_2", "american_bulldog_7", "american_bulldog_1"):
+        (root / "images" / f"{name}.jpg").write_bytes(png(pixels(1)[0]))  # some official files are no JPEG either
+    return tmp_path
+
+
+def test_pets(pets):
+    dataset = open_dataset("oxford_iiit_pet", pets)
+    assert dataset.class_names == ("Abyssinian", "American Bulldog") and list(dataset.splits) == ["train", "test"]
+    assert dataset.splits["train"].labels.tolist() == [0, 0, 1] and dataset.splits["test"].labels.tolist() == [1]
+    assert dataset.splits["train"].describe(0).endswith("images/Abyssinian_10.jpg")
+    same_twice("oxford_iiit_pet", pets)
+
+
+@pytest.mark.parametrize("text", ["", "Abyssinian_10 one 1 1\n", "Abyssinian_10\n", "Abyssinian_10 3 1 1\n"])
+def test_pets_damaged(pets, text):
+    (pets / "oxford_iiit_pet/annotations/trainval.txt").write_text(text)
+    with pytest.raises(UserError, match="prepare"):
+        open_dataset("oxford_iiit_pet", pets)
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """6 images; the lists are out of order, as the official ones are."""
+    from scipy.io import savemat
+
+    root = tmp_path / "oxford_flowers102"
+    (root / "jpg").mkdir(parents=True)
+    for i in range(1, 7):
+        (root / f"jpg/image_{i:05d}.jpg").write_bytes(png(np.full((4, 4, 3), i, np.uint8)))
+    savemat(root / "imagelabels.mat", {"labels": np.array([[1, 102, 3, 77, 5, 6]], np.uint8)})
+    savemat(root / "setid.mat", {"trnid": [[4, 2]], "valid": [[1]], "tstid": [[6, 3, 5]]})
+    return tmp_path
+
+
+def test_flowers(flowers):
+    dataset = open_dataset("oxford_flowers102", flowers)
+    assert len(FLOWERS) == len(set(FLOWERS)) == 102 and dataset.class_names == FLOWERS
+    labels = {split: dataset.splits[split].labels.tolist() for split in dataset.splits}
+    assert labels == {"train": [76, 101], "val": [0], "test": [5, 2, 4]}
+    assert [dataset.splits["test"].decode(i)[0, 0, 0] for i in range(3)] == [6, 3, 5]
+    same_twice("oxford_flowers102", flowers)
+
+
+def test_flowers_damaged(flowers):
+    from scipy.io import savemat
+
+    root = flowers / "oxford_flowers102"
+    savemat(root / "setid.mat", {"trnid": [[7]], "valid": [[1]], "tstid": [[6]]})
+    with pytest.raises(UserError, match="do not belong together"):
+        open_dataset("oxford_flowers102", flowers)
+    (root / "setid.mat").write_bytes(b"no matlab")
+    with pytest.raises(UserError, match="setid.mat holds no row of numbers"):
+        open_dataset("oxford_flowers102", flowers)
+
+
+# --- TFDS
+
+
+def varint(number: int) -> bytes:
+    number, encoded = number % 2**64, b""
+    while number > 127:
+        number, encoded = number >> 7, encoded + bytes([number & 127 | 128])
+    return encoded + bytes([number])
+
+
+def field(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def example(**features: bytes | int) -> bytes:
+    """A serialized tf.train.Example."""
+    entries = b""
+    for name, value in features.items():
+        feature = field(3, field(1, varint(value))) if isinstance(value, int) else field(1, field(1, value))
+        entries += field(1, field(1, name.encode()) + field(2, feature))
+    return field(1, entries)
+
+
+def write_tfds(folder: Path, splits: dict[str, list[list[bytes]]], class_names: list[str], **info) -> None:
+    """A prepared folder as TFDS writes it; `splits` holds the records of each shard."""
+    module = pytest.importorskip("array_record.python.array_record_module", reason="array_record is not installed")
+    folder.mkdir(parents=True)
+    name = next(p.name for p in (folder.parent, *folder.parents) if p.parent.name == "tfds")
+    rows = []
+    for split, shards in splits.items():
+        for index, records in enumerate(shards):
+            path = folder / f"{name}-{split}.array_record-{index:05d}-of-{len(shards):05d}"
+            writer = module.ArrayRecordWriter(str(path), "group_size:1")
+            for record in records:
+                writer.write(record)
+            writer.close()
+        rows.append({"name": split, "shardLengths": [str(len(records)) for records in shards]})
+    info = {"name": name, "fileFormat": "array_record", "splits": rows} | info
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    features = {"image": {"image": {}}, "label": {"classLabel": {"numClasses": str(len(class_names))}}}
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    (folder / "label.labels.txt").write_text("\n".join(class_names) + "\n")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """(data folder, images [6]) of tfds:tiny: 3 + 1 for training in two shards, 2 for validation, unlabelled test."""
+    images = pixels(6, 5)
+    records = [example(image=png(images[i]), label=label, id=b"x" * 200) for i, label in enumerate([1, 0, 1, 0, 1, 0])]
+    unlabelled = [[example(image=b"", label=-1)]]
+    splits = {"train": [records[:3], records[3:4]], "validation": [records[4:]], "test": unlabelled}
+    write_tfds(tmp_path / "tfds/tiny/1.0.0", splits, ["cat", "dog"])
+    return tmp_path / "tfds", images
+
+
+def test_tfds(tiny):
+    root, images = tiny
+    dataset = open_dataset("tfds:tiny", tfds_data_dir=root)
+    assert dataset.class_names == ("cat", "dog") and list(dataset.splits) == ["train", "val"]
+    assert dataset.image_size == (5, 5) and isinstance(dataset.splits["train"].read(0), bytes)
+    assert dataset.splits["train"].labels.tolist() == [1, 0, 1, 0] and dataset.splits["val"].labels.tolist() == [1, 0]
+    read = [split.decode(i) for split in dataset.splits.values() for i in range(len(split))]
+    np.testing.assert_array_equal(np.stack(read), images)
+    same_twice("tfds:tiny", tfds_data_dir=root)
+
+
+def test_tfds_from_the_environment(tiny, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tiny[0]))
+    assert len(open_dataset("tfds:tiny:1.0.0").splits["train"]) == 4
+
+
+def test_tfds_versions_and_configurations(tiny):
+    root, _ = tiny
+    record = [[example(image=png(pixels(1)[0]), label=0)]]
+    for folder, count in (("tiny/1.10.0", 1), ("tiny/1.9.0", 2), ("many/small/1.0.0", 3), ("many/big/1.0.0", 4)):
+        write_tfds(root / folder, {"train": record * count, "test": record}, ["one"])
+    for name, count in (("tiny", 1), ("tiny:1.9.0", 2), ("tiny:1.0.0", 4), ("many/small", 3), ("many/big:1.0.0", 4)):
+        assert len(open_dataset(f"tfds:{name}", tfds_data_dir=root).splits["train"]) == count
+    with pytest.raises(UserError, match="configurations big, small"):
+        open_dataset("tfds:many", tfds_data_dir=root)
+    with pytest.raises(UserError, match="1.0.0, 1.9.0, 1.10.0, not 2.0.0"):
+        open_dataset("tfds:tiny:2.0.0", tfds_data_dir=root)
+
+
+def test_tfds_missing(tiny):
+    with pytest.raises(UserError, match="did you mean tiny.*tfds build tinny --file_format=array_record"):
+        open_dataset("tfds:tinny", tfds_data_dir=tiny[0])
+    with pytest.raises(UserError, match="--tfds_data_dir"):
+        open_dataset("tfds:tiny", tfds_data_dir=tiny[0] / "nowhere")
+
+
+def test_tfrecord_names_the_conversion(tiny):
+    path = tiny[0] / "tiny/1.0.0/dataset_info.json"
+    info = json.loads(path.read_text()) | {"fileFormat": "tfrecord"}
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match="tfds convert_format --dataset_version_dir=.*1.0.0 --out_file_format=array_"):
+        open_dataset("tfds:tiny", tfds_data_dir=tiny[0])
+    path.write_text(json.dumps(info | {"alternativeFileFormats": ["array_record"]}))  # as the conversion leaves it
+    assert len(open_dataset("tfds:tiny", tfds_data_dir=tiny[0]).splits["train"]) == 4
+
+
+def cut_shard(folder: Path, size_bytes: int) -> None:
+    path = folder / "tiny-train.array_record-00000-of-00002"
+    path.write_bytes(path.read_bytes()[:size_bytes])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: cut_shard(folder, 1000), "The split train of .* cannot be read"),
+        (lambda folder: cut_shard(folder, 2**16), "prepare the dataset again"),  # the reader finds empty records
+        (lambda folder: (folder / "tiny-train.array_record-00001-of-00002").unlink(), "lacks tiny-train"),
+        (lambda folder: (folder / "features.json").unlink(), "features.json cannot be read"),
+        (lambda folder: (folder / "features.json").write_text("{}"), "unknown way"),
+        (lambda folder: (folder / "dataset_info.json").write_text("{"), "dataset_info.json cannot be read"),
+        (lambda folder: (folder / "label.labels.txt").write_text("cat\n"), "names 1 classes, expected 2"),
+        (
+            lambda folder: (folder / "features.json").write_text(
+                '{"featuresDict": {"features": {"a": {"image": {}}}}}'
+            ),
+            "0 features of the kind classLabel",
+        ),
+    ],
+)
+def test_tfds_damaged(tiny, damage, words):
+    damage(tiny[0] / "tiny/1.0.0")
+    with pytest.raises(UserError, match=words):
+        open_dataset("tfds:tiny", tfds_data_dir=tiny[0])
+
+
+@pytest.mark.parametrize(
+    "record", [b"\xff", b"\x0a\x7f", b"", example(image=b"x", label=b"text")[:-1], example(image=b"x")]
+)
+def test_tfds_broken_record(tmp_path, record):
+    write_tfds(tmp_path / "tfds/tiny/1.0.0", {"train": [[record]], "test": [[record]]}, ["cat"])
+    with pytest.raises(UserError, match="Record 0 of train .* prepare the dataset again"):
+        open_dataset("tfds:tiny", tfds_data_dir=tmp_path / "tfds")
+
+
+def test_imagenet_has_one_order(tmp_path):
+    """The folder and the TFDS files, which are shuffled, give the same examples."""
+    members = [(wnid, label, f"{wnid}_{i}.JPEG") for label, wnid in enumerate(("n01", "n02")) for i in (1, 10, 9)]
+    images = {file: png(pixels(1, 4)[0]) for *_, file in members}
+    for split in ("train", "val"):
+        for wnid, _, file in members:
+            path = tmp_path / "data/imagenet2012" / split / wnid / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(images[file])
+    records = [example(file_name=file.encode(), image=images[file], label=label) for _, label, file in members]
+    records = [records[i] for i in (3, 5, 0, 2, 4, 1)]
+    splits = {"train": [records[:2], records[2:]], "validation": [records]}
+    write_tfds(tmp_path / "tfds/imagenet2012/5.1.0", splits, ["n01", "n02"])
+    folder = open_dataset("imagenet2012", tmp_path / "data", tmp_path / "nowhere")
+    tfds = open_dataset("imagenet2012", tmp_path / "none", tmp_path / "tfds")
+    assert folder.class_names == tfds.class_names and list(folder.splits) == list(tfds.splits) == ["train", "val"]
+    for split in ("train", "val"):
+        np.testing.assert_array_equal(folder.splits[split].labels, tfds.splits[split].labels)
+        assert [folder.splits[split].read(i) for i in range(6)] == [tfds.splits[split].read(i) for i in range(6)]
+    with pytest.raises(UserError, match="licence"):
+        open_dataset("imagenet2012", tmp_path / "none", tmp_path / "nowhere")
+
+
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+class Hide:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        hidden = ("tensorflow", "tensorflow_datasets", "torch", "jax", "keras", "grain")
+        return None if name.split(".")[0] in hidden else PathFinder.find_spec(name, path, target)
+sys.meta_path[:] = [Hide if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+def test_tfds_without_any_framework(tiny):
+    """Reading works where neither TensorFlow nor TFDS can be imported."""
+    code = HIDE + (
+        "from common.datasets import open_dataset\n"
+        f"split = open_dataset('tfds:tiny', tfds_data_dir={str(tiny[0])!r}).splits['train']\n"
+        "assert split.decode(3).shape == (5, 5, 3) and split.labels.tolist() == [1, 0, 1, 0]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+WRITE = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+with tfds.core.registered.skip_registration():
+    class Real(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        name = "real"
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+                "other": tfds.features.ClassLabel(num_classes=2),
+                "box": tfds.features.BBoxFeature(),
+                "numbers": tfds.features.Tensor(shape=(3,), dtype=np.int64),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(20), "validation": self._generate_examples(5)}
+        def _generate_examples(self, count):
+            for i in range(count):
+                box = tfds.features.BBox(0.0, 0.0, 0.5, 1.0)
+                image = np.full((4, 6, 3), i, np.uint8)
+                yield i, dict(id=str(i), image=image, label=i % 3, other=i % 2, box=box, numbers=[i, 2**40, -i])
+Real(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+def test_tfds_as_the_library_writes_it(tmp_path):
+    """The library's own files: every example is there once, its label belonging to its pixels."""
+    done = subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)], capture_output=True, text=True)
+    if "No module named 'tensorflow" in done.stderr and not (tmp_path / "real").exists():
+        pytest.skip("tensorflow_datasets cannot write here: " + done.stderr.strip().splitlines()[-1])
+    assert (tmp_path / "real/1.0.0/dataset_info.json").exists(), done.stderr
+    dataset = open_dataset("tfds:real", tfds_data_dir=tmp_path)
+    assert dataset.class_names == ("a", "b", "c")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 20, "val": 5}
+    for split in dataset.splits.values():
+        values = [int(split.decode(i)[0, 0, 0]) for i in range(len(split))]
+        assert sorted(values) == list(range(len(split)))
+        assert split.labels.tolist() == [value % 3 for value in values]
