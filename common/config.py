@@ -87,6 +87,13 @@ class PredictConfig(ModelConfig):
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
 
 
+ENGINE_PACKAGES = {  # what the extra of the same name installs
+    "bit_pytorch": ("torch", "torchvision"),
+    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
+    "bit_tf2": ("tensorflow", "keras"),
+}
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence, with the nearest flag, and exit status 2."""
 
@@ -146,6 +153,12 @@ def run_command(engine: str, command: str, config_class: type, description: str,
         load_main()(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in ENGINE_PACKAGES[engine]:
+            raise
+        extra = engine.removeprefix("bit_")
+        print(f"error: {error.name} is not installed; install the engine with `pip install '.[{extra}]'`.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,17 @@
+# Sourced by the scripts: makes .venv with the whole stack on the first call, reuses it afterwards, and sets PYTHON.
+# Only Python 3.11 or later is needed beforehand.
+
+environment_stamp() { cat pyproject.toml constraints.txt | sha256sum; }
+
+if [[ "$(cat .venv/.stamp 2>/dev/null)" != "$(environment_stamp)" ]]; then
+    echo "Setting up .venv (once, about a minute) ..." >&2
+    ${PYTHON:-python3} -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "error: $(${PYTHON:-python3} --version 2>&1) was found, Python 3.11 or later is needed; set PYTHON=/path/to/python3.11." >&2
+        exit 2
+    }
+    [[ -x .venv/bin/python ]] || ${PYTHON:-python3} -m venv .venv
+    .venv/bin/python -m uv --version >/dev/null 2>&1 || .venv/bin/python -m pip install --quiet uv
+    .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable '.[all,dev]'
+    environment_stamp >.venv/.stamp
+fi
+PYTHON="$PWD/.venv/bin/python"

@@ -1,0 +1,97 @@
+"""Print how far the three engines are from one another, for any model of the manifest.
+
+Every parameter is random and non-zero (or read with --weights), the images are random bytes. Reported are the largest
+differences of logits, relative to the largest logit, and of the losses of a few training steps, relative to PyTorch in
+float64.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+
+import numpy as np
+
+from common import weights
+from common.errors import UserError
+from common.models import DEFAULT_MODEL, find_model
+
+FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
+
+
+def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int) -> weights.Arrays:
+    """Scales around one, biases around zero, kernels of unit gain: nothing is zero, nothing is equal."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in shapes.items():
+        values = rng.standard_normal(shape, np.float32)
+        if name.endswith("kernel"):
+            arrays[name] = values / np.float32(np.sqrt(np.prod(shape[:-1])))
+        else:
+            arrays[name] = np.float32(0.1) * values + np.float32(name.endswith("scale"))
+    return arrays
+
+
+def outputs(engine: str, config, arrays: weights.Arrays, images: np.ndarray, precision: str) -> np.ndarray:
+    """Logits [B, K] of uint8 images [B, H, W, 3]."""
+    api, inference = (importlib.import_module(f"{engine}.{part}") for part in ("api", "inference"))
+    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), precision)
+    model = api.build(config, arrays, precision=precision)
+    batch = {"images": images, "labels": np.zeros(len(images), np.int32), "mask": np.ones(len(images), bool)}
+    return next(iter(inference.predict(model, iter([batch]), dtype=dtype)))[1]
+
+
+def training_losses(engine: str, config, arrays: weights.Arrays, images: np.ndarray, args) -> list[float]:
+    """Losses of `args.steps` updates on the same images."""
+    api, loop, optim = (importlib.import_module(f"{engine}.{part}") for part in ("api", "loop", "optim"))
+    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
+    model = api.build(config, arrays, precision=args.precision)
+    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    batch = {"images": images, "labels": np.arange(len(images), dtype=np.int32) % config.num_classes}
+    batches = loop.to_device(iter([batch] * args.steps), getattr(model, "device", None))
+    return [
+        float(loop.train_step(model, optimizer, batch, lr=args.base_lr, batch_split=1, dtype=dtype)) for batch in batches
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="published name")
+    parser.add_argument("--weights", help="an .npz or .h5 file instead of random parameters")
+    parser.add_argument("--num_classes", type=int, help="size of the random head; the published one by default")
+    parser.add_argument("--resolution", type=int, default=64, help="pixels")
+    parser.add_argument("--batch", type=int, default=2, help="images")
+    parser.add_argument("--steps", type=int, default=4, help="training steps; 0: logits only")
+    parser.add_argument("--base_lr", type=float, default=0.003)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    config = find_model(args.model).config(args.num_classes)
+    if args.weights:
+        arrays = weights.read_weights(args.weights, config)
+        config = weights.with_classes(config, arrays["head/bias"].size)
+    else:
+        arrays = random_parameters(config.parameter_shapes(), args.seed)
+    shape = (args.batch, args.resolution, args.resolution, 3)
+    images = np.random.default_rng(args.seed).integers(0, 256, shape, np.uint8)
+    print(f"{args.model}, {config.num_classes} classes, {args.batch} images of {args.resolution} px, {args.steps} steps")
+    print(f"{'engine':<12} {'precision':<9} {'logits':>9} {'losses':>9} {'seconds':>8}")
+    reference = None
+    for precision in ("float64", "float32"):
+        for engine in FRAMEWORKS:
+            started = time.monotonic()
+            args.precision = precision
+            found = outputs(engine, config, arrays, images, precision), training_losses(engine, config, arrays, images, args)
+            reference = reference or found
+            gap = np.abs(found[0] - reference[0]).max() / np.abs(reference[0]).max()
+            loss_gap = max((abs(a - b) / abs(b) for a, b in zip(found[1], reference[1])), default=float("nan"))
+            print(f"{engine:<12} {precision:<9} {gap:>9.1e} {loss_gap:>9.1e} {time.monotonic() - started:>8.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

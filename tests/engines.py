@@ -1,0 +1,60 @@
+"""The three engines behind one face, for tests that compare them."""
+
+import importlib
+import importlib.util
+
+import numpy as np
+import pytest
+
+FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax", "bit_tf2": "tensorflow"}
+NAMES = tuple(FRAMEWORKS)
+INSTALLED = tuple(name for name, framework in FRAMEWORKS.items() if importlib.util.find_spec(framework))
+
+
+class Engine:
+    """One engine: numpy in, numpy out."""
+
+    def __init__(self, name: str):
+        if name not in INSTALLED:
+            pytest.skip(f"{FRAMEWORKS[name]} is not installed")
+        self.name = name
+        for part in ("api", "inference", "loop", "optim", "weights"):
+            setattr(self, part, importlib.import_module(f"{name}.{part}"))
+
+    def dtype(self, precision: str):
+        """The framework's type called `precision`."""
+        namespace = {"bit_jax": "jax.numpy"}.get(self.name, FRAMEWORKS[self.name])
+        return getattr(importlib.import_module(namespace), precision)
+
+    def build(self, config, arrays, precision: str = "float32"):
+        return self.api.build(config, arrays, precision=precision)
+
+    def tensor(self, images: np.ndarray):
+        """NHWC images as the engine's models take them."""
+        if self.name == "bit_pytorch":
+            return importlib.import_module("torch").from_numpy(images).permute(0, 3, 1, 2)
+        if self.name == "bit_jax":
+            return importlib.import_module("jax.numpy").asarray(images)
+        return importlib.import_module("tensorflow").convert_to_tensor(images)
+
+    def array(self, tensor) -> np.ndarray:
+        return np.asarray(tensor.detach() if self.name == "bit_pytorch" else tensor)
+
+    def logits(self, model, images: np.ndarray) -> np.ndarray:
+        """Logits [B, K] of NHWC images in [-1, 1]."""
+        return self.array(model(self.tensor(images)))
+
+    def features(self, model, images: np.ndarray) -> np.ndarray:
+        """Pooled features [B, D] of NHWC images in [-1, 1]."""
+        return self.array(model.features(self.tensor(images)))
+
+    def train(self, config, arrays, batches, lrs, *, precision, momentum=0.9, weight_decay=0.0, batch_split=1):
+        """(losses, trained arrays) of one update per batch."""
+        model = self.build(config, arrays, precision)
+        optimizer = self.optim.create_optimizer(model, momentum=momentum, weight_decay=weight_decay)
+        device = getattr(model, "device", None)
+        losses = [
+            float(self.loop.train_step(model, optimizer, batch, lr=lr, batch_split=batch_split, dtype=self.dtype(precision)))
+            for batch, lr in zip(self.loop.to_device(iter(batches), device), lrs)
+        ]
+        return losses, self.weights.dump(model)
