@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from bit_pytorch import api
+from bit_pytorch.datasets import open_torchvision
 from bit_pytorch.loop import evaluate, scale, to_device
 from bit_pytorch.resnet import ResNet
 from common.config import EvaluateConfig, PredictConfig
@@ -22,7 +23,7 @@ def predict(model: ResNet, batches: Iterator[dict], *, dtype: torch.dtype) -> It
 
 def evaluate_main(config: EvaluateConfig) -> None:
     """Print accuracy and loss on one split."""
-    job = Evaluation(config)
+    job = Evaluation(config, open_torchvision)
     model = api.build(job.model_config, job.arrays, precision=config.precision)
     job.show(evaluate(model, job.batches(), dtype=getattr(torch, config.precision)))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bit_pytorch import api, optim, weights
+from bit_pytorch.datasets import open_torchvision
 from bit_pytorch.resnet import ResNet
 from common.config import TrainConfig
 from common.run import Run
@@ -83,7 +84,7 @@ def to_device(batches: Iterator[dict], device: torch.device) -> Iterator[dict[st
 
 def main(config: TrainConfig) -> None:
     """Train as `config` says; everything but the mathematics happens in common/run.py."""
-    with Run(config, "bit_pytorch") as run:
+    with Run(config, "bit_pytorch", open_torchvision) as run:
         recipe, dtype = run.recipe, getattr(torch, config.precision)
         model = api.build(run.model_config, run.initial, precision=config.precision)
         optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

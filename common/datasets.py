@@ -57,11 +57,14 @@ class Dataset:
         return "test" if "test" in self.splits else "val"
 
 
+Opener = Callable[[str, Path], tuple[tuple[str, ...], dict[str, Split]]]  # (name, datadir) -> class names, splits
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetRow:
     """A name that `--dataset` takes: how to open it, and where its recipe departs from the rule."""
 
-    open: Callable[[str, Path], tuple[tuple[str, ...], dict[str, Split]]]  # (name, datadir) -> class names, splits
+    open: Opener
     image_size: tuple[int, int]
     recipe: dict = dataclasses.field(default_factory=dict)  # values of flags that the user left alone
 
@@ -85,10 +88,13 @@ def rows(tfds_data_dir: str | Path | None = None) -> dict[str, DatasetRow]:
     }
 
 
-def open_dataset(name: str, datadir: str | Path = "data", tfds_data_dir: str | Path | None = None) -> Dataset:
+def open_dataset(
+    name: str, datadir: str | Path = "data", tfds_data_dir: str | Path | None = None, open_torchvision: Opener | None = None
+) -> Dataset:
     """The dataset called `name`: a row of `rows()`, `tfds:NAME`, or a folder `PATH/{train,val|test}/<class>/*`.
 
-    Raises UserError when there is no such dataset, or its files are missing or broken.
+    `torchvision:NAME` is for the engine that brings `open_torchvision`. Raises UserError when there is no such dataset,
+    or its files are missing or broken.
     """
     known = rows(tfds_data_dir)
     if name in known:
@@ -98,6 +104,10 @@ def open_dataset(name: str, datadir: str | Path = "data", tfds_data_dir: str | P
         from common.sources import tfds
 
         class_names, splits = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
+    elif name.startswith("torchvision:"):
+        if open_torchvision is None:
+            raise UserError(f"--dataset {name} needs PyTorch; use bit_pytorch, or tfds:NAME or a folder of images.")
+        class_names, splits = open_torchvision(name.removeprefix("torchvision:"), Path(datadir))
     elif Path(name).is_dir():
         from common.sources import folder
 

@@ -10,7 +10,7 @@ import numpy as np
 from common import hyperrule, images, initializers, weights
 from common.batches import EvalBatches, prefetch
 from common.config import EvaluateConfig, ModelConfig, PredictConfig
-from common.datasets import Dataset, Split, open_dataset, typical_size
+from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError
 from common.files import write_atomically
 from common.models import find_model
@@ -43,9 +43,9 @@ class Inference:
 class Evaluation(Inference):
     """`evaluate`: one split of a dataset through one model."""
 
-    def __init__(self, config: EvaluateConfig):
+    def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
-        dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir)
+        dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
         self.config, self.split_name = config, config.split or dataset.held_out
         if self.split_name not in dataset.splits:
             raise UserError(f"{dataset.name} has no split {self.split_name!r}; choose one of {', '.join(dataset.splits)}.")

@@ -19,7 +19,7 @@ from common import initializers, report, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoints
 from common.config import TrainConfig
-from common.datasets import Dataset, Split, carve, few_shot, open_dataset, rows
+from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset, rows
 from common.errors import UserError
 from common.files import write_atomically
 from common.models import find_model
@@ -32,9 +32,9 @@ FREE = {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers", "
 class Run:
     """Everything about a run but its mathematics; used as a context manager around the training loop."""
 
-    def __init__(self, config: TrainConfig, engine: str):
+    def __init__(self, config: TrainConfig, engine: str, open_torchvision: Opener | None = None):
         model = find_model(config.model)
-        dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir)
+        dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
         self.splits = choose_splits(dataset, config)
         row = rows().get(config.dataset)
         train = self.splits["train"]

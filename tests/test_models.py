@@ -1,0 +1,179 @@
+"""Logits, features and parameter counts of every engine against golden numbers of the original code and against timm."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.golden_params import image, param
+
+from common.formats import bit
+from common.models import ARCHITECTURES, ResNetConfig, find_model
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = ("tiny", "tiny_eps", "R50x1_head10", "R101x1_head10")
+
+
+def case(name: str) -> dict:
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def config_of(golden: dict, **changes) -> ResNetConfig:
+    arch = golden["arch"]
+    return ResNetConfig(tuple(arch["block_units"]), arch["width_factor"], arch["head_size"], **changes)
+
+
+def golden_arrays(config: ResNetConfig, kernel_scale: float = 1.0) -> dict[str, np.ndarray]:
+    """Canonical arrays that hold the golden rule's value of each published name."""
+    arrays, shapes = {}, bit.published_shapes(config)
+    for ours, theirs in bit.names(config).items():
+        scale = kernel_scale if theirs.endswith("standardized_conv2d/kernel") else 1.0
+        arrays[ours] = (param(theirs, shapes[theirs]) * scale).astype(np.float32)
+    return arrays | {"head/kernel": arrays["head/kernel"][0, 0]}
+
+
+def golden_logits(engine, golden: dict, precision: str, **changes) -> tuple[np.ndarray, np.ndarray]:
+    """(found, expected) logits of a golden case, perhaps with a changed config."""
+    config = config_of(golden, **changes)
+    model = engine.build(config, golden_arrays(config, golden.get("kernel_scale", 1.0)), precision)
+    images = image(golden["input"]["shape_nhwc"], golden["input"]["seed"]).astype(np.float32)
+    return engine.logits(model, images.astype(precision)), np.array(golden["expected"]["logits"])
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float64_logits_equal_the_original(engine, name):
+    assert relative(*golden_logits(engine, case(name), "float64")) < 1e-9
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_logits_stay_within_rounding(engine, name):
+    # The original's own float32 run is up to 2.9e-6 away from its float64 run on these cases.
+    assert relative(*golden_logits(engine, case(name), "float32")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "change", [{"group_norm_epsilon": 1e-6}, {"standardization_epsilon": 1e-8}, {"standardization_epsilon": 1e-5}]
+)
+def test_a_wrong_epsilon_is_seen(engine, change):
+    """The original's logits move by at least 0.18 under each of these: so must ours."""
+    assert relative(*golden_logits(engine, case("tiny_eps"), "float64", **change)) > 0.1
+
+
+@pytest.mark.parametrize("name", ("tiny", "tiny_eps"))
+def test_pooled_features_equal_the_original(engine, name):
+    golden = case(name)
+    config = config_of(golden)
+    model = engine.build(config, golden_arrays(config, golden.get("kernel_scale", 1.0)), "float64")
+    images = image(golden["input"]["shape_nhwc"], golden["input"]["seed"]).astype(np.float32).astype(np.float64)
+    expected = golden["expected"]["intermediates"]["global_avg_pool"]
+    found = engine.features(model, images)
+    np.testing.assert_allclose(found.ravel()[:8], expected["first8"], rtol=1e-9)
+    assert np.sqrt((found**2).sum()) == pytest.approx(expected["l2"], rel=1e-9)
+
+
+def test_dump_returns_what_was_loaded(engine):
+    config = config_of(case("tiny"))
+    arrays = golden_arrays(config)
+    dumped = engine.weights.dump(engine.build(config, arrays))
+    assert dumped.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert dumped[name].flags["C_CONTIGUOUS"] and dumped[name].flags["WRITEABLE"], name
+        np.testing.assert_array_equal(dumped[name], array, err_msg=name)
+
+
+def test_public_functions_round_trip_bit_exact(engine, tmp_path):
+    """.npz -> engine -> .h5 -> engine -> .npz, through the public API."""
+    import importlib
+
+    package = importlib.import_module(engine.name)
+    model = package.create_model("BiT-T-R26x0.5", num_classes=7)
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal(a.shape).astype(np.float32) for n, a in engine.weights.dump(model).items()}
+    engine.weights.load(model, arrays)
+    package.save_weights(model, tmp_path / "a.npz")
+    second = package.create_model("BiT-T-R26x0.5", weights=tmp_path / "a.npz")
+    package.save_weights(second, tmp_path / "b.h5")
+    third = package.create_model("BiT-T-R26x0.5", num_classes=7)
+    package.load_weights(third, tmp_path / "b.h5")
+    package.save_weights(third, tmp_path / "c.npz")
+    first, last = np.load(tmp_path / "a.npz"), np.load(tmp_path / "c.npz")
+    assert first.files == last.files
+    assert all(first[name].tobytes() == last[name].tobytes() for name in first.files)
+
+
+def test_initial_values_are_the_same_numbers(engine):
+    from common import initializers
+
+    import importlib
+
+    model = importlib.import_module(engine.name).create_model("BiT-T-R26x0.5")
+    expected = initializers.initial_parameters(0, find_model("BiT-T-R26x0.5").config().parameter_shapes())
+    dumped = engine.weights.dump(model)
+    assert dumped.keys() == expected.keys()
+    assert all((dumped[name] == expected[name]).all() for name in expected)
+
+
+def test_original_h5_gives_the_original_logits(engine):
+    """Files and logits written by the original TF2 code; names inside depend on how its model was built."""
+    from common.weights import read_weights
+
+    golden = case("h5_logits")["files"]
+    for file, expected in golden.items():
+        config = ResNetConfig(tuple(expected["num_units"]), expected["filters_factor"] / 4, expected["num_outputs"])
+        model = engine.build(config, read_weights(GOLDEN / file, config), "float64")
+        images = image(expected["input"]["shape_nhwc"], expected["input"]["seed"]).astype(np.float32)
+        found = engine.logits(model, images.astype(np.float64))
+        assert relative(found, np.array(expected["logits_float64_after_load_weights"])) < 1e-9
+
+
+def test_timm_reads_our_files_and_agrees(tmp_path):
+    """timm is the peer: it loads our .npz with its own loader. Its epsilon of 1e-8 moves logits by up to 6e-6."""
+    timm = pytest.importorskip("timm")
+    torch = pytest.importorskip("torch")
+    from common.weights import write_weights
+
+    config = find_model("BiT-M-R50x1").config(10)
+    arrays = golden_arrays(config)
+    write_weights(tmp_path / "weights.npz", arrays, config)
+    peer = timm.create_model("resnetv2_50x1_bit", num_classes=10).eval()
+    peer.load_pretrained(str(tmp_path / "weights.npz"))
+    images = image((2, 64, 64, 3), 3).astype(np.float32)
+    with torch.no_grad():
+        expected = peer(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    from engines import INSTALLED, Engine
+
+    for name in INSTALLED:
+        engine = Engine(name)
+        assert relative(engine.logits(engine.build(config, arrays), images), expected) < 2e-5
+
+
+TIMM_NAMES = {arch: f"resnetv2_{arch[1:]}_bit" for arch in ARCHITECTURES if arch != "R26x0.5"}
+
+
+@pytest.mark.parametrize("architecture", TIMM_NAMES)
+def test_parameter_counts_equal_timm(architecture):
+    timm = pytest.importorskip("timm")
+    torch = pytest.importorskip("torch")
+    with torch.device("meta"):
+        peer = timm.create_model(TIMM_NAMES[architecture], num_classes=21843)
+    shapes = find_model(f"BiT-M-{architecture}").config().parameter_shapes()
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == sum(p.numel() for p in peer.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ("R50x3", "R101x3", "R152x2", "R152x4"))
+def test_larger_architectures_agree_across_engines(architecture):
+    from engines import INSTALLED, Engine
+
+    config = find_model(f"BiT-M-{architecture}").config(10)
+    arrays = golden_arrays(config)
+    images = image((1, 64, 64, 3), 0).astype(np.float32)
+    outputs = []
+    for name in INSTALLED:
+        engine = Engine(name)
+        outputs.append(engine.logits(engine.build(config, arrays), images))
+    assert all(relative(found, outputs[0]) < 2e-5 for found in outputs)
