@@ -1,0 +1,11 @@
+"""Native JAX models (flax NNX): `create_model`, `load_weights`, `save_weights`."""
+
+import importlib
+
+__all__ = ["create_model", "load_weights", "save_weights"]
+
+
+def __getattr__(name: str):  # jax takes seconds to import: only when something is used
+    if name in __all__:
+        return getattr(importlib.import_module("bit_jax.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

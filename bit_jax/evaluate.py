@@ -1,0 +1,13 @@
+"""Accuracy and loss of a model on one split, in JAX."""
+
+from common.config import EvaluateConfig, run_command
+
+
+def load_main():
+    from bit_jax.inference import evaluate_main
+
+    return evaluate_main
+
+
+if __name__ == "__main__":
+    run_command("bit_jax", "evaluate", EvaluateConfig, __doc__, load_main)

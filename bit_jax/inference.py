@@ -1,0 +1,42 @@
+"""Evaluation and prediction with trained weights in JAX."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array, numpy as jnp
+
+from bit_jax import api
+from bit_jax.loop import evaluate, scale, to_device
+from bit_jax.resnet import ResNet
+from common.config import EvaluateConfig, PredictConfig
+from common.inference import Evaluation, Prediction
+
+
+@functools.partial(nnx.jit, static_argnames="dtype")
+def features_and_logits(model: ResNet, images: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """(features [B, D], logits [B, K]) of uint8 images."""
+    features = model.features(scale(images, model.dtype).astype(dtype))
+    return features, model.head(features)
+
+
+def predict(model: ResNet, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(features [B, D], logits [B, K]) of every batch."""
+    for batch in to_device(batches, model.device):
+        yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))
+
+
+def evaluate_main(config: EvaluateConfig) -> None:
+    """Print accuracy and loss on one split."""
+    job = Evaluation(config)
+    model = api.build(job.model_config, job.arrays, precision=config.precision)
+    job.show(evaluate(model, job.batches(), dtype=getattr(jnp, config.precision)))
+
+
+def predict_main(config: PredictConfig) -> None:
+    """Print the top classes of images, and write logits and features on request."""
+    job = Prediction(config)
+    model = api.build(job.model_config, job.arrays, precision=config.precision)
+    job.show(predict(model, job.batches(), dtype=getattr(jnp, config.precision)))

@@ -1,0 +1,133 @@
+"""Training and evaluation in JAX: the mathematics of one step, and the loop around it."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array, numpy as jnp
+
+from bit_jax import api, optim, weights
+from bit_jax.resnet import ResNet
+from common.config import TrainConfig
+from common.run import Run
+
+cross_entropy = optax.softmax_cross_entropy_with_integer_labels  # logits [B, K], labels [B] -> losses [B]
+
+
+def scale(images: Array, dtype: jnp.dtype) -> Array:
+    """uint8 [B, H, W, 3] to [-1, 1]."""
+    return images.astype(dtype) / 127.5 - 1
+
+
+def swap_pairs(values: Array) -> Array:
+    """Rows 2i and 2i + 1 change places: the partners of mixup."""
+    return jnp.flip(values.reshape(-1, 2, *values.shape[1:]), 1).reshape(values.shape)
+
+
+def loss_fn(model: ResNet, batch: dict[str, Array], dtype: jnp.dtype) -> Array:
+    """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
+    images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    if "mixup_weight" not in batch:
+        return cross_entropy(model(images.astype(dtype)), labels).mean()
+    weight = batch["mixup_weight"].astype(model.dtype)
+    images = weight * images + (1 - weight) * swap_pairs(images)
+    logits = model(images.astype(dtype))
+    return (weight * cross_entropy(logits, labels) + (1 - weight) * cross_entropy(logits, swap_pairs(labels))).mean()
+
+
+def train_step(
+    model: ResNet, optimizer: optim.SGD, batch: dict[str, Array], *, lr: float, batch_split: int, dtype: jnp.dtype
+) -> Array:
+    """One update in place; returns the loss before it, still on the device."""
+    static = {"graphdef": optimizer.graphdef, "transformation": optimizer.transformation}
+    total, optimizer.params, optimizer.state = compiled_step(
+        optimizer.params, optimizer.state, batch, np.asarray(lr, model.dtype), **static, batch_split=batch_split, dtype=dtype
+    )
+    return total
+
+
+STATIC = ("graphdef", "transformation", "batch_split", "dtype")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC, donate_argnames=("params", "state"))
+def compiled_step(
+    params: optim.Params, state: Any, batch: dict[str, Array], lr: Array, *, graphdef, transformation, batch_split, dtype
+) -> tuple[Array, optim.Params, Any]:
+    """(loss, parameters, state): `train_step` as a pure function, in whose memory the new values lie."""
+
+    def micro_loss(params: optim.Params, images: Array, labels: Array) -> Array:
+        model = nnx.merge(graphdef, nnx.from_flat_state(params))
+        return loss_fn(model, batch | {"images": images, "labels": labels}, dtype) / batch_split
+
+    def add_micro_batch(total, images_and_labels):  # one after the other: only one micro-batch's activations live
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(micro_loss)(params, *images_and_labels)), None
+
+    zeros = jnp.zeros_like(lr), jax.tree.map(jnp.zeros_like, params)
+    chunks = [value.reshape(batch_split, -1, *value.shape[1:]) for value in (batch["images"], batch["labels"])]
+    (total, gradients), _ = jax.lax.scan(add_micro_batch, zeros, chunks)
+    return total, *optim.update(transformation, lr, params, state, gradients)
+
+
+@functools.partial(nnx.jit, static_argnames="dtype")
+def eval_step(model: ResNet, batch: dict[str, Array], *, dtype: jnp.dtype) -> Array:
+    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples."""
+    labels, mask = batch["labels"], batch["mask"]
+    logits = model(scale(batch["images"], model.dtype).astype(dtype))
+    own = jnp.take_along_axis(logits, labels[:, None], 1)
+    classes = jnp.arange(logits.shape[1])
+    # How many classes come before the right one: higher ones, not comparable (NaN) ones, and equal ones listed earlier.
+    rank = (~(logits <= own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
+    losses = jnp.where(mask, cross_entropy(logits, labels), 0)
+    return jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
+
+
+def evaluate(model: ResNet, batches: Iterator[dict], *, dtype: jnp.dtype) -> dict[str, float]:
+    """top1, top5 and loss over every example of a split."""
+    sums = [eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.device)]
+    top1, top5, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).tolist()
+    return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
+
+
+def to_device(batches: Iterator[dict], device: jax.Device) -> Iterator[dict[str, Array]]:
+    """Batches as arrays on the device, one ahead of the consumer."""
+    ahead = None
+    for batch in batches:
+        arrays = jax.device_put(batch, device)
+        if ahead:
+            yield ahead
+        ahead = arrays
+    if ahead:
+        yield ahead
+
+
+def main(config: TrainConfig) -> None:
+    """Train as `config` says; everything but the mathematics happens in common/run.py."""
+    with Run(config, "bit_jax") as run:
+        recipe, dtype = run.recipe, getattr(jnp, config.precision)
+        model = api.build(run.model_config, run.initial, precision=config.precision)
+        optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        if run.restored:
+            weights.load(model, run.restored["model"])
+            weights.load_optimizer(model, optimizer, run.restored["optimizer"])
+        losses = []
+        for step, batch in enumerate(to_device(run.train_batches(), model.device), start=run.step + 1):
+            lr, split = recipe.lrs[step - 1], recipe.batch_split
+            losses.append(train_step(model, optimizer, batch, lr=lr, batch_split=split, dtype=dtype))
+            if run.wants_log(step):
+                run.log_training(step, [float(loss) for loss in losses])
+                losses = []
+            if run.wants_evaluation(step):
+                result = evaluate(model, run.eval_batches("val"), dtype=dtype)
+                if run.log_evaluation(step, "val", result):
+                    run.write_best(weights.dump(model))
+            if run.wants_checkpoint(step):
+                run.save(step, weights.dump(model), weights.dump_optimizer(model, optimizer))
+        if run.best:
+            weights.load(model, run.read_best())
+        for split in run.final_splits:
+            run.log_evaluation(recipe.num_steps, split, evaluate(model, run.eval_batches(split), dtype=dtype))
+        run.finish(weights.dump(model))

@@ -1,0 +1,13 @@
+"""Top classes, logits and features of images, in JAX."""
+
+from common.config import PredictConfig, run_command
+
+
+def load_main():
+    from bit_jax.inference import predict_main
+
+    return predict_main
+
+
+if __name__ == "__main__":
+    run_command("bit_jax", "predict", PredictConfig, __doc__, load_main)

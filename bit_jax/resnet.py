@@ -1,0 +1,65 @@
+"""ResNetV2-BiT in JAX (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
+
+import jax
+from flax import nnx
+from jax import Array, lax, numpy as jnp
+from jax.nn import relu
+
+from bit_jax.layers import GroupNorm, StdConv, max_pool
+from common.models import ResNetConfig
+
+
+class Bottleneck(nnx.Module):
+    """Pre-activation bottleneck block: norm, ReLU, convolution, three times; the 3x3 strides."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int, config: ResNetConfig):
+        middle = out_width // 4
+        norm = {"num_groups": config.num_groups, "epsilon": config.group_norm_epsilon}
+        conv = {"epsilon": config.standardization_epsilon}
+        self.norm1 = GroupNorm(in_width, **norm)
+        self.proj = StdConv(in_width, out_width, 1, stride=stride, **conv) if in_width != out_width else None
+        self.conv1 = StdConv(in_width, middle, 1, **conv)
+        self.norm2 = GroupNorm(middle, **norm)
+        self.conv2 = StdConv(middle, middle, 3, stride=stride, **conv)
+        self.norm3 = GroupNorm(middle, **norm)
+        self.conv3 = StdConv(middle, out_width, 1, **conv)
+
+    def __call__(self, x: Array) -> Array:
+        out = relu(self.norm1(x))
+        shortcut = self.proj(out) if self.proj else x  # the projection sees the activated input
+        out = self.conv1(out)
+        out = self.conv2(relu(self.norm2(out)))
+        out = self.conv3(relu(self.norm3(out)))
+        return out + shortcut
+
+
+class ResNet(nnx.Module):
+    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
+
+    def __init__(self, config: ResNetConfig):
+        self.config = config
+        self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
+        self.blocks = nnx.List(Bottleneck(*block, config) for block in config.blocks)
+        self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
+        self.head = nnx.Linear(config.width, config.num_classes, precision=lax.Precision.HIGHEST, rngs=nnx.Rngs(0))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type of the parameters; activations flow in the type of the images."""
+        return self.head.kernel.dtype
+
+    @property
+    def device(self) -> jax.Device | jax.sharding.Sharding:
+        """Where the parameters live."""
+        return self.head.kernel[...].device
+
+    def features(self, images: Array) -> Array:
+        """Pooled features [B, width], in the type of the parameters."""
+        x = max_pool(self.stem(images))  # [B, H / 4, W / 4, C]
+        for block in self.blocks:
+            x = block(x)
+        x = relu(self.norm(x))  # [B, H / 32, W / 32, C]
+        return jnp.mean(x.astype(self.dtype), (1, 2))
+
+    def __call__(self, images: Array) -> Array:
+        return self.head(self.features(images))

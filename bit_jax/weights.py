@@ -1,0 +1,48 @@
+"""Canonical arrays (common/models.py) into and out of JAX models and optimizers, without knowing any name."""
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from bit_jax.optim import SGD, parameters
+
+
+def canonical_name(path: tuple[str | int, ...]) -> str:
+    """`("blocks", 0, "conv1", "kernel")` -> `blocks/0/conv1/kernel`; flax's leaves have the canonical names."""
+    return "/".join(map(str, path))
+
+
+def to_array(value: Array) -> np.ndarray:
+    """A C-contiguous array of its own: the layouts are HWIO and [in, out] already."""
+    return np.array(value, order="C")
+
+
+def to_value(array: np.ndarray, like: Array | jax.ShapeDtypeStruct) -> Array:
+    """The inverse of `to_array`: a value of the type and in the place of `like`, of which `array` knows nothing."""
+    return jax.device_put(np.array(array, like.dtype), like.sharding)
+
+
+def dump(model: nnx.Module) -> dict[str, np.ndarray]:
+    """{canonical name: array} of every parameter."""
+    return {canonical_name(path): to_array(value[...]) for path, value in parameters(model).items()}
+
+
+def load(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
+    """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
+    for path, value in parameters(model).items():
+        value.set_value(to_value(arrays[canonical_name(path)], value.get_value()))
+
+
+def dump_optimizer(model: nnx.Module, optimizer: SGD) -> dict[str, np.ndarray]:
+    """{canonical name of the parameter: momentum}; zeros before the first update."""
+    return {canonical_name(path): to_array(optimizer.momenta[path]) for path in parameters(model)}
+
+
+def load_optimizer(model: nnx.Module, optimizer: SGD, arrays: dict[str, np.ndarray]) -> None:
+    """The inverse of `dump_optimizer`."""
+    momenta = optimizer.momenta
+    for path in parameters(model):
+        if canonical_name(path) in arrays:
+            momenta[path] = to_value(arrays[canonical_name(path)], momenta[path])
+    optimizer.momenta = momenta
