@@ -1,0 +1,56 @@
+"""The public API, in the words of the other engines: models that load and save the published files."""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from bit_tf2 import weights as engine_weights
+from bit_tf2.resnet import ResNet
+from common import initializers, weights as common_weights
+from common.models import ResNetConfig, find_model
+
+
+def build(config: ResNetConfig, arrays: common_weights.Arrays, *, precision: str = "float32") -> ResNet:
+    """A model of `config` that holds `arrays`, on the first GPU or the CPU.
+
+    Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    users_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64" if precision == "float64" else "float32")
+    try:
+        model = ResNet(config)
+    finally:
+        keras.config.set_dtype_policy(users_policy)
+    engine_weights.load(model, arrays)
+    return model
+
+
+def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> ResNet:
+    """A `keras.Model` for images [B, H, W, 3] in [-1, 1], called by its published `name`.
+
+    `weights` is an .npz or .h5 file, "pretrained" for the published one in `weights/`, or None for initial values
+    (seed 0). `num_classes` defaults to the file's, or the published number; another number gets a head of zeros.
+    `model.features(images)` gives the pooled features [B, D]. Raises common.errors.UserError.
+    """
+    model = find_model(name)
+    if weights is None:
+        config = model.config(num_classes)
+        return build(config, initializers.initial_parameters(0, config.parameter_shapes()))
+    path = common_weights.find_file(model, "weights") if weights == "pretrained" else weights
+    arrays = common_weights.read_weights(path, model.config())
+    config = model.config(num_classes or arrays["head/bias"].size)
+    return build(config, common_weights.adapt_head(arrays, config.num_classes))
+
+
+def load_weights(model: ResNet, path: str | Path) -> None:
+    """Replace every parameter by the file's (.npz or .h5), whose head must have as many classes. Raises UserError."""
+    arrays = common_weights.read_weights(path, model.config)
+    common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
+    engine_weights.load(model, arrays)
+
+
+def save_weights(model: ResNet, path: str | Path) -> None:
+    """Write the parameters in the published layout that the suffix names: .npz or .h5. Raises UserError."""
+    common_weights.write_weights(path, engine_weights.dump(model), model.config)

@@ -1,0 +1,15 @@
+"""Accuracy and loss of a model on one split, in TensorFlow."""
+
+from bit_tf2 import _import_tensorflow
+from common.config import EvaluateConfig, run_command
+
+
+def load_main():
+    _import_tensorflow()
+    from bit_tf2.inference import evaluate_main
+
+    return evaluate_main
+
+
+if __name__ == "__main__":
+    run_command("bit_tf2", "evaluate", EvaluateConfig, __doc__, load_main)

@@ -1,0 +1,41 @@
+"""Evaluation and prediction with trained weights in TensorFlow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import Tensor
+
+from bit_tf2 import api
+from bit_tf2.loop import evaluate, scale, to_device
+from bit_tf2.resnet import ResNet
+from common.config import EvaluateConfig, PredictConfig
+from common.inference import Evaluation, Prediction
+
+
+@tf.function(autograph=False)
+def features_and_logits(model: ResNet, images: Tensor, *, dtype: tf.DType) -> tuple[Tensor, Tensor]:
+    """(features [B, D], logits [B, K]) of uint8 images."""
+    features = model.features(tf.cast(scale(images, model.dtype), dtype))
+    return features, model.head(features)
+
+
+def predict(model: ResNet, batches: Iterator[dict], *, dtype: tf.DType) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(features [B, D], logits [B, K]) of every batch."""
+    for batch in to_device(batches, model.device):
+        features, logits = features_and_logits(model, batch["images"], dtype=dtype)
+        yield features.numpy(), logits.numpy()
+
+
+def evaluate_main(config: EvaluateConfig) -> None:
+    """Print accuracy and loss on one split."""
+    job = Evaluation(config)
+    model = api.build(job.model_config, job.arrays, precision=config.precision)
+    job.show(evaluate(model, job.batches(), dtype=getattr(tf, config.precision)))
+
+
+def predict_main(config: PredictConfig) -> None:
+    """Print the top classes of images, and write logits and features on request."""
+    job = Prediction(config)
+    model = api.build(job.model_config, job.arrays, precision=config.precision)
+    job.show(predict(model, job.batches(), dtype=getattr(tf, config.precision)))

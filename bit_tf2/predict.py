@@ -1,0 +1,15 @@
+"""Top classes, logits and features of images, in TensorFlow."""
+
+from bit_tf2 import _import_tensorflow
+from common.config import PredictConfig, run_command
+
+
+def load_main():
+    _import_tensorflow()
+    from bit_tf2.inference import predict_main
+
+    return predict_main
+
+
+if __name__ == "__main__":
+    run_command("bit_tf2", "predict", PredictConfig, __doc__, load_main)

@@ -1,0 +1,70 @@
+"""ResNetV2-BiT in TensorFlow (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
+
+import keras
+import tensorflow as tf
+from tensorflow import Tensor
+from tensorflow.nn import relu
+
+from bit_tf2.layers import GroupNorm, StdConv, max_pool
+from common.models import ResNetConfig
+
+
+class Bottleneck(keras.layers.Layer):
+    """Pre-activation bottleneck block: norm, ReLU, convolution, three times; the 3x3 strides."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int, config: ResNetConfig):
+        super().__init__(autocast=False)
+        middle = out_width // 4
+        norm = {"num_groups": config.num_groups, "epsilon": config.group_norm_epsilon}
+        conv = {"epsilon": config.standardization_epsilon}
+        self.norm1 = GroupNorm(in_width, **norm)
+        self.proj = StdConv(in_width, out_width, 1, stride=stride, **conv) if in_width != out_width else None
+        self.conv1 = StdConv(in_width, middle, 1, **conv)
+        self.norm2 = GroupNorm(middle, **norm)
+        self.conv2 = StdConv(middle, middle, 3, stride=stride, **conv)
+        self.norm3 = GroupNorm(middle, **norm)
+        self.conv3 = StdConv(middle, out_width, 1, **conv)
+        self.built = True  # every variable exists; Keras need not look for more
+
+    def call(self, x: Tensor) -> Tensor:
+        out = relu(self.norm1(x))
+        shortcut = self.proj(out) if self.proj else x  # the projection sees the activated input
+        out = self.conv1(out)
+        out = self.conv2(relu(self.norm2(out)))
+        out = self.conv3(relu(self.norm3(out)))
+        return out + shortcut
+
+
+class ResNet(keras.Model):
+    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
+
+    def __init__(self, config: ResNetConfig):
+        super().__init__(autocast=False)
+        self.config = config
+        self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
+        self.blocks = [Bottleneck(*block, config) for block in config.blocks]
+        self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
+        self.head = keras.layers.Dense(config.num_classes, kernel_initializer="zeros", autocast=False)
+        self.head.build((None, config.width))
+        self.built = True
+
+    @property
+    def dtype(self) -> tf.DType:
+        """Type of the parameters; activations flow in the type of the images."""
+        return tf.as_dtype(self.head.kernel.dtype)
+
+    @property
+    def device(self) -> str:
+        """Where the parameters live."""
+        return self.head.kernel.value.device
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features [B, width], in the type of the parameters."""
+        x = max_pool(self.stem(images))  # [B, H / 4, W / 4, C]
+        for block in self.blocks:
+            x = block(x)
+        x = relu(self.norm(x))  # [B, H / 32, W / 32, C]
+        return tf.reduce_mean(tf.cast(x, self.dtype), (1, 2))
+
+    def call(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))

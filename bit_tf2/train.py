@@ -1,0 +1,15 @@
+"""Train or fine-tune a published model, in TensorFlow."""
+
+from bit_tf2 import _import_tensorflow
+from common.config import TrainConfig, run_command
+
+
+def load_main():
+    _import_tensorflow()
+    from bit_tf2.loop import main
+
+    return main
+
+
+if __name__ == "__main__":
+    run_command("bit_tf2", "train", TrainConfig, __doc__, load_main)

@@ -1,0 +1,40 @@
+"""Canonical arrays (common/models.py) into and out of Keras models and optimizers, without knowing any name."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bit_tf2.optim import SGD, parameters
+
+
+def canonical_name(path: tuple[str | int, ...]) -> str:
+    """`("blocks", 0, "conv1", "kernel")` -> `blocks/0/conv1/kernel`."""
+    return "/".join(map(str, path))
+
+
+def to_array(variable: tf.Variable) -> np.ndarray:
+    """A C-contiguous array of its own: the layouts are HWIO and [in, out] already."""
+    return np.array(variable, order="C")
+
+
+def dump(model: keras.Model) -> dict[str, np.ndarray]:
+    """{canonical name: array} of every parameter."""
+    return {canonical_name(path): to_array(value) for path, value in parameters(model).items()}
+
+
+def load(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
+    for path, value in parameters(model).items():
+        value.assign(arrays[canonical_name(path)].astype(value.dtype.name))
+
+
+def dump_optimizer(model: keras.Model, optimizer: SGD) -> dict[str, np.ndarray]:
+    """{canonical name of the parameter: momentum}; zeros before the first update."""
+    return {canonical_name(path): to_array(optimizer.momenta[path]) for path in parameters(model)}
+
+
+def load_optimizer(model: keras.Model, optimizer: SGD, arrays: dict[str, np.ndarray]) -> None:
+    """The inverse of `dump_optimizer`."""
+    for path, value in optimizer.momenta.items():
+        if canonical_name(path) in arrays:
+            value.assign(arrays[canonical_name(path)].astype(value.dtype.name))
