@@ -12,6 +12,7 @@ import numpy as np
 
 from common import images
 from common.datasets import Split
+from common.errors import UserError
 from common.recipes import Recipe
 
 CHUNK = 64  # images that one thread decodes in a row
@@ -27,7 +28,13 @@ class TrainBatches:
 
     def __init__(self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1):
         self.split, self.recipe, self.seed = split, recipe, seed
-        share = recipe.batch // num_processes
+        share, rest = divmod(recipe.batch, num_processes)
+        if rest:
+            raise UserError(f"{num_processes} processes cannot share a batch of {recipe.batch}; choose a multiple.")
+        if recipe.mixup > 0 and share % 2:
+            raise UserError(
+                f"Mixup blends pairs of neighbours and each process has {share} images; make it even or give --mixup 0."
+            )
         self.rows = slice(process * share, (process + 1) * share)
         self.batch_bytes = share * recipe.crop**2 * 3
 

@@ -24,6 +24,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self._current_is_intact = True
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
 
@@ -52,6 +53,7 @@ class Checkpoints:
                     return read(path)
                 except UserError as error:
                     damaged.append(str(error))
+                    self._current_is_intact = False
         if damaged:
             raise UserError(f"{' '.join(damaged)} No intact checkpoint is left; start again under another --name.")
         return None
@@ -60,33 +62,46 @@ class Checkpoints:
         current, previous = self.folder / CURRENT, self.folder / PREVIOUS
         # The hard link keeps the old file reachable at every moment: it is previous before current is replaced.
         data = encode(step, arrays)
-        if current.exists():
-            link = self.folder / f".{PREVIOUS}.tmp"
-            link.unlink(missing_ok=True)
-            os.link(current, link)
-            os.replace(link, previous)
-            sync_folder(self.folder)
+        if current.exists() and self._current_is_intact:  # a damaged one must not take the place of the good one
+            self._keep(current, previous)
         write_atomically(current, lambda file: file.write(data), lambda new: read(new))
+        self._current_is_intact = True
+
+    def _keep(self, current: Path, previous: Path) -> None:
+        link = self.folder / f".{PREVIOUS}.tmp"
+        try:
+            link.unlink(missing_ok=True)
+            try:
+                os.link(current, link)
+                os.replace(link, previous)
+                link.unlink(missing_ok=True)  # still there where both were the same file already
+            except OSError:  # a file system without hard links
+                os.replace(current, previous)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise UserError(f"Cannot write {previous} ({error.strerror or error}); free or choose another place.") from error
 
 
 def encode(step: int, arrays: dict[str, np.ndarray]) -> bytes:
     """The bytes of a checkpoint."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # safetensors scrambles other orders
     data = safetensors.numpy.save(arrays, {"sha256": NO_DIGEST, "step": str(step)})
     return data.replace(NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def read(path: Path) -> tuple[int, dict[str, np.ndarray]]:
     """(step, arrays) of one checkpoint; UserError when a single bit of it is wrong."""
-    data = Path(path).read_bytes()
     try:
+        data = Path(path).read_bytes()
         header_bytes = int.from_bytes(data[:8], "little")
         metadata = _metadata(data[8 : 8 + header_bytes])
         digest = metadata["sha256"]
         intact = hashlib.sha256(data.replace(digest.encode(), NO_DIGEST.encode(), 1)).hexdigest() == digest
         if intact:
             return int(metadata["step"]), safetensors.numpy.load(data)
-    except (ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({error.strerror or error}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError):
         pass
     raise UserError(f"The checkpoint {path} is damaged: its digest does not match its contents.")
 

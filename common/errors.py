@@ -6,9 +6,9 @@ class UserError(Exception):
 
 
 def nearest(word: str, known, count: int = 3) -> str:
-    """`; did you mean a, b?` for a misspelt `word`, or an empty string when nothing known is near."""
+    """The end of a sentence on a misspelt `word`: `; did you mean a, b?`, or a full stop when nothing known is near."""
     import difflib
 
     names = {str(name).lower(): str(name) for name in known}
     close = difflib.get_close_matches(word.lower(), names, n=count, cutoff=0.5)
-    return f"; did you mean {', '.join(names[name] for name in close)}?" if close else ""
+    return f"; did you mean {', '.join(names[name] for name in close)}?" if close else "."

@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
@@ -30,7 +31,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Call
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above is the one to tell
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Decode, resize, crop and flip images: uint8 RGB arrays [H, W, 3]."""
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -51,7 +52,7 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
     except BrokenImage:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
-        raise BrokenImage(f"cannot be decoded ({error})") from error
+        raise BrokenImage(f"cannot be decoded ({_reason(error)})") from error
 
 
 def check_size(height: int, width: int) -> None:
@@ -72,7 +73,12 @@ def size(encoded: bytes | np.ndarray) -> tuple[int, int]:
             with Image.open(io.BytesIO(encoded)) as image:
                 return image.height, image.width
     except Exception as error:
-        raise BrokenImage(f"cannot be decoded ({error})") from error
+        raise BrokenImage(f"cannot be decoded ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What Pillow says, but for the address of our buffer that it takes for a file's name."""
+    return re.sub(r" ?<_io.BytesIO object at \w+>", "", str(error))
 
 
 def resize(image: np.ndarray, height: int, width: int, kind: str = "bilinear") -> np.ndarray:

@@ -108,7 +108,10 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     Raises UserError for numbers that contradict one another.
     """
     given = {name: getattr(config, name) for name in FLAGS if getattr(config, name) is not None}
-    flags = (dataset_flags if config.recipe == "bit_finetune" else {}) | given
+    row = dict(dataset_flags) if config.recipe == "bit_finetune" else {}
+    if "crop" in given:
+        row.pop("resize", None)  # it was chosen for the row's own crop
+    flags = row | given
     values = RECIPES[config.recipe](num_examples, image_size, flags)
     values |= {name: flags[name] for name in flags if name in values}
     values["batch_eval"] = flags.get("batch_eval", values["batch"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,14 @@ def read_weights(path: str | Path, config: ResNetConfig) -> Arrays:
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist; name an existing .npz or .h5 file.")
     if path.suffix == ".npz":
-        arrays = _from_published(read_npz(path), config, path)
+        arrays = _from_published(read_npz(path, lambda declared: _check_published(declared, config, path)), config)
     elif path.suffix in (".h5", ".hdf5"):
         from common.formats import h5
 
         arrays = h5.read(path, config)
     else:
         raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected .npz or .h5; convert it first.")
+    arrays = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
     check_finite(arrays, path)
     return arrays
 
@@ -65,14 +67,18 @@ def write_weights(path: str | Path, arrays: Arrays, config: ResNetConfig) -> Non
         raise UserError(f"Cannot write weights to {path}: expected a name that ends in .npz or .h5.")
 
 
-def read_npz(path: Path) -> Arrays:
-    """Every array of an `.npz` file; nothing in it is executed, and no more memory is taken than the file accounts for."""
+def read_npz(path: Path, check: Callable[[Arrays], None] = lambda declared: None) -> Arrays:
+    """Every array of an `.npz` file; nothing in it is executed, and no more memory is taken than the file accounts for.
+
+    `check` sees arrays of the declared shapes and types, which take no memory, before any value is read.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             stored = sum(entry.file_size for entry in archive.infolist())
             if stored > 1100 * path.stat().st_size + 2**20:  # deflate's best ratio is about 1,032
                 raise UserError(f"{path} declares {stored:,} bytes, more than it can hold; download it again.")
         with np.load(path, allow_pickle=False) as archive:
+            check({name: _declared(archive, name) for name in archive.files})
             return {name: archive[name] for name in archive.files}
     except UserError:
         raise
@@ -80,11 +86,22 @@ def read_npz(path: Path) -> Arrays:
         raise UserError(f"{path} is no readable .npz file of plain arrays ({error}); download it again.") from error
 
 
-def _from_published(published: Arrays, config: ResNetConfig, path: Path) -> Arrays:
-    kernel = published.get("resnet/head/conv2d/kernel")
+def _declared(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    with archive.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+    return np.broadcast_to(np.zeros((), dtype), shape)  # one element, seen through strides of zero
+
+
+def _check_published(declared: Arrays, config: ResNetConfig, path: Path) -> None:
+    kernel = declared.get("resnet/head/conv2d/kernel")
     classes = kernel.shape[-1] if kernel is not None and kernel.ndim == 4 else config.num_classes
-    config = with_classes(config, classes)
-    check_shapes(published, bit.published_shapes(config), path)
+    check_shapes(declared, bit.published_shapes(with_classes(config, classes)), path)
+    check_floating(declared, path)
+
+
+def _from_published(published: Arrays, config: ResNetConfig) -> Arrays:
     arrays = {ours: published[theirs] for ours, theirs in bit.names(config).items()}
     return arrays | {"head/kernel": arrays["head/kernel"][0, 0]}
 
@@ -124,14 +141,18 @@ def check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]], where: st
         raise UserError(f"{where} does not fit the model ({listed}); choose the --model that the file was made for.")
 
 
+def check_floating(arrays: Arrays, where: str | Path) -> None:
+    """Raise UserError for tensors of another kind than floating point."""
+    bad = [name for name, array in arrays.items() if array.dtype.kind != "f"]
+    if bad:
+        raise UserError(f"{where} holds tensors that are not floating-point ({_shorten(bad)}); download or train it again.")
+
+
 def check_finite(arrays: Arrays, where: str | Path) -> None:
-    """Raise UserError for tensors that are not floating point, or hold NaN or infinity."""
-    for kind, bad in (
-        ("not floating-point", [n for n, a in arrays.items() if a.dtype.kind != "f"]),
-        ("not finite", [n for n, a in arrays.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]),
-    ):
-        if bad:
-            raise UserError(f"{where} holds tensors that are {kind} ({_shorten(bad)}); download or train it again.")
+    """Raise UserError for tensors that hold NaN or infinity."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(f"{where} holds tensors that are not finite ({_shorten(bad)}); download or train it again.")
 
 
 def _shorten(found: list[str]) -> str:

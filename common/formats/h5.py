@@ -16,44 +16,59 @@ from common.formats import bit
 from common.models import ResNetConfig
 
 
+MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
+
+
 def read(path: Path, config: ResNetConfig) -> dict[str, np.ndarray]:
-    """Canonical arrays of `path`; UserError lists what does not fit the model."""
+    """Canonical arrays of `path`; UserError lists what does not fit the model, before any value is read."""
+    expected = [name for names in bit.layers(config).values() for name in names]
     try:
         with h5py.File(path, "r") as file:
-            found = _ordered_arrays(file, path)
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            found = _ordered_datasets(file, path)
+            if len(found) != len(expected):
+                raise UserError(
+                    f"{path} holds {len(found)} tensors, the model has {len(expected)}; "
+                    "choose the --model that the file was made for."
+                )
+            datasets = dict(zip(expected, found))
+            if datasets["head/kernel"].ndim == 2:
+                config = weights.with_classes(config, datasets["head/kernel"].shape[1])
+            weights.check_shapes(datasets, config.parameter_shapes(), path)
+            weights.check_floating(datasets, path)
+            _check_bytes(found, path)
+            return {name: datasets[name][()] for name in config.parameter_shapes()}
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises whatever lies nearest to the damage
         raise UserError(f"{path} is no readable Keras .h5 weights file ({error}); download it again.") from error
-    expected = [name for names in bit.layers(config).values() for name in names]
-    if len(found) != len(expected):
-        raise UserError(
-            f"{path} holds {len(found)} tensors, the model has {len(expected)}; choose the --model that the file was made for."
-        )
-    arrays = {name: array for name, (_, array) in zip(expected, found)}
-    if arrays["head/kernel"].ndim == 2:
-        config = weights.with_classes(config, arrays["head/kernel"].shape[1])
-    weights.check_shapes(arrays, config.parameter_shapes(), path)
-    return {name: arrays[name] for name in config.parameter_shapes()}
 
 
-def _ordered_arrays(file: h5py.File, path: Path) -> list[tuple[str, np.ndarray]]:
-    found, remaining = [], path.stat().st_size
+def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
+    found = []
     for layer in file.attrs["layer_names"]:
         group = _follow(file, _text(layer), path)
         for weight in group.attrs["weight_names"]:
-            name = f"{_text(layer)}/{_text(weight)}"
             dataset = _follow(group, _text(weight), path)
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-                raise UserError(f"{path} keeps {name} outside of itself; only plain data sets are read.")
-            remaining -= dataset.nbytes
-            if remaining < 0 and dataset.compression is None:
-                raise UserError(f"{path} declares more bytes at {name} than it can hold; download it again.")
-            found.append((name, dataset[()]))
+                raise UserError(f"{path} keeps {_text(layer)}/{_text(weight)} outside of itself; only plain data sets are read.")
+            found.append(dataset)
     return found
+
+
+def _check_bytes(datasets: list[h5py.Dataset], path: Path) -> None:
+    remaining = path.stat().st_size
+    for dataset in datasets:
+        remaining -= dataset.nbytes // (1 if dataset.compression is None else MAX_RATIO)
+        if remaining < 0:
+            raise UserError(f"{path} declares more bytes at {dataset.name} than it can hold; download it again.")
 
 
 def _follow(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset:
     for part in name.split("/"):
-        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+        link = group.get(part, getlink=True)
+        if link is None:
+            raise UserError(f"{path} lacks {name}, which its own list names; download it again.")
+        if not isinstance(link, h5py.HardLink):
             raise UserError(f"{path} holds a link instead of data at {name}; only plain data sets are read.")
         group = group[part]
     return group
@@ -80,8 +95,6 @@ def write(path: Path, arrays: dict[str, np.ndarray], config: ResNetConfig) -> No
                     group.create_dataset(there, data=np.ascontiguousarray(arrays[name]))
 
     def verify(new: Path) -> None:
-        with h5py.File(new, "r") as file:
-            found = dict(zip([n for names in bit.layers(config).values() for n in names], _ordered_arrays(file, new)))
-        weights._verify({name: array for name, (_, array) in found.items()}, arrays, new)
+        weights._verify(read(new, config), arrays, new)
 
     write_atomically(path, fill, verify)

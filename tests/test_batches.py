@@ -1,0 +1,258 @@
+"""Batches as a pure function of (seed, step), and threads that are bounded, ordered and cleaned up."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from common import batches as batches_module
+from common.batches import EvalBatches, TrainBatches, augment, prefetch
+from common.config import TrainConfig
+from common.datasets import Split
+from common.errors import UserError
+from common.recipes import Recipe, create_recipe
+
+RNG = np.random.default_rng(0)
+
+
+def split_of(count: int, side: int = 12) -> Split:
+    """Decoded images whose first pixel tells the example and whose columns tell a flip."""
+    images = RNG.integers(0, 256, (count, side, side, 3), np.uint8)
+    return Split(lambda i: images[i], np.arange(count, dtype=np.int32), lambda i: f"number {i}")
+
+
+def recipe_of(**flags) -> Recipe:
+    flags = {"resize": 10, "crop": 8, "steps": 100, "mixup": 0.0} | flags
+    return create_recipe(TrainConfig(**flags), 100, (12, 12), {})
+
+
+def batch_of(batches, step: int) -> dict[str, np.ndarray]:
+    batch, jobs = batches.jobs(step)
+    for job in jobs:
+        job()
+    return batch
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+# --- a pure function of (seed, step)
+
+
+@pytest.mark.parametrize("flags", [{}, {"mixup": 0.1}, {"crop_min_area": 0.08}], ids=str)
+def test_a_batch_depends_on_seed_and_step_alone(flags):
+    split, recipe = split_of(50), recipe_of(batch=16, **flags)
+    in_order = [batch_of(TrainBatches(split, recipe, 3), step) for step in range(6)]
+    asked = TrainBatches(split, recipe, 3)
+    for step in (5, 0, 3, 3, 0):
+        assert_same(batch_of(asked, step), in_order[step])
+    other_seed = batch_of(TrainBatches(split, recipe, 4), 0)
+    assert (other_seed["labels"] != in_order[0]["labels"]).any()
+    assert all((a["labels"] != b["labels"]).any() for a, b in zip(in_order, in_order[1:]))
+
+
+@pytest.mark.parametrize("num_workers", (1, 8))
+@pytest.mark.parametrize("first", (0, 4))  # a fresh run, and one resumed after four steps
+def test_threads_and_a_resumed_run_change_nothing(num_workers, first, monkeypatch):
+    monkeypatch.setattr(batches_module, "CHUNK", 3)  # several jobs in a batch
+    split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1)
+    alone = TrainBatches(split, recipe, 0)
+    prefetched = list(prefetch(TrainBatches(split, recipe, 0), range(first, 8), num_workers))
+    assert len(prefetched) == 8 - first
+    for step, batch in zip(range(first, 8), prefetched):
+        assert_same(batch, batch_of(alone, step))
+
+
+@pytest.mark.parametrize("num_processes", (1, 2, 4, 8))
+def test_the_slices_of_all_processes_are_the_global_batch(num_processes):
+    split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1)
+    whole = batch_of(TrainBatches(split, recipe, 0), 5)
+    parts = [batch_of(TrainBatches(split, recipe, 0, p, num_processes), 5) for p in range(num_processes)]
+    for name in ("images", "labels"):
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
+    assert all(part["mixup_weight"] == whole["mixup_weight"] for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_processes", "words"),
+    [({"batch": 10}, 4, "batch of 10"), ({"batch": 12, "mixup": 0.1}, 4, "3 images")],
+)
+def test_a_batch_that_processes_cannot_share_is_refused(flags, num_processes, words):
+    with pytest.raises(UserError, match=words):
+        TrainBatches(split_of(20), recipe_of(**flags), 0, 0, num_processes)
+
+
+def test_the_order_is_pinned():
+    """Runs of earlier versions resume with the same batches: these numbers must never change."""
+    plan = TrainBatches(split_of(10), recipe_of(batch=4, mixup=0.1), 7).plan(2)
+    assert plan["examples"].tolist() == [5, 9, 8, 2]
+    np.testing.assert_allclose(plan["draws"][0], [0.9230124616734992, 0.7203569374911785, 0.2663851419363449, 0.5792492134281088, 0.4419174165748663], rtol=1e-15)
+    assert float(plan["mixup_weight"]) == pytest.approx(0.9997519317031272, rel=1e-12)
+
+
+# --- epochs
+
+
+@pytest.mark.parametrize(("count", "batch"), [(12, 4), (10, 4), (7, 16), (1, 3)])  # also straddling, and far too few
+def test_every_epoch_shows_every_example_once(count, batch):
+    epochs = 5
+    plans = TrainBatches(split_of(count), recipe_of(batch=batch), 0)
+    seen = np.concatenate([plans.plan(step)["examples"] for step in range(-(-epochs * count // batch))])
+    orders = seen[: epochs * count].reshape(epochs, count)
+    assert (np.sort(orders) == np.arange(count)).all()
+    if count > 5:
+        assert len({tuple(order) for order in orders.tolist()}) == epochs  # another permutation each
+
+
+def test_labels_belong_to_the_images():
+    split = split_of(30)
+    batch = batch_of(TrainBatches(split, recipe_of(batch=8, resize=12, crop=12), 0), 1)
+    for image, label in zip(batch["images"], batch["labels"]):
+        original = split.read(label)
+        assert (image == original).all() or (image == original[:, ::-1]).all()
+    assert batch["images"].dtype == np.uint8 and batch["labels"].dtype == np.int32
+
+
+# --- draws
+
+
+def test_half_of_the_images_are_flipped_and_crops_are_uniform():
+    plans = TrainBatches(split_of(64), recipe_of(batch=64), 0)
+    draws = np.concatenate([plans.plan(step)["draws"] for step in range(200)])  # 12,800 x 5
+    assert draws.shape[1] == 5 and (draws >= 0).all() and (draws < 1).all()
+    # The mean of 12,800 uniform numbers has the deviation 1 / sqrt(12 x 12800) = 0.0026: five of them.
+    assert np.abs(draws.mean(0) - 0.5).max() < 0.013
+    assert np.abs((draws < 0.5).mean(0) - 0.5).max() < 5 * 0.5 / 12_800**0.5
+    assert np.abs(np.corrcoef(draws.T) - np.eye(5)).max() < 5 / 12_800**0.5
+
+
+def test_images_of_one_batch_are_flipped_one_by_one():
+    """Two of the original code bases flipped all of a batch, or every image."""
+    split = split_of(64)
+    batch = batch_of(TrainBatches(split, recipe_of(batch=64, resize=12, crop=12), 0), 0)
+    flipped = [not (image == split.read(label)).all() for image, label in zip(batch["images"], batch["labels"])]
+    assert 15 < sum(flipped) < 49  # 32 +- four deviations of 4
+
+
+def test_augment_resizes_crops_and_flips():
+    image, recipe = split_of(1, 16).read(0), recipe_of(resize=16, crop=8)
+    corner = augment(image, recipe, np.array([0, 0.999, 0, 0, 0.5]))
+    np.testing.assert_array_equal(corner, image[:8, 8:])
+    np.testing.assert_array_equal(augment(image, recipe, np.array([0, 0.999, 0, 0, 0.49])), corner[:, ::-1])
+
+
+@pytest.mark.parametrize("alpha", (0.0, 0.1, 1.0))
+def test_the_mixup_weight_is_there_only_with_mixup(alpha):
+    plans = TrainBatches(split_of(20), recipe_of(batch=4, mixup=alpha), 0)
+    weights = [plans.plan(step).get("mixup_weight") for step in range(400)]
+    if alpha == 0:
+        assert set(weights) == {None}
+    else:
+        # Beta(alpha, alpha) has the mean 1/2 and the variance 1 / (4 (2 alpha + 1)).
+        deviation = (1 / (4 * (2 * alpha + 1))) ** 0.5
+        assert all(w.dtype == np.float64 and 0 <= w <= 1 for w in weights)
+        assert abs(np.mean(weights) - 0.5) < 5 * deviation / 20 and abs(np.std(weights) - deviation) < 0.05
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (8, 4), (3, 4), (150, 70), (1, 1)])
+def test_evaluation_sees_every_example_once(count, batch):
+    split = split_of(count)
+    evaluation = EvalBatches(split, 12, "bilinear", batch)
+    all_batches = list(prefetch(evaluation, range(len(evaluation)), 2))
+    assert len(all_batches) == -(-count // batch)
+    assert all(b["images"].shape == (batch, 12, 12, 3) and b["mask"].dtype == bool for b in all_batches)
+    mask = np.concatenate([b["mask"] for b in all_batches])
+    assert mask[:count].all() and not mask[count:].any()
+    np.testing.assert_array_equal(np.concatenate([b["labels"] for b in all_batches])[mask], np.arange(count))
+    images = np.concatenate([b["images"] for b in all_batches])
+    np.testing.assert_array_equal(images[:count], np.stack([split.read(i) for i in range(count)]))
+    assert not images[count:].any()
+
+
+def test_evaluation_resizes_to_the_crop_and_does_not_flip():
+    split = split_of(4, side=24)
+    images = batch_of(EvalBatches(split, 12, "area", 4), 0)["images"]
+    means = np.stack([split.read(i) for i in range(4)]).reshape(4, 12, 2, 12, 2, 3).mean((2, 4))
+    assert np.abs(images - means).max() <= 0.5
+
+
+# --- prefetch
+
+
+class Watched:
+    """Batches of one image that count how many were begun, take a moment, and may fail."""
+
+    def __init__(self, batch_bytes: int = 1, fails: tuple[int, ...] = (), seconds: float = 0.0):
+        self.batch_bytes, self.fails, self.seconds, self.begun = batch_bytes, fails, seconds, 0
+
+    def jobs(self, step):
+        self.begun += 1
+
+        def job():
+            time.sleep(self.seconds if step % 3 else 3 * self.seconds)  # later batches are ready earlier
+            if step in self.fails:
+                raise UserError(f"The image of step {step} is broken.")
+
+        return {"step": np.int64(step)}, [job]
+
+
+def worker_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_batches_come_in_order():
+    steps = [int(batch["step"]) for batch in prefetch(Watched(seconds=0.001), range(5, 40), 8)]
+    assert steps == list(range(5, 40)) and not worker_threads()
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "batch_bytes", "most"),
+    [(1, 1, 2), (4, 1, 8), (16, batches_module.PREFETCH_BYTES // 3, 3), (16, 10 * batches_module.PREFETCH_BYTES, 1)],
+)
+def test_the_look_ahead_is_bounded(num_workers, batch_bytes, most):
+    watched = Watched(batch_bytes)
+    for taken, _ in enumerate(prefetch(watched, range(50), num_workers), start=1):
+        time.sleep(0.0005)
+        assert taken <= watched.begun <= min(50, taken + most)
+    assert watched.begun == 50
+
+
+@pytest.mark.parametrize("num_workers", (1, 8))
+def test_the_first_error_is_raised_in_its_place(num_workers):
+    batches, seen = prefetch(Watched(fails=(6, 7, 5), seconds=0.001), range(30), num_workers), []
+    with pytest.raises(UserError, match="image of step 5 is broken"):
+        for batch in batches:
+            seen.append(int(batch["step"]))
+    assert seen == [0, 1, 2, 3, 4] and not worker_threads()
+
+
+def test_an_error_ends_the_work_soon():
+    watched = Watched(fails=(0,), seconds=0.01)
+    with pytest.raises(UserError):
+        next(prefetch(watched, range(10_000), 2))
+    assert watched.begun <= 5 and not worker_threads()
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread():
+    watched = Watched(seconds=0.001)
+    for _ in prefetch(watched, range(10_000), 4):
+        break
+    assert not worker_threads() and watched.begun < 20
+
+
+@pytest.mark.parametrize("num_workers", (1, 4))
+def test_a_broken_image_is_named(num_workers):
+    good = split_of(20)
+    broken = Split(lambda i: b"no image" if i == 13 else good.read(i), good.labels, good.describe)
+    evaluation = EvalBatches(broken, 12, "bilinear", 4)
+    with pytest.raises(UserError, match="The image number 13 cannot be decoded .*; replace or remove it."):
+        list(prefetch(evaluation, range(len(evaluation)), num_workers))
+    with pytest.raises(UserError, match="number 13"):
+        list(prefetch(TrainBatches(broken, recipe_of(batch=4), 0), range(5), num_workers))

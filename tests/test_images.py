@@ -1,0 +1,287 @@
+"""Images: every format becomes the same uint8 RGB, broken files are refused cheaply, and resizing is Pillow's."""
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import images
+
+RNG = np.random.default_rng(0)
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return RNG.integers(0, 256, (height, width, channels), np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """Like a photograph: noise of an eighth of the size, enlarged."""
+    small = Image.fromarray(noise(-(-height // 8) + 1, -(-width // 8) + 1))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(image: np.ndarray | Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    return int(np.abs(a.astype(int) - b).max())
+
+
+# --- resize
+
+SIZES = {
+    "enlarge": ((32, 32), (160, 160)),
+    "enlarge unevenly": ((33, 47), (72, 72)),
+    "enlarge by a pixel": ((97, 101), (98, 102)),
+    "enlarge one side": ((64, 64), (64, 160)),
+    "shrink": ((500, 375), (160, 160)),
+    "shrink by a pixel": ((97, 101), (96, 100)),
+    "shrink one side, enlarge the other": ((300, 100), (128, 480)),
+    "from one pixel": ((1, 1), (64, 64)),
+    "to one pixel": ((64, 48), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("make", (noise, smooth))
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_bilinear_is_pillows(sizes, make):
+    image, (height, width) = make(*sizes[0]), sizes[1]
+    expected = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    # Enlarging is OpenCV's fixed-point arithmetic, which rounds otherwise: 1 at most. Shrinking is Pillow itself.
+    assert difference(images.resize(image, height, width, "bilinear"), expected) <= 1
+
+
+def test_the_bound_above_would_see_a_missing_antialias():
+    image = smooth(500, 375)
+    exact, aliased = (images.resize(image, 160, 160, kind) for kind in ("bilinear", "bilinear_aliased"))
+    assert difference(exact, aliased) > 5
+
+
+@pytest.mark.parametrize("kind", images.RESIZE_KINDS)
+def test_the_same_size_returns_the_same_pixels(kind):
+    image = noise(17, 23)
+    assert images.resize(image, 17, 23, kind) is image
+
+
+@pytest.mark.parametrize("kind", images.RESIZE_KINDS)
+@pytest.mark.parametrize("side", (8, 40))
+def test_every_kind_keeps_a_plain_colour_and_the_orientation(kind, side):
+    plain = np.full((20, 20, 3), (10, 200, 90), np.uint8)
+    assert (images.resize(plain, side, side, kind) == (10, 200, 90)).all()
+    corner = np.zeros((20, 20, 3), np.uint8)
+    corner[:10, 10:, 0] = 255  # red at the top right
+    red = images.resize(corner, side, side + 4, kind)[..., 0]
+    assert red.shape == (side, side + 4) and red[0, -1] > 250 and red[0, 0] < 5 and red[-1, -1] < 5
+
+
+def test_area_is_the_mean_of_the_pixels_it_covers():
+    image = noise(64, 32)
+    means = image.reshape(16, 4, 8, 4, 3).mean((1, 3))
+    assert np.abs(images.resize(image, 16, 8, "area") - means).max() <= 0.5
+
+
+# --- decode
+
+PHOTO = smooth(37, 53)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True}), ("PPM", {})],
+)
+def test_lossless_formats_return_the_pixels(kind, options):
+    assert difference(images.decode(encoded(PHOTO, kind, **options)), PHOTO) == 0
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 64), (1, 1), (3, 500)])
+@pytest.mark.parametrize("quality", (40, 95))
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+def test_the_fast_jpeg_decoder_equals_pillow(size, quality, options):
+    data = encoded(smooth(*size), "JPEG", quality=quality, **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert difference(images.decode(data), expected) == 0  # both are libjpeg-turbo with its exact DCT
+
+
+def test_grey_jpeg_and_png():
+    grey = Image.fromarray(PHOTO).convert("L")
+    expected = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    assert difference(images.decode(encoded(grey, "PNG")), expected) == 0
+    found = images.decode(encoded(grey, "JPEG", quality=100))
+    assert (found[..., 0] == found[..., 2]).all() and difference(found, expected) <= 3  # quality 100 is lossy, barely
+
+
+@pytest.mark.parametrize("kind", ("PNG", "WEBP", "TIFF"))
+def test_transparency_is_dropped_and_its_colour_stays(kind):
+    rgba = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 1, np.uint8)])
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    assert difference(images.decode(encoded(rgba, kind, **options)), PHOTO) == 0
+
+
+@pytest.mark.parametrize("kind", ("PNG", "GIF", "BMP", "TIFF"))
+def test_palettes(kind):
+    palette = Image.fromarray(PHOTO).quantize(16)
+    assert difference(images.decode(encoded(palette, kind)), np.asarray(palette.convert("RGB"))) == 0
+
+
+def test_a_bilevel_image_is_black_and_white():
+    bilevel = Image.fromarray(PHOTO).convert("1")
+    assert set(np.unique(images.decode(encoded(bilevel, "PNG")))) == {0, 255}
+
+
+def test_cmyk_jpeg():
+    """The fast decoder knows no CMYK; Pillow takes over. Pure cyan is (0, 255, 255)."""
+    cyan = Image.new("CMYK", (16, 8), (255, 0, 0, 0))
+    assert difference(images.decode(encoded(cyan, "JPEG")), np.full((8, 16, 3), (0, 255, 255), np.uint8)) <= 2
+
+
+@pytest.mark.parametrize("kind", ("PNG", "TIFF"))
+def test_sixteen_bits_become_the_upper_eight(kind):
+    values = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # 0x0000, 0x0101, ... 0xffff
+    found = images.decode(encoded(Image.fromarray(values), kind))
+    assert difference(found, np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)) == 0
+
+
+@pytest.mark.parametrize("kind", ("GIF", "PNG", "WEBP", "TIFF"))
+def test_the_first_frame_of_an_animation(kind):
+    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue")]
+    found = images.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert difference(found, np.full((10, 12, 3), (255, 0, 0), np.uint8)) <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_orientation_is_ignored_by_decode_and_size_alike(orientation):
+    """As in the original code (and in TensorFlow's and torchvision's decoders): the pixels are those of the file."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    plain, rotated = encoded(PHOTO, "JPEG"), encoded(PHOTO, "JPEG", exif=exif)
+    assert difference(images.decode(rotated), images.decode(plain)) == 0
+    assert images.size(rotated) == PHOTO.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"))
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (37, 53)])
+def test_size_and_decode_agree(kind, size):
+    data = encoded(smooth(*size), kind)
+    assert images.size(data) == size == images.decode(data).shape[:2]
+
+
+def test_an_array_counts_as_decoded():
+    assert images.decode(PHOTO) is PHOTO and images.size(PHOTO) == (37, 53)
+
+
+def test_stray_bytes_after_a_jpeg_do_not_matter():
+    data = encoded(PHOTO, "JPEG")
+    assert difference(images.decode(data + b"\0" * 100), images.decode(data)) == 0
+
+
+# --- broken files
+
+JPEG, PNG = encoded(smooth(200, 200), "JPEG"), encoded(noise(200, 200), "PNG")
+BROKEN = {
+    "empty": b"",
+    "one byte": b"\xff",
+    "text": b"this is no image\n",
+    "HTML": b"<!DOCTYPE html><html><body>404</body></html>",
+    "JPEG start only": JPEG[:2],
+    "JPEG header only": JPEG[:200],
+    "JPEG without its second half": JPEG[: len(JPEG) // 2],
+    "PNG signature only": PNG[:8],
+    "PNG without its second half": PNG[: len(PNG) // 2],
+    "WebP without its second half": encoded(PHOTO, "WEBP")[:400],
+    "GIF header only": encoded(PHOTO, "GIF")[:20],
+    "BMP without its second half": encoded(PHOTO, "BMP")[:1000],
+    "TIFF without its second half": encoded(PHOTO, "TIFF")[:1000],
+    "zeros": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_broken_files_are_refused(data):
+    with pytest.raises(images.BrokenImage, match="cannot be decoded") as caught:
+        images.decode(data)
+    assert "object at" not in str(caught.value)  # the file's name is the caller's to add
+
+
+@pytest.mark.parametrize("data", [JPEG, PNG, encoded(PHOTO, "WEBP"), encoded(PHOTO, "GIF"), encoded(PHOTO, "TIFF")])
+def test_damage_anywhere_raises_nothing_but_broken_image(data):
+    """A flipped byte may still decode; it must never raise anything else."""
+    for position in RNG.integers(0, len(data), 150):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(RNG.integers(8))
+        for read in (images.decode, images.size):
+            try:
+                read(bytes(damaged))
+            except images.BrokenImage:
+                pass
+
+
+def bomb_png(side: int) -> bytes:
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def bomb_jpeg(side: int) -> bytes:
+    data, frame = bytearray(JPEG), JPEG.index(b"\xff\xc0")  # start of frame: length, precision, height, width
+    data[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("side", (12_000, 40_000))  # beyond our bound, and beyond Pillow's own
+@pytest.mark.parametrize("bomb", (bomb_png, bomb_jpeg))
+def test_a_decompression_bomb_is_refused_before_memory_is_taken(bomb, side):
+    tracemalloc.start()
+    with pytest.raises(images.BrokenImage, match="pixels"):
+        images.decode(bomb(side))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # the pixels would be 432 MB
+
+
+# --- crop and random boxes
+
+
+@pytest.mark.parametrize("crop_px", (1, 13, 20))
+def test_crops_reach_every_corner_and_no_further(crop_px):
+    image = noise(20, 24)
+    last = np.nextafter(1, 0)  # the largest number below 1
+    first_crop, last_crop = images.crop(image, crop_px, 0, 0), images.crop(image, crop_px, last, last)
+    np.testing.assert_array_equal(first_crop, image[:crop_px, :crop_px])
+    np.testing.assert_array_equal(last_crop, image[-crop_px:, -crop_px:])
+
+
+def test_every_crop_is_equally_likely():
+    image = np.arange(8, dtype=np.uint8).repeat(3).reshape(1, 8, 3)
+    starts = [int(images.crop(image, 1, 0, draw)[0, 0, 0]) for draw in (np.arange(800) + 0.5) / 800]
+    assert np.bincount(starts).tolist() == [100] * 8
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (1, 1), (1, 200), (7, 5)])
+def test_random_boxes_have_the_area_and_ratio_asked_for(size):
+    image, areas = noise(*size), []
+    for draws in RNG.random((500, 4)):
+        box = images.random_area(image, 0.08, draws)
+        areas.append(box.shape[0] * box.shape[1] / (size[0] * size[1]))
+        assert box.size and box.shape[0] <= size[0] and box.shape[1] <= size[1]
+        if size == (64, 64) and max(box.shape[:2]) < 64:  # not cut; each side is rounded by half a pixel
+            assert 0.7 < box.shape[1] / box.shape[0] < 1.43
+    if size == (64, 64):
+        # Areas are uniform in [0.08, 1], of mean 0.54, less a little where a box is cut to the image.
+        assert min(areas) >= 0.075 and 0.49 < np.mean(areas) < 0.55
+
+
+def test_random_boxes_touch_every_edge():
+    image = noise(40, 40)
+    last = np.nextafter(1, 0)
+    for draws, edge in (((0, 0.5, 0, 0), image[0, 0]), ((0, 0.5, last, last), image[-1, -1])):
+        box = images.random_area(image, 0.25, np.array(draws))
+        assert box.shape == (20, 20, 3) and any((corner == edge).all() for corner in (box[0, 0], box[-1, -1]))
