@@ -60,26 +60,15 @@ class Checkpoints:
 
     def _write(self, step: int, arrays: dict[str, np.ndarray]) -> None:
         current, previous = self.folder / CURRENT, self.folder / PREVIOUS
-        # The hard link keeps the old file reachable at every moment: it is previous before current is replaced.
         data = encode(step, arrays)
         if current.exists() and self._current_is_intact:  # a damaged one must not take the place of the good one
-            self._keep(current, previous)
+            try:
+                os.replace(current, previous)  # one of the two is whole at every moment
+                sync_folder(self.folder)
+            except OSError as error:
+                raise UserError(f"Cannot write {previous} ({error.strerror or error}); free its disk.") from error
         write_atomically(current, lambda file: file.write(data), lambda new: read(new))
         self._current_is_intact = True
-
-    def _keep(self, current: Path, previous: Path) -> None:
-        link = self.folder / f".{PREVIOUS}.tmp"
-        try:
-            link.unlink(missing_ok=True)
-            try:
-                os.link(current, link)
-                os.replace(link, previous)
-                link.unlink(missing_ok=True)  # still there where both were the same file already
-            except OSError:  # a file system without hard links
-                os.replace(current, previous)
-            sync_folder(self.folder)
-        except OSError as error:
-            raise UserError(f"Cannot write {previous} ({error.strerror or error}); free or choose another place.") from error
 
 
 def encode(step: int, arrays: dict[str, np.ndarray]) -> bytes:

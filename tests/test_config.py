@@ -31,7 +31,8 @@ def help_of(config, capsys, monkeypatch) -> str:
 
 def command(*argv, code: str = "") -> subprocess.CompletedProcess:
     """A command of bit_pytorch as a user starts it; `code` runs in its interpreter before it."""
-    run = f"import runpy, sys; sys.argv[1:] = {list(argv[1:])!r}; {code}; runpy.run_module('bit_pytorch.{argv[0]}', run_name='__main__')"
+    run = f"import runpy, sys; sys.argv[1:] = {list(argv[1:])!r}; {code}; "
+    run += f"runpy.run_module('bit_pytorch.{argv[0]}', run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=60)
 
@@ -120,7 +121,8 @@ def test_an_unknown_flag_suggests_the_nearest(argv, words):
     + [(flag, "-1") for flag in ("seed", "eval_every", "checkpoint_every", "warmup_steps", "mixup", "base_lr")]
     + [(flag, value) for flag in ("base_lr", "mixup", "val_fraction") for value in ("nan", "-nan", "x", "")]
     + [(flag, value) for flag in ("steps", "batch", "seed") for value in ("1.5", "1e3", "nan", "many")]
-    + [("val_fraction", "1"), ("val_fraction", "-0.1"), ("precision", "float8"), ("recipe", "bit"), ("examples_per_class", "0")],
+    + [("val_fraction", "1"), ("val_fraction", "-0.1"), ("examples_per_class", "0")]
+    + [("precision", "float8"), ("recipe", "bit")],
 )
 def test_a_bad_value_is_refused_and_its_flag_named(flag, value):
     with pytest.raises(UserError, match=f"--{flag}") as caught:
@@ -152,7 +154,12 @@ def test_a_missing_framework_is_one_line_too():
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("cifar-10", "; did you mean cifar10, cifar100?"), ("CIFAR10", "; did you mean cifar10, cifar100?"), ("zzz", "."), ("", ".")],
+    [
+        ("cifar-10", "; did you mean cifar10, cifar100?"),
+        ("CIFAR10", "; did you mean cifar10, cifar100?"),
+        ("zzz", "."),
+        ("", "."),
+    ],
 )
 def test_nearest(word, expected):
     """What it returns ends the sentence that it is put into."""

@@ -91,7 +91,12 @@ def test_a_broken_or_vanished_image_is_named(folder):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("cifar-10", "did you mean cifar10"), ("imagenet", "imagenet2012"), ("Oxford_Pets", "oxford_iiit_pet"), ("zzzzz", "Give one of")],
+    [
+        ("cifar-10", "did you mean cifar10"),
+        ("imagenet", "imagenet2012"),
+        ("Oxford_Pets", "oxford_iiit_pet"),
+        ("zzzzz", "Give one of"),
+    ],
 )
 def test_an_unknown_name_suggests_the_nearest(name, words):
     with pytest.raises(UserError, match=words) as caught:
