@@ -10,7 +10,7 @@ from common import initializers, weights as common_weights
 from common.models import ResNetConfig, find_model
 
 
-def build(config: ResNetConfig, arrays: common_weights.Arrays, *, precision: str = "float32", device: str | None = None) -> ResNet:
+def build(config: ResNetConfig, arrays: common_weights.Arrays, *, precision: str = "float32") -> ResNet:
     """A model of `config` that holds `arrays`, on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off.
@@ -19,13 +19,13 @@ def build(config: ResNetConfig, arrays: common_weights.Arrays, *, precision: str
     dtype = torch.float64 if precision == "float64" else torch.float32
     with torch.device("meta"):
         model = ResNet(config)
-    model = model.to_empty(device=device or ("cuda" if torch.cuda.is_available() else "cpu")).to(dtype)
+    model = model.to_empty(device="cuda" if torch.cuda.is_available() else "cpu").to(dtype)
     engine_weights.load(model, arrays)
     return model
 
 
 def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> ResNet:
-    """A `torch.nn.Module` for images [B, 3, H, W] in [-1, 1], called by its published `name`.
+    """A `torch.nn.Module` on the CPU for images [B, 3, H, W] in [-1, 1], called by its published `name`.
 
     `weights` is an .npz or .h5 file, "pretrained" for the published one in `weights/`, or None for initial values
     (seed 0). `num_classes` defaults to the file's, or the published number; another number gets a head of zeros.
@@ -34,11 +34,11 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     model = find_model(name)
     if weights is None:
         config = model.config(num_classes)
-        return build(config, initializers.initial_parameters(0, config.parameter_shapes()), device="cpu")
+        return build(config, initializers.initial_parameters(0, config.parameter_shapes())).cpu()
     path = common_weights.find_file(model, "weights") if weights == "pretrained" else weights
     arrays = common_weights.read_weights(path, model.config())
     config = model.config(num_classes or arrays["head/bias"].size)
-    return build(config, common_weights.adapt_head(arrays, config.num_classes), device="cpu")
+    return build(config, common_weights.adapt_head(arrays, config.num_classes)).cpu()
 
 
 def load_weights(model: ResNet, path: str | Path) -> None:

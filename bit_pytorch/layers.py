@@ -31,7 +31,8 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(num_groups, width, eps=epsilon)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+        # PyTorch's channels-last kernel for the CPU is three times less precise: the contiguous one is as fast.
+        return super().forward(x.to(self.weight.dtype).contiguous()).to(x.dtype)
 
 
 def max_pool(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ header and data (computed with the digest's own 64 characters as zeros).
 
 import concurrent.futures
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -96,6 +97,4 @@ def read(path: Path) -> tuple[int, dict[str, np.ndarray]]:
 
 
 def _metadata(header: bytes) -> dict[str, str]:
-    import json
-
     return json.loads(header)["__metadata__"]

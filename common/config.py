@@ -140,7 +140,7 @@ def check(config: Any) -> None:
     for names, low, words in ((POSITIVE, 1, "at least 1"), (NOT_NEGATIVE, 0, "at least 0")):
         for name in names:
             value = getattr(config, name, None)
-            if value is not None and not value >= low:  # `not >=` refuses nan, too
+            if value is not None and not low <= value < float("inf"):  # refuses nan, too
                 raise UserError(f"--{name} is {value}, expected {words}; correct the flag.")
     if getattr(config, "val_fraction", 0) >= 1:
         raise UserError(f"--val_fraction is {config.val_fraction}, expected less than 1; correct the flag.")

@@ -30,8 +30,15 @@ class Split:
 
     def decode(self, i: int) -> np.ndarray:
         """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
+        return self._named(images.decode, i)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of example `i`, from its header; UserError names the file when it is no image."""
+        return self._named(images.size, i)
+
+    def _named(self, function: Callable, i: int):
         try:
-            return images.decode(self.read(i))
+            return function(self.read(i))
         except images.BrokenImage as error:
             raise UserError(f"The image {self.describe(i)} {error}; replace or remove it.") from error
         except OSError as error:
@@ -123,7 +130,7 @@ def open_dataset(
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
     """(height, width) of the image of median area among `count` examples, evenly spread over the split."""
     examples = np.unique(np.linspace(0, len(split) - 1, count).astype(int))
-    sizes = [images.size(split.read(i)) for i in examples]
+    sizes = [split.size(int(i)) for i in examples]
     return sorted(sizes, key=lambda size: (size[0] * size[1], size))[len(sizes) // 2]
 
 

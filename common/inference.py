@@ -118,9 +118,12 @@ def read_card(weights_file: Path) -> dict:
     name = "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
     path = weights_file.with_name(name)
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        card = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"The card {path} is no JSON ({error}); restore or remove it.") from error
+    if not isinstance(card, dict) or card.get("resize_kind", "bilinear") not in images.RESIZE_KINDS:
+        raise UserError(f"The card {path} names no resize_kind of {', '.join(images.RESIZE_KINDS)}; mend or remove it.")
+    return card
 
 
 def find_images(paths: tuple[str, ...]) -> list[Path]:

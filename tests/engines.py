@@ -48,6 +48,11 @@ class Engine:
         """Pooled features [B, D] of NHWC images in [-1, 1]."""
         return self.array(model.features(self.tensor(images)))
 
+    def forget_compiled(self) -> None:
+        """Let the next step be compiled anew, after a test has changed a function that it calls."""
+        if self.name == "bit_jax":
+            importlib.import_module("jax").clear_caches()
+
     def train(self, config, arrays, batches, lrs, *, precision, momentum=0.9, weight_decay=0.0, batch_split=1):
         """(losses, trained arrays) of one update per batch."""
         model = self.build(config, arrays, precision)

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,13 +45,11 @@ REPORT_IMPORTS = (
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_fast_and_imports_nothing_heavy(name):
-    started = time.monotonic()
+def test_help_imports_nothing_heavy(name):
+    """A framework alone takes 2 to 7 seconds to import; without one, --help answers in 0.2."""
     done = command(name, "--help", code=REPORT_IMPORTS)
-    seconds = time.monotonic() - started
     assert done.returncode == 0 and done.stdout.startswith("usage: ")
     assert set(done.stderr.split()) <= {"IMPORTED", "numpy"}
-    assert seconds < 2  # 0.3 s on an idle core; a framework alone takes 2 to 7
 
 
 @pytest.mark.parametrize("config", COMMANDS.values(), ids=COMMANDS)
@@ -130,7 +127,6 @@ def test_a_bad_value_is_refused_and_its_flag_named(flag, value):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="config.check lets infinity through")
 @pytest.mark.parametrize("flag", ("base_lr", "mixup"))
 def test_infinity_is_refused(flag):
     with pytest.raises(UserError, match=f"--{flag}"):

@@ -1,5 +1,6 @@
 """Logits, features and parameter counts of every engine against golden numbers of the original code and against timm."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -51,8 +52,10 @@ def test_float64_logits_equal_the_original(engine, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_float32_logits_stay_within_rounding(engine, name):
-    # The original's own float32 run is up to 2.9e-6 away from its float64 run on these cases.
-    assert relative(*golden_logits(engine, case(name), "float32")) < 1e-5
+    """As near to float64 as the original's own float32 run, but for the order of additions: a factor of 3."""
+    golden = case(name)
+    found, expected = golden_logits(engine, golden, "float32")
+    assert np.abs(found - expected).max() < 3 * golden["expected"]["float32_max_abs_diff_of_reference"]
 
 
 @pytest.mark.parametrize(
@@ -130,25 +133,21 @@ def test_original_h5_gives_the_original_logits(engine):
         assert relative(found, np.array(expected["logits_float64_after_load_weights"])) < 1e-9
 
 
-def test_timm_reads_our_files_and_agrees(tmp_path):
-    """timm is the peer: it loads our .npz with its own loader. Its epsilon of 1e-8 moves logits by up to 6e-6."""
+def test_timm_reads_our_files_and_agrees(engine, tmp_path):
+    """timm is the peer: it loads our .npz with its own loader. It standardises with an epsilon of 1e-8."""
     timm = pytest.importorskip("timm")
     torch = pytest.importorskip("torch")
     from common.weights import write_weights
 
-    config = find_model("BiT-M-R50x1").config(10)
+    config = dataclasses.replace(find_model("BiT-M-R50x1").config(10), standardization_epsilon=1e-8)
     arrays = golden_arrays(config)
     write_weights(tmp_path / "weights.npz", arrays, config)
     peer = timm.create_model("resnetv2_50x1_bit", num_classes=10).eval()
     peer.load_pretrained(str(tmp_path / "weights.npz"))
-    images = image((2, 64, 64, 3), 3).astype(np.float32)
+    images = image((2, 64, 64, 3), 3).astype(np.float32).astype(np.float64)
     with torch.no_grad():
-        expected = peer(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    from engines import INSTALLED, Engine
-
-    for name in INSTALLED:
-        engine = Engine(name)
-        assert relative(engine.logits(engine.build(config, arrays), images), expected) < 2e-5
+        expected = peer.double()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    assert relative(engine.logits(engine.build(config, arrays, "float64"), images), expected) < 1e-9
 
 
 TIMM_NAMES = {arch: f"resnetv2_{arch[1:]}_bit" for arch in ARCHITECTURES if arch != "R26x0.5"}

@@ -93,9 +93,9 @@ def _find(name: str, root: Path) -> Path:
             f"tfds:{path} is prepared in the version {', '.join(versions)}, not {version}; give one of these."
         )
     if not versions:
-        near = nearest(path, [entry.name for entry in _folders(root)]) or ";"
+        near = nearest(path, [entry.name for entry in _folders(root)])
         raise UserError(
-            f"No prepared TFDS dataset lies in {parent}{near} prepare it with `tfds build {path} "
+            f"No prepared TFDS dataset lies in {parent}{near} Prepare it with `tfds build {path} "
             f"--file_format=array_record --data_dir={root}`, or say with --tfds_data_dir where it is."
         )
     return parent / (version or versions[-1])

@@ -1,0 +1,250 @@
+"""The commands as a user runs them: real files, real images, processes of their own, in every engine."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from engines import FRAMEWORKS, INSTALLED
+
+from common.datasets import open_dataset
+
+QUICK = ("--steps", 6, "--batch", 16, "--warmup_steps", 1, "--base_lr", 0.02, "--log_every", 1, "--workers", 2)
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder) -> list[float]:
+    return [line["train/loss"] for line in metrics(folder) if "train/loss" in line]
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory):
+    """A user's own folder of JPEG files: cats and dogs of the sample, 20 to train and 8 to test on."""
+    root = tmp_path_factory.mktemp("data") / "pets"
+    sample = open_dataset("cifar10-sample")
+    for split, count in (("train", 20), ("test", 8)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            members = np.flatnonzero(sample.splits[split].labels == sample.class_names.index(name))[:count]
+            for i in members:
+                (root / split / name / f"{i}.jpg").write_bytes(sample.splits[split].read(int(i)))
+    return root
+
+
+@pytest.fixture(params=INSTALLED)
+def name(request) -> str:
+    return request.param
+
+
+def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_path, pets):
+    """Fine-tune on a folder, evaluate and predict with the result, in this engine and another."""
+    done = run(f"{name}.train", "--dataset", pets, "--name", "a", "--crop", 64, "--val_fraction", 0.25, "--eval_every", 3,
+               *QUICK)  # fmt: skip
+    folder = tmp_path / "runs" / "a"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "recipe.json", "train.log", "metrics.jsonl", "checkpoint.safetensors", "weights.npz", "card.json",
+        "curves.png",
+    }  # fmt: skip
+    assert f"python -m {name}.train" in done.stdout and "--name a" in done.stdout
+    lines = metrics(folder)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 7))
+    assert [line["step"] for line in lines if "val/top1" in line] == [3, 6]
+    test = lines[-1]
+    assert 0 <= test["test/top1"] <= 1 and test["test/top5"] == 1  # two classes
+    assert json.loads((folder / "card.json").read_text())["class_names"] == ["cat", "dog"]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    weights = ("--weights", folder / "weights.npz")
+    shown = run(f"{name}.evaluate", "--dataset", pets, *weights).stdout
+    assert f"16 images: top-1 {test['test/top1']:.2%}" in shown and f"loss {test['test/loss']:.4f}" in shown
+    outputs = []
+    for other in (name, INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]):
+        target = tmp_path / f"{other}.npz"
+        shown = run(f"{other}.predict", *weights, "--output", target, pets / "test" / "cat", pets / "test" / "dog").stdout
+        assert shown.count("cat") >= 16 and shown.count("%") == 32 and "No card" not in shown
+        outputs.append(np.load(target))
+    assert outputs[0]["logits"].shape == (16, 2) and outputs[0]["features"].shape == (16, 1024)
+    for column in ("logits", "features"):
+        np.testing.assert_allclose(outputs[0][column], outputs[1][column], atol=2e-5 * np.abs(outputs[0][column]).max())
+    assert (outputs[0]["files"] == outputs[1]["files"]).all()
+
+
+def test_the_same_command_gives_the_same_run_and_resumes_bit_for_bit(name, run, tmp_path):
+    """Twice whole, and once stopped after 4 of 6 steps (by a copy of the checkpoint) and continued."""
+    common = ("--batch_split", 2, "--mixup", 0.2, "--examples_per_class", 5, "--checkpoint_every", 4, *QUICK)
+    for folder in ("a", "b"):
+        run(f"{name}.train", "--name", folder, *common)
+    first, second = (tmp_path / "runs" / folder for folder in ("a", "b"))
+    assert losses(first) == losses(second)
+    assert (first / "weights.npz").read_bytes() == (second / "weights.npz").read_bytes()
+    (second / "weights.npz").unlink()
+    (second / "checkpoint.previous.safetensors").replace(second / "checkpoint.safetensors")  # of step 4
+    run(f"{name}.train", "--name", "b", *common)
+    assert losses(first) == losses(second)
+    with np.load(first / "weights.npz") as a, np.load(second / "weights.npz") as b:
+        assert all(a[key].tobytes() == b[key].tobytes() for key in a.files)
+
+
+def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path):
+    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
+    run(f"{name}.train", "--name", "a", "--checkpoint_every", 4, *QUICK)
+    shutil.copytree(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
+    second = tmp_path / "runs" / "b"
+    (second / "weights.npz").unlink()
+    (second / "checkpoint.previous.safetensors").replace(second / "checkpoint.safetensors")  # of step 4
+    config = json.loads((second / "config.json").read_text()) | {"name": "b"}
+    (second / "config.json").write_text(json.dumps(config))
+    run(f"{other}.train", "--name", "b", "--checkpoint_every", 4, *QUICK)
+    np.testing.assert_allclose(losses(tmp_path / "runs" / "a"), losses(second), atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ("bfloat16", "float64"))
+def test_other_precisions_train(name, run, tmp_path, precision):
+    """bfloat16 has 8 bits of mantissa: losses of about 2.3 stay within 0.05 of float64's."""
+    run(f"{name}.train", "--name", "a", "--precision", precision, "--steps", 3, "--batch", 4, "--log_every", 1,
+        "--resize", 32, "--crop", 32, "--examples_per_class", 2)  # fmt: skip
+    run(f"{name}.train", "--name", "b", "--steps", 3, "--batch", 4, "--log_every", 1, "--resize", 32, "--crop", 32,
+        "--examples_per_class", 2)  # fmt: skip
+    bound = {"bfloat16": 0.05, "float64": 1e-4}[precision]
+    np.testing.assert_allclose(losses(tmp_path / "runs" / "a"), losses(tmp_path / "runs" / "b"), atol=bound)
+
+
+BLOCKED = """
+import importlib.abc, runpy, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv[1:] = {argv!r}
+runpy.run_module({module!r}, run_name="__main__")
+"""
+PACKAGES = {
+    "bit_pytorch": ("torch", "torchvision", "timm"),
+    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
+    "bit_tf2": ("tensorflow", "keras", "tensorflow_datasets"),
+}
+
+
+def run_without(absent: tuple[str, ...], module: str, cwd, *argv) -> subprocess.CompletedProcess:
+    code = BLOCKED.format(absent=absent, module=module, argv=list(map(str, argv)))
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
+
+
+def test_an_engine_runs_alone(name, tmp_path):
+    """With the packages of the two other engines missing."""
+    absent = tuple(package for other in FRAMEWORKS if other != name for package in PACKAGES[other])
+    done = run_without(absent, f"{name}.train", tmp_path, "--name", "a", "--steps", 2, "--batch", 4)
+    assert done.returncode == 0, done.stderr
+    image = tmp_path / "cat.jpg"
+    image.write_bytes(open_dataset("cifar10-sample").splits["test"].read(150))
+    done = run_without(absent, f"{name}.predict", tmp_path, "--weights", tmp_path / "runs/a/weights.npz", image)
+    assert done.returncode == 0 and "cat.jpg: " in done.stdout, done.stderr
+
+
+def test_a_missing_framework_is_one_sentence(name, tmp_path):
+    done = run_without(PACKAGES[name], f"{name}.train", tmp_path, "--steps", 1)
+    extra = name.removeprefix("bit_")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"[{extra}]" in done.stderr, done.stderr
+
+
+# --- What is wrong ends in one sentence and status 2. Flags and data are checked by the same code in every engine, so
+# most cases run in the first installed engine, and one of each kind in all.
+
+FIRST = INSTALLED[0]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--model", "BiT-M-R50x11"), "did you mean BiT-M-R50x1"),
+        (("--dataset", "cifar11"), "did you mean cifar10"),
+        (("--dataset", "cifar10"), "python -m common.datasets prepare cifar10"),
+        (("--model", "BiT-M-R50x1"), "scripts/download_weights.sh BiT-M-R50x1"),
+        (("--weights", "nowhere.npz"), "nowhere.npz does not exist"),
+        (("--weights", "{root}/tests/golden/mini.h5"), "choose the --model"),
+        (("--weights", "{root}/README.md"), "expected .npz or .h5"),
+        (("--bach", "4"), "did you mean --batch"),
+        (("--batch", "0"), "at least 1"),
+        (("--batch", "4x"), "--batch"),
+        (("--precision", "float16"), "float32"),
+        (("--batch", "10", "--batch_split", "3"), "does not divide"),
+        (("--batch", "6", "--batch_split", "2", "--mixup", "0.1"), "even"),
+        (("--resize", "32", "--crop", "64"), "smaller than --crop"),
+        (("--examples_per_class", "101"), "'airplane' has 100 training examples"),
+        (("--keep_best",), "--val_fraction"),
+        (("--val_fraction", "1e-9"), "--val_fraction"),
+        (("--logdir", "/proc/nowhere"), "Cannot write"),
+        (("--dataset", "tfds:nowhere", "--tfds_data_dir", "."), "tfds build nowhere"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence(run, arguments, words):
+    arguments = [argument.format(root=ROOT) for argument in arguments]
+    assert words in run(f"{FIRST}.train", *arguments, status=2).stderr
+
+
+def test_a_broken_image_is_named_in_every_engine(name, run, tmp_path, pets):
+    shutil.copytree(pets, tmp_path / "pets")
+    broken = tmp_path / "pets" / "train" / "cat" / "broken.jpg"
+    broken.write_bytes(next((pets / "train" / "cat").iterdir()).read_bytes()[:300])
+    assert "broken.jpg" in run(f"{name}.train", "--dataset", "pets", "--crop", 32, *QUICK, status=2).stderr
+
+
+def test_an_empty_class_folder_is_named(run, tmp_path, pets):
+    shutil.copytree(pets, tmp_path / "pets")
+    (tmp_path / "pets" / "train" / "bird").mkdir()
+    assert "bird" in run(f"{FIRST}.train", "--dataset", "pets", status=2).stderr
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(name, run):
+    stderr = run(f"{name}.train", "--base_lr", 1e30, "--steps", 8, "--batch", 4, "--warmup_steps", 0, "--log_every", 4,
+                 "--crop", 32, status=2).stderr  # fmt: skip
+    assert "not finite" in stderr and "--base_lr" in stderr
+
+
+def test_torchvision_datasets_are_for_pytorch_only(run, tmp_path):
+    for other in INSTALLED:
+        if other != "bit_pytorch":
+            assert "needs PyTorch" in run(f"{other}.train", "--dataset", "torchvision:FakeData", status=2).stderr
+    if "bit_pytorch" in INSTALLED:
+        pytest.importorskip("torchvision")
+        assert "did you mean MNIST" in run("bit_pytorch.train", "--dataset", "torchvision:MNITS", status=2).stderr
+        write_mnist(tmp_path / "data" / "MNIST" / "raw")
+        run("bit_pytorch.train", "--dataset", "torchvision:MNIST", "--steps", 2, "--batch", 4, "--crop", 32)
+
+
+def write_mnist(folder) -> None:
+    """Forty training and ten test digits in the official idx files, which torchvision takes as already downloaded."""
+    folder.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 10)):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, values, magic in (("images-idx3", pixels, 2051), ("labels-idx1", labels, 2049)):
+            header = np.array([magic, *values.shape], ">i4").tobytes()
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + values.tobytes())
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("nowhere.jpg",), "no image or folder nowhere.jpg"),
+        (("--output", "out.txt", "{image}"), ".npz"),
+        ((".",), "holds no image"),
+        ((), "required"),
+    ],
+)
+def test_predict_says_what_is_wrong(run, pets, arguments, words):
+    image = next((pets / "test" / "cat").iterdir())
+    arguments = [argument.format(image=image) for argument in arguments]
+    assert words in run(f"{FIRST}.predict", *arguments, status=2).stderr
+
+
+def test_evaluate_refuses_other_classes(run, pets):
+    assert "200 classes" in run(f"{FIRST}.evaluate", "--dataset", pets, status=2).stderr
