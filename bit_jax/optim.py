@@ -56,9 +56,17 @@ def sgd(momentum: float, weight_decay: float) -> optax.GradientTransformation:
     return optax.chain(decay, optax.trace(decay=momentum, nesterov=False))
 
 
-def update(
-    optimizer: optax.GradientTransformation, lr: Array, params: Params, state: Any, gradients: Params
+def update(optimizer: SGD, lr: float, gradients: Params) -> None:
+    """One update of every parameter."""
+    optimizer.params, optimizer.state = compiled_update(
+        optimizer.params, optimizer.state, gradients, float(lr), transformation=optimizer.transformation
+    )
+
+
+@functools.partial(jax.jit, static_argnames="transformation", donate_argnames=("params", "state"))
+def compiled_update(
+    params: Params, state: Any, gradients: Params, lr: Array, *, transformation: optax.GradientTransformation
 ) -> tuple[Params, Any]:
-    """(parameters, state) after one update of every parameter; a pure function."""
-    velocity, state = optimizer.update(gradients, state, params)
+    """(parameters, state) after `update`, in their own memory; lr takes the type of the parameters."""
+    velocity, state = transformation.update(gradients, state, params)
     return jax.tree.map(lambda w, v: w - lr * v, params, velocity), state

@@ -19,8 +19,8 @@ def to_array(value: Array) -> np.ndarray:
 
 
 def to_value(array: np.ndarray, like: Array | jax.ShapeDtypeStruct) -> Array:
-    """The inverse of `to_array`: a value of the type and in the place of `like`, of which `array` knows nothing."""
-    return jax.device_put(np.array(array, like.dtype), like.sharding)
+    """The inverse of `to_array`: a value of the type of `like` and in its place, or on the first device."""
+    return jax.device_put(np.array(array, like.dtype), like.sharding or jax.local_devices()[0])
 
 
 def dump(model: nnx.Module) -> dict[str, np.ndarray]:
