@@ -75,9 +75,10 @@ def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: tf.DType) -> Te
     logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
     own = tf.gather(logits, labels[:, None], batch_dims=1)
     classes = tf.range(logits.shape[1])
-    # How many classes come before the right one: higher ones, not comparable (NaN) ones, and equal ones listed earlier.
-    before = ~(logits <= own) | ((logits == own) & (classes < labels[:, None]))
-    rank = tf.reduce_sum(tf.cast(before, tf.int32), 1)
+    # How many classes come before the right one: higher ones, not comparable (NaN) ones, and equal ones listed earlier;
+    # as all but those behind it, since TensorFlow rewrites ~(a <= b) to a > b, for which NaN would not come before.
+    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    rank = logits.shape[1] - tf.reduce_sum(tf.cast(behind, tf.int32), 1)
     losses = tf.where(mask, cross_entropy(labels, logits), 0)
     sums = (tf.cast((rank < 1) & mask, tf.int32), tf.cast((rank < 5) & mask, tf.int32), losses, tf.cast(mask, tf.int32))
     return tf.stack([tf.cast(tf.reduce_sum(value), tf.float64) for value in sums])
