@@ -54,8 +54,9 @@ def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: torch.dtype) ->
     logits = model(scale(batch["images"], model.dtype).to(dtype))
     own = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
-    # How many classes come before the right one: higher ones, not comparable (NaN) ones, and equal ones listed earlier.
-    rank = (~(logits <= own) | ((logits == own) & (classes < labels[:, None]))).sum(1)
+    # How many classes come before the right one: all but itself, lower ones, and equal ones listed later; NaN is not lower.
+    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    rank = logits.shape[1] - behind.sum(1)
     losses = torch.where(mask, F.cross_entropy(logits, labels, reduction="none"), 0)
     return torch.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()]).double()
 

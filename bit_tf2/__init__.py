@@ -20,12 +20,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the C++ side logs errors o
 
 def __getattr__(name: str):  # tensorflow takes seconds to import: only when something is used
     if name in __all__:
-        _import_tensorflow()
+        import_tensorflow()
         return getattr(importlib.import_module("bit_tf2.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _import_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Import it, and let it look for GPUs, without the lines that its C++ side prints whatever its log level is.
 
     They are shown when the import fails. See https://github.com/tensorflow/tensorflow/issues/62770.

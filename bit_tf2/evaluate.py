@@ -1,11 +1,11 @@
 """Accuracy and loss of a model on one split, in TensorFlow."""
 
-from bit_tf2 import _import_tensorflow
+from bit_tf2 import import_tensorflow
 from common.config import EvaluateConfig, run_command
 
 
 def load_main():
-    _import_tensorflow()
+    import_tensorflow()
     from bit_tf2.inference import evaluate_main
 
     return evaluate_main

@@ -1,11 +1,11 @@
 """Top classes, logits and features of images, in TensorFlow."""
 
-from bit_tf2 import _import_tensorflow
+from bit_tf2 import import_tensorflow
 from common.config import PredictConfig, run_command
 
 
 def load_main():
-    _import_tensorflow()
+    import_tensorflow()
     from bit_tf2.inference import predict_main
 
     return predict_main

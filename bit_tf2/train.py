@@ -1,11 +1,11 @@
 """Train or fine-tune a published model, in TensorFlow."""
 
-from bit_tf2 import _import_tensorflow
+from bit_tf2 import import_tensorflow
 from common.config import TrainConfig, run_command
 
 
 def load_main():
-    _import_tensorflow()
+    import_tensorflow()
     from bit_tf2.loop import main
 
     return main

@@ -120,6 +120,21 @@ def test_initial_values_are_the_same_numbers(engine):
     assert all((dumped[name] == expected[name]).all() for name in expected)
 
 
+def test_evaluation_counts_ties_as_argmax_does_and_nan_as_wrong(engine):
+    """Five examples and one of padding: zeros (a tie that class 0 wins), and a head that is not a number."""
+    config = find_model("BiT-T-R26x0.5").config(7)
+    arrays = golden_arrays(config)
+    labels = np.array([0, 0, 1, 4, 5, 0], np.int32)
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    batch = {"images": images, "labels": labels, "mask": np.arange(6) < 5}
+    for value, top1, top5 in ((0, 2 / 5, 4 / 5), (np.nan, 0, 0)):
+        head = {name: np.full_like(arrays[name], value) for name in ("head/kernel", "head/bias")}
+        model = engine.build(config, arrays | head)
+        result = engine.loop.evaluate(model, iter([batch]), dtype=engine.dtype("float32"))
+        assert (result["top1"], result["top5"]) == pytest.approx((top1, top5))
+        assert np.isnan(value) or result["loss"] == pytest.approx(np.log(7), rel=1e-6)
+
+
 def test_original_h5_gives_the_original_logits(engine):
     """Files and logits written by the original TF2 code; names inside depend on how its model was built."""
     from common.weights import read_weights
