@@ -8,7 +8,8 @@ from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
 from bit_jax.resnet import ResNet
-from common import initializers, weights as common_weights
+from common import initializers
+from common import weights as common_weights
 from common.models import ResNetConfig, find_model
 
 

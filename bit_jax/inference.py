@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from flax import nnx
-from jax import Array, numpy as jnp
+from jax import Array
+from jax import numpy as jnp
 
 from bit_jax import api
 from bit_jax.loop import evaluate, scale, to_device

@@ -4,7 +4,8 @@ Activations flow in the type of the images; parameters, norms and standardisatio
 """
 
 from flax import nnx
-from jax import Array, lax, numpy as jnp
+from jax import Array, lax
+from jax import numpy as jnp
 
 
 class StdConv(nnx.Module):

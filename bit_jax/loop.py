@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from jax import Array, numpy as jnp
+from jax import Array
+from jax import numpy as jnp
 
 from bit_jax import api, optim, weights
 from bit_jax.resnet import ResNet

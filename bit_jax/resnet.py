@@ -2,7 +2,8 @@
 
 import jax
 from flax import nnx
-from jax import Array, lax, numpy as jnp
+from jax import Array, lax
+from jax import numpy as jnp
 from jax.nn import relu
 
 from bit_jax.layers import GroupNorm, StdConv, max_pool

@@ -6,7 +6,8 @@ import torch
 
 from bit_pytorch import weights as engine_weights
 from bit_pytorch.resnet import ResNet
-from common import initializers, weights as common_weights
+from common import initializers
+from common import weights as common_weights
 from common.models import ResNetConfig, find_model
 
 

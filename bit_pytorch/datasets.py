@@ -8,7 +8,11 @@ import numpy as np
 from common.datasets import Split
 from common.errors import UserError, nearest
 
-SPLITS = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}  # ours -> theirs, first that exists
+SPLITS = {
+    "train": ("train", "trainval"),
+    "val": ("val", "valid"),
+    "test": ("test",),
+}  # ours -> theirs, first that exists
 
 
 def open_torchvision(name: str, datadir: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
@@ -39,7 +43,9 @@ def _splits(dataset_class: type, name: str, datadir: Path) -> dict:
             return {"train": dataset_class(**options)}
         found = {ours: _first(dataset_class, theirs, options) for ours, theirs in SPLITS.items()}
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"torchvision.datasets.{name} cannot be opened in {datadir} ({error}); prepare it there.") from error
+        raise UserError(
+            f"torchvision.datasets.{name} cannot be opened in {datadir} ({error}); prepare it there."
+        ) from error
     if found["train"] is None:
         raise UserError(f"torchvision.datasets.{name} has no split called train; use a dataset that has one.")
     return {split: dataset for split, dataset in found.items() if dataset is not None}
@@ -62,4 +68,6 @@ def _labels(dataset) -> np.ndarray:
 
 
 def _split(dataset, labels: np.ndarray, name: str) -> Split:
-    return Split(lambda i: np.asarray(dataset[i][0].convert("RGB")), labels, lambda i: f"{i} of torchvision.datasets.{name}")
+    return Split(
+        lambda i: np.asarray(dataset[i][0].convert("RGB")), labels, lambda i: f"{i} of torchvision.datasets.{name}"
+    )

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from bit_tf2 import weights as engine_weights
 from bit_tf2.resnet import ResNet
-from common import initializers, weights as common_weights
+from common import initializers
+from common import weights as common_weights
 from common.models import ResNetConfig, find_model
 
 

@@ -74,7 +74,9 @@ class Checkpoints:
 
 def encode(step: int, arrays: dict[str, np.ndarray]) -> bytes:
     """The bytes of a checkpoint."""
-    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # safetensors scrambles other orders
+    arrays = {
+        name: np.asarray(array, order="C") for name, array in arrays.items()
+    }  # safetensors scrambles other orders
     data = safetensors.numpy.save(arrays, {"sha256": NO_DIGEST, "step": str(step)})
     return data.replace(NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 

@@ -25,7 +25,9 @@ class ModelConfig:
 
     model: str = flag(DEFAULT_MODEL, "published name of the model")
     bit_pretrained_dir: str = flag("weights", "folder of downloaded weights")
-    weights: str | None = flag(None, "weights file (.npz or .h5); `none` means initial values", rule="the model's published file")
+    weights: str | None = flag(
+        None, "weights file (.npz or .h5); `none` means initial values", rule="the model's published file"
+    )
     precision: str = flag("float32", "type of the computation", choices=PRECISIONS)
 
 
@@ -58,8 +60,12 @@ class TrainConfig(ModelConfig, DataConfig):
     mixup: float | None = flag(None, "alpha of mixup's Beta distribution; 0 turns it off", rule="the recipe's")
     resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
     crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
-    crop_min_area: float | None = flag(None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's")
-    eval_every: int | None = flag(None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run")
+    crop_min_area: float | None = flag(
+        None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's"
+    )
+    eval_every: int | None = flag(
+        None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run"
+    )
     checkpoint_every: int = flag(1000, "steps between checkpoints; 0: only at the end")
     log_every: int = flag(10, "steps between lines of metrics")
     seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values")
@@ -72,7 +78,9 @@ class EvaluateConfig(ModelConfig, DataConfig):
 
     split: str | None = flag(None, "split to evaluate", rule="test, or val where there is no test")
     batch_eval: int = flag(64, "images per step")
-    resolution: int | None = flag(None, "side in pixels of what the model sees", rule="the weights' card, or the dataset's by the BiT-HyperRule")
+    resolution: int | None = flag(
+        None, "side in pixels of what the model sees", rule="the weights' card, or the dataset's by the BiT-HyperRule"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +88,9 @@ class PredictConfig(ModelConfig):
     """Flags of `python -m bit_*.predict`."""
 
     images: tuple[str, ...] = field(default=(), metadata={"help": "image files or folders", "positional": True})
-    resolution: int | None = flag(None, "side in pixels of what the model sees", rule="the weights' card or the model's own")
+    resolution: int | None = flag(
+        None, "side in pixels of what the model sees", rule="the weights' card or the model's own"
+    )
     batch_eval: int = flag(64, "images per step")
     top: int = flag(5, "classes to print per image")
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
@@ -128,11 +138,34 @@ def add_argument(parser: argparse.ArgumentParser, item: dataclasses.Field, hint:
         default = item.metadata.get("rule", item.default)
         metavar = None if choices else kind.__name__.upper()
         text = f"{text} (default: {default})".replace("%", "%%")
-        parser.add_argument(f"--{item.name}", type=kind, default=item.default, choices=choices, metavar=metavar, help=text)
+        parser.add_argument(
+            f"--{item.name}", type=kind, default=item.default, choices=choices, metavar=metavar, help=text
+        )
 
 
-POSITIVE = ("batch", "batch_eval", "batch_split", "steps", "resize", "crop", "log_every", "workers", "examples_per_class", "resolution", "top")
-NOT_NEGATIVE = ("base_lr", "warmup_steps", "mixup", "eval_every", "checkpoint_every", "seed", "examples_per_class_seed", "val_fraction")
+POSITIVE = (
+    "batch",
+    "batch_eval",
+    "batch_split",
+    "steps",
+    "resize",
+    "crop",
+    "log_every",
+    "workers",
+    "examples_per_class",
+    "resolution",
+    "top",
+)
+NOT_NEGATIVE = (
+    "base_lr",
+    "warmup_steps",
+    "mixup",
+    "eval_every",
+    "checkpoint_every",
+    "seed",
+    "examples_per_class_seed",
+    "val_fraction",
+)
 
 
 def check(config: Any) -> None:
@@ -146,7 +179,9 @@ def check(config: Any) -> None:
         raise UserError(f"--val_fraction is {config.val_fraction}, expected less than 1; correct the flag.")
 
 
-def run_command(engine: str, command: str, config_class: type, description: str, load_main: Callable[[], Callable]) -> None:
+def run_command(
+    engine: str, command: str, config_class: type, description: str, load_main: Callable[[], Callable]
+) -> None:
     """Parse and check the flags, import the engine only then, and run it; a UserError ends with exit status 2."""
     try:
         config = parse(config_class, sys.argv[1:], f"python -m {engine}.{command}", description)
@@ -158,7 +193,10 @@ def run_command(engine: str, command: str, config_class: type, description: str,
         if error.name.partition(".")[0] not in ENGINE_PACKAGES[engine]:
             raise
         extra = engine.removeprefix("bit_")
-        print(f"error: {error.name} is not installed; install the engine with `pip install '.[{extra}]'`.", file=sys.stderr)
+        print(
+            f"error: {error.name} is not installed; install the engine with `pip install '.[{extra}]'`.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -87,16 +87,17 @@ def rows(tfds_data_dir: str | Path | None = None) -> dict[str, DatasetRow]:
         ),
         "cifar10": DatasetRow(cifar.open_cifar, (32, 32)),
         "cifar100": DatasetRow(cifar.open_cifar, (32, 32)),
-        "imagenet2012": DatasetRow(
-            functools.partial(archives.open_imagenet, tfds_data_dir=tfds_data_dir), (224, 224)
-        ),
+        "imagenet2012": DatasetRow(functools.partial(archives.open_imagenet, tfds_data_dir=tfds_data_dir), (224, 224)),
         "oxford_flowers102": DatasetRow(archives.open_flowers, (224, 224)),
         "oxford_iiit_pet": DatasetRow(archives.open_pets, (224, 224)),
     }
 
 
 def open_dataset(
-    name: str, datadir: str | Path = "data", tfds_data_dir: str | Path | None = None, open_torchvision: Opener | None = None
+    name: str,
+    datadir: str | Path = "data",
+    tfds_data_dir: str | Path | None = None,
+    open_torchvision: Opener | None = None,
 ) -> Dataset:
     """The dataset called `name`: a row of `rows()`, `tfds:NAME`, or a folder `PATH/{train,val|test}/<class>/*`.
 

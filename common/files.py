@@ -10,7 +10,9 @@ from typing import BinaryIO
 from common.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Callable[[Path], None] | None = None) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], None], verify: Callable[[Path], None] | None = None
+) -> None:
     """Let `write` fill a temporary file beside `path`, sync it, let `verify` read it, and rename it to `path`.
 
     Whatever happens on the way, `path` keeps its old contents or has all of the new ones. Raises UserError when the

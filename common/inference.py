@@ -48,7 +48,9 @@ class Evaluation(Inference):
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
         self.config, self.split_name = config, config.split or dataset.held_out
         if self.split_name not in dataset.splits:
-            raise UserError(f"{dataset.name} has no split {self.split_name!r}; choose one of {', '.join(dataset.splits)}.")
+            raise UserError(
+                f"{dataset.name} has no split {self.split_name!r}; choose one of {', '.join(dataset.splits)}."
+            )
         self.check_classes(dataset)
         self.split = dataset.splits[self.split_name]
 

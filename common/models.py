@@ -22,7 +22,9 @@ class ResNetConfig:
     Source: Big Transfer, section 3.1 and appendix A; `bit_pytorch/models.py` of google-research/big_transfer.
     """
 
-    num_units: tuple[int, ...]  # bottleneck blocks per stage; the first block of each stage but the first halves H and W
+    num_units: tuple[
+        int, ...
+    ]  # bottleneck blocks per stage; the first block of each stage but the first halves H and W
     width_factor: float
     num_classes: int
     num_groups: int = 32

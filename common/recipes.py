@@ -124,7 +124,9 @@ def check(recipe: Recipe) -> None:
     """Raise UserError where two numbers of a recipe contradict one another."""
     micro_batch, rest = divmod(recipe.batch, recipe.batch_split)
     if rest:
-        raise UserError(f"--batch_split {recipe.batch_split} does not divide the batch of {recipe.batch}; choose a divisor.")
+        raise UserError(
+            f"--batch_split {recipe.batch_split} does not divide the batch of {recipe.batch}; choose a divisor."
+        )
     if recipe.mixup > 0 and micro_batch % 2:
         raise UserError(
             f"Mixup blends pairs of neighbours and the (micro-)batch has {micro_batch} images; make it even or give --mixup 0."
@@ -132,4 +134,6 @@ def check(recipe: Recipe) -> None:
     if recipe.resize < recipe.crop:
         raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")
     if not 0 < recipe.crop_min_area <= 1:
-        raise UserError(f"--crop_min_area is {recipe.crop_min_area}, expected more than 0 and at most 1; correct the flag.")
+        raise UserError(
+            f"--crop_min_area is {recipe.crop_min_area}, expected more than 0 and at most 1; correct the flag."
+        )

@@ -26,7 +26,16 @@ from common.models import find_model
 from common.progress import Progress
 from common.recipes import create_recipe
 
-FREE = {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers", "log_every", "eval_every", "checkpoint_every"}
+FREE = {
+    "logdir",
+    "bit_pretrained_dir",
+    "datadir",
+    "tfds_data_dir",
+    "workers",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+}
 
 
 class Run:
@@ -46,7 +55,9 @@ class Run:
         self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
-        name = config.name or time.strftime(f"{Path(config.dataset).name}_{config.model}_%Y%m%d-%H%M%S").replace("/", "_")
+        name = config.name or time.strftime(f"{Path(config.dataset).name}_{config.model}_%Y%m%d-%H%M%S").replace(
+            "/", "_"
+        )
         self.config = dataclasses.replace(config, name=name.replace(":", "_"))
         self.folder = Path(config.logdir) / self.config.name
         self.step, self.restored, self.best, self.results = 0, None, None, {}

@@ -58,7 +58,9 @@ def write_weights(path: str | Path, arrays: Arrays, config: ResNetConfig) -> Non
         table = bit.names(config)
         published = {table[name]: np.ascontiguousarray(arrays[name]) for name in table}
         published["resnet/head/conv2d/kernel"] = published["resnet/head/conv2d/kernel"][None, None]
-        write_atomically(path, lambda file: np.savez(file, **published), lambda new: _verify(read_npz(new), published, new))
+        write_atomically(
+            path, lambda file: np.savez(file, **published), lambda new: _verify(read_npz(new), published, new)
+        )
     elif path.suffix in (".h5", ".hdf5"):
         from common.formats import h5
 
@@ -145,7 +147,9 @@ def check_floating(arrays: Arrays, where: str | Path) -> None:
     """Raise UserError for tensors of another kind than floating point."""
     bad = [name for name, array in arrays.items() if array.dtype.kind != "f"]
     if bad:
-        raise UserError(f"{where} holds tensors that are not floating-point ({_shorten(bad)}); download or train it again.")
+        raise UserError(
+            f"{where} holds tensors that are not floating-point ({_shorten(bad)}); download or train it again."
+        )
 
 
 def check_finite(arrays: Arrays, where: str | Path) -> None:

@@ -40,7 +40,9 @@ def published_rows():
     for arch in VTAB_ARCHITECTURES:
         for run in range(3):
             for task, classes in VTAB_TASKS.items():
-                yield row(f"vtab/BiT-M-{arch}-run{run}-{task}", arch, classes, f"ImageNet-21k, fine-tuned on VTAB-1k {task}")
+                yield row(
+                    f"vtab/BiT-M-{arch}-run{run}-{task}", arch, classes, f"ImageNet-21k, fine-tuned on VTAB-1k {task}"
+                )
 
 
 def main():

@@ -51,7 +51,8 @@ def training_losses(engine: str, config, arrays: weights.Arrays, images: np.ndar
     batch = {"images": images, "labels": np.arange(len(images), dtype=np.int32) % config.num_classes}
     batches = loop.to_device(iter([batch] * args.steps), getattr(model, "device", None))
     return [
-        float(loop.train_step(model, optimizer, batch, lr=args.base_lr, batch_split=1, dtype=dtype)) for batch in batches
+        float(loop.train_step(model, optimizer, batch, lr=args.base_lr, batch_split=1, dtype=dtype))
+        for batch in batches
     ]
 
 
@@ -74,18 +75,26 @@ def main() -> None:
         arrays = random_parameters(config.parameter_shapes(), args.seed)
     shape = (args.batch, args.resolution, args.resolution, 3)
     images = np.random.default_rng(args.seed).integers(0, 256, shape, np.uint8)
-    print(f"{args.model}, {config.num_classes} classes, {args.batch} images of {args.resolution} px, {args.steps} steps")
+    print(
+        f"{args.model}, {config.num_classes} classes, {args.batch} images of {args.resolution} px, {args.steps} steps"
+    )
     print(f"{'engine':<12} {'precision':<9} {'logits':>9} {'losses':>9} {'seconds':>8}")
     reference = None
     for precision in ("float64", "float32"):
         for engine in FRAMEWORKS:
             started = time.monotonic()
             args.precision = precision
-            found = outputs(engine, config, arrays, images, precision), training_losses(engine, config, arrays, images, args)
+            found = (
+                outputs(engine, config, arrays, images, precision),
+                training_losses(engine, config, arrays, images, args),
+            )
             reference = reference or found
             gap = np.abs(found[0] - reference[0]).max() / np.abs(reference[0]).max()
             loss_gap = max((abs(a - b) / abs(b) for a, b in zip(found[1], reference[1])), default=float("nan"))
-            print(f"{engine:<12} {precision:<9} {gap:>9.1e} {loss_gap:>9.1e} {time.monotonic() - started:>8.1f}", flush=True)
+            print(
+                f"{engine:<12} {precision:<9} {gap:>9.1e} {loss_gap:>9.1e} {time.monotonic() - started:>8.1f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

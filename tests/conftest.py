@@ -27,7 +27,9 @@ def run(tmp_path):
     def run_command(module: str, *arguments, status: int = 0, **options) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", module, *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, **options)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, **options
+        )
         assert done.returncode == status, done.stdout + done.stderr
         if status == 2:
             assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr

@@ -59,7 +59,11 @@ class Engine:
         optimizer = self.optim.create_optimizer(model, momentum=momentum, weight_decay=weight_decay)
         device = getattr(model, "device", None)
         losses = [
-            float(self.loop.train_step(model, optimizer, batch, lr=lr, batch_split=batch_split, dtype=self.dtype(precision)))
+            float(
+                self.loop.train_step(
+                    model, optimizer, batch, lr=lr, batch_split=batch_split, dtype=self.dtype(precision)
+                )
+            )
             for batch, lr in zip(self.loop.to_device(iter(batches), device), lrs)
         ]
         return losses, self.weights.dump(model)

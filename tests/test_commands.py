@@ -66,7 +66,9 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     outputs = []
     for other in (name, INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]):
         target = tmp_path / f"{other}.npz"
-        shown = run(f"{other}.predict", *weights, "--output", target, pets / "test" / "cat", pets / "test" / "dog").stdout
+        shown = run(
+            f"{other}.predict", *weights, "--output", target, pets / "test" / "cat", pets / "test" / "dog"
+        ).stdout
         assert shown.count("cat") >= 16 and shown.count("%") == 32 and "No card" not in shown
         outputs.append(np.load(target))
     assert outputs[0]["logits"].shape == (16, 2) and outputs[0]["features"].shape == (16, 1024)

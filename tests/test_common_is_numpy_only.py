@@ -6,7 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "common").rglob("*.py") if "__" not in path.name
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "common").rglob("*.py")
+    if "__" not in path.name
 )
 SCRIPT = """
 import importlib, sys
@@ -30,7 +32,9 @@ assert not slow, f"{slow} belongs into the functions that need it"
 
 def test_no_module_of_common_imports_a_framework():
     assert len(MODULES) > 15 and "common.formats.bit" in MODULES
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *MODULES], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *MODULES], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -38,7 +42,18 @@ def test_no_module_of_common_names_a_framework_in_an_import():
     """Also not within functions; TFDS is read without TensorFlow."""
     import ast
 
-    frameworks = {"torch", "torchvision", "jax", "flax", "optax", "tensorflow", "keras", "bit_pytorch", "bit_jax", "bit_tf2"}
+    frameworks = {
+        "torch",
+        "torchvision",
+        "jax",
+        "flax",
+        "optax",
+        "tensorflow",
+        "keras",
+        "bit_pytorch",
+        "bit_jax",
+        "bit_tf2",
+    }
     for module in MODULES:
         tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
         for node in ast.walk(tree):

@@ -79,7 +79,9 @@ def test_evaluate_is_the_same_model_and_data_as_train():
 
 
 def test_values_are_typed():
-    config = parsed("--batch", "32", "--base_lr", "1e-2", "--keep_best", "--weights", "none", "--seed=5", "--mixup", "0")
+    config = parsed(
+        "--batch", "32", "--base_lr", "1e-2", "--keep_best", "--weights", "none", "--seed=5", "--mixup", "0"
+    )
     assert (config.batch, config.base_lr, config.keep_best, config.weights) == (32, 0.01, True, "none")
     assert (config.seed, config.mixup, config.steps) == (5, 0.0, None) and isinstance(config.mixup, float)
     assert parsed() == TrainConfig()
@@ -142,7 +144,12 @@ def test_a_mistake_ends_with_status_2_and_one_line(argv):
 
 def test_a_missing_framework_is_one_line_too():
     done = command("train", code="sys.modules['torch'] = None")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "torch" in done.stderr and "pip install" in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and "torch" in done.stderr
+        and "pip install" in done.stderr
+    )
 
 
 # --- nearest names

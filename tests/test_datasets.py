@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import images
 from common.datasets import Split, carve, few_shot, open_dataset, typical_size
 from common.errors import UserError
 from common.sources.folder import SAMPLE
@@ -69,8 +68,14 @@ def test_a_symbolic_link_to_a_folder_is_a_folder(folder, tmp_path):
     [
         (lambda root: write_image(root / "val/bird/a.png"), r"val holds the class 'bird', which .*train lacks"),
         (lambda root: (root / "train/ant").mkdir(), r"class folder .*train/ant holds no image"),
-        (lambda root: (root / "train").rename(root / "training"), r"holds no class folders in .*train; expected train/"),
-        (lambda root: (root / "dev").mkdir() or (root / "val/dog").rename(root / "dev/dog"), r"val holds no class folders"),
+        (
+            lambda root: (root / "train").rename(root / "training"),
+            r"holds no class folders in .*train; expected train/",
+        ),
+        (
+            lambda root: (root / "dev").mkdir() or (root / "val/dog").rename(root / "dev/dog"),
+            r"val holds no class folders",
+        ),
     ],
     ids=("unknown class in val", "empty class folder", "no train folder", "empty val folder"),
 )

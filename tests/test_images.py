@@ -111,7 +111,9 @@ def test_lossless_formats_return_the_pixels(kind, options):
 
 @pytest.mark.parametrize("size", [(37, 53), (64, 64), (1, 1), (3, 500)])
 @pytest.mark.parametrize("quality", (40, 95))
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str
+)
 def test_the_fast_jpeg_decoder_equals_pillow(size, quality, options):
     data = encoded(smooth(*size), "JPEG", quality=quality, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -232,7 +234,11 @@ def test_damage_anywhere_raises_nothing_but_broken_image(data):
 
 
 def bomb_png(side: int) -> bytes:
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )

@@ -109,9 +109,9 @@ def test_public_functions_round_trip_bit_exact(engine, tmp_path):
 
 
 def test_initial_values_are_the_same_numbers(engine):
-    from common import initializers
-
     import importlib
+
+    from common import initializers
 
     model = importlib.import_module(engine.name).create_model("BiT-T-R26x0.5")
     expected = initializers.initial_parameters(0, find_model("BiT-T-R26x0.5").config().parameter_shapes())

@@ -51,7 +51,12 @@ def test_float64_training_equals_the_original(engine, monkeypatch, run, batch_sp
     arrays = golden_arrays(config)
     arrays |= {name: np.zeros_like(arrays[name]) for name in ("head/kernel", "head/bias")}
     losses, trained = engine.train(
-        config, arrays, golden_batches(run == "mixup"), GOLDEN["setup"]["lr"], precision="float64", batch_split=batch_split
+        config,
+        arrays,
+        golden_batches(run == "mixup"),
+        GOLDEN["setup"]["lr"],
+        precision="float64",
+        batch_split=batch_split,
     )
     expected = GOLDEN["runs"][run]
     assert np.abs(np.array(losses) - expected["loss"]).max() < 1e-8

@@ -154,8 +154,14 @@ def test_the_head_of_the_file_counts_and_another_becomes_zeros(tmp_path):
     assert adapt_head(found, 10) is found
     adapted = adapt_head(found, 7)
     assert adapted["head/kernel"].shape == (256, 7) and adapted["head/bias"].shape == (7,)
-    assert adapted["head/kernel"].dtype == np.float64 and not adapted["head/kernel"].any() and not adapted["head/bias"].any()
-    assert_same({n: a for n, a in adapted.items() if "head" not in n}, {n: a for n, a in found.items() if "head" not in n})
+    assert (
+        adapted["head/kernel"].dtype == np.float64
+        and not adapted["head/kernel"].any()
+        and not adapted["head/bias"].any()
+    )
+    assert_same(
+        {n: a for n, a in adapted.items() if "head" not in n}, {n: a for n, a in found.items() if "head" not in n}
+    )
 
 
 # --- files that do not fit
@@ -168,8 +174,14 @@ def test_the_head_of_the_file_counts_and_another_becomes_zeros(tmp_path):
         (lambda arrays: arrays.pop(HEAD), f"missing: {HEAD}"),
         (lambda arrays: arrays.clear(), "and 26 more"),
         (lambda arrays: arrays.update({"resnet/x": np.zeros(2, np.float32)}), "unexpected: resnet/x"),
-        (lambda arrays: arrays.update({HEAD: arrays[HEAD][0, 0]}), r"misshapen: .*\(256, 10\) instead of \(1, 1, 256, 10\)"),
-        (lambda arrays: arrays.update({"resnet/head/conv2d/bias": np.zeros(9, np.float32)}), r"\(9,\) instead of \(10,\)"),
+        (
+            lambda arrays: arrays.update({HEAD: arrays[HEAD][0, 0]}),
+            r"misshapen: .*\(256, 10\) instead of \(1, 1, 256, 10\)",
+        ),
+        (
+            lambda arrays: arrays.update({"resnet/head/conv2d/bias": np.zeros(9, np.float32)}),
+            r"\(9,\) instead of \(10,\)",
+        ),
         (lambda arrays: arrays["resnet/group_norm/beta"].fill(np.nan), "not finite .*norm/bias"),
         (lambda arrays: arrays["resnet/group_norm/beta"].fill(np.inf), "not finite .*norm/bias"),
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype(int)}), "not floating-point .*head"),
@@ -248,7 +260,10 @@ BAD_H5 = {
     "scalar": (replaced(data=np.float32(1)), "misshapen: head/kernel"),
     "null": (replaced(data=h5py.Empty("f4")), "head"),
     "integer": (replaced(data=np.zeros((256, 10), int)), "not floating-point .*head/kernel"),
-    "text": (replaced(data=np.full((256, 10), "x", object), dtype=h5py.string_dtype()), "not floating-point .*head/kernel"),
+    "text": (
+        replaced(data=np.full((256, 10), "x", object), dtype=h5py.string_dtype()),
+        "not floating-point .*head/kernel",
+    ),
     "compound": (replaced(data=np.zeros((256, 10), [("a", "f4"), ("b", "f4")])), "not floating-point .*head/kernel"),
     "nan": (replaced(data=np.full((256, 10), np.nan, "f4")), "not finite .*head/kernel"),
     "soft link": (linked(h5py.SoftLink("/block1/resnet/block1/unit01/a/group_norm/gamma:0")), "link instead of data"),
@@ -285,7 +300,9 @@ def test_the_weights_of_another_architecture(architecture, suffix, tmp_path):
                 file.create_group(layer).attrs["weight_names"] = [f"w{i}" for i in range(len(names))]
                 for i, name in enumerate(names):
                     file[layer].create_dataset(f"w{i}", held.parameter_shapes()[name], "f4")
-    with pytest.raises(UserError, match="(misshapen: |missing: |tensors, the model has ).*choose the --model that the file"):
+    with pytest.raises(
+        UserError, match="(misshapen: |missing: |tensors, the model has ).*choose the --model that the file"
+    ):
         read_weights(path, wanted)
 
 

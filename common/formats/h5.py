@@ -15,7 +15,6 @@ from common.files import write_atomically
 from common.formats import bit
 from common.models import ResNetConfig
 
-
 MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
 
 
@@ -50,7 +49,9 @@ def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
         for weight in group.attrs["weight_names"]:
             dataset = _follow(group, _text(weight), path)
             if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-                raise UserError(f"{path} keeps {_text(layer)}/{_text(weight)} outside of itself; only plain data sets are read.")
+                raise UserError(
+                    f"{path} keeps {_text(layer)}/{_text(weight)} outside of itself; only plain data sets are read."
+                )
             found.append(dataset)
     return found
 
@@ -90,7 +91,9 @@ def write(path: Path, arrays: dict[str, np.ndarray], config: ResNetConfig) -> No
             for layer, names in table.items():
                 group = target.create_group(layer)
                 names_there = [f"{published[name].replace('head/conv2d', 'head/dense')}:0" for name in names]
-                group.attrs["weight_names"] = np.array([name.encode() for name in names_there], "S") if names else np.zeros(0)
+                group.attrs["weight_names"] = (
+                    np.array([name.encode() for name in names_there], "S") if names else np.zeros(0)
+                )
                 for name, there in zip(names, names_there):
                     group.create_dataset(there, data=np.ascontiguousarray(arrays[name]))
 

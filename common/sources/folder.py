@@ -42,7 +42,9 @@ def open_sample(name: str, datadir: Path) -> tuple[tuple[str, ...], dict[str, Sp
 def _split(paths: list, class_names: tuple[str, ...], read: Callable, where: str) -> Split:
     number = {class_name: label for label, class_name in enumerate(class_names)}
     labels = np.array([number[path.parts[-2]] for path in paths], np.int32)
-    return Split(lambda i: read(paths[i]), labels, lambda i: f"{paths[i]} of {where}" if where == SAMPLE.name else str(paths[i]))
+    return Split(
+        lambda i: read(paths[i]), labels, lambda i: f"{paths[i]} of {where}" if where == SAMPLE.name else str(paths[i])
+    )
 
 
 def _read_file(path: Path) -> bytes:
@@ -70,4 +72,8 @@ def _image_paths(root: Path, split: str, class_names: tuple[str, ...]) -> list[P
 
 
 def _folders(path: Path) -> Iterable[Path]:
-    return [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")] if path.is_dir() else []
+    return (
+        [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        if path.is_dir()
+        else []
+    )
