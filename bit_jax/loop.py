@@ -87,7 +87,7 @@ def eval_step(model: ResNet, batch: dict[str, Array], *, dtype: jnp.dtype) -> Ar
     logits = model(scale(batch["images"], model.dtype).astype(dtype))
     own = jnp.take_along_axis(logits, labels[:, None], 1)
     classes = jnp.arange(logits.shape[1])
-    # How many classes come before the right one: all but itself, lower ones, and equal ones listed later; NaN is not lower.
+    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
     losses = jnp.where(mask, cross_entropy(logits, labels), 0)

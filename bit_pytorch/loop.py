@@ -54,7 +54,7 @@ def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: torch.dtype) ->
     logits = model(scale(batch["images"], model.dtype).to(dtype))
     own = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
-    # How many classes come before the right one: all but itself, lower ones, and equal ones listed later; NaN is not lower.
+    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
     losses = torch.where(mask, F.cross_entropy(logits, labels, reduction="none"), 0)

@@ -75,7 +75,7 @@ def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: tf.DType) -> Te
     logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
     own = tf.gather(logits, labels[:, None], batch_dims=1)
     classes = tf.range(logits.shape[1])
-    # How many classes come before the right one: all but itself, lower ones, and equal ones listed later; NaN is not lower.
+    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - tf.reduce_sum(tf.cast(behind, tf.int32), 1)
     losses = tf.where(mask, cross_entropy(labels, logits), 0)

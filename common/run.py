@@ -104,7 +104,8 @@ class Run:
             changed = [name for name in values if name not in FREE and old.get(name) != values[name]]
             if changed:
                 raise UserError(
-                    f"{self.folder} holds a run with another --{changed[0]} ({old.get(changed[0])}); choose another --name."
+                    f"{self.folder} holds a run with another --{changed[0]} ({old.get(changed[0])}); "
+                    "choose another --name."
                 )
             if (self.folder / "weights.npz").exists():
                 raise UserError(f"{self.folder} holds a finished run; choose another --name or remove the folder.")

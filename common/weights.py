@@ -1,6 +1,7 @@
 """Read and write weights as canonical arrays {name: numpy array}, in the published layouts `.npz` and `.h5`."""
 
 import dataclasses
+import shlex
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,9 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
     for candidate in (Path(folder) / model.file, Path(folder) / f"{model.name}.h5", PACKAGED_WEIGHTS / model.file):
         if candidate.is_file():
             return candidate
+    elsewhere = f"--dir {shlex.quote(str(folder))} " if Path(folder) != Path("weights") else ""
     raise UserError(
-        f"{Path(folder) / model.file} is missing; fetch it with `scripts/download_weights.sh {model.name}`, "
+        f"{Path(folder) / model.file} is missing; fetch it with `scripts/download_weights.sh {elsewhere}{model.name}`, "
         "or name a file with --weights."
     )
 
