@@ -14,6 +14,7 @@ from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError
 from common.files import write_atomically
 from common.models import find_model
+from common.progress import follow
 
 
 class Inference:
@@ -37,7 +38,7 @@ class Inference:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
         batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)))
-        return prefetch(batches, range(len(batches)), self.workers)
+        return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), "images")
 
 
 class Evaluation(Inference):
@@ -58,8 +59,8 @@ class Evaluation(Inference):
         """Raise UserError when the head is for other classes than the dataset's."""
         if self.model_config.num_classes != dataset.num_classes:
             raise UserError(
-                f"The weights know {self.model_config.num_classes} classes and {dataset.name} has {dataset.num_classes}; "
-                "evaluate weights that were trained on this dataset."
+                f"The weights know {self.model_config.num_classes} classes and {dataset.name} has "
+                f"{dataset.num_classes}; evaluate weights that were trained on this dataset."
             )
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
@@ -94,7 +95,7 @@ class Prediction(Inference):
         return self.eval_batches(self.split, self.config.batch_eval)
 
     def show(self, outputs: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Print the top classes of every image and write --output, from (features [B, D], logits [B, K]) of each batch."""
+        """Print the top classes of every image and write --output, from (features [B, D], logits [B, K]) of batches."""
         all_features, all_logits, first = [], [], 0
         for features, logits in outputs:
             count = min(len(logits), len(self.files) - first)  # the last batch is padded

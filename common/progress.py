@@ -2,11 +2,25 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 LINE_SECONDS = 10  # between plain lines
+
+
+def follow(batches: Iterator[dict], total: int, what: str) -> Iterator[dict]:
+    """The same batches, while a bar (or plain lines, where there is no terminal) says how many of `total` have passed."""
+    bar = tqdm(total=total, desc=what, unit="batch", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
+    last_line = time.monotonic()
+    with bar:
+        for number, batch in enumerate(batches, start=1):
+            yield batch
+            bar.update()
+            if bar.disable and time.monotonic() - last_line > LINE_SECONDS:
+                print(f"{what}: {number} of {total} batches", flush=True)
+                last_line = time.monotonic()
 
 
 class Progress:

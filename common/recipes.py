@@ -129,7 +129,8 @@ def check(recipe: Recipe) -> None:
         )
     if recipe.mixup > 0 and micro_batch % 2:
         raise UserError(
-            f"Mixup blends pairs of neighbours and the (micro-)batch has {micro_batch} images; make it even or give --mixup 0."
+            f"Mixup blends pairs of neighbours and the (micro-)batch has {micro_batch} images; "
+            "make it even or give --mixup 0."
         )
     if recipe.resize < recipe.crop:
         raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")

@@ -23,7 +23,7 @@ from common.datasets import Dataset, Opener, Split, carve, few_shot, open_datase
 from common.errors import UserError
 from common.files import write_atomically
 from common.models import find_model
-from common.progress import Progress
+from common.progress import Progress, follow
 from common.recipes import create_recipe
 
 FREE = {
@@ -82,19 +82,22 @@ class Run:
     def summary(self) -> str:
         """What a person wants to know before the first step."""
         config, recipe = self.config, self.recipe
-        flags = [f"--{f.name} {shlex.quote(str(v))}" if v is not True else f"--{f.name}" for f, v in self._given()]
+        flags = shlex.join(
+            word for name, value in self._given() for word in ([name] if value is True else [name, value])
+        )
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         box = f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{recipe.resize} px"
         return (
-            f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images) with {self.engine}\n"
+            f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {self.engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
             f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}\n"
-            f"Folder {self.folder}; to resume: python -m {self.engine}.train {' '.join(flags)}"
+            f"Folder {self.folder}; to resume: python -m {self.engine}.train {flags}"
         )
 
-    def _given(self) -> list:
-        fields = dataclasses.fields(self.config)
-        return [(f, getattr(self.config, f.name)) for f in fields if getattr(self.config, f.name) != f.default]
+    def _given(self) -> list[tuple[str, str | bool]]:
+        """The flags that differ from their defaults."""
+        values = [(f, getattr(self.config, f.name)) for f in dataclasses.fields(self.config)]
+        return [(f"--{f.name}", value is True or str(value)) for f, value in values if value != f.default]
 
     def _claim_folder(self) -> None:
         values = dataclasses.asdict(self.config)
@@ -122,7 +125,7 @@ class Run:
         recipe = self.recipe
         self.evaluation_started = time.monotonic()
         batches = EvalBatches(self.splits[split], recipe.crop, recipe.resize_kind, recipe.batch_eval)
-        return prefetch(batches, range(len(batches)), self.workers)
+        return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), split)
 
     @property
     def final_splits(self) -> list[str]:
@@ -149,7 +152,7 @@ class Run:
         if not math.isfinite(loss):
             raise UserError(
                 f"The loss is not finite between steps {step - len(losses)} and {step}; lower --base_lr or lengthen "
-                f"--warmup_steps. The last checkpoint is in {self.folder}."
+                f"--warmup_steps. Checkpoints, if any were due, are in {self.folder}."
             )
         speed = self.progress.advance(step, loss)
         self.metrics.write(
@@ -191,7 +194,7 @@ class Run:
             "resize_kind": self.recipe.resize_kind,
             "group_norm_epsilon": self.model_config.group_norm_epsilon,
             "standardization_epsilon": self.model_config.standardization_epsilon,
-            "source": f"{self.engine} on {self.config.dataset}, recipe {self.recipe.name}, {self.recipe.num_steps} steps",
+            "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",
             "accuracy": self.results,
             "seconds": round(time.monotonic() - self.started, 1),
         }

@@ -36,7 +36,7 @@ try:
 except (OSError, ValueError, KeyError, TypeError) as error:
     sys.exit(f"error: {manifest} is no readable manifest ({error}); restore it from the repository.")
 if name not in rows:
-    sys.exit(f"error: No model is called {name!r}{nearest(name, rows) or '.'} The names stand in {manifest}.")
+    sys.exit(f"error: No model is called {name!r}{nearest(name, rows)} The names stand in {manifest}.")
 url, size, sha256 = (rows[name].get(key) or "-" for key in ("url", "bytes", "sha256"))
 if suffix == "h5" and url != "-":
     if not re.fullmatch(r"BiT-[SM]-R\d+x\d(-ILSVRC2012)?", name):

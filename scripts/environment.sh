@@ -9,7 +9,7 @@ if [[ "$(cat .venv/.stamp 2>/dev/null)" != "$(environment_stamp)" ]]; then
         echo "error: $(${PYTHON:-python3} --version 2>&1) was found, Python 3.11 or later is needed; set PYTHON=/path/to/python3.11." >&2
         exit 2
     }
-    [[ -x .venv/bin/python ]] || ${PYTHON:-python3} -m venv .venv
+    [[ -x .venv/bin/pip ]] || ${PYTHON:-python3} -m venv .venv
     .venv/bin/python -m uv --version >/dev/null 2>&1 || .venv/bin/python -m pip install --quiet uv
     .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable '.[all,dev]'
     environment_stamp >.venv/.stamp

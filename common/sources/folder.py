@@ -56,7 +56,8 @@ def _image_paths(root: Path, split: str, class_names: tuple[str, ...]) -> list[P
     unknown = sorted(set(found) - set(class_names))
     if unknown:
         raise UserError(
-            f"{root / split} holds the class {unknown[0]!r}, which {root / 'train'} lacks; every class needs training images."
+            f"{root / split} holds the class {unknown[0]!r}, which {root / 'train'} lacks; "
+            "every class needs training images."
         )
     paths = []
     for class_name in sorted(found):
