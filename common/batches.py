@@ -39,7 +39,7 @@ class TrainBatches:
         self.batch_bytes = share * recipe.crop**2 * 3
 
     def plan(self, step: int) -> dict[str, np.ndarray]:
-        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], with mixup its weight []."""
+        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], and mixup's weight []."""
         first = step * self.recipe.batch
         rng = np.random.default_rng([self.seed, 1, step])
         alpha = self.recipe.mixup

@@ -11,7 +11,7 @@ LINE_SECONDS = 10  # between plain lines
 
 
 def follow(batches: Iterator[dict], total: int, what: str) -> Iterator[dict]:
-    """The same batches, while a bar (or plain lines, where there is no terminal) says how many of `total` have passed."""
+    """The same batches, while a bar (in a terminal, else plain lines) says how many of `total` have passed."""
     bar = tqdm(total=total, desc=what, unit="batch", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
     last_line = time.monotonic()
     with bar:

@@ -55,10 +55,8 @@ class Run:
         self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
-        name = config.name or time.strftime(f"{Path(config.dataset).name}_{config.model}_%Y%m%d-%H%M%S").replace(
-            "/", "_"
-        )
-        self.config = dataclasses.replace(config, name=name.replace(":", "_"))
+        name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
+        self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
         self.folder = Path(config.logdir) / self.config.name
         self.step, self.restored, self.best, self.results = 0, None, None, {}
 
@@ -149,11 +147,7 @@ class Run:
     def log_training(self, step: int, losses: list[float]) -> None:
         """Record the mean of the losses since the last call; a loss that is not finite ends the run."""
         loss = sum(losses) / len(losses)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"The loss is not finite between steps {step - len(losses)} and {step}; lower --base_lr or lengthen "
-                f"--warmup_steps. Checkpoints, if any were due, are in {self.folder}."
-            )
+        self._check_finite(loss, f"loss between steps {step - len(losses)} and {step}")
         speed = self.progress.advance(step, loss)
         self.metrics.write(
             step, {"train/loss": loss, "train/lr": self.recipe.lrs[step - 1], "images_per_second": round(speed, 1)}
@@ -161,6 +155,7 @@ class Run:
 
     def log_evaluation(self, step: int, split: str, result: dict[str, float]) -> bool:
         """Record an evaluation; True when it is the best `val` so far and the run keeps the best."""
+        self._check_finite(result["loss"], f"{split} loss after step {step}")
         self.progress.exclude(time.monotonic() - self.evaluation_started)
         self.metrics.write(step, {f"{split}/{name}": value for name, value in result.items()})
         self.progress.say(
@@ -171,6 +166,13 @@ class Run:
         if better:
             self.best = result["top1"]
         return better
+
+    def _check_finite(self, loss: float, what: str) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The {what} is not finite; lower --base_lr or lengthen --warmup_steps. "
+                f"Checkpoints, if any were due, are in {self.folder}."
+            )
 
     def write_best(self, arrays: weights.Arrays) -> None:
         """Keep the weights of the best `val/top1` beside the run's checkpoints."""
