@@ -482,7 +482,7 @@ def test_embedded_model_ships_with_the_project():
 def test_train_names_the_command_and_finds_what_it_fetched(shop):
     for name in (NAME, VTAB):
         shop.publish(name, npz_bytes(0))
-        with pytest.raises(UserError, match=re.escape(f"scripts/download_weights.sh {name}")):
+        with pytest.raises(UserError, match=re.escape(f"scripts/download_weights.sh --dir {shop.folder} {name}")):
             weights.find_file(find_model(name), shop.folder)
         assert shop.run(name).status == 0
         assert weights.find_file(find_model(name), shop.folder) == shop.folder / f"{name}.npz"
