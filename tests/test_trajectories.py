@@ -16,7 +16,7 @@ from test_models import config_of, golden_arrays
 
 from common import weights
 from common.batches import TrainBatches
-from common.datasets import open_dataset
+from common.datasets import few_shot, open_dataset
 from common.models import PACKAGED_WEIGHTS, find_model
 from common.recipes import Recipe
 
@@ -67,7 +67,9 @@ def test_float64_training_equals_the_original(engine, monkeypatch, run, batch_sp
     engine.forget_compiled()
 
 
-STEPS, WARMUP, BASE_LR, BATCH = 20, 2, 0.02, 16
+# Two images a class, seen in every step: the loss falls by two thirds on a smooth path. On ever new images at a rate
+# of 0.03, float32 and float64 of one and the same engine part by 2e-3 within these 20 steps.
+STEPS, WARMUP, BASE_LR, BATCH = 20, 2, 0.003, 20
 
 
 def real_setup() -> tuple:
@@ -76,8 +78,9 @@ def real_setup() -> tuple:
     config = model.config(10)
     arrays = weights.adapt_head(weights.read_weights(PACKAGED_WEIGHTS / model.file, model.config()), 10)
     lrs = tuple(BASE_LR * min(1.0, step / WARMUP) for step in range(STEPS))
-    recipe = Recipe("test", BATCH, 1, BATCH, lrs, 72, 64, 1.0, 0.0, 0.9, 0.0)
-    batches = TrainBatches(open_dataset("cifar10-sample").splits["train"], recipe, seed=0)
+    recipe = Recipe("test", BATCH, 1, BATCH, lrs, 36, 32, 1.0, 0.0, 0.9, 0.0)
+    sample = open_dataset("cifar10-sample")
+    batches = TrainBatches(few_shot(sample.splits["train"], sample.class_names, 2), recipe, seed=0)
     return config, arrays, [made(batches, step) for step in range(STEPS)], lrs
 
 
