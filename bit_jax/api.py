@@ -8,7 +8,6 @@ from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
 from bit_jax.resnet import ResNet
-from common import initializers
 from common import weights as common_weights
 from common.models import ResNetConfig, find_model
 
@@ -37,13 +36,8 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     `model.features(images)` gives the pooled features [B, D]. Raises common.errors.UserError.
     """
     model = find_model(name)
-    if weights is None:
-        config = model.config(num_classes)
-        return build(config, initializers.initial_parameters(0, config.parameter_shapes()))
-    path = common_weights.find_file(model, "weights") if weights == "pretrained" else weights
-    arrays = common_weights.read_weights(path, model.config())
-    config = model.config(num_classes or arrays["head/bias"].size)
-    return build(config, common_weights.adapt_head(arrays, config.num_classes))
+    path = common_weights.choose_file(model, weights)
+    return build(*common_weights.starting_values(model, path, num_classes))
 
 
 def load_weights(model: ResNet, path: str | Path) -> None:

@@ -53,6 +53,7 @@ class Dataset:
     class_names: tuple[str, ...]
     splits: dict[str, Split]  # `train`, and `val` or `test` or both
     image_size: tuple[int, int]  # typical (height, width), from which the BiT-HyperRule takes the resolution
+    recipe: dict = dataclasses.field(default_factory=dict)  # where it departs from the rule: see DatasetRow
 
     @property
     def num_classes(self) -> int:
@@ -111,7 +112,7 @@ def open_dataset(
     known = rows(tfds_data_dir)
     if name in known:
         class_names, splits = known[name].open(name, Path(datadir))
-        return Dataset(name, class_names, splits, known[name].image_size)
+        return Dataset(name, class_names, splits, known[name].image_size, known[name].recipe)
     if name.startswith("tfds:"):
         from common.sources import tfds
 

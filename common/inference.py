@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import hyperrule, images, initializers, weights
+from common import hyperrule, images, weights
 from common.batches import EvalBatches, prefetch
 from common.config import EvaluateConfig, ModelConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
@@ -22,14 +22,9 @@ class Inference:
 
     def __init__(self, config: ModelConfig):
         model = find_model(config.model)
-        if config.weights == "none":
-            self.card, self.model_config = {}, model.config()
-            self.arrays = initializers.initial_parameters(0, self.model_config.parameter_shapes())
-        else:
-            path = Path(config.weights or weights.find_file(model, config.bit_pretrained_dir))
-            self.arrays = weights.read_weights(path, model.config())
-            self.model_config = model.config(self.arrays["head/bias"].size)
-            self.card = read_card(path)
+        path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
+        self.model_config, self.arrays = weights.starting_values(model, path)
+        self.card = read_card(path) if path else {}
         self.resolution = config.resolution or self.card.get("resolution") or model.resolution
         self.resize_kind = self.card.get("resize_kind", "bilinear")
         self.workers = config.workers or os.cpu_count()

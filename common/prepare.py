@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 import tarfile
-import time
 import urllib.error
 import urllib.request
 import zlib
@@ -16,9 +15,9 @@ from pathlib import Path
 
 from common.errors import UserError, nearest
 from common.files import sync_folder
+from common.progress import Count
 
 CHUNK_BYTES = 2**20
-LINE_SECONDS = 10  # between plain lines where there is no terminal
 TIMEOUT_SECONDS = 60  # of silence on the line
 IMAGENET_LAYOUT = "{folder}/{{train,val}}/<wnid>/*.JPEG"  # e.g. train/n01440764/n01440764_10026.JPEG
 
@@ -178,12 +177,10 @@ def _download(url: str, part: Path, archive: Archive) -> None:
             f"{url} cannot be reached ({getattr(error, 'reason', error)}); check the network or --url_base."
         ) from error
     with response, open(part, "ab" if response.status == 206 else "wb") as file:
-        done = file.tell()
-        progress = _Progress(archive.file, archive.size_bytes, done)
-        while done <= archive.size_bytes and (chunk := _read(response)):  # a longer file is the wrong one
-            done += file.write(chunk)
-            progress.advance(done)
-        progress.close()
+        print(f"Fetching {url} ({archive.size_bytes:,} bytes)", flush=True)
+        with Count(archive.file, archive.size_bytes, "B", file.tell()) as count:
+            while count.done <= archive.size_bytes and (chunk := _read(response)):  # a longer file is the wrong one
+                count.advance(file.write(chunk))
 
 
 def _read(response) -> bytes:
@@ -235,33 +232,6 @@ def _unpack(path: Path, file: str, folder: Path) -> None:
         raise UserError(
             f"{file} is no safe tar archive ({error}); nothing was installed: give another --url_base."
         ) from error
-
-
-class _Progress:
-    """A bar in a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, file: str, size_bytes: int, done: int):
-        from tqdm import tqdm
-
-        self.file, self.size_bytes = file, size_bytes
-        hidden = not sys.stderr.isatty()
-        self.bar = tqdm(desc=file, total=size_bytes, initial=done, unit="B", unit_scale=True, disable=hidden)
-        self.done, self.last_line = done, time.monotonic()
-        if hidden:
-            self._line()
-
-    def advance(self, done: int) -> None:
-        self.bar.update(done - self.done)
-        self.done = done
-        if self.bar.disable and (done == self.size_bytes or time.monotonic() - self.last_line > LINE_SECONDS):
-            self.last_line = time.monotonic()
-            self._line()
-
-    def _line(self) -> None:
-        print(f"{self.file}: {self.done / 1e6:,.1f} of {self.size_bytes / 1e6:,.1f} MB", flush=True)
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

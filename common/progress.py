@@ -10,17 +10,39 @@ from tqdm import tqdm
 LINE_SECONDS = 10  # between plain lines
 
 
+class Count:
+    """How many of `total` units are done: a bar in a terminal, a plain line every few seconds elsewhere."""
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0):
+        scaled = unit == "B"
+        self.number = (lambda n: tqdm.format_sizeof(n) + unit) if scaled else str
+        hidden = not sys.stderr.isatty()
+        options = {"unit_scale": scaled, "disable": hidden, "dynamic_ncols": True, "leave": False}
+        self.bar = tqdm(desc=what, total=total, initial=done, unit=unit, **options)
+        self.what, self.total, self.unit, self.done = what, total, "" if scaled else f" {unit}", done
+        self.last_line = time.monotonic()
+
+    def __enter__(self) -> "Count":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.close()
+
+    def advance(self, count: int) -> None:
+        """Show that `count` more are done."""
+        self.done += count
+        self.bar.update(count)
+        if self.bar.disable and time.monotonic() - self.last_line > LINE_SECONDS:
+            print(f"{self.what}: {self.number(self.done)} of {self.number(self.total)}{self.unit}", flush=True)
+            self.last_line = time.monotonic()
+
+
 def follow(batches: Iterator[dict], total: int, what: str) -> Iterator[dict]:
-    """The same batches, while a bar (in a terminal, else plain lines) says how many of `total` have passed."""
-    bar = tqdm(total=total, desc=what, unit="batch", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False)
-    last_line = time.monotonic()
-    with bar:
-        for number, batch in enumerate(batches, start=1):
+    """The same batches, while a person sees how many of `total` have passed."""
+    with Count(what, total, "batches") as count:
+        for batch in batches:
             yield batch
-            bar.update()
-            if bar.disable and time.monotonic() - last_line > LINE_SECONDS:
-                print(f"{what}: {number} of {total} batches", flush=True)
-                last_line = time.monotonic()
+            count.advance(1)
 
 
 class Progress:

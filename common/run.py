@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common import initializers, report, weights
+from common import report, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoints
 from common.config import TrainConfig
-from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset, rows
+from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.errors import UserError
 from common.files import write_atomically
 from common.models import find_model
@@ -45,12 +45,10 @@ class Run:
         model = find_model(config.model)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
         self.splits = choose_splits(dataset, config)
-        row = rows().get(config.dataset)
-        train = self.splits["train"]
-        self.recipe = create_recipe(config, len(train), dataset.image_size, row.recipe if row else {})
+        self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
         self.engine, self.dataset = engine, dataset
-        self.model_config = model.config(dataset.num_classes)
-        self.initial = initial_arrays(config, model, self.model_config)
+        path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
+        self.model_config, self.initial = weights.starting_values(model, path, dataset.num_classes, config.seed)
         self.workers = config.workers or os.cpu_count()
         self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)
         if config.keep_best and "val" not in self.splits:
@@ -240,11 +238,3 @@ def choose_splits(dataset: Dataset, config: TrainConfig) -> dict[str, Split]:
     if config.examples_per_class:
         train = few_shot(train, dataset.class_names, config.examples_per_class, config.examples_per_class_seed)
     return {"train": train} | {name: splits[name] for name in ("val", "test") if name in splits}
-
-
-def initial_arrays(config: TrainConfig, model, model_config) -> dict[str, np.ndarray]:
-    """Initial values for `--weights none`, else the file's values with a head for this dataset."""
-    if config.weights == "none":
-        return initializers.initial_parameters(config.seed, model_config.parameter_shapes())
-    path = config.weights or weights.find_file(model, config.bit_pretrained_dir)
-    return weights.adapt_head(weights.read_weights(path, model_config), model_config.num_classes)

@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import write_atomically
 from common.formats import bit
+from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, PublishedModel, ResNetConfig
 
 MAX_LISTED = 8  # names in an error message
@@ -30,6 +31,28 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
         f"{Path(folder) / model.file} is missing; fetch it with `scripts/download_weights.sh {elsewhere}{model.name}`, "
         "or name a file with --weights."
     )
+
+
+def choose_file(model: PublishedModel, weights: str | Path | None, folder: str | Path = "weights") -> Path | None:
+    """The file that `weights` means: its path, "pretrained" for the published one, None or "none" for no file."""
+    if weights == "pretrained":
+        return find_file(model, folder)
+    return None if weights in (None, "none") else Path(weights)
+
+
+def starting_values(
+    model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0
+) -> tuple[ResNetConfig, Arrays]:
+    """(config, arrays) of `model` with the values in `path`, or initial ones drawn with `seed` where there is no file.
+
+    `num_classes` defaults to the file's, or the published number; another number gets a head of zeros.
+    """
+    if path is None:
+        config = model.config(num_classes)
+        return config, initial_parameters(seed, config.parameter_shapes())
+    arrays = read_weights(path, model.config())
+    config = model.config(num_classes or arrays["head/bias"].size)
+    return config, adapt_head(arrays, config.num_classes)
 
 
 def read_weights(path: str | Path, config: ResNetConfig) -> Arrays:

@@ -101,7 +101,7 @@ def test_complete_and_twice(server, sources, tmp_path, capsys):
     assert folder == tmp_path / "data" / "cifar10"
     assert (folder / "inner/data.bin").read_bytes() == PAYLOAD and (folder / "b.mat").read_bytes() == b"plain"
     assert leftovers(tmp_path / "data") == ["cifar10"] and not list((tmp_path / "data/.downloads").iterdir())
-    assert "a.tar.gz: 0.1 of 0.1 MB" in capsys.readouterr().out
+    assert f"Fetching {server.url}" in capsys.readouterr().out
     count = len(server.requests)
     assert prepare("cifar10", tmp_path / "data", sources=sources) == folder
     assert "already prepared" in capsys.readouterr().out and len(server.requests) == count
