@@ -1,0 +1,105 @@
+"""Model families as frozen configurations, and the names under which models were published.
+
+The manifest (`weights/manifest.json`) holds one row per published file: name, architecture, classes, resolution,
+address, and size and digest where known.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+from common.errors import UserError, nearest
+from common.models.mixer import MIXER_VARIANTS, MixerConfig
+from common.models.resnet import ARCHITECTURES, RESNET_V1_DEPTHS, ResNetConfig, ResNetV1Config
+from common.models.vit import HYBRIDS, VIT_VARIANTS, ViTConfig
+
+__all__ = [
+    "ARCHITECTURES",
+    "DEFAULT_MODEL",
+    "PACKAGED_WEIGHTS",
+    "MixerConfig",
+    "ModelConfig",
+    "PublishedModel",
+    "ResNetConfig",
+    "ResNetV1Config",
+    "ViTConfig",
+    "architectures",
+    "find_architecture",
+    "find_model",
+    "num_parameters",
+    "published_models",
+]
+
+PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
+DEFAULT_MODEL = "BiT-T-R26x0.5"
+ModelConfig = ResNetConfig | ResNetV1Config | ViTConfig | MixerConfig
+
+
+@functools.cache
+def architectures() -> dict[str, ModelConfig]:
+    """{name: config for 1,000 classes and, where the size matters, 224 pixels} of every row of the families' tables.
+
+    BiT's names are `R50x1`, ResNet V1's `R50`; the others are as in the papers: `ViT-B/16`, `R50+ViT-B/16`, `Mixer-B/16`.
+    """
+    configs = {name: ResNetConfig(*row, 1000) for name, row in ARCHITECTURES.items()}
+    configs |= {f"R{layers}": ResNetV1Config(units, 1, 1000) for layers, units in RESNET_V1_DEPTHS.items()}
+    for name, (*sizes, patches) in VIT_VARIANTS.items():
+        configs |= {f"ViT-{name}/{patch}": ViTConfig((patch, patch), *sizes, 1000) for patch in patches}
+    for name, (variant, patch, units) in HYBRIDS.items():
+        sizes = VIT_VARIANTS[variant][:-1]
+        configs[name] = ViTConfig((patch, patch), *sizes, 1000, backbone=ResNetV1Config(units, 1))
+    for name, (*sizes, patches) in MIXER_VARIANTS.items():
+        configs |= {f"Mixer-{name}/{patch}": MixerConfig((patch, patch), *sizes, 1000) for patch in patches}
+    return configs
+
+
+def find_architecture(name: str, **changes) -> ModelConfig:
+    """The architecture called `name` with changed fields; UserError with the nearest names when there is none."""
+    if name not in architectures():
+        raise UserError(f"No architecture is called {name!r}{nearest(name, architectures())} See common/models/.")
+    return dataclasses.replace(architectures()[name], **changes)
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Number of parameters, counted without allocating any."""
+    return sum(math.prod(shape) for shape in config.parameter_shapes().values())
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """One row of the manifest."""
+
+    name: str
+    architecture: str
+    num_classes: int
+    source: str  # what the file was trained on
+    resolution: int | None = None  # evaluation size in pixels, where the model fixes one
+    url: str | None = None  # None: shipped with the project
+    bytes: int | None = None
+    sha256: str | None = None
+
+    def config(self, num_classes: int | None = None) -> ModelConfig:
+        """The architecture with its published number of classes, or with `num_classes`."""
+        return find_architecture(self.architecture, num_classes=num_classes or self.num_classes)
+
+    @property
+    def file(self) -> str:
+        """Where the weights lie below the weights folder."""
+        return f"{self.name}.npz"
+
+
+@functools.cache
+def published_models() -> dict[str, PublishedModel]:
+    """{name: row} of the whole manifest."""
+    rows = json.loads((PACKAGED_WEIGHTS / "manifest.json").read_text())["models"]
+    return {row["name"]: PublishedModel(**row) for row in rows}
+
+
+def find_model(name: str) -> PublishedModel:
+    """The manifest's row called `name`; UserError with the nearest names when there is none."""
+    models = published_models()
+    if name not in models:
+        raise UserError(f"No model is called {name!r}{nearest(name, models)} The names stand in weights/manifest.json.")
+    return models[name]

@@ -1,0 +1,75 @@
+"""MLP-Mixer: a frozen configuration, and the variants of the paper as rows of a table."""
+
+import dataclasses
+
+from common.errors import UserError
+from common.models.resnet import Shapes, dense, norm
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerConfig:
+    """MLP-Mixer (https://arxiv.org/abs/2105.01601).
+
+    Sources: `vit_jax/models_mixer.py` of google-research/vision_transformer, `models/mlp_mixer.py` of
+    google-research/big_vision.
+
+    Parameters, with D = width, L = number of patches, T = tokens_mlp_dim, C = channels_mlp_dim, K = classes:
+        stem/kernel [patch height, patch width, 3, D], stem/bias [D]
+        blocks/i/norm1/{scale,bias} [D]
+        blocks/i/token_mixing/fc1/{kernel [L, T], bias [T]}, .../fc2/{kernel [T, L], bias [L]}
+        blocks/i/norm2/{scale,bias} [D]
+        blocks/i/channel_mixing/fc1/{kernel [D, C], bias [C]}, .../fc2/{kernel [C, D], bias [D]}
+        norm/{scale,bias} [D], head/{kernel [D, K], bias [K]} (where num_classes is given)
+    """
+
+    patch_size: tuple[int, int]
+    width: int
+    depth: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    num_classes: int | None  # None: no head, the model's output are its features
+    image_size: tuple[int, int] = (224, 224)  # height and width in pixels; fixes the width of the token mixing
+    gelu: str = "tanh"  # erf in timm's models
+    layer_norm_epsilon: float = 1e-6
+
+    def __post_init__(self):
+        if self.gelu not in ("tanh", "erf"):
+            raise UserError(f"A Mixer's gelu is {self.gelu!r}, expected tanh or erf.")
+        if any(size % patch for size, patch in zip(self.image_size, self.patch_size)):
+            raise UserError(f"Patches of {self.patch_size} do not divide an image of {self.image_size} pixels.")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return tuple(size // patch for size, patch in zip(self.image_size, self.patch_size))
+
+    @property
+    def feature_width(self) -> int:
+        """Number of features before the head."""
+        return self.width
+
+    @property
+    def num_branches(self) -> int:
+        """Residual branches, which stochastic depth may drop."""
+        return 2 * self.depth
+
+    def parameter_shapes(self) -> Shapes:
+        """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
+        tokens, shapes = self.grid[0] * self.grid[1], dense("stem", *self.patch_size, 3, self.width)
+        for i in range(self.depth):
+            shapes |= norm(f"blocks/{i}/norm1", self.width)
+            shapes |= dense(f"blocks/{i}/token_mixing/fc1", tokens, self.tokens_mlp_dim)
+            shapes |= dense(f"blocks/{i}/token_mixing/fc2", self.tokens_mlp_dim, tokens)
+            shapes |= norm(f"blocks/{i}/norm2", self.width)
+            shapes |= dense(f"blocks/{i}/channel_mixing/fc1", self.width, self.channels_mlp_dim)
+            shapes |= dense(f"blocks/{i}/channel_mixing/fc2", self.channels_mlp_dim, self.width)
+        shapes |= norm("norm", self.width)
+        return shapes if self.num_classes is None else shapes | dense("head", self.width, self.num_classes)
+
+
+MIXER_VARIANTS = {  # name -> (width, depth, token MLP, channel MLP, patch sizes); table 1 of the paper
+    "S": (512, 8, 256, 2048, (16, 32)),
+    "B": (768, 12, 384, 3072, (16, 32)),
+    "L": (1024, 24, 512, 4096, (16, 32)),
+    "H": (1280, 32, 640, 5120, (14,)),
+}
