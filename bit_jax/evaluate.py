@@ -1,6 +1,7 @@
 """Accuracy and loss of a model on one split, in JAX."""
 
 from common.config import EvaluateConfig, run_command
+from common.inference import Evaluation
 
 
 def load_main():
@@ -10,4 +11,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_jax", "evaluate", EvaluateConfig, __doc__, load_main)
+    run_command("bit_jax", "evaluate", EvaluateConfig, __doc__, Evaluation, load_main)

@@ -12,7 +12,6 @@ from jax import numpy as jnp
 from bit_jax import api
 from bit_jax.loop import evaluate, scale, to_device
 from bit_jax.resnet import ResNet
-from common.config import EvaluateConfig, PredictConfig
 from common.inference import Evaluation, Prediction
 
 
@@ -29,15 +28,13 @@ def predict(model: ResNet, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iter
         yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))
 
 
-def evaluate_main(config: EvaluateConfig) -> None:
+def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on one split."""
-    job = Evaluation(config)
-    model = api.build(job.model_config, job.arrays, precision=config.precision)
-    job.show(evaluate(model, job.batches(), dtype=getattr(jnp, config.precision)))
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    job.show(evaluate(model, job.batches(), dtype=getattr(jnp, job.config.precision)))
 
 
-def predict_main(config: PredictConfig) -> None:
+def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    job = Prediction(config)
-    model = api.build(job.model_config, job.arrays, precision=config.precision)
-    job.show(predict(model, job.batches(), dtype=getattr(jnp, config.precision)))
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    job.show(predict(model, job.batches(), dtype=getattr(jnp, job.config.precision)))

@@ -1,6 +1,9 @@
 """Train or fine-tune a published model, in JAX."""
 
+import functools
+
 from common.config import TrainConfig, run_command
+from common.run import Run
 
 
 def load_main():
@@ -10,4 +13,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_jax", "train", TrainConfig, __doc__, load_main)
+    run_command("bit_jax", "train", TrainConfig, __doc__, functools.partial(Run, engine="bit_jax"), load_main)

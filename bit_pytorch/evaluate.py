@@ -1,6 +1,10 @@
 """Accuracy and loss of a model on one split, in PyTorch."""
 
+import functools
+
+from bit_pytorch.datasets import open_torchvision
 from common.config import EvaluateConfig, run_command
+from common.inference import Evaluation
 
 
 def load_main():
@@ -10,4 +14,5 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_pytorch", "evaluate", EvaluateConfig, __doc__, load_main)
+    prepare = functools.partial(Evaluation, open_torchvision=open_torchvision)
+    run_command("bit_pytorch", "evaluate", EvaluateConfig, __doc__, prepare, load_main)

@@ -6,10 +6,8 @@ import numpy as np
 import torch
 
 from bit_pytorch import api
-from bit_pytorch.datasets import open_torchvision
 from bit_pytorch.loop import evaluate, scale, to_device
 from bit_pytorch.resnet import ResNet
-from common.config import EvaluateConfig, PredictConfig
 from common.inference import Evaluation, Prediction
 
 
@@ -21,15 +19,13 @@ def predict(model: ResNet, batches: Iterator[dict], *, dtype: torch.dtype) -> It
         yield features.cpu().numpy(), model.head(features).cpu().numpy()
 
 
-def evaluate_main(config: EvaluateConfig) -> None:
+def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on one split."""
-    job = Evaluation(config, open_torchvision)
-    model = api.build(job.model_config, job.arrays, precision=config.precision)
-    job.show(evaluate(model, job.batches(), dtype=getattr(torch, config.precision)))
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    job.show(evaluate(model, job.batches(), dtype=getattr(torch, job.config.precision)))
 
 
-def predict_main(config: PredictConfig) -> None:
+def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    job = Prediction(config)
-    model = api.build(job.model_config, job.arrays, precision=config.precision)
-    job.show(predict(model, job.batches(), dtype=getattr(torch, config.precision)))
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    job.show(predict(model, job.batches(), dtype=getattr(torch, job.config.precision)))

@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bit_pytorch import api, optim, weights
-from bit_pytorch.datasets import open_torchvision
 from bit_pytorch.resnet import ResNet
-from common.config import TrainConfig
 from common.run import Run
 
 
@@ -83,16 +81,15 @@ def to_device(batches: Iterator[dict], device: torch.device) -> Iterator[dict[st
         yield ahead
 
 
-def main(config: TrainConfig) -> None:
-    """Train as `config` says; everything but the mathematics happens in common/run.py."""
-    with Run(config, "bit_pytorch", open_torchvision) as run:
-        recipe, dtype = run.recipe, getattr(torch, config.precision)
-        model = api.build(run.model_config, run.initial, precision=config.precision)
+def main(run: Run) -> None:
+    """Train as the command says; everything but the mathematics happens in common/run.py."""
+    with run:
+        recipe, dtype = run.recipe, getattr(torch, run.config.precision)
+        model = api.build(run.model_config, run.initial, precision=run.config.precision)
         optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         if run.restored:
-            weights.load(model, run.restored["model"])
-            weights.load_optimizer(model, optimizer, run.restored["optimizer"])
-        losses = []
+            weights.load_optimizer(model, optimizer, run.restored)
+        losses = run.losses
         for step, batch in enumerate(to_device(run.train_batches(), model.device), start=run.step + 1):
             lr, split = recipe.lrs[step - 1], recipe.batch_split
             losses.append(train_step(model, optimizer, batch, lr=lr, batch_split=split, dtype=dtype))
@@ -104,8 +101,9 @@ def main(config: TrainConfig) -> None:
                 if run.log_evaluation(step, "val", result):
                     run.write_best(weights.dump(model))
             if run.wants_checkpoint(step):
-                run.save(step, weights.dump(model), weights.dump_optimizer(model, optimizer))
-        if run.best:
+                state = weights.dump(model), weights.dump_optimizer(model, optimizer)
+                run.save(step, *state, [float(loss) for loss in losses])
+        if run.best is not None:
             weights.load(model, run.read_best())
         for split in run.final_splits:
             run.log_evaluation(recipe.num_steps, split, evaluate(model, run.eval_batches(split), dtype=dtype))

@@ -1,6 +1,7 @@
 """Top classes, logits and features of images, in PyTorch."""
 
 from common.config import PredictConfig, run_command
+from common.inference import Prediction
 
 
 def load_main():
@@ -10,4 +11,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_pytorch", "predict", PredictConfig, __doc__, load_main)
+    run_command("bit_pytorch", "predict", PredictConfig, __doc__, Prediction, load_main)

@@ -1,6 +1,10 @@
 """Train or fine-tune a published model, in PyTorch."""
 
+import functools
+
+from bit_pytorch.datasets import open_torchvision
 from common.config import TrainConfig, run_command
+from common.run import Run
 
 
 def load_main():
@@ -10,4 +14,5 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_pytorch", "train", TrainConfig, __doc__, load_main)
+    prepare = functools.partial(Run, engine="bit_pytorch", open_torchvision=open_torchvision)
+    run_command("bit_pytorch", "train", TrainConfig, __doc__, prepare, load_main)

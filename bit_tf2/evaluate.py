@@ -2,6 +2,7 @@
 
 from bit_tf2 import import_tensorflow
 from common.config import EvaluateConfig, run_command
+from common.inference import Evaluation
 
 
 def load_main():
@@ -12,4 +13,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_tf2", "evaluate", EvaluateConfig, __doc__, load_main)
+    run_command("bit_tf2", "evaluate", EvaluateConfig, __doc__, Evaluation, load_main)

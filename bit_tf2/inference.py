@@ -9,7 +9,6 @@ from tensorflow import Tensor
 from bit_tf2 import api
 from bit_tf2.loop import evaluate, scale, to_device
 from bit_tf2.resnet import ResNet
-from common.config import EvaluateConfig, PredictConfig
 from common.inference import Evaluation, Prediction
 
 
@@ -27,15 +26,13 @@ def predict(model: ResNet, batches: Iterator[dict], *, dtype: tf.DType) -> Itera
         yield features.numpy(), logits.numpy()
 
 
-def evaluate_main(config: EvaluateConfig) -> None:
+def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on one split."""
-    job = Evaluation(config)
-    model = api.build(job.model_config, job.arrays, precision=config.precision)
-    job.show(evaluate(model, job.batches(), dtype=getattr(tf, config.precision)))
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    job.show(evaluate(model, job.batches(), dtype=getattr(tf, job.config.precision)))
 
 
-def predict_main(config: PredictConfig) -> None:
+def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    job = Prediction(config)
-    model = api.build(job.model_config, job.arrays, precision=config.precision)
-    job.show(predict(model, job.batches(), dtype=getattr(tf, config.precision)))
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    job.show(predict(model, job.batches(), dtype=getattr(tf, job.config.precision)))

@@ -1,7 +1,10 @@
 """Train or fine-tune a published model, in TensorFlow."""
 
+import functools
+
 from bit_tf2 import import_tensorflow
 from common.config import TrainConfig, run_command
+from common.run import Run
 
 
 def load_main():
@@ -12,4 +15,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_tf2", "train", TrainConfig, __doc__, load_main)
+    run_command("bit_tf2", "train", TrainConfig, __doc__, functools.partial(Run, engine="bit_tf2"), load_main)

@@ -1,23 +1,40 @@
 """Checkpoints that every engine reads: safetensors with a digest, the current and the previous one, never half a file.
 
-`checkpoint.safetensors` holds `model/...` and `optimizer/...` arrays; its metadata holds the step and a SHA-256 over
-header and data (computed with the digest's own 64 characters as zeros).
+`checkpoint.safetensors` holds `model/...` and `optimizer/...` arrays; its metadata holds the step, what else the run
+wants to know (seed, config, ... as JSON), and a SHA-256 over header and data, computed with the digest's own 64
+characters as zeros.
 """
 
 import concurrent.futures
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.numpy
 
 from common.errors import UserError
-from common.files import sync_folder, write_atomically
+from common.files import sync, written_beside
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 NO_DIGEST = "0" * 64
+DIGEST = re.compile(rb'"sha256": "([0-9a-f]{64})"')
+MAX_HEADER_BYTES = 2**24  # ours take about 150 bytes a tensor
+BLOCK_BYTES = 2**20
+DTYPES = {"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64"}
+DTYPES |= {f"{kind}int{bits}": f"{kind.upper() or 'I'}{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)}
+
+
+class Checkpoint(NamedTuple):
+    """What was saved after `step` completed updates."""
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
 
 
 class Checkpoints:
@@ -25,78 +42,143 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._current_is_intact = True
+        self.damaged: list[str] = []  # what `restore` found to be so, in sentences
+        self._intact: dict[str, int] = {}  # file -> its step
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
 
-    def save(self, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Write `arrays` (already on the host, not to be changed any more) in the background."""
+    def save(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Write `arrays` (already on the host, not to be changed any more) in the background.
+
+        Blocks while the save before is still being written: ask `is_writing` first.
+        """
         self.wait()
-        self._pending = self._writer.submit(self._write, step, arrays)
+        self._pending = self._writer.submit(self._write, step, arrays, facts)
+
+    def is_writing(self) -> bool:
+        """Whether the last save is not yet on disk; raises its UserError."""
+        if self._pending and not self._pending.done():
+            return True
+        self.wait()
+        return False
 
     def wait(self) -> None:
-        """Return once the last save is on disk; raises its UserError."""
-        if self._pending:
-            self._pending.result()
-            self._pending = None
+        """Return once the last save is on disk; raises its UserError, once."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
 
     def close(self) -> None:
         """Wait for the last save and end the background thread."""
         self._writer.shutdown(wait=True)
         self.wait()
 
-    def restore(self) -> tuple[int, dict[str, np.ndarray]] | None:
-        """(step, arrays) of the newest intact checkpoint, or None where there is none; UserError if all are damaged."""
-        damaged = []
-        for path in (self.folder / CURRENT, self.folder / PREVIOUS):
-            if path.exists():
+    def restore(self) -> Checkpoint | None:
+        """The newest intact checkpoint, or None where there is none; UserError if all are damaged."""
+        for name in (CURRENT, PREVIOUS):
+            if (self.folder / name).exists():
                 try:
-                    return read(path)
+                    checkpoint = read(self.folder / name)
+                    self._intact[name] = checkpoint.step
+                    return checkpoint
                 except UserError as error:
-                    damaged.append(str(error))
-                    self._current_is_intact = False
-        if damaged:
-            raise UserError(f"{' '.join(damaged)} No intact checkpoint is left; start again under another --name.")
+                    self.damaged.append(str(error))
+        if self.damaged:
+            raise UserError(
+                f"{' '.join(self.damaged)} No intact checkpoint is left; choose another --name, or remove "
+                f"{self.folder} to start over."
+            )
         return None
 
-    def _write(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+    def what_is_left(self) -> str:
+        """A sentence on what a restart would find."""
+        if not self._intact:
+            return "No checkpoint has been written yet."
+        return f"The checkpoint of step {max(self._intact.values())} is intact; the same command continues after it."
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         current, previous = self.folder / CURRENT, self.folder / PREVIOUS
-        data = encode(step, arrays)
-        if current.exists() and self._current_is_intact:  # a damaged one must not take the place of the good one
-            try:
-                os.replace(current, previous)  # one of the two is whole at every moment
-                sync_folder(self.folder)
-            except OSError as error:
-                raise UserError(f"Cannot write {previous} ({error.strerror or error}); free its disk.") from error
-        write_atomically(current, lambda file: file.write(data), lambda new: read(new))
-        self._current_is_intact = True
+        check_finite(step, arrays)
+        with written_beside(current, lambda file: write(file, step, arrays, facts), check) as new:
+            sync_if_there(self.folder / "metrics.jsonl")  # the checkpoint counts its lines
+            if CURRENT in self._intact:  # a damaged one must not take the place of the good one
+                os.replace(current, previous)  # from here to the next rename, the previous one is the newest
+                self._intact = {PREVIOUS: self._intact[CURRENT]}
+            os.replace(new, current)
+            self._intact[CURRENT] = step
+            sync(self.folder)
 
 
-def encode(step: int, arrays: dict[str, np.ndarray]) -> bytes:
-    """The bytes of a checkpoint."""
-    arrays = {
-        name: np.asarray(array, order="C") for name, array in arrays.items()
-    }  # safetensors scrambles other orders
-    data = safetensors.numpy.save(arrays, {"sha256": NO_DIGEST, "step": str(step)})
-    return data.replace(NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+def write(file: BinaryIO, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """Write a checkpoint to an open file, taking no memory but that of one array which is not contiguous."""
+    arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))  # keeps all of them aligned
+    metadata = {"sha256": NO_DIGEST, "step": str(step)} | {name: json.dumps(fact) for name, fact in facts.items()}
+    header, start = {"__metadata__": metadata}, 0
+    for name, array in arrays.items():
+        place = [start, start := start + array.nbytes]
+        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": place}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    text = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(text)
+    for array in arrays.values():
+        digest.update(_bytes(array))
+    file.write(text.replace(NO_DIGEST.encode(), digest.hexdigest().encode(), 1))
+    for array in arrays.values():
+        file.write(_bytes(array))
 
 
-def read(path: Path) -> tuple[int, dict[str, np.ndarray]]:
-    """(step, arrays) of one checkpoint; UserError when a single bit of it is wrong."""
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """The bytes of `array` in C order, little-endian: a view where they lie so already."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+
+
+def read(path: Path) -> Checkpoint:
+    """One checkpoint; UserError when a single bit of it is wrong, before more memory is taken than the file has."""
     try:
-        data = Path(path).read_bytes()
-        header_bytes = int.from_bytes(data[:8], "little")
-        metadata = _metadata(data[8 : 8 + header_bytes])
-        digest = metadata["sha256"]
-        intact = hashlib.sha256(data.replace(digest.encode(), NO_DIGEST.encode(), 1)).hexdigest() == digest
-        if intact:
-            return int(metadata["step"]), safetensors.numpy.load(data)
+        metadata = json.loads(check(path))["__metadata__"]
+        facts = {name: json.loads(fact) for name, fact in metadata.items() if name not in ("sha256", "step")}
+        return Checkpoint(int(metadata["step"]), safetensors.numpy.load_file(path), facts)
     except OSError as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error.strerror or error}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError):
-        pass
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
+        raise UserError(f"The checkpoint {path} is damaged: its header makes no sense ({error!r}).") from error
+
+
+def check(path: Path) -> bytes:
+    """The header of the checkpoint `path`; UserError when its digest does not match its contents. Takes no memory."""
+    try:
+        with open(path, "rb") as file:
+            length = file.read(8)
+            header = file.read(min(int.from_bytes(length, "little"), MAX_HEADER_BYTES))
+            stated = DIGEST.search(header)
+            if stated:
+                digest = hashlib.sha256(length + header.replace(stated[1], NO_DIGEST.encode(), 1))
+                for block in _blocks(file):
+                    digest.update(block)
+                if digest.hexdigest().encode() == stated[1]:
+                    return header
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({error.strerror or error}).") from error
     raise UserError(f"The checkpoint {path} is damaged: its digest does not match its contents.")
 
 
-def _metadata(header: bytes) -> dict[str, str]:
-    return json.loads(header)["__metadata__"]
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(BLOCK_BYTES):
+        yield block
+
+
+def check_finite(step: int, arrays: dict[str, np.ndarray]) -> None:
+    """Raise UserError for a state that no run can go on from."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(
+            f"The state after step {step} is not finite ({bad[0]}, {len(bad)} of {len(arrays)} tensors); "
+            "start again under another --name with a lower --base_lr or longer --warmup_steps."
+        )
+
+
+def sync_if_there(path: Path) -> None:
+    """Make what was written to `path`, if it exists, survive a power cut."""
+    if path.exists():
+        sync(path)

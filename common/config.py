@@ -66,7 +66,9 @@ class TrainConfig(ModelConfig, DataConfig):
     eval_every: int | None = flag(
         None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run"
     )
-    checkpoint_every: int = flag(1000, "steps between checkpoints; 0: only at the end")
+    checkpoint_every: int | None = flag(
+        None, "steps between checkpoints; 0: only at the end", rule="a tenth of the run, at most 1000"
+    )
     log_every: int = flag(10, "steps between lines of metrics")
     seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values")
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
@@ -180,12 +182,16 @@ def check(config: Any) -> None:
 
 
 def run_command(
-    engine: str, command: str, config_class: type, description: str, load_main: Callable[[], Callable]
+    engine: str, command: str, config_class: type, description: str, prepare: Callable, load_main: Callable
 ) -> None:
-    """Parse and check the flags, import the engine only then, and run it; a UserError ends with exit status 2."""
+    """Parse the flags, `prepare(config)` the job, which checks its files, and only then import the engine and run it.
+
+    A UserError ends with exit status 2.
+    """
     try:
         config = parse(config_class, sys.argv[1:], f"python -m {engine}.{command}", description)
-        load_main()(config)
+        job = prepare(config)
+        load_main()(job)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

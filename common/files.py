@@ -1,13 +1,19 @@
 """Files that are there as a whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import os
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from common.errors import UserError
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
 def write_atomically(
@@ -19,6 +25,19 @@ def write_atomically(
     disk is full or the folder cannot be written.
     """
     path = Path(path)
+    with written_beside(path, write, verify) as temporary:
+        os.replace(temporary, path)
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def written_beside(
+    path: Path, write: Callable[[BinaryIO], None], verify: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
+    """A temporary file that `write` filled and `verify` read, already on the disk, for the caller to rename to `path`.
+
+    It is gone afterwards. An OSError, the caller's too, becomes a UserError.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,8 +47,7 @@ def write_atomically(
             os.fsync(file.fileno())
         if verify:
             verify(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        yield temporary
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
     finally:
@@ -37,9 +55,46 @@ def write_atomically(
             temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a writer that was killed; only for who holds the folder's lock."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # they take space and do no harm
+                path.unlink()
+
+
+@contextlib.contextmanager
+def locked_log(path: Path) -> Iterator[TextIO]:
+    """The text file `path` to append to, with its folder made where missing, locked as long as it is open.
+
+    The lock is the operating system's: it ends with the process, however that ends. Raises UserError when another
+    process holds it, or the file cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115
+            stack.callback(_close, file)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another process is at work in {path.parent}; wait for its end, or choose another --name."
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise UserError(f"Cannot write {path} ({error.strerror or error}); choose another place.") from error
+            print(f"The file system of {path.parent} knows no locks: see to it that only one process works there.")
+        yield file
+
+
+def _close(file: TextIO) -> None:
+    with contextlib.suppress(OSError):  # whoever wrote the last lines has flushed them, or has been told
+        file.close()
+
+
+def sync(path: Path) -> None:
+    """Make what was written to the file `path`, or the renames in the folder `path`, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,7 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from common.errors import UserError, nearest
-from common.files import sync_folder
+from common.files import sync
 from common.progress import Count
 
 CHUNK_BYTES = 2**20
@@ -211,7 +211,7 @@ def _install(files: Mapping[str, Path], source: Source, folder: Path) -> None:
             )
         os.sync()  # the contents reach the disk before the name does
         os.rename(temporary, folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise UserError(
             f"Cannot write {folder} ({error.strerror or error}); free or choose another --datadir."

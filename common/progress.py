@@ -3,9 +3,11 @@
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Self, TextIO
 
 from tqdm import tqdm
+
+from common.errors import UserError
 
 LINE_SECONDS = 10  # between plain lines
 
@@ -22,7 +24,7 @@ class Count:
         self.what, self.total, self.unit, self.done = what, total, "" if scaled else f" {unit}", done
         self.last_line = time.monotonic()
 
-    def __enter__(self) -> "Count":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error) -> None:
@@ -48,9 +50,8 @@ def follow(batches: Iterator[dict], total: int, what: str) -> Iterator[dict]:
 class Progress:
     """Loss, images per second and time left of a run of `num_steps`."""
 
-    def __init__(self, num_steps: int, step: int, batch: int, log: Path):
-        self.num_steps, self.step, self.batch = num_steps, step, batch
-        self.log = open(log, "a")
+    def __init__(self, num_steps: int, step: int, batch: int, log: TextIO):
+        self.num_steps, self.step, self.batch, self.log = num_steps, step, batch, log
         self.bar = tqdm(total=num_steps, initial=step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self.last_time, self.last_line = time.monotonic(), 0.0
 
@@ -62,7 +63,7 @@ class Progress:
         self.bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
         seconds_left = (self.num_steps - step) * self.batch / speed
         line = f"step {step:,}/{self.num_steps:,}: loss {loss:.4f}, {speed:.0f} images/s, {seconds_left:.0f} s left"
-        print(line, file=self.log, flush=True)
+        self._keep(line)
         if self.bar.disable and (now - self.last_line > LINE_SECONDS or step == self.num_steps):
             print(line, flush=True)
             self.last_line = now
@@ -71,7 +72,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar, and in the log."""
-        print(text, file=self.log, flush=True)
+        self._keep(text)
         with tqdm.external_write_mode():
             print(text, flush=True)
 
@@ -81,4 +82,9 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
-        self.log.close()
+
+    def _keep(self, text: str) -> None:
+        try:
+            print(text, file=self.log, flush=True)
+        except OSError as error:
+            raise UserError(f"Cannot write {self.log.name} ({error.strerror or error}); free its disk.") from error

@@ -4,7 +4,9 @@
 and `curves.png`.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -12,21 +14,24 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from common import report, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
-from common.checkpoint import Checkpoints
+from common.checkpoint import Checkpoint, Checkpoints
 from common.config import TrainConfig
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import locked_log, remove_leftovers, write_atomically
+from common.interruption import Interruption
 from common.models import find_model
 from common.progress import Progress, follow
 from common.recipes import create_recipe
 
-FREE = {
+FREE = {  # what may change when a run goes on
+    "name",
     "logdir",
     "bit_pretrained_dir",
     "datadir",
@@ -56,60 +61,116 @@ class Run:
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
         self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
         self.folder = Path(config.logdir) / self.config.name
-        self.step, self.restored, self.best, self.results = 0, None, None, {}
+        self.checkpoint_every = config.checkpoint_every
+        if self.checkpoint_every is None:
+            self.checkpoint_every = min(1000, max(1, self.recipe.num_steps // 10))
+        self.checkpoint_is_due = False
+        self.step, self.saved_step, self.restored, self.losses = 0, 0, None, []
+        self.best, self.results, self.seconds_before = None, {}, 0.0
 
-    def __enter__(self) -> "Run":
-        self._claim_folder()
-        self.checkpoints = Checkpoints(self.folder)
-        checkpoint = self.checkpoints.restore()
-        if checkpoint:
-            self.step, arrays = checkpoint
-            self.restored = {part: weights.below(arrays, part) for part in ("model", "optimizer")}
-        self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
-        self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, self.folder / "train.log")
-        self.progress.say(self.summary())
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(locked_log(self.folder / "train.log"))
+            remove_leftovers(self.folder)
+            self._claim_folder()
+            self.checkpoints = Checkpoints(self.folder)
+            checkpoint = self.checkpoints.restore()
+            num_lines = self._continue_from(checkpoint) if checkpoint else 0
+            write_json(self.folder / "config.json", dataclasses.asdict(self.config))
+            write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
+            self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines)
+            self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
+            stack.callback(self.progress.close)
+            for line in (*self.checkpoints.damaged, *self.metrics.damaged, self.summary()):
+                self.progress.say(line)
+            self.interruption = stack.enter_context(Interruption())
+            self._open = stack.pop_all()
         self.started = time.monotonic()
         return self
 
-    def __exit__(self, *error) -> None:
-        self.progress.close()
-        self.checkpoints.close()
+    def __exit__(self, _: object, error: BaseException | None, *trace: object) -> None:
+        try:
+            self.checkpoints.close()
+        except UserError as unsaved:
+            error = error or unsaved
+        self._open.close()
+        if isinstance(error, UserError):
+            raise UserError(f"{error} {self.checkpoints.what_is_left()}") from error
+
+    def _claim_folder(self) -> None:
+        """Raise UserError where the folder holds a finished run or one with other flags."""
+        path = self.folder / "config.json"
+        if (self.folder / "weights.npz").exists():
+            raise UserError(f"{self.folder} holds a finished run; choose another --name, or remove the folder.")
+        if path.exists():
+            try:
+                self._check_config(dict(json.loads(path.read_text())))
+            except (OSError, ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path} cannot be read ({error}); restore it, choose another --name, or remove {self.folder}."
+                ) from error
+
+    def _check_config(self, old: dict[str, Any]) -> None:
+        for item in dataclasses.fields(self.config):
+            before, now = old.get(item.name, item.default), getattr(self.config, item.name)
+            if item.name not in FREE and before != now:
+                raise UserError(
+                    f"{self.folder} holds a run with --{item.name} {before}, not {now}; continue it with the flags in "
+                    "its config.json, or choose another --name."
+                )
+
+    def _continue_from(self, checkpoint: Checkpoint) -> int:
+        """Take up the state of a checkpoint of this run; returns the number of its metrics lines."""
+        facts, where = checkpoint.facts, f"The checkpoint in {self.folder}"
+        try:
+            self._check_config(facts["config"])
+            for name, value in self._constants().items():
+                if facts["constants"][name] != value:
+                    raise UserError(
+                        f"{where} was made with {facts['constants'][name]} as {name}, not {value}; choose another "
+                        "--name, or bring back the images and the version that it was made with."
+                    )
+            parts = {part: weights.below(checkpoint.arrays, part) for part in ("model", "optimizer")}
+            weights.check_shapes(parts["model"], self.model_config.parameter_shapes(), where)
+            self.step = self.saved_step = checkpoint.step
+            self.losses, self.best = list(facts["losses"]), facts["best"]
+            self.initial, self.restored, self.seconds_before = parts["model"], parts["optimizer"], facts["seconds"]
+            self.restored_engine = facts["engine"]
+            return facts["metrics_lines"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{where} lacks {error}, which this version writes; finish it with the version that made it."
+            ) from error
+
+    def _constants(self) -> dict[str, Any]:
+        """What a run keeps from its first step to its last, besides its flags."""
+        recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
+        recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
+        return recipe | {f"number of {name} images": len(split) for name, split in self.splits.items()}
 
     def summary(self) -> str:
         """What a person wants to know before the first step."""
         config, recipe = self.config, self.recipe
-        flags = shlex.join(
-            word for name, value in self._given() for word in ([name] if value is True else [name, value])
-        )
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         box = f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{recipe.resize} px"
         return (
             f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {self.engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
             f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}\n"
-            f"Folder {self.folder}; to resume: python -m {self.engine}.train {flags}"
+            f"Folder {self.folder}; to resume: {self.command}"
+            + (f"\nContinuing after step {self.step:,}, which {self.restored_engine} saved" if self.step else "")
         )
+
+    @property
+    def command(self) -> str:
+        """What starts this run again."""
+        words = (word for name, value in self._given() for word in ([name] if value is True else [name, value]))
+        return shlex.join(("python", "-m", f"{self.engine}.train", *words))
 
     def _given(self) -> list[tuple[str, str | bool]]:
         """The flags that differ from their defaults."""
         values = [(f, getattr(self.config, f.name)) for f in dataclasses.fields(self.config)]
         return [(f"--{f.name}", value is True or str(value)) for f, value in values if value != f.default]
-
-    def _claim_folder(self) -> None:
-        values = dataclasses.asdict(self.config)
-        path = self.folder / "config.json"
-        if path.exists():
-            old = json.loads(path.read_text())
-            changed = [name for name in values if name not in FREE and old.get(name) != values[name]]
-            if changed:
-                raise UserError(
-                    f"{self.folder} holds a run with another --{changed[0]} ({old.get(changed[0])}); "
-                    "choose another --name."
-                )
-            if (self.folder / "weights.npz").exists():
-                raise UserError(f"{self.folder} holds a finished run; choose another --name or remove the folder.")
-        write_json(path, values)
-        write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
@@ -121,7 +182,10 @@ class Run:
         recipe = self.recipe
         self.evaluation_started = time.monotonic()
         batches = EvalBatches(self.splits[split], recipe.crop, recipe.resize_kind, recipe.batch_eval)
-        return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), split)
+        for batch in follow(prefetch(batches, range(len(batches)), self.workers), len(batches), split):
+            if self.saved_step == recipe.num_steps:  # nothing is lost when it ends here
+                self._stop_if_asked()
+            yield batch
 
     @property
     def final_splits(self) -> list[str]:
@@ -138,18 +202,28 @@ class Run:
         return "val" in self.splits and self.eval_every > 0 and step % self.eval_every == 0 and not last
 
     def wants_checkpoint(self, step: int) -> bool:
-        """Whether a checkpoint follows `step` completed updates."""
-        periodic = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
-        return bool(periodic or step == self.recipe.num_steps)
+        """Whether a checkpoint follows `step` completed updates: one is due, the run ends, or a signal asks for it.
+
+        One that is due while the one before is still being written waits for a later step, not the step for it.
+        """
+        is_writing = self.checkpoints.is_writing()  # a failure ends the run here, not only when the next one is due
+        if self.checkpoint_every and step % self.checkpoint_every == 0:
+            self.checkpoint_is_due = True
+        must = step == self.recipe.num_steps or self.interruption.signal
+        return bool(must or (self.checkpoint_is_due and not is_writing))
 
     def log_training(self, step: int, losses: list[float]) -> None:
         """Record the mean of the losses since the last call; a loss that is not finite ends the run."""
-        loss = sum(losses) / len(losses)
-        self._check_finite(loss, f"loss between steps {step - len(losses)} and {step}")
+        loss = self._mean_loss(step, losses)
         speed = self.progress.advance(step, loss)
         self.metrics.write(
             step, {"train/loss": loss, "train/lr": self.recipe.lrs[step - 1], "images_per_second": round(speed, 1)}
         )
+
+    def _mean_loss(self, step: int, losses: list[float]) -> float:
+        loss = sum(losses) / len(losses)
+        self._check_finite(loss, f"loss between steps {step - len(losses)} and {step}")
+        return loss
 
     def log_evaluation(self, step: int, split: str, result: dict[str, float]) -> bool:
         """Record an evaluation; True when it is the best `val` so far and the run keeps the best."""
@@ -168,8 +242,8 @@ class Run:
     def _check_finite(self, loss: float, what: str) -> None:
         if not math.isfinite(loss):
             raise UserError(
-                f"The {what} is not finite; lower --base_lr or lengthen --warmup_steps. "
-                f"Checkpoints, if any were due, are in {self.folder}."
+                f"The {what} is not finite; start again under another --name with a lower --base_lr or longer "
+                "--warmup_steps."
             )
 
     def write_best(self, arrays: weights.Arrays) -> None:
@@ -180,13 +254,43 @@ class Run:
         """What `write_best` kept."""
         return weights.read_weights(self.folder / "best.npz", self.model_config)
 
-    def save(self, step: int, model: weights.Arrays, optimizer: weights.Arrays) -> None:
-        """Write a checkpoint of parameters and optimizer state in the background."""
+    def save(self, step: int, model: weights.Arrays, optimizer: weights.Arrays, losses: list[float]) -> None:
+        """Write a checkpoint of parameters and optimizer state in the background; ends the run if a signal asked for it.
+
+        `losses` are those since the last `log_training`. What is not finite is no checkpoint: it ends the run.
+        """
+        if losses:
+            self._mean_loss(step, losses)
         parts = {"model": model, "optimizer": optimizer}
-        self.checkpoints.save(step, {f"{part}/{name}": a for part in parts for name, a in parts[part].items()})
+        arrays = {f"{part}/{name}": array for part in parts for name, array in parts[part].items()}
+        facts = {
+            "seed": self.config.seed,
+            "engine": self.engine,
+            "config": dataclasses.asdict(self.config),
+            "constants": self._constants(),
+            "losses": losses,
+            "metrics_lines": self.metrics.num_lines,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        self.checkpoints.save(step, arrays, facts)
+        self.saved_step, self.checkpoint_is_due = step, False
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.interruption.signal:
+            self.checkpoints.wait()
+            self.progress.say(f"Stopped after step {self.saved_step:,}; to resume: {self.command}")
+            raise SystemExit(self.interruption.status)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, without its interruptions and what they undid."""
+        return round(self.seconds_before + time.monotonic() - self.started, 1)
 
     def finish(self, arrays: weights.Arrays) -> None:
         """Leave the weights in their published layout, the card and the curves."""
+        self.checkpoints.wait()
         card = {
             "model": self.config.model,
             "class_names": self.dataset.class_names,
@@ -196,7 +300,7 @@ class Run:
             "standardization_epsilon": self.model_config.standardization_epsilon,
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",
             "accuracy": self.results,
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": self.seconds,
         }
         write_json(self.folder / "card.json", card)
         report.plot_curves([self.folder], self.folder / "curves.png")
@@ -207,15 +311,33 @@ class Run:
 class Metrics:
     """`metrics.jsonl`: one object a line, whole lines only."""
 
-    def __init__(self, path: Path, step: int):
-        self.path = path
-        if path.exists():  # a resumed run repeats what came after its checkpoint
-            kept = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-            write_atomically(path, lambda file: file.write("".join(kept).encode()))
+    def __init__(self, path: Path, num_lines: int):
+        """Keep the first `num_lines` of an interrupted run: what came after its checkpoint will come again."""
+        self.path, self.num_lines, self.damaged = path, 0, []
+        if path.exists():
+            lines = path.read_bytes().split(b"\n")[:-1][:num_lines]  # what follows the last newline is half a line
+            kept = [line for line in lines if is_json(line)]
+            if len(kept) < len(lines):
+                self.damaged = [f"{path} had {len(lines) - len(kept)} damaged lines, which were dropped."]
+            write_atomically(path, lambda file: file.writelines(line + b"\n" for line in kept))
+            self.num_lines = len(kept)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step} | values) + "\n")
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step} | values) + "\n")
+        except OSError as error:
+            raise UserError(f"Cannot write {self.path} ({error.strerror or error}); free its disk.") from error
+        self.num_lines += 1
+
+
+def is_json(line: bytes) -> bool:
+    """Whether a line holds one JSON value."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def write_json(path: Path, value) -> None:
