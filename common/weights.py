@@ -49,7 +49,7 @@ def starting_values(
     """
     if path is None:
         config = model.config(num_classes)
-        return config, initial_parameters(seed, config.parameter_shapes())
+        return config, initial_parameters(seed, config)
     arrays = read_weights(path, model.config())
     config = model.config(num_classes or arrays["head/bias"].size)
     return config, adapt_head(arrays, config.num_classes)

@@ -114,7 +114,7 @@ def test_initial_values_are_the_same_numbers(engine):
     from common import initializers
 
     model = importlib.import_module(engine.name).create_model("BiT-T-R26x0.5")
-    expected = initializers.initial_parameters(0, find_model("BiT-T-R26x0.5").config().parameter_shapes())
+    expected = initializers.initial_parameters(0, find_model("BiT-T-R26x0.5").config())
     dumped = engine.weights.dump(model)
     assert dumped.keys() == expected.keys()
     assert all((dumped[name] == expected[name]).all() for name in expected)

@@ -1,0 +1,137 @@
+"""Golden cases of the original code bases as our configurations, parameters and images."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from golden.golden_params import image, param
+
+from common.formats import bit, mixer, resnet_v1, vit
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_architecture
+
+GOLDEN = Path(__file__).parent / "golden"
+POOLING = {"token": "token", "tok": "token", "gap": "gap", "map": "map", "0": "first", "none": "none"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One golden file."""
+
+    name: str
+    golden: dict
+    config: ModelConfig
+    names: dict[str, str]  # canonical -> published
+    published_shapes: dict[str, tuple[int, ...]]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Canonical float32 arrays that hold the golden rule's value of each published name."""
+        shapes = self.config.parameter_shapes()
+        return {
+            ours: param(theirs, self.published_shapes[theirs]).astype(np.float32).reshape(shapes[ours])
+            for ours, theirs in self.names.items()
+        }
+
+    def images(self) -> np.ndarray:
+        """float32 NHWC."""
+        return image(self.golden["input"]["shape"], self.golden["input"]["seed"]).astype(np.float32)
+
+    def expected(self, output: str) -> np.ndarray:
+        return np.array(self.golden["outputs"][output]["data"])
+
+
+def names() -> list[str]:
+    """Every case of the families, as `folder/file`."""
+    folders = ("vit_jax_vit", "vit_jax_mixer", "bv_vit", "bv_bit", "bv_mixer", "coyo_vit")
+    files = (path for folder in folders for path in sorted((GOLDEN / folder).glob("*.json")))
+    return [f"{path.parent.name}/{path.stem}" for path in files if "config" in json.loads(path.read_text())]
+
+
+def case(name: str) -> Case:
+    """The case called `folder/file`."""
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    read = {
+        "vit_jax_vit": vision_transformer,
+        "coyo_vit": coyo,
+        "bv_vit": big_vision_vit,
+        "vit_jax_mixer": any_mixer,
+        "bv_mixer": any_mixer,
+        "bv_bit": bit_paper if "bit_paper" in name else big_vision_bit,
+    }[name.partition("/")[0]]
+    return Case(name, golden, *read(golden["config"], tuple(golden["input"]["shape"][1:3])))
+
+
+def vision_transformer(given: dict, size: tuple[int, int]) -> tuple:
+    transformer, resnet = given["transformer"], given.get("resnet")
+    config = ViTConfig(
+        tuple(given["patches"]),
+        given["hidden_size"],
+        transformer["num_layers"],
+        transformer["num_heads"],
+        transformer["mlp_dim"],
+        given["num_classes"],
+        image_size=size,
+        pooling=POOLING[given["classifier"]],
+        pre_logits=given["representation_size"],
+        backbone=ResNetV1Config(tuple(resnet["num_layers"]), resnet["width_factor"]) if resnet else None,
+    )
+    return config, vit.names(config, "vision_transformer"), vit.published_shapes(config, "vision_transformer")
+
+
+def coyo(given: dict, size: tuple[int, int]) -> tuple:
+    config = ViTConfig(
+        (given["patch_size"], given["patch_size"]),
+        given["hidden_size"],
+        given["num_layers"],
+        given["num_heads"],
+        given["mlp_dim"],
+        given["num_classes"],
+        image_size=size,
+        pre_logits=given["representation_size"] or None,
+    )
+    return config, vit.names(config, "vision_transformer"), vit.published_shapes(config, "vision_transformer")
+
+
+def big_vision_vit(given: dict, size: tuple[int, int]) -> tuple:
+    if "variant" in given:
+        row = find_architecture(f"ViT-{given['variant']}")
+        sizes = (row.patch_size, row.width, row.depth, row.num_heads, row.mlp_dim)
+    else:
+        width = given["width"]
+        mlp_dim = given.get("mlp_dim", 4 * width)
+        sizes = (tuple(given["patch_size"]), width, given["depth"], given["num_heads"], mlp_dim)
+    pre_logits = given.get("rep_size")
+    config = ViTConfig(
+        *sizes,
+        given["num_classes"],
+        image_size=size,
+        pooling=POOLING[given["pool_type"]],
+        positions={"learn": "learned", "sincos2d": "sincos2d"}[given.get("posemb", "learn")],
+        cls_position=False,
+        pre_logits=sizes[1] if pre_logits is True else pre_logits or None,
+    )
+    return config, vit.names(config, "big_vision"), vit.published_shapes(config, "big_vision")
+
+
+def any_mixer(given: dict, size: tuple[int, int]) -> tuple:
+    config = MixerConfig(
+        tuple(given.get("patches") or given["patch_size"]),
+        given["hidden_dim"],
+        given["num_blocks"],
+        given["tokens_mlp_dim"],
+        given["channels_mlp_dim"],
+        given["num_classes"],
+        image_size=size,
+    )
+    return config, mixer.names(config), mixer.published_shapes(config)
+
+
+def big_vision_bit(given: dict, size: tuple[int, int]) -> tuple:
+    config = ResNetV1Config(tuple(given["depth"]), given["width"], given["num_classes"])
+    return config, resnet_v1.names(config), resnet_v1.published_shapes(config)
+
+
+def bit_paper(given: dict, size: tuple[int, int]) -> tuple:
+    units = (3, 4, 6, 3) if given["depth"] == 50 else tuple(given["depth"])
+    config = ResNetConfig(units, given["width"], given["num_classes"], max_pool_padding="lowest")
+    return config, bit.names(config), bit.published_shapes(config)
