@@ -1,0 +1,62 @@
+"""A fourth engine, of a few lines of numpy, that runs the very `main` of the others: for tests of what surrounds it."""
+
+import ast
+import types
+from pathlib import Path
+
+import numpy as np
+
+LOOP = Path(__file__).resolve().parent.parent / "bit_jax" / "loop.py"
+
+
+class Model:
+    """Parameters, and a momentum for each; `device` and `dtype` as the others have them."""
+
+    def __init__(self, arrays):
+        self.arrays = {name: arrays[name].astype(np.float64) for name in sorted(arrays)}
+        self.device = None
+
+
+def train_step(model, optimizer, batch, *, lr, batch_split, dtype):
+    """Something that depends on every image, label, parameter, momentum and rate."""
+    signal = np.sin(batch["images"].sum(dtype=np.float64) + batch["labels"].dot(np.arange(len(batch["labels"]))))
+    loss = signal**2 + sum(np.abs(array).mean() for array in model.arrays.values())
+    for name, array in model.arrays.items():
+        optimizer[name] = 0.9 * optimizer.get(name, 0) + np.cos(array + signal)
+        model.arrays[name] = array - lr * optimizer[name]
+    return loss
+
+
+def evaluate(model, batches, *, dtype):
+    """A number in [0, 1) that goes up and down from one evaluation to the next."""
+    pixels = sum(batch["images"][batch["mask"]].sum(dtype=np.float64) for batch in batches)
+    top1 = (1000 * sum(array.sum() for array in model.arrays.values()) + pixels) % 1
+    return {"top1": float(top1), "top5": 1.0, "loss": float(1 - top1)}
+
+
+def load(model, arrays):
+    model.arrays = Model(arrays).arrays
+
+
+def load_main():
+    """`main` of bit_jax/loop.py, whose text is that of all engines, with the names in it meaning what stands here."""
+    tree = ast.parse(LOOP.read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    tree.body[0].args.args[0].annotation = None
+    copy = lambda arrays: {name: array.copy() for name, array in arrays.items()}
+    names = {
+        "api": types.SimpleNamespace(build=lambda config, arrays, *, precision: Model(arrays)),
+        "optim": types.SimpleNamespace(create_optimizer=lambda model, *, momentum, weight_decay: {}),
+        "weights": types.SimpleNamespace(
+            load=load,
+            load_optimizer=lambda model, optimizer, arrays: optimizer.update(arrays),
+            dump=lambda model: copy(model.arrays),
+            dump_optimizer=lambda model, optimizer: copy(optimizer),
+        ),
+        "jnp": np,
+        "to_device": lambda batches, device: batches,
+        "train_step": train_step,
+        "evaluate": evaluate,
+    }
+    exec(compile(tree, str(LOOP), "exec"), names)  # noqa: S102
+    return names["main"]
