@@ -104,11 +104,14 @@ class Run:
             raise UserError(f"{self.folder} holds a finished run; choose another --name, or remove the folder.")
         if path.exists():
             try:
-                self._check_config(dict(json.loads(path.read_text())))
-            except (OSError, ValueError, TypeError) as error:
+                old = json.loads(path.read_text())
+                if not isinstance(old, dict):
+                    raise ValueError(f"it holds {old}")  # noqa: TRY004
+            except (OSError, ValueError) as error:
                 raise UserError(
                     f"{path} cannot be read ({error}); restore it, choose another --name, or remove {self.folder}."
                 ) from error
+            self._check_config(old)
 
     def _check_config(self, old: dict[str, Any]) -> None:
         for item in dataclasses.fields(self.config):

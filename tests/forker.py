@@ -1,79 +1,103 @@
-"""Starts training runs quickly, again and again, and kills them: `python forker.py ENGINE`, driven line by line.
+"""Starts training runs quickly, again and again, and disturbs them: `python forker.py ENGINE`, driven line by line.
 
 The engine is imported once; every run is a fork, which has not yet touched a device. A line of input is a JSON object
-{argv, log, [delay, signal], [kill_at]}: `signal` is sent after `delay` seconds, or the run kills itself before its
-`kill_at`-th operation on files, in the middle of it where it writes. The line of output is {status, seconds}; a status
-below zero is the signal that ended the run.
+{argv} and what is to happen to the run: `signal` after `delay` seconds; a `deed` of DEEDS at its `at`-th operation on
+files; no file growing beyond `file_limit` bytes; a disk that takes `slow_disk` seconds for every sync. The line of
+output is {status, seconds, output}; a status below zero is the signal that ended the run.
 """
 
+import errno
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
+import traceback
+
+import cv2  # noqa: F401  what every run would import anew
+import simplejpeg  # noqa: F401
+from PIL import Image
 
 from common import config, files, run
 from common.errors import UserError
 
 
 def main(engine: str) -> None:
+    Image.init()
     load = importlib.import_module("numpy_engine" if engine == "numpy" else f"{engine}.train").load_main()
     for line in sys.stdin:
-        order = json.loads(line)
+        order, (output, end) = json.loads(line), os.pipe()
         started, child = time.monotonic(), os.fork()
         if not child:
-            train(engine, load, order)
+            train(engine, load, order, end)
+        os.close(end)
         if "signal" in order:
             time.sleep(order["delay"])
             os.kill(child, order["signal"])
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps({"status": status, "seconds": time.monotonic() - started}), flush=True)
+        with open(output) as file:
+            answer = {"status": status, "seconds": time.monotonic() - started, "output": file.read()}
+        print(json.dumps(answer), flush=True)
 
 
-def train(engine: str, load, order: dict) -> None:
+def train(engine: str, load, order: dict, output: int) -> None:
     """What `python -m ENGINE.train` does, in this process, which ends with it."""
     status = 1
     try:
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         if engine == "numpy":
             make_it_small()
-        if "kill_at" in order:
-            Killer(order["kill_at"])
+        if "slow_disk" in order:
+            os.fsync = lambda descriptor: time.sleep(order["slow_disk"])
+        if "file_limit" in order:
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], hard))
+        if "deed" in order:
+            Disturbance(DEEDS[order["deed"]], order["at"])
         load(run.Run(config.parse(config.TrainConfig, order["argv"], "train", ""), engine))
         status = 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}")
         status = 2
     except SystemExit as end:
         status = end.code
     except BaseException:  # noqa: BLE001
-        import traceback
-
-        traceback.print_exc()
+        print(traceback.format_exc())
     finally:
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
 
 
 def make_it_small() -> None:
-    """A model of some thousand parameters, and no curves."""
+    """A model of some thousand parameters, no curves, and a disk that need not last beyond this process."""
     from common import models, report
 
     row = models.find_model(models.DEFAULT_MODEL)
     tiny = models.ResNetConfig((1,), 0.5, 2)
     object.__setattr__(row, "config", lambda num_classes=None: tiny)
     report.plot_curves = lambda *_: None
+    os.fsync = lambda descriptor: None
 
 
-class Killer:
-    """Counts operations on files, and kills this process in the middle of one of them."""
+def fail() -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    def __init__(self, kill_at: int):
-        self.left = kill_at
+
+DEEDS = {  # what happens, and whether to all later operations as well
+    "kill": (lambda: os.kill(os.getpid(), signal.SIGKILL), False),
+    "stop": (lambda: os.kill(os.getpid(), signal.SIGTERM), False),
+    "fail": (fail, True),
+}
+
+
+class Disturbance:
+    """Counts operations on files, and does its deed at one of them, half-way through where it writes."""
+
+    def __init__(self, deed: tuple, at: int):
+        (self.act, self.for_ever), self.left = deed, at
         for name in ("replace", "fsync", "unlink", "mkdir"):
             setattr(os, name, self.watch(getattr(os, name)))
         files.open = run.open = self.open
@@ -89,18 +113,19 @@ class Killer:
         self.count()
         return HalfWriter(open(*arguments), self)
 
-    def count(self, last_deed=lambda: None) -> None:
+    def count(self, half=lambda: None) -> None:
         self.left -= 1
         if self.left == 0:
-            last_deed()
-            os.kill(os.getpid(), signal.SIGKILL)
+            half()
+        if self.left == 0 or (self.for_ever and self.left < 0):
+            self.act()
 
 
 class HalfWriter:
-    """A file whose writes may end half-way, together with the process."""
+    """A file whose writes may end half-way."""
 
-    def __init__(self, file, killer: Killer):
-        self.file, self.killer = file, killer
+    def __init__(self, file, disturbance: Disturbance):
+        self.file, self.disturbance = file, disturbance
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -112,7 +137,9 @@ class HalfWriter:
         self.file.close()
 
     def write(self, data):
-        self.killer.count(lambda: (self.file.write(data[: len(data) // 2]), self.file.flush()))
+        begin = lambda: (self.file.write(data[: len(data) // 2]), self.file.flush())
+        lasting = self.disturbance.act is not DEEDS["stop"][0]  # a stopped one goes on and writes the whole
+        self.disturbance.count(begin if lasting else lambda: None)
         return self.file.write(data)
 
     def writelines(self, lines):

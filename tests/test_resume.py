@@ -1,7 +1,9 @@
 """Runs that are killed, stopped and continued: the same weights and the same metrics as without."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +14,9 @@ import pytest
 from conftest import ROOT
 from engines import INSTALLED
 
-from common.checkpoint import CURRENT, read
+from common.checkpoint import CURRENT, PREVIOUS, read
 from common.datasets import open_dataset
+from common.interruption import Interruption
 
 STEPS = 6
 RUN = ("--batch", 4, "--resize", 36, "--crop", 32, "--steps", STEPS, "--warmup_steps", 1, "--base_lr", 0.01,
@@ -24,7 +27,7 @@ class Forker:
     """Runs of one engine, each a process of its own; see forker.py."""
 
     def __init__(self, engine: str, folder: Path):
-        self.engine, self.folder, self.log = engine, folder, folder / "output.txt"
+        self.engine, self.folder = engine, folder
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "forker.py"), engine], cwd=folder, env=environment, text=True,
@@ -32,23 +35,37 @@ class Forker:
         )  # fmt: skip
 
     def train(self, name: str, *flags, **order) -> dict:
-        """{status, seconds} of one run, with RUN and `flags`; `order` may hold delay and signal, or kill_at."""
+        """{status, seconds, output} of one run, with RUN and `flags`; `order` says what is to happen to it."""
         weights = ("--weights", "none") if self.engine == "numpy" else ()
         argv = [*map(str, ("--dataset", "images", "--name", name, *weights, *RUN, *flags))]
-        self.log.write_text("")
-        self.process.stdin.write(json.dumps({"argv": argv, "log": str(self.log)} | order) + "\n")
+        self.process.stdin.write(json.dumps({"argv": argv} | order) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
         if not order:
-            assert answer["status"] == 0, self.log.read_text()
+            assert answer["status"] == 0, answer["output"]
         return answer
 
-    def refused(self, name: str, *flags) -> str:
+    def refused(self, name: str, *flags, **order) -> str:
         """What a run that ends in one sentence says."""
-        assert self.train(name, *flags, kill_at=10**9)["status"] == 2, self.log.read_text()
-        sentence = self.log.read_text().splitlines()[-1]
-        assert sentence.startswith("error: ")
+        answer = self.train(name, *flags, **({"deed": "kill", "at": 10**9} | order))
+        assert answer["status"] == 2, answer["output"]
+        sentence = answer["output"].splitlines()[-1]
+        assert sentence.startswith("error: ") and "Traceback" not in answer["output"]
         return sentence
+
+    def stopped(self, name: str, *flags, after: int = 3) -> Path:
+        """The folder of a run that was killed with a checkpoint of `after` steps or of one more."""
+        for at in range(40, 1000, 10):
+            shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
+            self.train(name, *flags, deed="kill", at=at)
+            if (self.folder / "runs" / name / PREVIOUS).exists() and self.step(name) >= after:
+                return self.folder / "runs" / name
+        raise AssertionError("It ended before.")
+
+    def step(self, name: str, file: str = CURRENT) -> int:
+        """The step of a run's checkpoint; 0 where there is none."""
+        path = self.folder / "runs" / name / file
+        return read(path).step if path.exists() else 0
 
     def metrics(self, name: str) -> list[dict]:
         """The lines of a run, apart from how fast they came."""
@@ -61,7 +78,7 @@ class Forker:
         """Weights bit for bit, metrics line for line, and nothing left over."""
         ours, theirs = (self.folder / "runs" / each for each in (name, reference))
         assert self.metrics(name) == self.metrics(reference)
-        assert {p.name for p in ours.iterdir()} == {p.name for p in theirs.iterdir()}
+        assert {p.name for p in ours.iterdir()} - {PREVIOUS} == {p.name for p in theirs.iterdir()} - {PREVIOUS}
         for file in ("weights.npz", "best.npz"):
             if (theirs / file).exists():
                 with np.load(ours / file) as a, np.load(theirs / file) as b:
@@ -105,19 +122,27 @@ def runs(request, tmp_path_factory):
 # --- kill -9
 
 
+def kill_everywhere(runs: Forker, reference: str, *flags, first: int = 1, every: int = 1) -> int:
+    """Kill a run at its `first` operation on files and at every so manieth after it; returns the number of kills."""
+    runs.train(reference, *flags)
+    for count, kill_at in enumerate(range(first, 10_000, every)):
+        name = f"{reference}_{kill_at}"
+        if runs.train(name, *flags, deed="kill", at=kill_at)["status"] == 0:
+            return count
+        runs.train(name, *flags)
+        runs.assert_same(name, reference)
+
+
+def test_a_kill_at_every_tenth_operation_on_files(numpy_runs):
+    """Also in the middle of a write. Best weights, their accuracy and the losses of an unfinished line survive."""
+    first = int.from_bytes(os.urandom(1)) % 10 + 1
+    assert kill_everywhere(numpy_runs, "tenth", "--keep_best", first=first, every=10) > 40
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ((), ("--keep_best", "--checkpoint_every", "2")), ids=("last", "best"))
 def test_a_kill_at_every_operation_on_files(flags, numpy_runs):
-    """Also in the middle of every write. Best weights, their accuracy and the losses of an unfinished line survive."""
-    reference = f"whole{len(flags)}"
-    numpy_runs.train(reference, *flags)
-    for kill_at in range(1, 1000):
-        name = f"{reference}_{kill_at}"
-        if numpy_runs.train(name, *flags, kill_at=kill_at)["status"] == 0:
-            break
-        numpy_runs.train(name, *flags)
-        numpy_runs.assert_same(name, reference)
-    print(kill_at)
-    assert kill_at > 100
+    assert kill_everywhere(numpy_runs, f"every{len(flags)}", *flags) > 200
 
 
 def kill_often(runs: Forker, count: int, seed: int) -> int:
@@ -125,8 +150,8 @@ def kill_often(runs: Forker, count: int, seed: int) -> int:
     rng, number = np.random.default_rng(seed), 0
     for _ in range(count):
         moment = float(rng.uniform(0, runs.seconds))
-        status = runs.train(f"killed{seed}_{number}", delay=moment, signal=signal.SIGKILL)["status"]
-        assert status in (-signal.SIGKILL, 0), runs.log.read_text()
+        answer = runs.train(f"killed{seed}_{number}", delay=moment, signal=signal.SIGKILL)
+        assert answer["status"] in (-signal.SIGKILL, 0), answer["output"]
         if (runs.folder / "runs" / f"killed{seed}_{number}" / "weights.npz").exists():
             number += 1
     runs.train(f"killed{seed}_{number}")
@@ -143,3 +168,221 @@ def test_three_kills_at_random_moments(runs):
 def test_a_hundred_kills_at_random_moments(runs):
     share = -(-100 // len(INSTALLED))
     assert kill_often(runs, share, seed=1) >= 1
+
+
+# --- SIGTERM and Ctrl-C
+
+LONG = ("--steps", 300, "--checkpoint_every", 0, "--log_every", 7, "--eval_every", 11)
+
+
+@pytest.mark.parametrize("number, status", ((signal.SIGTERM, 143), (signal.SIGINT, 130)))
+def test_a_signal_saves_first(number, status, numpy_runs):
+    """In the middle of a window of losses, too."""
+    whole = numpy_runs.train(f"whole{status}", *LONG)
+    moments = np.random.default_rng(status).uniform(0.3, 0.9, 3) * whole["seconds"]
+    for run, moment in enumerate(moments):
+        answer = numpy_runs.train(f"{status}_{run}", *LONG, delay=moment, signal=number)
+        assert answer["status"] == status, answer["output"]
+        step = numpy_runs.step(f"{status}_{run}")
+        assert step > 0 and f"Stopped after step {step}; to resume: python -m numpy.train " in answer["output"]
+        numpy_runs.train(f"{status}_{run}", *LONG)
+        numpy_runs.assert_same(f"{status}_{run}", f"whole{status}")
+
+
+def test_a_signal_at_every_tenth_operation_on_files(numpy_runs):
+    """While a checkpoint is written, in the last evaluation, when all is done but the end."""
+    ends = set()
+    for at in range(int.from_bytes(os.urandom(1)) % 10 + 1, 10_000, 10):
+        answer = numpy_runs.train(f"stop{at}", deed="stop", at=at)
+        ends.add(answer["status"])
+        if answer["status"]:
+            numpy_runs.train(f"stop{at}")
+        elif at > 300:
+            break
+        numpy_runs.assert_same(f"stop{at}", "whole")
+    assert ends == {-signal.SIGTERM, 143, 0}  # before the run has begun; while it runs; too late
+
+
+def test_a_signal_saves_first_in_every_engine(runs):
+    answer = runs.train("long", "--steps", 10**6, "--checkpoint_every", 0, "--eval_every", 0,
+                        delay=runs.seconds, signal=signal.SIGTERM)  # fmt: skip
+    assert answer["status"] == 143, answer["output"]
+    assert f"Stopped after step {runs.step('long'):,}; to resume: python -m {runs.engine}.train" in answer["output"]
+
+
+TWICE = """
+import os, signal
+from common.interruption import Interruption
+with Interruption() as interruption:
+    os.kill(os.getpid(), signal.{first})
+    print(interruption.status, flush=True)
+    os.kill(os.getpid(), signal.{second})
+    print("still here")
+"""
+
+
+@pytest.mark.parametrize("first, second", (("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGINT")))
+def test_a_second_signal_ends_at_once(first, second):
+    code = TWICE.format(first=first, second=second)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -getattr(signal, second) and done.stdout == f"{128 + getattr(signal, first)}\n"
+    assert "again ends at once" in done.stderr
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interruption():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+# --- disks
+
+
+def test_a_disk_that_turns_read_only_at_every_twentieth_operation(numpy_runs):
+    """One sentence that says what is left; once the disk is well, the same command goes on."""
+    for at in range(int.from_bytes(os.urandom(1)) % 20 + 1, 10_000, 20):
+        answer = numpy_runs.train(f"fail{at}", deed="fail", at=at)
+        if not answer["status"]:
+            break
+        assert answer["status"] == 2 and "Traceback" not in answer["output"], answer["output"]
+        sentence = answer["output"].splitlines()[-1]
+        assert sentence.startswith("error: Cannot write ") and "Read-only file system" in sentence
+        step = max(numpy_runs.step(f"fail{at}", file) for file in (CURRENT, PREVIOUS))
+        if "Folder runs" in answer["output"]:
+            assert (f"checkpoint of step {step} is intact" if step else "No checkpoint has been written") in sentence
+        numpy_runs.train(f"fail{at}")
+        numpy_runs.assert_same(f"fail{at}", "whole")
+    assert at > 200
+
+
+@pytest.mark.parametrize("limit", (100, 500, 1000, 10_000, 100_000))
+def test_a_full_disk(limit, numpy_runs):
+    """The log, the configuration, the metrics, and checkpoints: the kernel itself refuses to write on."""
+    assert "Cannot write " in numpy_runs.refused(f"full{limit}", file_limit=limit)
+    numpy_runs.train(f"full{limit}")
+    numpy_runs.assert_same(f"full{limit}", "whole")
+
+
+def test_a_slow_disk_does_not_hold_the_run_up(numpy_runs):
+    """A checkpoint that is due while the last one is still being written waits; the last step's is always written."""
+    answer = numpy_runs.train("slow", "--steps", 200, "--eval_every", 0, slow_disk=0.1)
+    assert answer["status"] == 0 and numpy_runs.step("slow") == 200
+    assert answer["seconds"] < 200 * 0.3 / 4  # a save syncs three times
+
+
+# --- what a folder holds
+
+
+def test_a_finished_run_is_not_started_over(numpy_runs):
+    for flags in ((), ("--seed", 1)):
+        sentence = numpy_runs.refused("whole", *flags)
+        assert "holds a finished run; choose another --name, or remove the folder" in sentence
+
+
+def test_another_run_of_the_same_name_is_refused(numpy_runs):
+    folder = numpy_runs.stopped("other")
+    before = (folder / CURRENT).read_bytes()
+    sentence = numpy_runs.refused("other", "--seed", 1)
+    assert "holds a run with --seed 0, not 1" in sentence and "choose another --name" in sentence
+    (folder / "config.json").unlink()  # the checkpoint knows as well
+    assert "holds a run with --seed 0, not 1" in numpy_runs.refused("other", "--seed", 1)
+    assert (folder / CURRENT).read_bytes() == before
+    numpy_runs.train("other", "--checkpoint_every", 2, "--workers", 1)  # what does not shape the run may change
+    numpy_runs.assert_same("other", "whole")
+
+
+def test_a_run_whose_folder_was_renamed_goes_on(numpy_runs):
+    numpy_runs.stopped("before").rename(numpy_runs.folder / "runs" / "after")
+    numpy_runs.train("after")
+    numpy_runs.assert_same("after", "whole")
+
+
+def test_a_run_whose_images_changed_is_refused(numpy_runs):
+    numpy_runs.stopped("images")
+    image = next((numpy_runs.folder / "images" / "train" / "cat").iterdir())
+    another = image.with_name("another.jpg")
+    shutil.copy(image, another)
+    try:
+        assert "made with 8 as number of train images, not 9" in numpy_runs.refused("images")
+    finally:
+        another.unlink()
+
+
+@pytest.mark.parametrize("text", ("", "{", "[]", "[1]", "null", "\x00" * 40), ids=repr)
+def test_a_broken_config_is_one_sentence(text, numpy_runs):
+    folder = numpy_runs.stopped("broken")
+    (folder / "config.json").write_text(text)
+    sentence = numpy_runs.refused("broken")
+    assert "config.json cannot be read" in sentence and "choose another --name" in sentence
+
+
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(numpy_runs):
+    folder = numpy_runs.stopped("damaged")
+    damage(folder / CURRENT)
+    step = numpy_runs.step("damaged", PREVIOUS)
+    output = numpy_runs.train("damaged")["output"]
+    for text in (output, (folder / "train.log").read_text()):
+        assert f"{folder.name}/{CURRENT} is damaged: its digest does not match" in text
+        assert f"Continuing after step {step}, which numpy saved" in text
+    numpy_runs.assert_same("damaged", "whole")
+
+
+def test_without_an_intact_checkpoint_the_choice_is_clear(numpy_runs):
+    folder = numpy_runs.stopped("both")
+    for file in (CURRENT, PREVIOUS):
+        damage(folder / file)
+    sentence = numpy_runs.refused("both")
+    assert f"{CURRENT} is damaged" in sentence and f"{PREVIOUS} is damaged" in sentence
+    assert "choose another --name, or remove" in sentence
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
+def test_a_half_written_line_of_metrics_is_dropped(numpy_runs):
+    folder = numpy_runs.stopped("half")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "train/lo')
+    numpy_runs.train("half")
+    numpy_runs.assert_same("half", "whole")
+
+
+def test_a_damaged_line_of_metrics_is_dropped_with_words(numpy_runs):
+    path = numpy_runs.stopped("lines", after=4) / "metrics.jsonl"
+    first, second, rest = path.read_bytes().split(b"\n", 2)
+    path.write_bytes(first + b"\n" + b"\0" * len(second) + b"\n" + rest)
+    assert "metrics.jsonl had 1 damaged lines, which were dropped" in numpy_runs.train("lines")["output"]
+    expected = numpy_runs.metrics("whole")
+    assert numpy_runs.metrics("lines") == expected[:1] + expected[2:]
+
+
+def test_leftovers_of_a_killed_run_are_removed(numpy_runs):
+    folder = numpy_runs.stopped("leftovers")
+    (folder / f".{CURRENT}.0123abcd.tmp").write_bytes(b"half")
+    numpy_runs.train("leftovers")
+    numpy_runs.assert_same("leftovers", "whole")
+
+
+def test_two_runs_on_one_folder(numpy_runs):
+    folder = numpy_runs.stopped("two")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with open(folder / "train.log", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "Another process is at work in runs/two" in numpy_runs.refused("two")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    numpy_runs.train("two")
+    numpy_runs.assert_same("two", "whole")
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(numpy_runs):
+    """Whether the loss is noticed first, at a checkpoint between two lines of metrics, or the weights."""
+    sentence = numpy_runs.refused("infinite", "--base_lr", 1e308)
+    assert "not finite; start again under another --name with a lower --base_lr" in sentence
+    step = numpy_runs.step("infinite")
+    assert 0 < step < STEPS and f"The checkpoint of step {step} is intact" in sentence
+    arrays = read(numpy_runs.folder / "runs" / "infinite" / CURRENT).arrays
+    assert all(np.isfinite(array).all() for array in arrays.values())
