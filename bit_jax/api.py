@@ -7,28 +7,37 @@ from flax import nnx
 from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
+from bit_jax.mixer import Mixer
+from bit_jax.model import Model
 from bit_jax.resnet import ResNet
+from bit_jax.resnet_v1 import ResNetV1
+from bit_jax.vit import ViT
 from common import weights as common_weights
-from common.models import ResNetConfig, find_model
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_model
+
+MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
 
 
-def build(config: ResNetConfig, arrays: common_weights.Arrays, *, precision: str = "float32") -> ResNet:
+def build(
+    config: ModelConfig, arrays: common_weights.Arrays, *, precision: str = "float32", remat: bool = False
+) -> Model:
     """A model of `config` that holds `arrays`, on JAX's default device.
 
     Its parameters are float64 for the precision float64, else float32. float64 switches the whole process to JAX's
     64-bit types; float32 means float32, on GPUs and TPUs as well: bit_jax/layers.py states it where it matters.
+    With `remat`, the backward pass computes activations again instead of keeping them.
     """
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
-    model = nnx.eval_shape(lambda: ResNet(config))
+    model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
     for variable in engine_weights.parameters(model).values():
         variable.set_value(jax.ShapeDtypeStruct(variable.shape, dtype))
     engine_weights.load(model, arrays)
     return model
 
 
-def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> ResNet:
+def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
     """A `flax.nnx.Module` for images [B, H, W, 3] in [-1, 1], called by its published `name`.
 
     `weights` is an .npz or .h5 file, "pretrained" for the published one in `weights/`, or None for initial values
@@ -40,13 +49,13 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     return build(*common_weights.starting_values(model, path, num_classes))
 
 
-def load_weights(model: ResNet, path: str | Path) -> None:
+def load_weights(model: Model, path: str | Path) -> None:
     """Replace every parameter by the file's (.npz or .h5), whose head must have as many classes. Raises UserError."""
     arrays = common_weights.read_weights(path, model.config)
     common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, arrays)
 
 
-def save_weights(model: ResNet, path: str | Path) -> None:
+def save_weights(model: Model, path: str | Path) -> None:
     """Write the parameters in the published layout that the suffix names: .npz or .h5. Raises UserError."""
     common_weights.write_weights(path, engine_weights.dump(model), model.config)

@@ -1,36 +1,41 @@
-"""The layers in which frameworks differ: weight-standardised convolution, group norm and the stem's max-pool.
+"""The layers in which frameworks differ: convolutions, norms, dense layers, GELU, attention, dropout and max-pools.
 
 Activations flow in the type of the images; parameters, norms and standardisation keep the type of the parameters.
+Products state their precision: JAX's default rounds float32 to TF32 on GPUs, to bfloat16 on TPUs.
 """
 
+import jax
 from flax import nnx
 from jax import Array, lax
 from jax import numpy as jnp
 
+from common.models import vit
+
+HIGHEST = lax.Precision.HIGHEST
+
 
 class StdConv(nnx.Module):
-    """Convolution without bias whose kernel is standardised over H, W and input channels, with symmetric padding.
+    """Convolution without bias whose kernel is standardised over H, W and input channels.
 
-    Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance.
+    Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance, or to
+    the deviation. Padding is symmetric, or that which makes the output the input's size / stride ("same").
     """
 
-    def __init__(self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float):
+    def __init__(
+        self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float,
+        standardization: str = "variance", same: bool = False,
+    ):  # fmt: skip
         self.kernel = nnx.Param(jnp.zeros((kernel_size, kernel_size, in_width, out_width)))
-        self.stride, self.padding = stride, (kernel_size - 1) // 2  # "SAME" would pad asymmetrically where it strides
-        self.epsilon = epsilon
+        self.stride = (stride, stride)
+        self.padding = "SAME" if same else [((kernel_size - 1) // 2,) * 2] * 2
+        self.epsilon, self.standardization = epsilon, standardization
 
     def __call__(self, x: Array) -> Array:  # [B, H, W, C]
         kernel = self.kernel[...]
         variance, mean = jnp.var(kernel, (0, 1, 2), correction=0), jnp.mean(kernel, (0, 1, 2))
-        kernel = (kernel - mean) / jnp.sqrt(variance + self.epsilon)
-        return lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            (self.stride, self.stride),
-            [(self.padding, self.padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST,  # the default rounds float32 to TF32 on GPUs, to bfloat16 on TPUs
-        )
+        to_deviation = self.standardization == "deviation"
+        scale = jnp.sqrt(variance) + self.epsilon if to_deviation else jnp.sqrt(variance + self.epsilon)
+        return convolve(x, (kernel - mean) / scale, self.stride, self.padding)
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -44,6 +49,126 @@ class GroupNorm(nnx.GroupNorm):
         return super().__call__(x.astype(self.scale.dtype)).astype(x.dtype)
 
 
-def max_pool(x: Array) -> Array:
-    """3x3 maximum with stride 2. The border is padded with zeros, as in the original, not with -infinity."""
-    return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")
+class LayerNorm(nnx.LayerNorm):
+    """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
+
+    def __init__(self, width: int, *, epsilon: float):
+        super().__init__(width, epsilon=epsilon, use_fast_variance=False, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Array) -> Array:  # [..., D]
+        return super().__call__(x.astype(self.scale.dtype)).astype(x.dtype)
+
+
+class Dense(nnx.Module):
+    """Dense layer in the type of its input."""
+
+    def __init__(self, in_width: int, out_width: int):
+        self.kernel = nnx.Param(jnp.zeros((in_width, out_width)))
+        self.bias = nnx.Param(jnp.zeros(out_width))
+
+    def __call__(self, x: Array) -> Array:  # [..., D]
+        return jnp.dot(x, self.kernel[...].astype(x.dtype), precision=HIGHEST) + self.bias[...].astype(x.dtype)
+
+
+class PatchEmbedding(nnx.Module):
+    """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
+
+    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
+        self.kernel = nnx.Param(jnp.zeros((*patch_size, in_width, out_width)))
+        self.bias = nnx.Param(jnp.zeros(out_width))
+
+    def __call__(self, x: Array) -> Array:
+        x = convolve(x, self.kernel[...], self.kernel.shape[:2], "VALID") + self.bias[...].astype(x.dtype)
+        return x.reshape(len(x), -1, x.shape[-1])
+
+
+class Mlp(nnx.Module):
+    """Two dense layers with a GELU and dropout between them."""
+
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0):
+        self.fc1 = Dense(width, mlp_dim)
+        self.fc2 = Dense(mlp_dim, width)
+        self.gelu, self.dropout = gelu, dropout
+
+    def __call__(self, x: Array, seeds: Array | None = None) -> Array:  # [B, L, D]
+        return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
+
+
+class Attention(nnx.Module):
+    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762)."""
+
+    def __init__(self, width: int, num_heads: int):
+        self.query, self.key = Dense(width, width), Dense(width, width)
+        self.value, self.out = Dense(width, width), Dense(width, width)
+        self.num_heads = num_heads
+
+    def __call__(self, queries: Array, x: Array) -> Array:  # [B, Q, D], [B, L, D] -> [B, Q, D]
+        def split(values: Array) -> Array:  # [B, L, D] -> [B, L, N, K]
+            return values.reshape(*values.shape[:2], self.num_heads, -1)
+
+        heads = attend(split(self.query(queries)), split(self.key(x)), split(self.value(x)))
+        return self.out(heads.reshape(queries.shape))
+
+
+def attend(query: Array, key: Array, value: Array) -> Array:
+    """Values [B, L, N, K] averaged by the softmax of scaled products of queries and keys: [B, Q, N, K]."""
+    with jax.default_matmul_precision("highest"):
+        if query.dtype != jnp.float64:
+            return jax.nn.dot_product_attention(query, key, value)
+        # ... whose softmax is in float32, whatever the type.
+        weights = jax.nn.softmax(jnp.einsum("bqnk,blnk->bnql", query, key) / query.shape[-1] ** 0.5)
+        return jnp.einsum("bnql,blnk->bqnk", weights, value)
+
+
+def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: str | list) -> Array:
+    """[B, H, W, C] with a kernel HWIO, in the type of x."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    kernel = kernel.astype(x.dtype)
+    return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=layout, precision=HIGHEST)
+
+
+def gelu(x: Array, kind: str) -> Array:
+    """GELU (https://arxiv.org/abs/1606.08415), `erf` exactly or its `tanh` approximation."""
+    return jax.nn.gelu(x, approximate=kind == "tanh")
+
+
+def dropout(x: Array, seeds: Array | None, rate: float) -> Array:
+    """x [B, ...] with elements zeroed at `rate` and the others scaled up; unchanged without seeds, in evaluation.
+
+    Whether an element stays is a hash of its place and of its example's seeds, int32 [B, 2]: the same numbers in every
+    engine, however a batch is split and in whatever order layers are computed.
+    """
+    if seeds is None or rate == 0:
+        return x
+    kept = random_bits(seeds, x[0].size) >= round(rate * 2**24)
+    return x * kept.reshape(x.shape).astype(x.dtype) / (1 - rate)
+
+
+def random_bits(seeds: Array, count: int) -> Array:
+    """[B, count] of 24 random bits each: a 32-bit mix (https://github.com/skeeto/hash-prospector) of the place."""
+    seeds = lax.bitcast_convert_type(seeds, jnp.uint32)
+    bits = jnp.arange(count, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9) ^ seeds[:, :1]
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D) + seeds[:, 1:]
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return (bits ^ (bits >> 16)) >> 8
+
+
+def drop_branch(x: Array, kept: Array | None) -> Array:
+    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Unchanged without, in evaluation."""
+    return x if kept is None else x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+
+
+def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
+    """[1, L, D] sine and cosine positions."""
+    return jnp.asarray(vit.sincos2d(*grid, width), dtype)
+
+
+def max_pool(x: Array, padding: str = "zero") -> Array:
+    """3x3 maximum with stride 2. In the original BiT the border is padded with zeros, not with -infinity ("lowest").
+
+    "same" pads with -infinity what makes the output the input's size / 2: on even sizes, bottom and right only.
+    """
+    if padding == "same":
+        return nnx.max_pool(x, (3, 3), (2, 2), "SAME")
+    border = 0.0 if padding == "zero" else -jnp.inf
+    return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border), (3, 3), (2, 2), "VALID")

@@ -1,12 +1,11 @@
 """ResNetV2-BiT in JAX (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
 
-import jax
 from flax import nnx
-from jax import Array, lax
-from jax import numpy as jnp
+from jax import Array
 from jax.nn import relu
 
-from bit_jax.layers import GroupNorm, StdConv, max_pool
+from bit_jax.layers import Dense, GroupNorm, StdConv, max_pool
+from bit_jax.model import Model
 from common.models import ResNetConfig
 
 
@@ -34,33 +33,20 @@ class Bottleneck(nnx.Module):
         return out + shortcut
 
 
-class ResNet(nnx.Module):
+class ResNet(Model):
     """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
 
-    def __init__(self, config: ResNetConfig):
-        self.config = config
+    def __init__(self, config: ResNetConfig, *, remat: bool = False):
+        super().__init__(config, remat=remat)
         self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
         self.blocks = nnx.List(Bottleneck(*block, config) for block in config.blocks)
         self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
-        self.head = nnx.Linear(config.width, config.num_classes, precision=lax.Precision.HIGHEST, rngs=nnx.Rngs(0))
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Type of the parameters; activations flow in the type of the images."""
-        return self.head.kernel.dtype
-
-    @property
-    def device(self) -> jax.Device | jax.sharding.Sharding:
-        """Where the parameters live."""
-        return self.head.kernel[...].device
+        self.head = Dense(config.width, config.num_classes)
 
     def features(self, images: Array) -> Array:
         """Pooled features [B, width], in the type of the parameters."""
-        x = max_pool(self.stem(images))  # [B, H / 4, W / 4, C]
+        x = max_pool(self.stem(images), self.config.max_pool_padding)  # [B, H / 4, W / 4, C]
         for block in self.blocks:
-            x = block(x)
+            x = self.run(block, x)
         x = relu(self.norm(x))  # [B, H / 32, W / 32, C]
-        return jnp.mean(x.astype(self.dtype), (1, 2))
-
-    def __call__(self, images: Array) -> Array:
-        return self.head(self.features(images))
+        return x.astype(self.dtype).mean((1, 2))

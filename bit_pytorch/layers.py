@@ -1,27 +1,40 @@
-"""The layers in which frameworks differ: weight-standardised convolution, group norm and the stem's max-pool.
+"""The layers in which frameworks differ: convolutions, norms, dense layers, GELU, attention, dropout and max-pools.
 
 Activations flow in the type of the images; parameters, norms and standardisation keep the type of the parameters.
 """
+
+import functools
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.models import vit
+
 
 class StdConv(nn.Conv2d):
-    """Convolution without bias whose kernel is standardised over H, W and input channels, with symmetric padding.
+    """Convolution without bias whose kernel is standardised over H, W and input channels.
 
-    Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance.
+    Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance, or to
+    the deviation. Padding is symmetric, or that which makes the output the input's size / stride ("same").
     """
 
-    def __init__(self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float):
-        super().__init__(in_width, out_width, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False)
-        self.epsilon = epsilon
+    def __init__(
+        self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float,
+        standardization: str = "variance", same: bool = False,
+    ):  # fmt: skip
+        padding = 0 if same else (kernel_size - 1) // 2
+        super().__init__(in_width, out_width, kernel_size, stride, padding=padding, bias=False)
+        self.epsilon, self.standardization, self.same = epsilon, standardization, same
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        kernel = (self.weight - mean) / torch.sqrt(variance + self.epsilon)
-        return F.conv2d(x, kernel.to(x.dtype), None, self.stride, self.padding)
+        to_deviation = self.standardization == "deviation"
+        scale = torch.sqrt(variance) + self.epsilon if to_deviation else torch.sqrt(variance + self.epsilon)
+        kernel = ((self.weight - mean) / scale).to(x.dtype)
+        if self.same:
+            x = pad_same(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, kernel, None, self.stride, self.padding)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -35,6 +48,115 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.to(self.weight.dtype).contiguous()).to(x.dtype)
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """3x3 maximum with stride 2. The border is padded with zeros, as in the original, not with -infinity."""
-    return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
+
+    def __init__(self, width: int, *, epsilon: float):
+        super().__init__(width, eps=epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., D]
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class Dense(nn.Linear):
+    """Dense layer in the type of its input."""
+
+    def __init__(self, in_width: int, out_width: int):
+        super().__init__(in_width, out_width)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., D]
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class PatchEmbedding(nn.Conv2d):
+    """Convolution of patches that do not overlap, as tokens: [B, C, H, W] to [B, L, D], in rows of patches."""
+
+    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
+        super().__init__(in_width, out_width, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride)
+        return x.flatten(2).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with a GELU and dropout between them."""
+
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = Dense(width, mlp_dim)
+        self.fc2 = Dense(mlp_dim, width)
+        self.gelu, self.dropout = gelu, dropout
+
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
+        return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762)."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.query, self.key = Dense(width, width), Dense(width, width)
+        self.value, self.out = Dense(width, width), Dense(width, width)
+        self.num_heads = num_heads
+
+    def forward(self, queries: Tensor, x: Tensor) -> Tensor:  # [B, Q, D], [B, L, D] -> [B, Q, D]
+        def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
+            return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+        heads = F.scaled_dot_product_attention(split(self.query(queries)), split(self.key(x)), split(self.value(x)))
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+
+def gelu(x: Tensor, kind: str) -> Tensor:
+    """GELU (https://arxiv.org/abs/1606.08415), `erf` exactly or its `tanh` approximation."""
+    return F.gelu(x, approximate="tanh" if kind == "tanh" else "none")
+
+
+def dropout(x: Tensor, seeds: Tensor | None, rate: float) -> Tensor:
+    """x [B, ...] with elements zeroed at `rate` and the others scaled up; unchanged without seeds, in evaluation.
+
+    Whether an element stays is a hash of its place and of its example's seeds, int32 [B, 2]: the same numbers in every
+    engine, however a batch is split and in whatever order layers are computed.
+    """
+    if seeds is None or rate == 0:
+        return x
+    kept = random_bits(seeds, x[0].numel()) >= round(rate * 2**24)
+    return x * kept.view(x.shape).to(x.dtype) / (1 - rate)
+
+
+def random_bits(seeds: Tensor, count: int) -> Tensor:
+    """int32 [B, count] of 24 random bits each: a 32-bit mix (https://github.com/skeeto/hash-prospector) of the place."""
+    place = torch.arange(count, dtype=torch.int32, device=seeds.device)
+    bits = place * (0x9E3779B9 - 2**32) ^ seeds[:, :1]  # int32 wraps around; the shifts below must not copy the sign
+    bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x7FEB352D + seeds[:, 1:]
+    bits = (bits ^ (bits >> 15 & 0x1FFFF)) * (0x846CA68B - 2**32)
+    return (bits ^ (bits >> 16 & 0xFFFF)) >> 8 & 0xFFFFFF
+
+
+def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
+    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Unchanged without, in evaluation."""
+    return x if kept is None else x * kept.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+
+
+@functools.lru_cache
+def fixed_positions(grid: tuple[int, int], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[1, L, D] sine and cosine positions, copied to the device once."""
+    return torch.from_numpy(vit.sincos2d(*grid, width)).to(device, dtype)
+
+
+def pad_same(x: Tensor, size: int, stride: int, value: float = 0.0) -> Tensor:
+    """[B, C, H, W] padded such that windows of `size` give H / stride; an odd pixel goes to the bottom and right."""
+    pads = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in (x.shape[3], x.shape[2])]
+    return F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)], value=value)
+
+
+def max_pool(x: Tensor, padding: str = "zero") -> Tensor:
+    """3x3 maximum with stride 2. In the original BiT the border is padded with zeros, not with -infinity ("lowest").
+
+    "same" pads with -infinity what makes the output the input's size / 2: on even sizes, bottom and right only.
+    """
+    if padding == "same":
+        return F.max_pool2d(pad_same(x, 3, 2, float("-inf")), 3, 2)
+    return F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=0.0 if padding == "zero" else float("-inf")), 3, 2)

@@ -1,10 +1,10 @@
 """ResNetV2-BiT in PyTorch (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bit_pytorch.layers import GroupNorm, StdConv, max_pool
+from bit_pytorch.layers import Dense, GroupNorm, StdConv, max_pool
+from bit_pytorch.model import Model
 from common.models import ResNetConfig
 
 
@@ -33,34 +33,20 @@ class Bottleneck(nn.Module):
         return out + shortcut
 
 
-class ResNet(nn.Module):
+class ResNet(Model):
     """Images [B, 3, H, W] in [-1, 1] to logits [B, num_classes]."""
 
-    def __init__(self, config: ResNetConfig):
-        super().__init__()
-        self.config = config
+    def __init__(self, config: ResNetConfig, *, remat: bool = False):
+        super().__init__(config, remat=remat)
         self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
         self.blocks = nn.ModuleList(Bottleneck(*block, config) for block in config.blocks)
         self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
-        self.head = nn.Linear(config.width, config.num_classes)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the parameters; activations flow in the type of the images."""
-        return self.head.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return self.head.weight.device
+        self.head = Dense(config.width, config.num_classes)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, width], in the type of the parameters."""
-        x = max_pool(self.stem(images))  # [B, C, H / 4, W / 4]
+        x = max_pool(self.stem(images), self.config.max_pool_padding)  # [B, C, H / 4, W / 4]
         for block in self.blocks:
-            x = block(x)
+            x = self.run(block, x)
         x = F.relu(self.norm(x))  # [B, C, H / 32, W / 32]
-        return torch.mean(x.to(self.dtype), dim=(2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+        return x.to(self.dtype).mean((2, 3))

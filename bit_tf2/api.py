@@ -6,28 +6,37 @@ import keras
 import tensorflow as tf
 
 from bit_tf2 import weights as engine_weights
+from bit_tf2.mixer import Mixer
+from bit_tf2.model import Model
 from bit_tf2.resnet import ResNet
+from bit_tf2.resnet_v1 import ResNetV1
+from bit_tf2.vit import ViT
 from common import weights as common_weights
-from common.models import ResNetConfig, find_model
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_model
+
+MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
 
 
-def build(config: ResNetConfig, arrays: common_weights.Arrays, *, precision: str = "float32") -> ResNet:
+def build(
+    config: ModelConfig, arrays: common_weights.Arrays, *, precision: str = "float32", remat: bool = False
+) -> Model:
     """A model of `config` that holds `arrays`, on the first GPU or the CPU.
 
-    Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off.
+    Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
+    `remat`, the backward pass computes activations again instead of keeping them.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     users_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64" if precision == "float64" else "float32")
     try:
-        model = ResNet(config)
+        model = MODELS[type(config)](config, remat=remat)
     finally:
         keras.config.set_dtype_policy(users_policy)
     engine_weights.load(model, arrays)
     return model
 
 
-def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> ResNet:
+def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
     """A `keras.Model` for images [B, H, W, 3] in [-1, 1], called by its published `name`.
 
     `weights` is an .npz or .h5 file, "pretrained" for the published one in `weights/`, or None for initial values
@@ -39,13 +48,13 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     return build(*common_weights.starting_values(model, path, num_classes))
 
 
-def load_weights(model: ResNet, path: str | Path) -> None:
+def load_weights(model: Model, path: str | Path) -> None:
     """Replace every parameter by the file's (.npz or .h5), whose head must have as many classes. Raises UserError."""
     arrays = common_weights.read_weights(path, model.config)
     common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, arrays)
 
 
-def save_weights(model: ResNet, path: str | Path) -> None:
+def save_weights(model: Model, path: str | Path) -> None:
     """Write the parameters in the published layout that the suffix names: .npz or .h5. Raises UserError."""
     common_weights.write_weights(path, engine_weights.dump(model), model.config)

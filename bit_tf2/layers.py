@@ -1,32 +1,42 @@
-"""The layers in which frameworks differ: weight-standardised convolution, group norm and the stem's max-pool.
+"""The layers in which frameworks differ: convolutions, norms, dense layers, GELU, attention, dropout and max-pools.
 
 Activations flow in the type of the images; parameters, norms and standardisation keep the type of the parameters.
+Every variable exists once a layer is constructed: `built` tells Keras not to look for more.
 """
+
+import math
 
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
+from common.models import vit
+
 
 class StdConv(keras.layers.Layer):
-    """Convolution without bias whose kernel is standardised over H, W and input channels, with symmetric padding.
+    """Convolution without bias whose kernel is standardised over H, W and input channels.
 
-    Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance.
+    Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance, or to
+    the deviation. Padding is symmetric, or that which makes the output the input's size / stride ("same").
     """
 
-    def __init__(self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float):
+    def __init__(
+        self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float,
+        standardization: str = "variance", same: bool = False,
+    ):  # fmt: skip
         super().__init__(autocast=False)
         self.kernel = self.add_weight((kernel_size, kernel_size, in_width, out_width), "zeros", name="kernel")
-        self.stride, self.padding = stride, (kernel_size - 1) // 2  # "same" would pad asymmetrically where it strides
-        self.epsilon = epsilon
-        self.built = True  # every variable exists; Keras need not look for more
+        self.stride = stride
+        self.padding = "SAME" if same else ((0, 0), *[((kernel_size - 1) // 2,) * 2] * 2, (0, 0))
+        self.epsilon, self.standardization = epsilon, standardization
+        self.built = True
 
     def call(self, x: Tensor) -> Tensor:  # [B, H, W, C]
         kernel = tf.convert_to_tensor(self.kernel)
         mean, variance = tf.nn.moments(kernel, (0, 1, 2))
-        kernel = (kernel - mean) / tf.sqrt(variance + self.epsilon)
-        padding = ((0, 0), (self.padding, self.padding), (self.padding, self.padding), (0, 0))
-        return tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.stride, padding)
+        to_deviation = self.standardization == "deviation"
+        scale = tf.sqrt(variance) + self.epsilon if to_deviation else tf.sqrt(variance + self.epsilon)
+        return tf.nn.conv2d(x, tf.cast((kernel - mean) / scale, x.dtype), self.stride, self.padding)
 
 
 class GroupNorm(keras.layers.Layer):
@@ -56,6 +66,138 @@ class GroupNorm(keras.layers.Layer):
         return tf.repeat(means, size, axis=1)[:, None, None]
 
 
-def max_pool(x: Tensor) -> Tensor:
-    """3x3 maximum with stride 2. The border is padded with zeros, as in the original, not with -infinity."""
-    return tf.nn.max_pool2d(tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2, "VALID")
+class LayerNorm(keras.layers.Layer):
+    """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
+
+    def __init__(self, width: int, *, epsilon: float):
+        super().__init__(autocast=False)
+        self.scale = self.add_weight((width,), "zeros", name="scale")
+        self.bias = self.add_weight((width,), "zeros", name="bias")
+        self.epsilon = epsilon
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:  # [..., D]
+        values = tf.cast(x, self.dtype)
+        values -= tf.reduce_mean(values, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(values), -1, keepdims=True)  # stable: of deviations
+        return tf.cast(values * tf.math.rsqrt(variance + self.epsilon) * self.scale + self.bias, x.dtype)
+
+
+class Dense(keras.layers.Layer):
+    """Dense layer in the type of its input."""
+
+    def __init__(self, in_width: int, out_width: int):
+        super().__init__(autocast=False)
+        self.kernel = self.add_weight((in_width, out_width), "zeros", name="kernel")
+        self.bias = self.add_weight((out_width,), "zeros", name="bias")
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:  # [..., D]
+        # As one product of matrices: of a batch of them, TensorFlow sums the kernel's gradients afterwards.
+        rows = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.cast(self.kernel, x.dtype))
+        return tf.reshape(tf.nn.bias_add(rows, tf.cast(self.bias, x.dtype)), (-1, *x.shape[1:-1], rows.shape[-1]))
+
+
+class PatchEmbedding(keras.layers.Layer):
+    """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
+
+    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
+        super().__init__(autocast=False)
+        self.kernel = self.add_weight((*patch_size, in_width, out_width), "zeros", name="kernel")
+        self.bias = self.add_weight((out_width,), "zeros", name="bias")
+        self.patch_size = patch_size
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.patch_size, "VALID") + tf.cast(self.bias, x.dtype)
+        return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
+
+
+class Mlp(keras.layers.Layer):
+    """Two dense layers with a GELU and dropout between them."""
+
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0):
+        super().__init__(autocast=False)
+        self.fc1 = Dense(width, mlp_dim)
+        self.fc2 = Dense(mlp_dim, width)
+        self.gelu, self.dropout = gelu, dropout
+        self.built = True
+
+    def call(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
+        return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
+
+
+class Attention(keras.layers.Layer):
+    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); TensorFlow has no fused kernel."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__(autocast=False)
+        self.query, self.key = Dense(width, width), Dense(width, width)
+        self.value, self.out = Dense(width, width), Dense(width, width)
+        self.num_heads = num_heads
+        self.built = True
+
+    def call(self, queries: Tensor, x: Tensor) -> Tensor:  # [B, Q, D], [B, L, D] -> [B, Q, D]
+        def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
+            return tf.transpose(
+                tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads)),
+                (0, 2, 1, 3),
+            )
+
+        query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
+        weights = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # [B, N, Q, L]
+        if weights.dtype == tf.bfloat16:
+            weights = tf.cast(weights, self.dtype)
+        heads = tf.matmul(tf.cast(tf.nn.softmax(weights), value.dtype), value)
+        return self.out(tf.reshape(tf.transpose(heads, (0, 2, 1, 3)), (-1, *queries.shape[1:])))
+
+
+def gelu(x: Tensor, kind: str) -> Tensor:
+    """GELU (https://arxiv.org/abs/1606.08415), `erf` exactly or its `tanh` approximation."""
+    if kind == "erf":
+        return tf.nn.gelu(x, approximate=False)
+    # Not tf.nn.gelu, whose coefficient is rounded to float32 whatever the type of x is.
+    return 0.5 * x * (1 + tf.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def dropout(x: Tensor, seeds: Tensor | None, rate: float) -> Tensor:
+    """x [B, ...] with elements zeroed at `rate` and the others scaled up; unchanged without seeds, in evaluation.
+
+    Whether an element stays is a hash of its place and of its example's seeds, int32 [B, 2]: the same numbers in every
+    engine, however a batch is split and in whatever order layers are computed.
+    """
+    if seeds is None or rate == 0:
+        return x
+    kept = random_bits(seeds, math.prod(x.shape[1:])) >= round(rate * 2**24)
+    return x * tf.cast(tf.reshape(kept, tf.shape(x)), x.dtype) / (1 - rate)
+
+
+def random_bits(seeds: Tensor, count: int) -> Tensor:
+    """[B, count] of 24 random bits each: a 32-bit mix (https://github.com/skeeto/hash-prospector) of the place."""
+    xor, right_shift = tf.bitwise.bitwise_xor, tf.bitwise.right_shift
+    seeds = tf.bitcast(seeds, tf.uint32)
+    bits = xor(tf.cast(tf.range(count), tf.uint32) * tf.constant(0x9E3779B9, tf.uint32), seeds[:, :1])
+    bits = xor(bits, right_shift(bits, 16)) * tf.constant(0x7FEB352D, tf.uint32) + seeds[:, 1:]
+    bits = xor(bits, right_shift(bits, 15)) * tf.constant(0x846CA68B, tf.uint32)
+    return tf.cast(right_shift(xor(bits, right_shift(bits, 16)), 8), tf.int32)
+
+
+def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
+    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Unchanged without, in evaluation."""
+    return x if kept is None else x * tf.cast(tf.reshape(kept, (-1, *[1] * (x.shape.rank - 1))), x.dtype)
+
+
+def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
+    """[1, L, D] sine and cosine positions."""
+    return tf.constant(vit.sincos2d(*grid, width), dtype)
+
+
+def max_pool(x: Tensor, padding: str = "zero") -> Tensor:
+    """3x3 maximum with stride 2. In the original BiT the border is padded with zeros, not with -infinity ("lowest").
+
+    "same" pads with -infinity what makes the output the input's size / 2: on even sizes, bottom and right only.
+    """
+    if padding == "same":
+        return tf.nn.max_pool2d(x, 3, 2, "SAME")
+    border = 0.0 if padding == "zero" else -math.inf
+    return tf.nn.max_pool2d(tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border), 3, 2, "VALID")

@@ -1,11 +1,12 @@
-"""ResNetV2-BiT in TensorFlow (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H x W pixels."""
+"""ResNetV2-BiT in TensorFlow (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
 
 import keras
 import tensorflow as tf
 from tensorflow import Tensor
 from tensorflow.nn import relu
 
-from bit_tf2.layers import GroupNorm, StdConv, max_pool
+from bit_tf2.layers import Dense, GroupNorm, StdConv, max_pool
+from bit_tf2.model import Model
 from common.models import ResNetConfig
 
 
@@ -24,7 +25,7 @@ class Bottleneck(keras.layers.Layer):
         self.conv2 = StdConv(middle, middle, 3, stride=stride, **conv)
         self.norm3 = GroupNorm(middle, **norm)
         self.conv3 = StdConv(middle, out_width, 1, **conv)
-        self.built = True  # every variable exists; Keras need not look for more
+        self.built = True
 
     def call(self, x: Tensor) -> Tensor:
         out = relu(self.norm1(x))
@@ -35,36 +36,21 @@ class Bottleneck(keras.layers.Layer):
         return out + shortcut
 
 
-class ResNet(keras.Model):
+class ResNet(Model):
     """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
 
-    def __init__(self, config: ResNetConfig):
-        super().__init__(autocast=False)
-        self.config = config
+    def __init__(self, config: ResNetConfig, *, remat: bool = False):
+        super().__init__(config, remat=remat)
         self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
         self.blocks = [Bottleneck(*block, config) for block in config.blocks]
         self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
-        self.head = keras.layers.Dense(config.num_classes, kernel_initializer="zeros", autocast=False)
-        self.head.build((None, config.width))
+        self.head = Dense(config.width, config.num_classes)
         self.built = True
-
-    @property
-    def dtype(self) -> tf.DType:
-        """Type of the parameters; activations flow in the type of the images."""
-        return tf.as_dtype(self.head.kernel.dtype)
-
-    @property
-    def device(self) -> str:
-        """Where the parameters live."""
-        return self.head.kernel.value.device
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, width], in the type of the parameters."""
-        x = max_pool(self.stem(images))  # [B, H / 4, W / 4, C]
+        x = max_pool(self.stem(images), self.config.max_pool_padding)  # [B, H / 4, W / 4, C]
         for block in self.blocks:
-            x = block(x)
+            x = self.run(block, x)
         x = relu(self.norm(x))  # [B, H / 32, W / 32, C]
         return tf.reduce_mean(tf.cast(x, self.dtype), (1, 2))
-
-    def call(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))

@@ -40,6 +40,14 @@ class Engine:
             return importlib.import_module("jax.numpy").asarray(images)
         return importlib.import_module("tensorflow").convert_to_tensor(images)
 
+    def cast(self, tensor, precision: str):
+        """`tensor` in the framework's type called `precision`."""
+        if self.name == "bit_pytorch":
+            return tensor.to(self.dtype(precision))
+        if self.name == "bit_jax":
+            return tensor.astype(self.dtype(precision))
+        return importlib.import_module("tensorflow").cast(tensor, self.dtype(precision))
+
     def array(self, tensor) -> np.ndarray:
         return np.asarray(tensor.detach() if self.name == "bit_pytorch" else tensor)
 

@@ -1,9 +1,10 @@
 """MLP-Mixer: a frozen configuration, and the variants of the paper as rows of a table."""
 
 import dataclasses
+from typing import ClassVar
 
 from common.errors import UserError
-from common.models.resnet import Shapes, dense, norm
+from common.models.resnet import Shapes, check_image, dense, norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class MixerConfig:
     gelu: str = "tanh"  # erf in timm's models
     layer_norm_epsilon: float = 1e-6
 
+    num_dropouts: ClassVar[int] = 0  # places at which dropout acts
+
     def __post_init__(self):
         if self.gelu not in ("tanh", "erf"):
             raise UserError(f"A Mixer's gelu is {self.gelu!r}, expected tanh or erf.")
@@ -52,6 +55,10 @@ class MixerConfig:
     def num_branches(self) -> int:
         """Residual branches, which stochastic depth may drop."""
         return 2 * self.depth
+
+    def check_image(self, height: int, width: int) -> None:
+        """Raise UserError for images of another size than the token mixing is made for."""
+        check_image(self.image_size, (height, width))
 
     def parameter_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""

@@ -1,6 +1,9 @@
 """ResNets: BiT's ResNetV2, and the ResNet V1 of big_vision, whose stages are also the backbone of hybrid ViTs."""
 
 import dataclasses
+from typing import ClassVar
+
+from common.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]  # {canonical name: shape}, in the order of the forward pass
 
@@ -26,6 +29,13 @@ def dense(name: str, *shape: int) -> Shapes:
     return {f"{name}/kernel": shape, f"{name}/bias": shape[-1:]}
 
 
+def check_image(expected: tuple[int, int], found: tuple[int, int]) -> None:
+    """Raise UserError where images have another height and width than a model takes."""
+    if tuple(found) != tuple(expected):
+        expected, found = (" x ".join(map(str, size)) for size in (expected, found))
+        raise UserError(f"The model takes {expected} pixels and the images have {found}; resize one or the other.")
+
+
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
     """ResNetV2-BiT: pre-activation bottleneck blocks, group norm, weight-standardised convolutions.
@@ -47,6 +57,9 @@ class ResNetConfig:
     group_norm_epsilon: float = 1e-5
     standardization_epsilon: float = 1e-10  # added to the variance
     max_pool_padding: str = "zero"  # or "lowest", -infinity, for models that big_vision's bit_paper.py trained
+
+    num_branches: ClassVar[int] = 0  # stochastic depth and dropout are not for ResNets
+    num_dropouts: ClassVar[int] = 0
 
     @property
     def stem_width(self) -> int:
@@ -100,6 +113,9 @@ class ResNetV1Config:
     group_norm_epsilon: float = 1e-6
     standardization_epsilon: float = 1e-5
     standardization: str = "deviation"  # what epsilon is added to, or "variance": timm's hybrids, with 1e-8
+
+    num_branches: ClassVar[int] = 0  # stochastic depth and dropout are not for ResNets
+    num_dropouts: ClassVar[int] = 0
 
     @property
     def stem_width(self) -> int:

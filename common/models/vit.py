@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from common.errors import UserError
-from common.models.resnet import ResNetV1Config, Shapes, dense, norm
+from common.models.resnet import ResNetV1Config, Shapes, check_image, dense, norm
 
 CHOICES = {
     "pooling": ("token", "gap", "map", "first", "none"),
@@ -89,6 +89,10 @@ class ViTConfig:
         """Places at which dropout acts."""
         return 1 + 3 * self.depth
 
+    def check_image(self, height: int, width: int) -> None:
+        """Raise UserError for images of another size than the positions are made for."""
+        check_image(self.image_size, (height, width))
+
     def parameter_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
         backbone = self.backbone.parameter_shapes() if self.backbone else {}
@@ -126,6 +130,23 @@ def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
     frequency = 1e-4 ** (np.arange(width // 4) / (width // 4 - 1))
     waves = [wave(index * frequency) for index in (column, row) for wave in (np.sin, np.cos)]
     return np.concatenate(waves, axis=1)[None]
+
+
+def resize_positions(positions: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
+    """`pos_embedding` [1, L, D] of one grid of patches for another: bilinear, with aligned corners.
+
+    A row for the class token stays as it is. The originals call `scipy.ndimage.zoom(order=1)`, which is the same.
+    """
+    num_patches = grid[0] * grid[1]
+    values = positions[0, -num_patches:].astype(np.float64).reshape(*grid, -1)
+    for axis, (old, new) in enumerate(zip(grid, new_grid)):
+        places = np.linspace(0, old - 1, new)
+        below = places.astype(int)
+        weight = (places - below).reshape(-1, *[1] * (2 - axis))
+        above = values.take(np.minimum(below + 1, old - 1), axis)
+        values = (1 - weight) * values.take(below, axis) + weight * above
+    rows = values.reshape(new_grid[0] * new_grid[1], -1).astype(positions.dtype)
+    return np.concatenate([positions[0, :-num_patches], rows])[None]
 
 
 # Table 1 of the ViT paper and table 2 of https://arxiv.org/abs/2106.04560; mu, M, So400m, g-opt and G-opt: big_vision.

@@ -1,0 +1,44 @@
+"""MLP-Mixer in JAX (https://arxiv.org/abs/2105.01601). B batch, L tokens, D width."""
+
+from flax import nnx
+from jax import Array
+
+from bit_jax.layers import Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch
+from bit_jax.model import Model
+from common.models import MixerConfig
+
+
+class Block(nnx.Module):
+    """An MLP over the tokens of each channel, then one over the channels of each token, each added to its input."""
+
+    def __init__(self, config: MixerConfig):
+        num_tokens = config.grid[0] * config.grid[1]
+        self.norm1 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.token_mixing = Mlp(num_tokens, config.tokens_mlp_dim, gelu=config.gelu)
+        self.norm2 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.channel_mixing = Mlp(config.width, config.channels_mlp_dim, gelu=config.gelu)
+
+    def __call__(self, x: Array, kept: Array | None) -> Array:  # [B, L, D], [B, 2]
+        kept = (None, None) if kept is None else kept.T
+        out = self.token_mixing(self.norm1(x).swapaxes(1, 2)).swapaxes(1, 2)
+        x = x + drop_branch(out, kept[0])
+        return x + drop_branch(self.channel_mixing(self.norm2(x)), kept[1])
+
+
+class Mixer(Model):
+    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
+
+    def __init__(self, config: MixerConfig, *, remat: bool = False):
+        super().__init__(config, remat=remat)
+        self.stem = PatchEmbedding(3, config.width, config.patch_size)
+        self.blocks = nnx.List(Block(config) for _ in range(config.depth))
+        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.head = Dense(config.width, config.num_classes) if config.num_classes else None
+
+    def features(self, images: Array, kept_branches: Array | None = None) -> Array:
+        """Pooled features [B, width], in the type of the parameters; training may give bool [B, 2 * depth]."""
+        self.config.check_image(*images.shape[1:3])
+        x = self.stem(images)  # [B, L, D]
+        for i, block in enumerate(self.blocks):
+            x = self.run(block, x, None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2])
+        return self.norm(x).astype(self.dtype).mean(1)

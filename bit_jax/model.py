@@ -1,0 +1,36 @@
+"""What the families have in common in JAX: features, then a head; and blocks that may be computed twice."""
+
+import jax
+from flax import nnx
+from jax import Array
+from jax import numpy as jnp
+
+from common.models import ModelConfig
+
+
+class Model(nnx.Module):
+    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes], or to features where there are no classes.
+
+    With `remat`, the backward pass computes the activations within a block again instead of keeping them.
+    """
+
+    def __init__(self, config: ModelConfig, *, remat: bool = False):
+        self.config, self.remat = config, remat
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type of the parameters; activations flow in the type of the images."""
+        return jax.tree.leaves(nnx.state(self, nnx.Param))[0].dtype
+
+    @property
+    def device(self) -> jax.Device | jax.sharding.Sharding:
+        """Where the parameters live."""
+        return jax.tree.leaves(nnx.state(self, nnx.Param))[0].device
+
+    def run(self, block: nnx.Module, *inputs: Array | None) -> Array:
+        """The output of a block."""
+        return jax.checkpoint(lambda *inputs: block(*inputs))(*inputs) if self.remat else block(*inputs)
+
+    def __call__(self, images: Array, **noise: Array) -> Array:
+        features = self.features(images, **noise)
+        return self.head(features) if self.head else features

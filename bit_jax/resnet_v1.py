@@ -1,0 +1,74 @@
+"""ResNet V1 in JAX, as in big_vision's `models/bit.py`, and as the backbone of hybrids. B batch, C channels."""
+
+from flax import nnx
+from jax import Array
+from jax.nn import relu
+
+from bit_jax.layers import Dense, GroupNorm, StdConv, max_pool
+from bit_jax.model import Model
+from common.models import ResNetV1Config
+
+
+def conv(in_width: int, out_width: int, size: int, stride: int, config: ResNetV1Config) -> StdConv:
+    """A convolution as every one of the family is."""
+    standardization = {"epsilon": config.standardization_epsilon, "standardization": config.standardization}
+    return StdConv(in_width, out_width, size, stride=stride, same=True, **standardization)
+
+
+def norm(width: int, config: ResNetV1Config) -> GroupNorm:
+    """A norm as every one of the family is."""
+    return GroupNorm(width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
+
+
+class Stem(nnx.Module):
+    """Convolution, norm, ReLU and maximum: [B, H, W, 3] to [B, H / 4, W / 4, C]."""
+
+    def __init__(self, config: ResNetV1Config):
+        self.conv = conv(3, config.stem_width, 7, 2, config)
+        self.norm = norm(config.stem_width, config)
+
+    def __call__(self, images: Array) -> Array:
+        return max_pool(relu(self.norm(self.conv(images))), "same")
+
+
+class Bottleneck(nnx.Module):
+    """Post-activation bottleneck block: convolution and norm, three times; the 3x3 strides."""
+
+    def __init__(self, in_width: int, out_width: int, stride: int, config: ResNetV1Config):
+        middle, projects = out_width // 4, in_width != out_width or stride > 1
+        self.proj = conv(in_width, out_width, 1, stride, config) if projects else None
+        self.proj_norm = norm(out_width, config) if projects else None
+        self.conv1, self.norm1 = conv(in_width, middle, 1, 1, config), norm(middle, config)
+        self.conv2, self.norm2 = conv(middle, middle, 3, stride, config), norm(middle, config)
+        self.conv3, self.norm3 = conv(middle, out_width, 1, 1, config), norm(out_width, config)
+
+    def __call__(self, x: Array) -> Array:
+        shortcut = self.proj_norm(self.proj(x)) if self.proj else x
+        out = relu(self.norm1(self.conv1(x)))
+        out = relu(self.norm2(self.conv2(out)))
+        return relu(shortcut + self.norm3(self.conv3(out)))
+
+
+class Backbone(Model):
+    """Images [B, H, W, 3] in [-1, 1] to the last feature map [B, H / stride, W / stride, C]."""
+
+    def __init__(self, config: ResNetV1Config, *, remat: bool = False):
+        super().__init__(config, remat=remat)
+        self.stem = Stem(config)
+        self.blocks = nnx.List(Bottleneck(*block, config) for block in config.blocks)
+        self.head = Dense(config.width, config.num_classes) if config.num_classes else None
+
+    def features(self, images: Array) -> Array:
+        """The last feature map, in the type of the images."""
+        x = self.stem(images)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return x
+
+
+class ResNetV1(Backbone):
+    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
+
+    def features(self, images: Array) -> Array:
+        """Pooled features [B, width], in the type of the parameters."""
+        return super().features(images).astype(self.dtype).mean((1, 2))

@@ -1,0 +1,38 @@
+"""What the families have in common in PyTorch: features, then a head; and blocks that may be computed twice."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from common.models import ModelConfig
+
+
+class Model(nn.Module):
+    """Images [B, 3, H, W] in [-1, 1] to logits [B, num_classes], or to features where there are no classes.
+
+    With `remat`, the backward pass computes the activations within a block again instead of keeping them.
+    """
+
+    def __init__(self, config: ModelConfig, *, remat: bool = False):
+        super().__init__()
+        self.config, self.remat = config, remat
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters; activations flow in the type of the images."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+        """The output of a block."""
+        if self.remat and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return block(*inputs)
+
+    def forward(self, images: Tensor, **noise: Tensor) -> Tensor:
+        features = self.features(images, **noise)
+        return self.head(features) if self.head else features
