@@ -105,7 +105,14 @@ def read_npz(path: Path, check: Callable[[Arrays], None] = lambda declared: None
             if stored > 1100 * path.stat().st_size + 2**20:  # deflate's best ratio is about 1,032
                 raise UserError(f"{path} declares {stored:,} bytes, more than it can hold; download it again.")
         with np.load(path, allow_pickle=False) as archive:
-            check({name: _declared(archive, name) for name in archive.files})
+            declared = {name: _declared(archive, name) for name in archive.files}
+            check(declared)
+            for name, array in declared.items():
+                stored = archive.zip.getinfo(f"{name}.npy").file_size
+                if array.nbytes > stored and not array.dtype.hasobject:  # numpy refuses objects
+                    raise UserError(
+                        f"{path} declares {array.nbytes:,} bytes at {name} and has {stored:,}; download it again."
+                    )
             return {name: archive[name] for name in archive.files}
     except UserError:
         raise

@@ -371,6 +371,16 @@ def test_hostile_files_end_in_one_sentence(data, suffix, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_vast_head_without_values_takes_no_memory(tmp_path):
+    """Its number of classes is the file's to choose, and both of its tensors agree."""
+    members = {HEAD: npy_header((1, 1, 256, 10**6)), "resnet/head/conv2d/bias": npy_header((10**6,))}
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, zipfile.ZipFile(io.BytesIO(npz_with(b""))) as source:
+        for entry in source.namelist():
+            archive.writestr(entry, members.get(entry.removesuffix(".npy")) or source.read(entry))
+    with pytest.raises(UserError, match="declares 1,024,000,000 bytes at .* and has 128"):
+        read_npz(tmp_path / "a.npz")
+
+
 def test_nothing_is_unpickled_even_where_no_shape_is_expected(tmp_path):
     (tmp_path / "a.npz").write_bytes(npz_with(pickled_array()))
     with pytest.raises(UserError, match="allow_pickle=False"):
