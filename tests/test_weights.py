@@ -374,7 +374,10 @@ def test_hostile_files_end_in_one_sentence(data, suffix, tmp_path):
 def test_a_vast_head_without_values_takes_no_memory(tmp_path):
     """Its number of classes is the file's to choose, and both of its tensors agree."""
     members = {HEAD: npy_header((1, 1, 256, 10**6)), "resnet/head/conv2d/bias": npy_header((10**6,))}
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, zipfile.ZipFile(io.BytesIO(npz_with(b""))) as source:
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as archive,
+        zipfile.ZipFile(io.BytesIO(npz_with(npy_header((256,)) + bytes(1024)))) as source,
+    ):
         for entry in source.namelist():
             archive.writestr(entry, members.get(entry.removesuffix(".npy")) or source.read(entry))
     with pytest.raises(UserError, match="declares 1,024,000,000 bytes at .* and has 128"):
