@@ -1,0 +1,513 @@
+"""Measure speed and memory against named peers, and print ratios.
+
+Every contender runs in a process of its own, kept alive. Their repeats are interleaved, so that a change of the
+machine's load meets all of them; a row shows the median, the range, and the ratio of medians to the first row.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from common.batches import TrainBatches, prefetch
+from common.datasets import open_dataset
+from common.errors import UserError
+from common.initializers import initial_parameters
+from common.models import PublishedModel, find_model
+from common.recipes import Recipe
+from common.weights import write_weights
+
+FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
+PEERS = {"BiT-S-R50x1": "resnetv2_50x1_bit", "BiT-S-R101x1": "resnetv2_101x1_bit"}  # ours -> timm's
+Work = Callable[[], float | None]  # one repeat; returns its own figure, or None for its seconds
+CLASSES = 10
+PAGE_BYTES = resource.getpagesize()
+
+
+# --- contenders: each prepares in its process and returns the work of one repeat ---------------------------------
+
+
+def training_batch(args: argparse.Namespace, batch: int) -> dict[str, np.ndarray]:
+    """Random bytes with labels."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, args.resolution, args.resolution, 3), np.uint8)
+    return {"images": images, "labels": np.arange(batch, dtype=np.int32) % CLASSES}
+
+
+def import_engine(engine: str) -> tuple:
+    """(api, inference, loop, optim) of an engine."""
+    if engine == "bit_tf2":
+        importlib.import_module(engine).import_tensorflow()
+    return tuple(importlib.import_module(f"{engine}.{part}") for part in ("api", "inference", "loop", "optim"))
+
+
+def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int = 1) -> Work:
+    """Training steps of one engine, each read back."""
+    api, _, loop, optim = import_engine(engine)
+    config = find_model(args.model).config(CLASSES)
+    model = api.build(config, initial_parameters(0, config), precision=args.precision)
+    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    options = {
+        "batch_split": batch_split,
+        "dtype": getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision),
+    }
+    on_device = next(iter(loop.to_device(iter([training_batch(args, batch)]), model.device)))
+
+    def work() -> None:
+        for _ in range(args.steps):
+            loss = loop.train_step(model, optimizer, on_device, lr=1e-4, **options)
+        float(loss)
+
+    return work
+
+
+def engine_inference(args: argparse.Namespace, engine: str) -> Work:
+    """Logits of one engine, as `predict` computes them."""
+    api, inference, _, _ = import_engine(engine)
+    config = find_model(args.model).config(CLASSES)
+    model = api.build(config, initial_parameters(0, config), precision=args.precision)
+    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
+    batch = training_batch(args, args.batch) | {"mask": np.ones(args.batch, bool)}
+
+    def work() -> None:
+        for _ in inference.predict(model, iter([batch] * args.steps), dtype=dtype):
+            pass
+
+    return work
+
+
+def timm_model(args: argparse.Namespace, memory_format: str, compiled: bool):
+    """(model, images on the device) of timm, in the layout of memory that is named."""
+    import timm
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = getattr(torch, memory_format)
+    model = timm.create_model(PEERS[args.model], num_classes=CLASSES).to(device, memory_format=layout)
+    images = torch.from_numpy(training_batch(args, args.batch)["images"]).permute(0, 3, 1, 2).to(device)
+    images = (images / 127.5 - 1).contiguous(memory_format=layout)
+    return (torch.compile(model) if compiled else model), images
+
+
+def timm_training(args: argparse.Namespace, memory_format: str, compiled: bool = False) -> Work:
+    """Training steps of the peer, with PyTorch's SGD and, for bfloat16, its automatic mixed precision."""
+    import torch
+
+    model, images = timm_model(args, memory_format, compiled)
+    labels = torch.arange(args.batch, device=images.device) % CLASSES
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+    def work() -> None:
+        for _ in range(args.steps):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+                loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        float(loss.detach())
+
+    return work
+
+
+def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool = False) -> Work:
+    """Logits of the peer."""
+    import torch
+
+    model, images = timm_model(args, memory_format, compiled)
+    model.eval()
+
+    def work() -> None:
+        with (
+            torch.inference_mode(),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"),
+        ):
+            for _ in range(args.steps):
+                model(images).cpu()
+
+    return work
+
+
+def our_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
+    """Images per second of common/batches.py."""
+    split = open_dataset(str(folder)).splits["train"]
+    recipe = pipeline_recipe(args)
+    position = 0
+
+    def work() -> float:
+        nonlocal position
+        steps = range(position, position + args.pipeline_batches)
+        position += args.pipeline_batches
+        started = time.perf_counter()
+        for _ in prefetch(TrainBatches(split, recipe, seed=0), steps, workers):
+            pass
+        return args.pipeline_batches * recipe.batch / (time.perf_counter() - started)
+
+    return work
+
+
+def pipeline_recipe(args: argparse.Namespace) -> Recipe:
+    """The BiT-HyperRule's pixels for small images, at any batch."""
+    return Recipe(
+        name="benchmark", batch=128, batch_split=1, batch_eval=128, lrs=(0.0,), resize=160, crop=128,
+        crop_min_area=1.0, mixup=0.0, momentum=0.9, weight_decay=0.0,
+    )  # fmt: skip
+
+
+def torch_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
+    """Images per second of the torch DataLoader with torchvision's transforms."""
+    import torch
+    from torchvision import datasets
+    from torchvision.transforms import v2
+
+    recipe = pipeline_recipe(args)
+    transform = v2.Compose([
+        v2.ToImage(), v2.Resize((recipe.resize, recipe.resize), antialias=True), v2.RandomCrop(recipe.crop),
+        v2.RandomHorizontalFlip(),
+    ])  # fmt: skip
+    loader = torch.utils.data.DataLoader(
+        datasets.ImageFolder(folder / "train", transform), recipe.batch, shuffle=True, num_workers=workers,
+        drop_last=True, persistent_workers=True, multiprocessing_context="fork",
+    )  # fmt: skip
+
+    def endless() -> Iterator:
+        while True:
+            yield from loader
+
+    return timed_batches(endless(), args.pipeline_batches, recipe.batch)
+
+
+def tf_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
+    """Images per second of tf.data."""
+    importlib.import_module("bit_tf2").import_tensorflow()
+    import tensorflow as tf
+
+    recipe = pipeline_recipe(args)
+    files = sorted(str(path) for path in folder.glob("train/*/*.jpg"))
+
+    def view(path):
+        image = tf.image.decode_jpeg(tf.io.read_file(path), 3)
+        image = tf.image.resize(image, (recipe.resize, recipe.resize), antialias=True)
+        image = tf.image.random_crop(tf.cast(tf.round(image), tf.uint8), (recipe.crop, recipe.crop, 3))
+        return tf.image.random_flip_left_right(image)
+
+    data = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
+    data = data.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(recipe.batch).prefetch(tf.data.AUTOTUNE)
+    return timed_batches(iter(data), args.pipeline_batches, recipe.batch)
+
+
+def timed_batches(batches: Iterator, count: int, batch: int) -> Work:
+    """Images per second over `count` batches."""
+
+    def work() -> float:
+        started = time.perf_counter()
+        for _ in range(count):
+            next(batches)
+        return count * batch / (time.perf_counter() - started)
+
+    return work
+
+
+def peak_of_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> Work:
+    """Bytes by which memory grows during a step, beyond what stays when it is over."""
+    step = engine_training(args, engine, batch, batch_split)
+    step()  # compiled, momenta allocated
+    return lambda: peak_growth_bytes(engine, step) / 2**20
+
+
+def peak_growth_bytes(engine: str, work: Callable[[], None]) -> float:
+    """Largest growth of the memory in use while `work` runs: the GPU's where there is one, else the process's."""
+    if engine == "bit_pytorch":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            work()
+            return torch.cuda.max_memory_allocated() - before
+    resting, peak, done = resident_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return peak - resting
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def loading(args: argparse.Namespace, engine: str, file: Path, measure: str) -> Work:
+    """Seconds, or growth of memory relative to the file, from an .npz file to a model."""
+    import_engine(engine)
+    create_model = importlib.import_module(engine).create_model
+
+    def work() -> None:
+        create_model("BiT-M-R50x1", weights=file)
+
+    if measure == "seconds":
+        return work
+    return lambda: peak_growth_bytes("the process", work) / file.stat().st_size
+
+
+# --- the interleaved measurement --------------------------------------------------------------------------------
+
+
+def serve(connection, prepare: Callable[..., Work], arguments: tuple) -> None:
+    """A contender's process: prepare, warm up once, then answer every request with one figure."""
+    try:
+        work = prepare(*arguments)
+        work()
+        connection.send(None)
+        while connection.recv():
+            started = time.perf_counter()
+            figure = work()
+            connection.send(time.perf_counter() - started if figure is None else figure)
+    except (EOFError, KeyboardInterrupt):
+        pass
+
+
+def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[float]]:
+    """{row: its figures}, from {row: (prepare, *arguments)}; one contender works at a time."""
+    context, workers = multiprocessing.get_context("spawn"), {}
+    for row, (prepare, *arguments) in contenders.items():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, prepare, tuple(arguments)), daemon=False)
+        process.start()
+        theirs.close()
+        try:
+            ours.recv()
+            workers[row] = (process, ours)
+        except EOFError:
+            print(f"  {row}: its process ended without a figure (see above)", flush=True)
+    figures = {row: [] for row in workers}
+    for _ in range(repeats):
+        for row, (_, connection) in workers.items():
+            connection.send(True)
+            figures[row].append(connection.recv())
+    for process, connection in workers.values():
+        connection.send(False)
+        process.join(30)
+        process.kill()
+    return figures
+
+
+def show(title: str, figures: dict[str, list[float]], unit: str, scale: float = 1.0) -> None:
+    """Print one table."""
+    print(f"\n{title}\n  {'':<28} {'median':>10} {'range':>21}  ratio", flush=True)
+    first = None
+    for row, values in figures.items():
+        middle = statistics.median(values) * scale
+        first = first or middle
+        spread = f"{min(values) * scale:,.4g} .. {max(values) * scale:,.4g}"
+        print(f"  {row:<28} {middle:>10,.4g} {spread:>21}  {middle / first:.2f}   {unit}", flush=True)
+
+
+# --- sections ----------------------------------------------------------------------------------------------------
+
+
+def train_section(args: argparse.Namespace) -> None:
+    """A training step of the three engines against timm."""
+    rows = {f"timm {layout}": (timm_training, args, layout) for layout in ("contiguous_format", "channels_last")}
+    rows |= {"timm channels_last, compiled": (timm_training, args, "channels_last", True)} if args.compile else {}
+    rows |= {engine: (engine_training, args, engine, args.batch) for engine in args.engines}
+    show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
+
+
+def inference_section(args: argparse.Namespace) -> None:
+    """Inference of the three engines against timm."""
+    rows = {f"timm {layout}": (timm_inference, args, layout) for layout in ("contiguous_format", "channels_last")}
+    rows |= {"timm channels_last, compiled": (timm_inference, args, "channels_last", True)} if args.compile else {}
+    rows |= {engine: (engine_inference, args, engine) for engine in args.engines}
+    show(f"Inference, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
+
+
+def describe(args: argparse.Namespace) -> str:
+    return f"{args.model}, batch {args.batch}, {args.resolution} px, {args.precision}"
+
+
+def memory_section(args: argparse.Namespace) -> None:
+    """Peak memory of a training step with and without --batch_split."""
+    # Freed memory returns to the system at once, so that what is in use can be seen from outside.
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    for engine in args.engines:
+        rows = {
+            f"{engine} --batch_split {split}": (peak_of_training, args, engine, args.memory_batch, split)
+            for split in (1, 8)
+        }
+        title = f"Growth of memory during a step, {args.model}, batch {args.memory_batch}, {args.resolution} px"
+        show(title, measure(rows, 3), "MiB")
+
+
+def pipeline_section(args: argparse.Namespace) -> None:
+    """The input pipeline against the torch DataLoader and tf.data."""
+    for side_px in (64, 500):
+        with tempfile.TemporaryDirectory() as folder:
+            write_images(Path(folder), side_px, count=2000 if side_px < 100 else 400)
+            contenders = {"torch DataLoader": torch_pipeline, "tf.data": tf_pipeline, "common.batches": our_pipeline}
+            rows = {row: (prepare, args, Path(folder), os.cpu_count()) for row, prepare in contenders.items()}
+            show(f"Input pipeline, {side_px}-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
+
+
+def write_images(folder: Path, side_px: int, count: int) -> None:
+    """JPEG files of natural images: the embedded sample, enlarged, with a little noise in place of the lost detail."""
+    import cv2
+
+    split, rng = open_dataset("cifar10-sample").splits["train"], np.random.default_rng(0)
+    for i in range(count):
+        image = cv2.resize(split.decode(i % len(split)), (side_px, side_px * 3 // 4), interpolation=cv2.INTER_CUBIC)
+        noisy = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+        path = folder / "train" / f"class{i % 10}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), noisy[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    shutil.copytree(folder / "train" / "class0", folder / "val" / "class0")
+    for number in range(1, 10):
+        (folder / "val" / f"class{number}").mkdir()
+        shutil.copy(next((folder / "train" / f"class{number}").iterdir()), folder / "val" / f"class{number}")
+
+
+def load_section(args: argparse.Namespace) -> None:
+    """Time and memory from a published file to a model."""
+    model: PublishedModel = find_model("BiT-M-R50x1")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "BiT-M-R50x1.npz"
+        write_weights(file, initial_parameters(0, model.config()), model.config())
+        size = f"BiT-M-R50x1.npz ({file.stat().st_size / 1e6:,.0f} MB)"
+        rows = {engine: (loading, args, engine, file, "seconds") for engine in args.engines}
+        show(f"Loading {size}", measure(rows, args.repeats), "s")
+        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        rows = {engine: (loading, args, engine, file, "memory") for engine in args.engines}
+        show(f"Growth of memory while loading {size}, in sizes of the file", measure(rows, 3), "x")
+
+
+def startup_section(args: argparse.Namespace) -> None:
+    """Seconds from the command to the first line of metrics, on the embedded default."""
+    rows = {engine: (starting, args, engine) for engine in args.engines}
+    show("From the command to the end of the first step, embedded default", measure(rows, 3), "s")
+
+
+def starting(args: argparse.Namespace, engine: str) -> Work:
+    """Seconds until a fresh process has written its first line of metrics."""
+
+    def work() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            flags = ["--logdir", folder, "--name", "run", "--log_every", "1", "--steps", "50"]
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-m", f"{engine}.train", *flags], stdout=subprocess.DEVNULL)
+            metrics = Path(folder) / "run" / "metrics.jsonl"
+            while not metrics.exists() and process.poll() is None:
+                time.sleep(0.01)
+            seconds = time.perf_counter() - started
+            process.kill()
+            process.wait()
+            return seconds
+
+    return work
+
+
+def overlap_section(args: argparse.Namespace) -> None:
+    """How long a step waits for its data while the model trains, and how much of the step that is."""
+    rows = {engine: (waiting, args, engine) for engine in args.engines}
+    show("Share of a training step spent waiting for data, embedded default", measure(rows, 3), "")
+
+
+def waiting(args: argparse.Namespace, engine: str) -> Work:
+    """Part of the time of 20 steps on real images that passes in `next(batches)`."""
+    from common.config import TrainConfig
+    from common.recipes import create_recipe
+
+    api, _, loop, optim = import_engine(engine)
+    dataset = open_dataset("cifar10-sample")
+    split = dataset.splits["train"]
+    recipe = create_recipe(TrainConfig(), len(split), dataset.image_size, dataset.recipe)
+    config = find_model(TrainConfig.model).config(CLASSES)
+    model = api.build(config, initial_parameters(0, config))
+    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=0.0)
+    dtype = importlib.import_module(FRAMEWORKS[engine]).float32
+
+    def work() -> float:
+        batches = loop.to_device(prefetch(TrainBatches(split, recipe, 0), range(20), os.cpu_count()), model.device)
+        started, waited = time.perf_counter(), 0.0
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                return waited / (time.perf_counter() - started)
+            float(loop.train_step(model, optimizer, batch, lr=1e-4, batch_split=1, dtype=dtype))
+
+    return work
+
+
+SECTIONS = {
+    "train": train_section,
+    "inference": inference_section,
+    "memory": memory_section,
+    "pipeline": pipeline_section,
+    "load": load_section,
+    "startup": startup_section,
+    "overlap": overlap_section,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="scripts/benchmark", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("--engines", nargs="+", choices=tuple(FRAMEWORKS), default=tuple(FRAMEWORKS))
+    parser.add_argument("--model", choices=tuple(PEERS), default="BiT-S-R50x1")
+    parser.add_argument("--batch", type=int, default=8, help="images per step")
+    parser.add_argument("--resolution", type=int, default=128, help="side in pixels")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="also time the peer under torch.compile")
+    parser.add_argument("--repeats", type=int, default=7, help="interleaved repeats per row")
+    parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
+    parser.add_argument("--memory_batch", type=int, default=32, help="images per step where memory is measured")
+    parser.add_argument("--pipeline_batches", type=int, default=10, help="batches of 128 images per repeat")
+    args = parser.parse_args()
+    unknown = [section for section in args.sections if section not in SECTIONS]
+    if unknown:
+        raise UserError(f"There is no section {unknown[0]!r}; choose of {', '.join(SECTIONS)}.")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "jax", "tensorflow"))
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+    )
+    for section in args.sections or SECTIONS:
+        SECTIONS[section](args)
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
