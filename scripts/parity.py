@@ -7,12 +7,12 @@ float64.
 
 import argparse
 import importlib
-import os
 import sys
 import time
 
 import numpy as np
 
+import bit_tf2
 from common import weights
 from common.errors import UserError
 from common.models import DEFAULT_MODEL, find_model
@@ -79,6 +79,7 @@ def main() -> None:
         f"{args.model}, {config.num_classes} classes, {args.batch} images of {args.resolution} px, {args.steps} steps"
     )
     print(f"{'engine':<12} {'precision':<9} {'logits':>9} {'losses':>9} {'seconds':>8}")
+    bit_tf2.import_tensorflow()
     reference = None
     for precision in ("float64", "float32"):
         for engine in FRAMEWORKS:
@@ -98,7 +99,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         main()
     except UserError as error:
