@@ -48,6 +48,7 @@ def train(engine: str, load, order: dict, output: int) -> None:
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
+        os.fsync = lambda descriptor: None  # a kill is no power cut: what was written is there, wherever the disk is
         if engine == "numpy":
             make_it_small()
         if "slow_disk" in order:
@@ -72,14 +73,13 @@ def train(engine: str, load, order: dict, output: int) -> None:
 
 
 def make_it_small() -> None:
-    """A model of some thousand parameters, no curves, and a disk that need not last beyond this process."""
+    """A model of some thousand parameters, and no curves."""
     from common import models, report
 
     row = models.find_model(models.DEFAULT_MODEL)
     tiny = models.ResNetConfig((1,), 0.5, 2)
     object.__setattr__(row, "config", lambda num_classes=None: tiny)
     report.plot_curves = lambda *_: None
-    os.fsync = lambda descriptor: None
 
 
 def fail() -> None:
