@@ -45,7 +45,7 @@ def load_main():
     tree.body[0].args.args[0].annotation = None
     copy = lambda arrays: {name: array.copy() for name, array in arrays.items()}
     names = {
-        "api": types.SimpleNamespace(build=lambda config, arrays, *, precision: Model(arrays)),
+        "api": types.SimpleNamespace(build=lambda config, arrays, **options: Model(arrays)),
         "optim": types.SimpleNamespace(create_optimizer=lambda model, *, momentum, weight_decay: {}),
         "weights": types.SimpleNamespace(
             load=load,
