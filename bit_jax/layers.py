@@ -4,6 +4,8 @@ Activations flow in the type of the images; parameters, norms and standardisatio
 Products state their precision: JAX's default rounds float32 to TF32 on GPUs, to bfloat16 on TPUs.
 """
 
+import functools
+
 import jax
 from flax import nnx
 from jax import Array, lax
@@ -27,26 +29,66 @@ class StdConv(nnx.Module):
     ):  # fmt: skip
         self.kernel = nnx.Param(jnp.zeros((kernel_size, kernel_size, in_width, out_width)))
         self.stride = (stride, stride)
-        self.padding = "SAME" if same else [((kernel_size - 1) // 2,) * 2] * 2
+        self.padding = "SAME" if same else (((kernel_size - 1) // 2,) * 2,) * 2  # of H, of W; to be hashed
         self.epsilon, self.standardization = epsilon, standardization
 
     def __call__(self, x: Array) -> Array:  # [B, H, W, C]
+        return convolve(x, self.standardized_kernel(), self.stride, self.padding)
+
+    def standardized_kernel(self) -> Array:  # [H, W, I, O]
         kernel = self.kernel[...]
-        variance, mean = jnp.var(kernel, (0, 1, 2), correction=0), jnp.mean(kernel, (0, 1, 2))
-        to_deviation = self.standardization == "deviation"
-        scale = jnp.sqrt(variance) + self.epsilon if to_deviation else jnp.sqrt(variance + self.epsilon)
-        return convolve(x, (kernel - mean) / scale, self.stride, self.padding)
+        if self.standardization == "variance":
+            return standardize(kernel, self.epsilon)
+        deviation = jnp.sqrt(jnp.var(kernel, (0, 1, 2), correction=0))
+        return (kernel - jnp.mean(kernel, (0, 1, 2))) / (deviation + self.epsilon)
 
 
-class GroupNorm(nnx.GroupNorm):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def standardize(kernel: Array, epsilon: float) -> Array:
+    """(kernel - mean) / sqrt(variance + epsilon) over H, W and input channels.
+
+    With the gradient that JAX finds by itself, a training step of R50x1 on a CPU takes a fifth longer.
+    """
+    return standardize_forward(kernel, epsilon)[0]
+
+
+def standardize_forward(kernel: Array, epsilon: float) -> tuple[Array, tuple[Array, Array]]:
+    """The result, and what its gradient needs."""
+    centered = kernel - jnp.mean(kernel, (0, 1, 2))
+    scale = 1 / jnp.sqrt(jnp.mean(jnp.square(centered), (0, 1, 2)) + epsilon)
+    return centered * scale, (centered * scale, scale)
+
+
+def standardize_backward(epsilon: float, saved: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    """Of the gradient, what changes neither mean nor variance."""
+    result, scale = saved
+    along = result * jnp.mean(gradient * result, (0, 1, 2))
+    return (scale * (gradient - jnp.mean(gradient, (0, 1, 2)) - along),)
+
+
+standardize.defvjp(standardize_forward, standardize_backward)
+
+
+class GroupNorm(nnx.Module):
     """Group norm in the type of its parameters (https://arxiv.org/abs/1803.08494)."""
 
     def __init__(self, width: int, *, num_groups: int, epsilon: float):
-        # The fast variance, flax's default, is E[x^2] - E[x]^2: it cancels.
-        super().__init__(width, num_groups, epsilon=epsilon, use_fast_variance=False, rngs=nnx.Rngs(0))
+        self.scale, self.bias = nnx.Param(jnp.zeros(width)), nnx.Param(jnp.zeros(width))
+        self.num_groups, self.epsilon = num_groups, epsilon
 
     def __call__(self, x: Array) -> Array:  # [B, H, W, C]
-        return super().__call__(x.astype(self.scale.dtype)).astype(x.dtype)
+        values = x.astype(self.scale.dtype)
+        mean = self.group_mean(values)
+        variance = self.group_mean(jnp.square(values - lax.stop_gradient(mean)))  # stable: of deviations
+        normed = (values - mean) * (self.scale[...] / jnp.sqrt(variance + self.epsilon)) + self.bias[...]
+        return normed.astype(x.dtype)
+
+    def group_mean(self, values: Array) -> Array:
+        """Mean over H, W and the channels of a group, for each channel: [B, 1, 1, C]."""
+        means = jnp.mean(values, (1, 2))  # [B, C]
+        size = means.shape[1] // self.num_groups
+        means = jnp.mean(means.reshape(-1, self.num_groups, size), 2)  # [B, G]
+        return jnp.repeat(means, size, axis=1)[:, None, None]
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -120,10 +162,14 @@ def attend(query: Array, key: Array, value: Array) -> Array:
         return jnp.einsum("bnql,blnk->bqnk", weights, value)
 
 
-def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: str | list) -> Array:
+def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: str | tuple) -> Array:
     """[B, H, W, C] with a kernel HWIO, in the type of x."""
     layout = ("NHWC", "HWIO", "NHWC")
     kernel = kernel.astype(x.dtype)
+    if kernel.shape[:2] == (1, 1):  # a product of matrices, for which XLA is faster, most of all in the backward pass
+        x = x[:, :: stride[0], :: stride[1]]
+        rows = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=HIGHEST)
+        return rows.reshape(*x.shape[:-1], -1)
     return lax.conv_general_dilated(x, kernel, stride, padding, dimension_numbers=layout, precision=HIGHEST)
 
 
@@ -154,7 +200,7 @@ def random_bits(seeds: Array, count: int) -> Array:
 
 
 def drop_branch(x: Array, kept: Array | None) -> Array:
-    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Unchanged without, in evaluation."""
+    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Without `kept`, unchanged."""
     return x if kept is None else x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
 
 

@@ -28,13 +28,15 @@ class StdConv(nn.Conv2d):
         self.epsilon, self.standardization, self.same = epsilon, standardization, same
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        to_deviation = self.standardization == "deviation"
-        scale = torch.sqrt(variance) + self.epsilon if to_deviation else torch.sqrt(variance + self.epsilon)
-        kernel = ((self.weight - mean) / scale).to(x.dtype)
         if self.same:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
-        return F.conv2d(x, kernel, None, self.stride, self.padding)
+        return F.conv2d(x, self.standardized_kernel().to(x.dtype), None, self.stride, self.padding)
+
+    def standardized_kernel(self) -> Tensor:  # [O, I, H, W]
+        if self.standardization == "variance":  # the formula of a layer norm, which is one fused operation
+            return F.layer_norm(self.weight, self.weight.shape[1:], eps=self.epsilon)
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        return (self.weight - mean) / (torch.sqrt(variance) + self.epsilon)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -127,7 +129,7 @@ def dropout(x: Tensor, seeds: Tensor | None, rate: float) -> Tensor:
 
 
 def random_bits(seeds: Tensor, count: int) -> Tensor:
-    """int32 [B, count] of 24 random bits each: a 32-bit mix (https://github.com/skeeto/hash-prospector) of the place."""
+    """[B, count] of 24 random bits each: a 32-bit mix (https://github.com/skeeto/hash-prospector) of the place."""
     place = torch.arange(count, dtype=torch.int32, device=seeds.device)
     bits = place * (0x9E3779B9 - 2**32) ^ seeds[:, :1]  # int32 wraps around; the shifts below must not copy the sign
     bits = (bits ^ (bits >> 16 & 0xFFFF)) * 0x7FEB352D + seeds[:, 1:]
@@ -136,7 +138,7 @@ def random_bits(seeds: Tensor, count: int) -> Tensor:
 
 
 def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
-    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Unchanged without, in evaluation."""
+    """x [B, ...] where `kept`, bool [B], else 0; not rescaled, as in the originals. Without `kept`, unchanged."""
     return x if kept is None else x * kept.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
 
