@@ -1,6 +1,7 @@
 """Logits, features and parameter counts of every engine against golden numbers of the original code and against timm."""
 
 import dataclasses
+import gc
 import json
 from pathlib import Path
 
@@ -185,9 +186,10 @@ def test_larger_architectures_agree_across_engines(architecture):
 
     config = find_model(f"BiT-M-{architecture}").config(10)
     arrays = golden_arrays(config)
-    images = image((1, 64, 64, 3), 0).astype(np.float32)
+    images = image((1, 64, 64, 3), 0).astype(np.float64)
     outputs = []
     for name in INSTALLED:
         engine = Engine(name)
-        outputs.append(engine.logits(engine.build(config, arrays), images))
-    assert all(relative(found, outputs[0]) < 2e-5 for found in outputs)
+        outputs.append(engine.logits(engine.build(config, arrays, "float64"), images))
+        gc.collect()  # R152x4 takes 7.5 GB: one engine's at a time
+    assert all(relative(found, outputs[0]) < 1e-9 for found in outputs)
