@@ -141,25 +141,25 @@ def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool 
     return work
 
 
-def our_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
+def our_pipeline(folder: Path, workers: int) -> Work:
     """Images per second of common/batches.py."""
-    split = open_dataset(str(folder)).splits["train"]
-    recipe = pipeline_recipe(args)
-    position = 0
+    split, recipe = open_dataset(str(folder)).splits["train"], pipeline_recipe()
+    steps = len(split) // recipe.batch
+    return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps), workers), recipe.batch)
+
+
+def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
+    """Images per second of a fresh iterator until its end: nothing is prepared before, nothing after."""
 
     def work() -> float:
-        nonlocal position
-        steps = range(position, position + args.pipeline_batches)
-        position += args.pipeline_batches
         started = time.perf_counter()
-        for _ in prefetch(TrainBatches(split, recipe, seed=0), steps, workers):
-            pass
-        return args.pipeline_batches * recipe.batch / (time.perf_counter() - started)
+        count = sum(1 for _ in batches())
+        return count * batch / (time.perf_counter() - started)
 
     return work
 
 
-def pipeline_recipe(args: argparse.Namespace) -> Recipe:
+def pipeline_recipe() -> Recipe:
     """The BiT-HyperRule's pixels for small images, at any batch."""
     return Recipe(
         name="benchmark", batch=128, batch_split=1, batch_eval=128, lrs=(0.0,), resize=160, crop=128,
@@ -167,35 +167,34 @@ def pipeline_recipe(args: argparse.Namespace) -> Recipe:
     )  # fmt: skip
 
 
-def torch_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
-    """Images per second of the torch DataLoader with torchvision's transforms."""
+def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
+    """Images per second of the torch DataLoader with torchvision's transforms.
+
+    With `floats`, as in torchvision's own reference training: on Pillow's images, then float32 and normalised.
+    """
     import torch
     from torchvision import datasets
     from torchvision.transforms import v2
 
-    recipe = pipeline_recipe(args)
-    transform = v2.Compose([
-        v2.ToImage(), v2.Resize((recipe.resize, recipe.resize), antialias=True), v2.RandomCrop(recipe.crop),
-        v2.RandomHorizontalFlip(),
-    ])  # fmt: skip
+    recipe = pipeline_recipe()
+    steps = [v2.Resize((recipe.resize, recipe.resize)), v2.RandomCrop(recipe.crop), v2.RandomHorizontalFlip()]
+    if floats:
+        steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
+    else:
+        steps = [v2.ToImage(), *steps]
     loader = torch.utils.data.DataLoader(
-        datasets.ImageFolder(folder / "train", transform), recipe.batch, shuffle=True, num_workers=workers,
+        datasets.ImageFolder(folder / "train", v2.Compose(steps)), recipe.batch, shuffle=True, num_workers=workers,
         drop_last=True, persistent_workers=True, multiprocessing_context="fork",
     )  # fmt: skip
-
-    def endless() -> Iterator:
-        while True:
-            yield from loader
-
-    return timed_batches(endless(), args.pipeline_batches, recipe.batch)
+    return one_pass(lambda: iter(loader), recipe.batch)
 
 
-def tf_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
+def tf_pipeline(folder: Path, workers: int) -> Work:
     """Images per second of tf.data."""
     importlib.import_module("bit_tf2").import_tensorflow()
     import tensorflow as tf
 
-    recipe = pipeline_recipe(args)
+    recipe = pipeline_recipe()
     files = sorted(str(path) for path in folder.glob("train/*/*.jpg"))
 
     def view(path):
@@ -204,21 +203,9 @@ def tf_pipeline(args: argparse.Namespace, folder: Path, workers: int) -> Work:
         image = tf.image.random_crop(tf.cast(tf.round(image), tf.uint8), (recipe.crop, recipe.crop, 3))
         return tf.image.random_flip_left_right(image)
 
-    data = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
-    data = data.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(recipe.batch).prefetch(tf.data.AUTOTUNE)
-    return timed_batches(iter(data), args.pipeline_batches, recipe.batch)
-
-
-def timed_batches(batches: Iterator, count: int, batch: int) -> Work:
-    """Images per second over `count` batches."""
-
-    def work() -> float:
-        started = time.perf_counter()
-        for _ in range(count):
-            next(batches)
-        return count * batch / (time.perf_counter() - started)
-
-    return work
+    data = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).map(view, num_parallel_calls=tf.data.AUTOTUNE)
+    data = data.batch(recipe.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return one_pass(lambda: iter(data), recipe.batch)
 
 
 def peak_of_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> Work:
@@ -365,9 +352,14 @@ def pipeline_section(args: argparse.Namespace) -> None:
     """The input pipeline against the torch DataLoader and tf.data."""
     for side_px in (64, 500):
         with tempfile.TemporaryDirectory() as folder:
-            write_images(Path(folder), side_px, count=2000 if side_px < 100 else 400)
-            contenders = {"torch DataLoader": torch_pipeline, "tf.data": tf_pipeline, "common.batches": our_pipeline}
-            rows = {row: (prepare, args, Path(folder), os.cpu_count()) for row, prepare in contenders.items()}
+            write_images(Path(folder), side_px, count=4096 if side_px < 100 else 640)
+            workers = os.cpu_count()
+            rows = {
+                "DataLoader, Pillow, float32": (torch_pipeline, Path(folder), workers, True),
+                "DataLoader, uint8 tensors": (torch_pipeline, Path(folder), workers, False),
+                "tf.data, uint8": (tf_pipeline, Path(folder), workers),
+                "common.batches, uint8": (our_pipeline, Path(folder), workers),
+            }
             show(f"Input pipeline, {side_px}-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
 
 
@@ -486,7 +478,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="interleaved repeats per row")
     parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
     parser.add_argument("--memory_batch", type=int, default=32, help="images per step where memory is measured")
-    parser.add_argument("--pipeline_batches", type=int, default=10, help="batches of 128 images per repeat")
     args = parser.parse_args()
     unknown = [section for section in args.sections if section not in SECTIONS]
     if unknown:
