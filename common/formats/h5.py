@@ -4,6 +4,7 @@ The names inside depend on how the Keras model was built; their order and shapes
 very file are read: links to other places and virtual storage are refused.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,7 @@ from common.files import write_atomically
 from common.formats import bit
 from common.models import ResNetConfig
 
+MAX_DEPTH = 16  # of groups within groups
 MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
 
 
@@ -34,7 +36,7 @@ def read(path: Path, config: ResNetConfig) -> dict[str, np.ndarray]:
                 config = weights.with_classes(config, datasets["head/kernel"].shape[1])
             weights.check_shapes(datasets, config.parameter_shapes(), path)
             weights.check_floating(datasets, path)
-            _check_bytes(found, path)
+            check_bytes(found, path)
             return {name: datasets[name][()] for name in config.parameter_shapes()}
     except UserError:
         raise
@@ -56,7 +58,40 @@ def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
     return found
 
 
-def _check_bytes(datasets: list[h5py.Dataset], path: Path) -> None:
+def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
+    """{published name: data set} of a file of the original TF2 code, whose sizes tell the order of its names."""
+    found = _ordered_datasets(file, path)
+    layers = [_text(layer) for layer in file.attrs["layer_names"]]
+    counts = [sum(data.shape[:2] == (3, 3) for data in found if data.name.startswith(f"/{layer}/")) for layer in layers]
+    units = tuple(count for layer, count in zip(layers, counts) if layer.startswith("block"))
+    config = ResNetConfig(units, found[0].shape[-1] / 64, found[-1].shape[-1])
+    published = bit.names(config)
+    expected = [published[name] for names in bit.layers(config).values() for name in names]
+    if len(expected) != len(found):
+        raise UserError(f"{path} holds {len(found)} tensors, and a BiT of its blocks has {len(expected)}.")
+    return dict(zip(expected, found))
+
+
+def all_datasets(group: h5py.Group, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
+    """(path within the file, data set) of every data set of a file."""
+    for name in group:
+        member = _follow(group, name, path)
+        if isinstance(member, h5py.Group):
+            if member.name.count("/") > MAX_DEPTH:
+                raise UserError(f"{path} nests groups more than {MAX_DEPTH} deep; it holds no model.")
+            yield from all_datasets(member, path)
+        else:
+            _check_plain(member, path)
+            yield member.name.lstrip("/"), member
+
+
+def _check_plain(dataset: h5py.Dataset, path: Path) -> None:
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise UserError(f"{path} keeps {dataset.name} outside of itself; only plain data sets are read.")
+
+
+def check_bytes(datasets: list[h5py.Dataset], path: Path) -> None:
+    """Raise UserError where data sets declare more than the file can hold."""
     remaining = path.stat().st_size
     for dataset in datasets:
         remaining -= dataset.nbytes // (1 if dataset.compression is None else MAX_RATIO)

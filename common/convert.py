@@ -1,0 +1,240 @@
+"""Weights from any spelling into any other that holds the family: `python -m common.convert SOURCE TARGET [--to ...]`.
+
+Families and spellings are recognised from names and shapes (common/formats/). Nothing is executed, no framework is
+imported, the target is read back before it takes its name, and a round trip returns the same bits.
+
+    python -m common.convert ViT-B_16.npz vit_b_16/ --to timm
+    python -m common.convert vit_b_16/ ViT-B_16.npz --to big_vision
+    python -m common.convert --inspect ViT-B_16.npz
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.config import Parser
+from common.errors import UserError
+from common.files import write_atomically
+from common.formats import containers, huggingface, timm
+from common.formats.express import differing, express, expressed
+from common.formats.recognise import SPELLINGS, choose_table, family_name
+from common.formats.source import RECORD, Source, card_path, dump_config, find_weights, read_model
+from common.formats.tables import Table
+from common.models import ModelConfig, architectures, num_parameters
+
+WRITERS = {  # spelling -> what its config.json says
+    "timm": timm.write_config,
+    "huggingface": huggingface.write_config,
+    "huggingface_v5": huggingface.write_config,
+}
+CONTAINERS = {  # spelling -> the kinds of files that its own tools read
+    "big_transfer": (".npz",),
+    "big_transfer_h5": (".h5", ".hdf5"),
+    "timm": (".safetensors",),
+    "huggingface": (".safetensors",),
+    "huggingface_v5": (".safetensors",),
+    "torchvision": (".safetensors",),
+    "ours": containers.SUFFIXES,
+}
+STATED = {  # what config.json can say beyond what the spelling's own code computes
+    "timm": ("gelu",),
+    "huggingface": ("gelu", "layer_norm_epsilon"),
+    "huggingface_v5": ("gelu", "layer_norm_epsilon"),
+}
+DECISIVE = ("gelu", "layer_norm_epsilon", "max_pool_padding", "num_groups")  # never changed without being asked
+FIELDS = ("gelu", "layer_norm_epsilon", "num_heads", "image_size")
+
+
+def main() -> None:
+    """The command; a UserError ends with exit status 2."""
+    try:
+        args = parse(sys.argv[1:])
+        given = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
+        if args.inspect:
+            print(inspect(args.inspect, args.spelling, given))
+        else:
+            convert(args.source, args.target, args.to, spelling=args.spelling, given=given, say=print)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The flags. UserError for wrong ones."""
+    parser = Parser(prog="python -m common.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("source", nargs="?", help=f"a file ({', '.join(containers.SUFFIXES)}) or a folder with one")
+    parser.add_argument("target", nargs="?", help="a file, or a folder for timm and Hugging Face")
+    parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: what its name tells, or ours)")
+    parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
+    parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
+    parser.add_argument("--gelu", choices=("tanh", "erf"), help="the model's GELU, where no file tells or to change it")
+    parser.add_argument("--layer_norm_epsilon", type=float, help="the model's epsilon, as --gelu")
+    parser.add_argument("--num_heads", type=int, help="the model's heads, where no file tells")
+    parser.add_argument("--image_size", type=size, metavar="HEIGHTxWIDTH", help="of positions that form no square")
+    args = parser.parse_args(argv)
+    if not args.inspect and not (args.source and args.target):
+        raise UserError("Nothing to do: give SOURCE and TARGET, or --inspect FILE; see --help.")
+    if args.num_heads is not None and args.num_heads < 1:
+        raise UserError(f"--num_heads is {args.num_heads}, expected at least 1; correct the flag.")
+    if args.layer_norm_epsilon is not None and not 0 < args.layer_norm_epsilon < 1:
+        raise UserError(f"--layer_norm_epsilon is {args.layer_norm_epsilon}, expected a small positive number.")
+    return args
+
+
+def size(text: str) -> tuple[int, int]:
+    """(height, width) of `384x256` or `384`."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 384 or 384x256")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def convert(
+    source: str | Path, target: str | Path, to: str | None = None, *, spelling: str | None = None,
+    given: dict[str, Any] | None = None, say=lambda line: None,
+) -> Path:  # fmt: skip
+    """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
+
+    `spelling` and `given` say of the source what it does not tell. `say` is called with lines on what was found and
+    done. Raises UserError, and leaves `target` as it was, where the spelling cannot hold the model.
+    """
+    path, to = choose_target(Path(target), to)
+    found = read_model(source, spelling=spelling, given=given)
+    say(f"{found.path}: {describe(found)}")
+    if found.channels != 3:
+        raise UserError(f"{found.path} takes images of {found.channels} channels, expected 3; convert it elsewhere.")
+    table = choose_table(to, found.config)
+    config, notes = expressed(found.config, table)
+    for line in notes + check_computed(found.config, table, path):
+        say(f"Note: {line}.")
+    record = {"config": dump_config(found.config)} | ({"class_names": found.class_names} if found.class_names else {})
+    facts = WRITERS[to](config, found.class_names) if to in WRITERS else None
+    if facts and path.parent.joinpath("config.json").exists() and not target_is_own(path):
+        raise UserError(f"{path.parent} holds a config.json of another model; choose another folder.")
+    published = table.to_published(express(found.arrays, found.config, config), config)
+    found.arrays.clear()
+    write(path, to, published, config, record)
+    if facts:
+        write_json(path.parent / "config.json", facts)
+    elif path.suffix == ".npz":
+        write_json(card_path(path), record)
+    say(f"{path}: {to}, {path.stat().st_size:,} bytes, read back and equal.")
+    return path
+
+
+def write(path: Path, to: str, published: dict, config: ModelConfig, record: dict[str, Any]) -> None:
+    """The file of arrays, in the kind that its name tells."""
+    if to == "big_transfer_h5":
+        from common.formats import bit, h5
+
+        h5.write(path, {ours: published[theirs] for ours, theirs in bit.names(config).items()}, config)
+    else:
+        containers.write(path, published, {"format": "pt", RECORD: json.dumps(record)})
+
+
+def choose_target(target: Path, to: str | None) -> tuple[Path, str]:
+    """(file of arrays, spelling). UserError where they do not go together."""
+    to = to or "ours"
+    if to == "big_transfer" and target.suffix in (".h5", ".hdf5"):
+        to = "big_transfer_h5"
+    kinds = CONTAINERS.get(to, (".npz",))
+    if to in WRITERS and target.suffix not in containers.SUFFIXES:
+        target = target / "model.safetensors"
+    if target.suffix not in kinds:
+        raise UserError(f"{to} is kept in {' or '.join(kinds)} files, and {target} is none; choose such a name.")
+    return target, to
+
+
+def target_is_own(path: Path) -> bool:
+    """Whether the config.json beside a target is that of the file which is replaced."""
+    return path.exists()
+
+
+def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
+    """What the spelling's own code computes otherwise than the model; UserError where that is decisive."""
+    notes, stated = [], STATED.get(table.spelling, ())
+    for field, (ours, theirs) in differing(config, table.computes).items():
+        if field in stated:
+            continue
+        where = "the record in the file says so" if path.suffix != ".npz" else f"{card_path(path).name} says so"
+        if field in DECISIVE and table.spelling in STATED:
+            raise UserError(
+                f"{table.spelling} computes with the {field} {theirs}, its config.json cannot say otherwise, and the "
+                f"model has {ours}; give --{field} {theirs} to change the model."
+            )
+        notes.append(f"{table.spelling}'s own code computes with the {field} {theirs}, the model has {ours}; {where}")
+    if table.spelling == "timm" and not timm.describe(config)[0]:
+        notes.append("timm has no architecture of this size, so config.json names none")
+    return notes
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object as indented JSON, whole or not at all."""
+    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
+
+
+# --- what a person reads
+
+
+def describe(found: Source) -> str:
+    """One line on a model that was read."""
+    config = found.config
+    name = architecture_name(config)
+    parts = [f"{family_name(config)}{f' {name}' if name else ''} in the spelling {found.spelling}"]
+    parts += [f"{config.num_classes:,} classes" if config.num_classes else "no head"]
+    if hasattr(config, "image_size"):
+        parts.append(" x ".join(map(str, config.image_size)) + " pixels")
+    parts.append(f"{num_parameters(config):,} parameters")
+    assumed = [f"{field} {getattr(config, field)}" for field in found.assumed]
+    return ", ".join(parts) + (f" (no file tells: {', '.join(assumed)} as in {found.spelling})" if assumed else "")
+
+
+def inspect(path: str | Path, spelling: str | None = None, given: dict[str, Any] | None = None) -> str:
+    """What `--inspect` prints."""
+    found = read_model(path, spelling=spelling, given=given, values=False)
+    config = found.config
+    rows = {
+        "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
+        "family": family_name(config),
+        "architecture": architecture_name(config) or "none that is published",
+        "spelling": found.spelling,
+        "classes": f"{config.num_classes:,}" if config.num_classes else "none",
+        "resolution": " x ".join(map(str, config.image_size)) if hasattr(config, "image_size") else "any",
+        "parameters": f"{num_parameters(config):,}",
+        "configuration": ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config).items()),
+        "assumed": ", ".join(found.assumed) or "nothing",
+        "SHA-256": digest(found.path),
+    }
+    return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+
+
+def architecture_name(config: ModelConfig) -> str | None:
+    """The name under which the sizes of a model were published."""
+    free = {"num_classes", "image_size", "pooling", "positions", "cls_position", "pre_logits", "gelu", "dropout",
+            "layer_norm_epsilon", "standardization_epsilon", "group_norm_epsilon", "max_pool_padding"}  # fmt: skip
+    fields = {item.name for item in dataclasses.fields(config)} - free - {"backbone"}
+    key = lambda other: [getattr(other, name) for name in sorted(fields)] + [backbone_units(other)]
+    return next(
+        (n for n, row in architectures().items() if type(row) is type(config) and key(row) == key(config)), None
+    )
+
+
+def backbone_units(config: ModelConfig) -> tuple | None:
+    """Blocks and width of a hybrid's backbone."""
+    backbone = getattr(config, "backbone", None)
+    return backbone and (backbone.num_units, backbone.width_factor)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(find_weights(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

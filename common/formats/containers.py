@@ -1,0 +1,180 @@
+"""The kinds of files that hold arrays: `.npz`, `.safetensors` and `.h5`, behind one face.
+
+with open_container(path) as file:
+    file.declared        {name: array of the declared shape and type that takes no memory}
+    file.metadata        {name: text}
+    file.check_bytes()   UserError where the file declares more than it has
+    file.get(name)       the values of one
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from common.errors import UserError
+from common.files import sync, write_atomically
+from common.formats import h5
+from common.formats.arrays import declare, widen
+from common.formats.npz import Npz
+from common.formats.tables import Arrays
+
+SUFFIXES = (".npz", ".safetensors", ".h5", ".hdf5")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+NUMPY = {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool", "BF16": None}
+NUMPY |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
+MAX_JSON_BYTES = 2**26
+
+
+class Safetensors:
+    """An open `.safetensors` file; the library checks that its header fits its size."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = safetensors.safe_open(path, framework="np")
+        self.metadata = self._file.metadata() or {}
+        self._types = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        unknown = {part.get_dtype() for part in self._types.values()} - NUMPY.keys()
+        if unknown:
+            raise UserError(f"{path} holds numbers of the types {sorted(unknown)}, expected {', '.join(NUMPY)}.")
+        self.declared = {
+            name: declare(tuple(part.get_shape()), self._dtype(name)) for name, part in self._types.items()
+        }
+
+    def _dtype(self, name: str) -> np.dtype | None:
+        known = NUMPY[self._types[name].get_dtype()]
+        return known and np.dtype(known)
+
+    def check_bytes(self) -> None:
+        """The library has compared header and size when it opened the file."""
+
+    def get(self, name: str) -> np.ndarray:
+        """One array."""
+        if self._dtype(name) is not None:
+            return self._file.get_tensor(name)
+        with open(self.path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            start = json.loads(file.read(length))[name]["data_offsets"][0]
+        array = np.fromfile(self.path, "<u2", self.declared[name].size, offset=8 + length + start)
+        return widen(array).reshape(self.declared[name].shape)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._file
+
+
+class H5:
+    """An open `.h5` file: our own, with names as paths, or BiT's of Keras, under its published names."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = h5py.File(path, "r")
+        try:
+            if "layer_names" in self._file.attrs:
+                self._datasets = h5.published_datasets(self._file, path)
+            else:
+                self._datasets = dict(h5.all_datasets(self._file, path))
+            self.metadata = {"bit_zoo": str(self._file.attrs["bit_zoo"])} if "bit_zoo" in self._file.attrs else {}
+            self.declared = {name: declare(data.shape, data.dtype) for name, data in self._datasets.items()}
+        except BaseException:
+            self._file.close()
+            raise
+
+    def check_bytes(self) -> None:
+        """Raise UserError where data sets declare more than the file can hold."""
+        h5.check_bytes(list(self._datasets.values()), self.path)
+
+    def get(self, name: str) -> np.ndarray:
+        """One array."""
+        return self._datasets[name][()]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5}
+
+
+def open_container(path: Path) -> Npz | Safetensors | H5:
+    """The file `path`, open to be read. Raises UserError for a missing or damaged one, or one of another kind."""
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{path} is a pickle of PyTorch, which may run code; make safetensors of it with "
+            "`python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`."
+        )
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise UserError(f"The weights file {path} does not exist; name an existing {', '.join(SUFFIXES)} file.")
+    return guarded(path, lambda: OPENERS[path.suffix](path))
+
+
+def guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """What `read` returns; whatever a library makes of a damaged file becomes a UserError."""
+    try:
+        return read()
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy, h5py and safetensors each have their own
+        kind = "Keras .h5 weights" if path.suffix in (".h5", ".hdf5") else path.suffix
+        what = f"{kind} file" + (" of plain arrays" if path.suffix == ".npz" else "")
+        raise UserError(f"{path} is no readable {what} ({error}); download it again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. UserError for anything else."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise TypeError("it holds no object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is no readable JSON file ({error}); restore or remove it.") from error
+    return value
+
+
+def write(path: Path, published: Arrays, metadata: dict[str, str]) -> None:
+    """Write `published` to `path`, whole or not at all, and read it back. `metadata` is not for `.npz`."""
+    write_atomically(
+        path, lambda file: fill(file, path.suffix, published, metadata), lambda new: verify(new, path.suffix, published)
+    )
+
+
+def fill(file, suffix: str, published: Arrays, metadata: dict[str, str]) -> None:
+    """Write `published` to an open file."""
+    if suffix == ".npz":
+        np.savez(file, **published)
+    elif suffix == ".safetensors":
+        safetensors.numpy.save_file(published, file.name, metadata=metadata)
+        sync(Path(file.name))  # the library replaces the file that is open here
+    else:
+        with h5py.File(file, "w") as target:
+            target.attrs.update(metadata)
+            for name, array in published.items():
+                target.create_dataset(name, data=array)
+
+
+def verify(path: Path, suffix: str, published: Arrays) -> None:
+    """Raise UserError where a file just written differs from what was to be written."""
+    with OPENERS[suffix](path) as file:
+        for name, array in published.items():
+            read = file.get(name)
+            if read.dtype != array.dtype or read.shape != array.shape or not same_bytes(read, array):
+                raise UserError(f"{path} differs from what was written to it at {name}; check the disk and save again.")
+
+
+def same_bytes(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays are the same bit for bit."""
+    one, other = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return np.array_equal(one, other)

@@ -1,0 +1,208 @@
+"""Reading a model from a file of any spelling: what it is, and its parameters under canonical names."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.errors import UserError
+from common.formats import huggingface, timm
+from common.formats.containers import guarded, open_container, read_json
+from common.formats.express import expressed, restore
+from common.formats.recognise import Found, family_name, recognise, shorten
+from common.formats.tables import Arrays
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+
+FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
+RECORD = "bit_zoo"  # where our own files keep the configuration, as JSON
+
+
+class Source(NamedTuple):
+    """A model read from a file."""
+
+    path: Path
+    spelling: str
+    config: ModelConfig
+    arrays: Arrays  # empty where only the header was asked for
+    class_names: list[str] | None
+    assumed: list[str]  # fields that nothing told, with what the spelling's own code computes
+    channels: int  # of the images that the stem takes
+
+
+class Facts(NamedTuple):
+    """What the files beside the arrays, or their metadata, say."""
+
+    fields: dict[str, Any]
+    recorded: ModelConfig | None
+    class_names: list[str] | None
+
+
+def find_weights(path: str | Path) -> Path:
+    """The file of arrays that a path means: itself, or `model.safetensors` in a folder."""
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "model.safetensors").is_file():
+            raise UserError(f"The folder {path} holds no model.safetensors; name a file.")
+        return path / "model.safetensors"
+    return path
+
+
+def read_model(
+    path: str | Path, *, spelling: str | None = None, given: dict[str, Any] | None = None, values: bool = True
+) -> Source:
+    """The model in `path`. `given` are fields that the user states; without `values`, only the header is read.
+
+    Raises UserError for a damaged file, one that fits no spelling or several, and tensors that are no finite numbers.
+    """
+    path = find_weights(path)
+    with guarded(path, lambda: open_container(path)) as file:
+        facts = read_facts(path, file.metadata)
+        shapes = {name: array.shape for name, array in file.declared.items()}
+        found = recognise(shapes, facts.fields | (given or {}), path, spelling)
+        check_types({there: file.declared[there] for there in found.names.values()}, path)
+        config, arrays = recorded_config(found, facts, given or {}, path), {}
+        if values:
+            guarded(path, file.check_bytes)
+            published = guarded(path, lambda: {now: native(file.get(there)) for now, there in found.names.items()})
+            check_finite(published, path)
+            there = expressed(config, found.table)[0]
+            arrays = found.table.from_published(published, there, found.channels)
+            arrays, config = restore(arrays, there, config)
+    return Source(path, found.table.spelling, config, arrays, facts.class_names, found.assumed, found.channels)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def check_types(declared: Arrays, path: Path) -> None:
+    """Raise UserError for arrays that are not floating-point."""
+    bad = [name for name, array in declared.items() if array.dtype.kind != "f"]
+    if bad:
+        raise UserError(
+            f"{path} holds tensors that are not floating-point ({shorten(bad)}); download or train it again."
+        )
+
+
+def check_finite(arrays: Arrays, path: Path) -> None:
+    """Raise UserError for arrays that hold NaN or infinity."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(f"{path} holds tensors that are not finite ({shorten(bad)}); download or train it again.")
+
+
+# --- what files say beside their arrays
+
+
+def card_path(weights_file: Path) -> Path:
+    """The card beside a weights file: `card.json` for a run's, `NAME.json` for `NAME.npz`."""
+    name = "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
+    return weights_file.with_name(name)
+
+
+def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
+    """What a file's metadata, the config.json in its folder, or its card say; in this order, the first that exists."""
+    if RECORD in metadata:
+        try:
+            record = json.loads(metadata[RECORD])
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path} holds a record of its model that is no JSON ({error}); convert it again."
+            ) from error
+        return recorded_facts(record, path)
+    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+        return foreign_facts(path.parent / "config.json")
+    card = card_path(path)
+    if card.is_file():
+        return recorded_facts(read_json(card), card)
+    return Facts({}, None, None)
+
+
+def recorded_facts(record: Any, where: Path) -> Facts:
+    """What a record or a card of ours says."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where} holds a record of its model that is no object; convert it again.")
+    names = record.get("class_names")
+    names = [str(name) for name in names] if isinstance(names, list) else None
+    if "config" not in record:
+        known = ("gelu", "layer_norm_epsilon")  # cards of runs without a configuration are BiT's
+        return Facts({name: record[name] for name in known if name in record}, None, names)
+    config = parse_config(record["config"], where)
+    return Facts({item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, names)
+
+
+def foreign_facts(path: Path) -> Facts:
+    """What a config.json of timm or Hugging Face says."""
+    config = read_json(path)
+    reader = huggingface.read_config if "model_type" in config else timm.read_config
+    try:
+        fields = reader(config)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
+        ) from error
+    return Facts(fields, None, fields.pop("class_names", None))
+
+
+def parse_config(record: Any, where: Path) -> ModelConfig:
+    """The configuration that `dump_config` wrote. UserError for anything else."""
+    try:
+        fields = dict(record)
+        family = FAMILIES[fields.pop("family")]
+        if fields.get("backbone"):
+            fields["backbone"] = ResNetV1Config(**{k: tupled(v) for k, v in fields["backbone"].items()})
+        config = family(**{name: tupled(value) for name, value in fields.items()})
+        check_numbers(config)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise UserError(f"{where} holds no configuration of a model ({error!r}); restore or remove it.") from error
+    return config
+
+
+def tupled(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_numbers(config: ModelConfig) -> None:
+    """ValueError where a number is none or none that a model can have; sizes are then compared with the arrays."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool | str | None | ModelConfig):
+                continue
+            if not isinstance(number, int | float) or not math.isfinite(number) or not 0 <= number < 2**31:
+                raise ValueError(f"{item.name} is {value}")
+
+
+def dump_config(config: ModelConfig) -> dict[str, Any]:
+    """A configuration as JSON can hold it."""
+    return {"family": type(config).__name__} | dataclasses.asdict(config)
+
+
+def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Path) -> ModelConfig:
+    """The configuration of a file: the recorded one, changed by what the user states, or else the recognised one.
+
+    Raises UserError where arrays and record contradict each other.
+    """
+    if facts.recorded is None:
+        return found.config
+    fields = {item.name for item in dataclasses.fields(facts.recorded)}
+    recorded = dataclasses.replace(facts.recorded, **{name: given[name] for name in given if name in fields})
+    if type(recorded) is type(found.config) and counts(recorded) == counts(found.config):
+        there = expressed(recorded, found.table)[0]
+        if there.parameter_shapes() == found.config.parameter_shapes():
+            return recorded
+    raise UserError(
+        f"{path} holds a {family_name(found.config)} and the record beside its arrays is of another model; remove the "
+        "record (the card, or the file's metadata)."
+    )
+
+
+def counts(config: ModelConfig) -> tuple:
+    """Numbers of blocks, to compare before any list of names is made."""
+    backbone = getattr(config, "backbone", None)
+    return getattr(config, "depth", None), getattr(config, "num_units", None), backbone and backbone.num_units

@@ -1,0 +1,63 @@
+"""Tiny models of every family, and the spellings that hold each."""
+
+import numpy as np
+
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+
+SMALL = {"patch_size": (8, 8), "width": 32, "depth": 2, "num_heads": 4, "mlp_dim": 64, "num_classes": 5}
+SMALL |= {"image_size": (32, 32)}
+GOOGLE = ("vision_transformer", "vision_transformer_linen")
+VISION = ("big_vision", "big_vision_scan")
+HUGGING = ("huggingface", "huggingface_v5")
+CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configuration, spellings besides ours)
+    "bit": (
+        ResNetConfig((2, 1), 0.5, 5),
+        ("big_transfer", "big_transfer_h5", "big_vision", "timm", "huggingface"),
+    ),
+    "resnet_v1": (ResNetV1Config((2, 1), 0.5, 5), ("big_vision",)),
+    "vit_token": (ViTConfig(**SMALL), (*GOOGLE, "coyo", "timm", *HUGGING, "torchvision")),
+    "vit_pre_logits": (ViTConfig(**SMALL, pre_logits=24), (*GOOGLE, "coyo", "torchvision")),
+    "vit_patches_only": (
+        ViTConfig(**SMALL, cls_position=False),
+        (*GOOGLE, *VISION, "coyo", "timm", *HUGGING, "torchvision"),
+    ),
+    "vit_token_sincos": (
+        ViTConfig(**SMALL, positions="sincos2d", cls_position=False),
+        (*GOOGLE, *VISION, "coyo", "timm", *HUGGING, "torchvision"),
+    ),
+    "vit_gap": (ViTConfig(**SMALL, pooling="gap"), (*GOOGLE, *VISION, "timm")),
+    "vit_gap_sincos": (
+        ViTConfig(**SMALL, pooling="gap", positions="sincos2d", cls_position=False),
+        (*GOOGLE, *VISION, "timm"),
+    ),
+    "vit_map": (ViTConfig(**SMALL, pooling="map"), (*VISION, "timm")),
+    "vit_unpooled": (ViTConfig(**SMALL, pooling="none"), (*GOOGLE, *VISION)),
+    "vit_features": (ViTConfig(**SMALL | {"num_classes": None}, pooling="map"), (*VISION, "timm")),
+    "vit_rectangle": (ViTConfig(**SMALL | {"image_size": (32, 48)}), (*GOOGLE, "timm", *HUGGING)),
+    "hybrid": (
+        ViTConfig(**SMALL | {"patch_size": (1, 1), "image_size": (64, 64)}, backbone=ResNetV1Config((2, 1), 0.5)),
+        (*GOOGLE, "timm"),
+    ),
+    "hybrid_stem": (
+        ViTConfig(**SMALL | {"patch_size": (4, 4), "image_size": (64, 64)}, backbone=ResNetV1Config((), 0.5)),
+        (*GOOGLE, "timm"),
+    ),
+    "mixer": (
+        MixerConfig((8, 8), 32, 2, 16, 64, 5, image_size=(32, 32), gelu="erf"),
+        ("vision_transformer", "big_vision", "timm"),
+    ),
+    "mixer_rectangle": (
+        MixerConfig((8, 8), 32, 2, 16, 64, 5, image_size=(32, 48), gelu="erf"),
+        ("vision_transformer", "big_vision", "timm"),
+    ),
+}
+
+
+def random_arrays(config: ModelConfig, dtype=np.float32, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random values under every name of a model, norms near the identity."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in config.parameter_shapes().items():
+        fan_in = int(np.prod(shape[:-1])) if len(shape) > 1 else 4
+        arrays[name] = (rng.standard_normal(shape) / np.sqrt(max(fan_in, 4)) + name.endswith("scale")).astype(dtype)
+    return arrays

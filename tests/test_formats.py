@@ -1,0 +1,285 @@
+"""Spellings: one table each, both directions, every pair a round trip without losing a bit."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import format_cases
+import golden_cases
+import numpy as np
+import pytest
+from format_cases import CASES, random_arrays
+
+from common.convert import CONTAINERS, convert
+from common.errors import UserError
+from common.formats import containers
+from common.formats.express import express, expressed
+from common.formats.layouts import layout
+from common.formats.recognise import SPELLINGS, TABLES, choose_table, recognise
+from common.formats.source import read_model
+
+HELD = [(case, spelling) for case, (_, spellings) in CASES.items() for spelling in ("ours", *spellings)]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Thousands of small files are written here, and whether they survive a power cut is tested elsewhere."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def write_ours(path: Path, config, dtype=np.float32) -> dict[str, np.ndarray]:
+    """A file in our spelling, from which everything else is converted; returns its arrays."""
+    from common.formats.source import RECORD, dump_config
+
+    arrays = random_arrays(config, dtype)
+    containers.write(path, arrays, {RECORD: json.dumps({"config": dump_config(config)})})
+    return arrays
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def target(folder: Path, spelling: str) -> Path:
+    """A fresh place for a file in a spelling."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"model{CONTAINERS.get(spelling, ('.npz',))[0]}"
+
+
+# --- layouts and tables
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "there"),
+    [
+        ("IO -> OI", (3, 4), (4, 3)),
+        ("HWIO -> OIHW", (1, 2, 3, 4), (4, 3, 1, 2)),
+        ("D(NK) -> DNK", (6, 12), (6, 3, 4)),
+        ("(NK)D -> NKD", (12, 6), (3, 4, 6)),
+        ("IO -> OI11", (3, 4), (4, 3, 1, 1)),
+        ("C -> 111C", (5,), (1, 1, 1, 5)),
+    ],
+)
+def test_layouts_go_both_ways(text, shape, there):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    moved = layout(text).to_there(array, 3)
+    assert moved.shape == there == layout(text).shape_there(shape, 3)
+    assert layout(text).shape_here(there) == shape
+    np.testing.assert_array_equal(layout(text).to_here(moved), array)
+    with pytest.raises(ValueError, match="is not"):
+        layout(text).shape_here((*there, 2))
+
+
+@pytest.mark.parametrize(("case", "spelling"), HELD)
+def test_every_parameter_stands_in_exactly_one_row(case, spelling):
+    config = CASES[case][0]
+    table = choose_table(spelling, config)
+    rows = table.rows(expressed(config, table)[0])
+    names = [name for row in rows for name in row.ours]
+    assert sorted(names) == sorted(expressed(config, table)[0].parameter_shapes())
+    assert len({row.theirs for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_spellings_are_listed_completely(case):
+    """A spelling that the list of cases leaves out refuses the model, or folds a position, which is tested below."""
+    config, spellings = CASES[case]
+    for spelling in set(SPELLINGS) - {"ours", *spellings}:
+        try:
+            notes = expressed(config, choose_table(spelling, config))[1]
+        except UserError as error:
+            assert "has no" in str(error) or "cannot hold" in str(error)
+        else:
+            assert any("cannot be undone" in note for note in notes), spelling
+
+
+def test_every_spelling_and_family_is_covered():
+    covered = {(spelling, type(CASES[case][0])) for case, spelling in HELD}
+    assert covered == {(table.spelling, table.family) for table in TABLES}
+
+
+# --- what the originals call their arrays
+
+
+@pytest.mark.parametrize("name", [name for name in golden_cases.names() if "resize" not in name])
+def test_golden_names_and_shapes_are_recognised(name):
+    """Names and shapes that the original code wrote, in its own spelling."""
+    case = golden_cases.case(name)
+    shapes = {key: tuple(shape) for key, shape in case.golden["params"].items()}
+    facts = {"image_size": case.config.image_size} if hasattr(case.config, "image_size") else {}
+    if getattr(case.config, "pooling", None) in ("first", "none"):
+        facts["pooling"] = case.config.pooling
+    found = recognise(shapes, facts, name)
+    assert found.table.published_shapes(found.config) == shapes
+    same = {"max_pool_padding": "zero"} if hasattr(case.config, "max_pool_padding") else {}
+    if hasattr(case.config, "cls_position") and case.config.pooling != "token":
+        same["cls_position"] = found.config.cls_position
+    assert found.config == dataclasses.replace(case.config, **same)
+
+
+def test_stacked_layers_equal_the_golden_ones():
+    case = golden_cases.case("bv_vit/tiny_map_learn_repTrue")
+    scan = {name: tuple(shape) for name, shape in case.golden["scan_true"]["params"].items()}
+    found = choose_table("big_vision_scan", case.config).published_shapes(case.config)
+    assert scan.items() <= found.items()
+    assert set(found) - set(scan) == {name for name in case.golden["params"] if "encoderblock" not in name}
+
+
+@pytest.mark.parametrize("name", ("coyo_vit/tiny_rep0", "coyo_vit/full_Ti16_224"))
+def test_coyo_names_equal_the_golden_ones(name):
+    case = golden_cases.case(name)
+    variables = case.golden["tf_variables"]
+    expected = {row["checkpoint_key"]: tuple(row["tf_shape"]) for row in variables}
+    table = choose_table("coyo", case.config)
+    assert table.published_shapes(case.config) == expected
+    google = {row.ours: row.theirs for row in choose_table("vision_transformer", case.config).rows(case.config)}
+    for row in table.rows(case.config):
+        assert google[row.ours] == next(v["npz_name"] for v in variables if v["checkpoint_key"] == row.theirs)
+
+
+def test_bit_paper_names_equal_the_golden_ones():
+    case = golden_cases.case("bv_bit/bit_paper_tiny2")
+    paper, transfer = (choose_table(name, case.config).rows(case.config) for name in ("big_vision", "big_transfer"))
+    published = {row.ours: row.theirs for row in transfer}
+    assert {row.theirs: published[row.ours] for row in paper} == case.golden["mapping_big_vision_to_published"]
+
+
+# --- round trips
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_pair_of_spellings_is_a_round_trip(case, tmp_path):
+    """ours -> A -> B -> A -> ours, bit for bit, for every A and B that hold the model."""
+    config, spellings = CASES[case]
+    arrays = write_ours(tmp_path / "ours.safetensors", config)
+    first = {}
+    for spelling in ("ours", *spellings):
+        path = convert(tmp_path / "ours.safetensors", target(tmp_path / spelling, spelling), spelling)
+        first[spelling] = path
+        found = read_model(path)
+        assert (found.spelling, found.config) in [(spelling, config), ("vision_transformer", config)], spelling
+        assert_same(found.arrays, arrays)
+    for one, other in itertools.permutations(first, 2):
+        folder = tmp_path / f"{one}-{other}"
+        there = convert(first[one], target(folder / "there", other), other)
+        back = convert(there, target(folder / "back", one), one)
+        assert_same(contents(back), contents(first[one]))
+
+
+def contents(path: Path) -> dict[str, np.ndarray]:
+    with containers.open_container(path) as file:
+        return {name: file.get(name) for name in file.declared}
+
+
+@pytest.mark.parametrize("dtype", (np.float16, np.float32, np.float64))
+@pytest.mark.parametrize("spelling", ("timm", "big_vision_scan", "vision_transformer", "ours"))
+def test_extreme_values_of_every_type_survive(spelling, dtype, tmp_path):
+    config = CASES["vit_patches_only"][0]
+    arrays = random_arrays(config, dtype)
+    arrays["head/kernel"].flat[:3] = (-0.0, np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max)
+    containers.write(tmp_path / "a.safetensors", arrays, {})
+    there = convert(tmp_path / "a.safetensors", target(tmp_path / "there", spelling), spelling, given={"num_heads": 4})
+    assert_same(read_model(convert(there, tmp_path / "b.npz")).arrays, arrays)
+
+
+@pytest.mark.parametrize("suffix", (".npz", ".h5", ".safetensors"))
+@pytest.mark.parametrize("case", ("bit", "vit_map", "mixer", "resnet_v1", "hybrid"))
+def test_ours_in_every_kind_of_file(case, suffix, tmp_path):
+    config = CASES[case][0]
+    arrays = write_ours(tmp_path / "a.safetensors", config)
+    found = read_model(convert(tmp_path / "a.safetensors", tmp_path / f"b{suffix}"))
+    assert found.config == config and found.spelling == "ours"
+    assert_same(found.arrays, arrays)
+
+
+def test_the_class_tokens_position_is_added_where_positions_are_for_patches_only(tmp_path):
+    """What big_vision's own loader does; afterwards the round trips are exact."""
+    config = CASES["vit_token"][0]
+    arrays, lines = write_ours(tmp_path / "a.safetensors", config), []
+    path = convert(tmp_path / "a.safetensors", tmp_path / "b.npz", "big_vision", say=lines.append)
+    assert any("cannot be undone" in line for line in lines)
+    found = read_model(path)
+    assert found.config == config or not found.config.cls_position
+    np.testing.assert_array_equal(found.arrays["cls"], arrays["cls"] + arrays["pos_embedding"][:, :1])
+    np.testing.assert_array_equal(found.arrays["pos_embedding"], arrays["pos_embedding"][:, 1:])
+
+
+def test_written_out_positions_that_were_trained_stay_learned(tmp_path):
+    """The record beside the arrays says sincos2d, and no longer holds."""
+    config = CASES["vit_gap_sincos"][0]
+    write_ours(tmp_path / "a.safetensors", config)
+    path = convert(tmp_path / "a.safetensors", tmp_path / "b", "timm")
+    with containers.open_container(path) as file:
+        metadata, arrays = file.metadata, {name: file.get(name) for name in file.declared}
+    arrays["pos_embed"] = arrays["pos_embed"] + 1
+    containers.write(path, arrays, metadata)
+    found = read_model(path)
+    assert found.config.positions == "learned"
+    np.testing.assert_array_equal(found.arrays["pos_embedding"], arrays["pos_embed"])
+
+
+# --- other forms of the same spellings
+
+
+@pytest.mark.parametrize("prefix", ("params/", "opt/target/"))
+def test_big_vision_with_prefix_and_optimizer(prefix, tmp_path):
+    config = CASES["vit_map"][0]
+    arrays = random_arrays(config)
+    published = choose_table("big_vision", config).to_published(dict(arrays), config)
+    extra = {"opt/0/mu/head/bias": np.zeros(5, "V2"), "opt/state/step": np.int64(3), "chrono/accum": np.float64(1)}
+    np.savez(tmp_path / "a.npz", **{prefix + name: array for name, array in published.items()}, **extra)
+    found = read_model(tmp_path / "a.npz")
+    assert found.spelling == "big_vision"
+    assert_same(found.arrays, arrays)
+
+
+def test_bfloat16_stored_as_void_is_read_exactly(tmp_path):
+    config = CASES["vit_map"][0]
+    halves = {name: array.view(np.uint32) >> 16 << 16 for name, array in random_arrays(config).items()}
+    arrays = {name: half.view(np.float32) for name, half in halves.items()}
+    published = choose_table("big_vision", config).to_published(dict(arrays), config)
+    stored = {n: (a.view(np.uint32) >> 16).astype(np.uint16).view("V2") for n, a in published.items()}
+    np.savez(tmp_path / "a.npz", **stored)
+    assert_same(read_model(tmp_path / "a.npz").arrays, arrays)
+
+
+def test_older_names_of_the_same_arrays(tmp_path):
+    config = CASES["vit_gap"][0]
+    published = choose_table("big_vision", config).to_published(random_arrays(config), config)
+    published["Transformer/pos_embedding"] = published.pop("pos_embedding")
+    np.savez(tmp_path / "a.npz", **published)
+    assert read_model(tmp_path / "a.npz").spelling == "big_vision"
+
+    config = CASES["bit"][0]
+    published = choose_table("big_transfer", config).to_published(random_arrays(config), config)
+    counted = {name.replace("/standardized_conv2d/", "/standardized_conv2d_7/"): a for name, a in published.items()}
+    np.savez(tmp_path / "b.npz", **counted)
+    assert_same(read_model(tmp_path / "b.npz").arrays, random_arrays(config))
+
+
+def test_norms_of_hybrids_may_have_four_axes(tmp_path):
+    config = CASES["hybrid"][0]
+    published = choose_table("vision_transformer", config).to_published(random_arrays(config), config)
+    for name in published:
+        if "/gn" in name or name.startswith("gn"):
+            published[name] = published[name].reshape(1, 1, 1, -1)
+    np.savez(tmp_path / "a.npz", **published)
+    assert_same(read_model(tmp_path / "a.npz", given={"num_heads": 4}).arrays, random_arrays(config))
+
+
+def test_old_and_new_numbering_of_vision_transformer():
+    config = CASES["vit_token"][0]
+    old, new = (choose_table(name, config).published_shapes(config) for name in format_cases.GOOGLE)
+    block = "Transformer/encoderblock_0"
+    assert f"{block}/MlpBlock_3/Dense_0/kernel" in old and f"{block}/MlpBlock_0/Dense_0/kernel" in new
+    assert f"{block}/LayerNorm_2/scale" in old and f"{block}/LayerNorm_1/scale" in new
+
+
+def test_express_keeps_what_is_the_same_already():
+    config = CASES["vit_token"][0]
+    arrays = random_arrays(config)
+    assert express(arrays, config, config) is arrays
