@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -38,10 +38,13 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder, written by a background thread."""
+    """The checkpoints of one run's folder, written by a background thread.
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
+    `publish(step, moved=...)` follows every save, `moved` if the one before it became the previous one.
+    """
+
+    def __init__(self, folder: Path, publish: Callable[..., None] = lambda step, *, moved: None):
+        self.folder, self.publish = Path(folder), publish
         self.damaged: list[str] = []  # what `restore` found to be so, in sentences
         self._intact: dict[str, int] = {}  # file -> its step
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
@@ -101,12 +104,14 @@ class Checkpoints:
         check_finite(step, arrays)
         with written_beside(current, lambda file: write(file, step, arrays, facts), check) as new:
             sync_if_there(self.folder / "metrics.jsonl")  # the checkpoint counts its lines
-            if CURRENT in self._intact:  # a damaged one must not take the place of the good one
+            moved = CURRENT in self._intact
+            if moved:  # a damaged one must not take the place of the good one
                 os.replace(current, previous)  # from here to the next rename, the previous one is the newest
                 self._intact = {PREVIOUS: self._intact[CURRENT]}
             os.replace(new, current)
             self._intact[CURRENT] = step
             sync(self.folder)
+        self.publish(step, moved=moved)
 
 
 def write(file: BinaryIO, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:

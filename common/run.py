@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from common import report, weights
+from common import report, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import TrainConfig
@@ -60,7 +60,11 @@ class Run:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
         self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
-        self.folder = Path(config.logdir) / self.config.name
+        self.remote = None
+        self.folder = self.place = Path(config.logdir) / self.config.name
+        if storage.is_remote(config.logdir):
+            self.remote = storage.RemoteRun(f"{config.logdir.rstrip('/')}/{self.config.name}")
+            self.folder, self.place = self.remote.folder, self.remote.url
         self.checkpoint_every = config.checkpoint_every
         if self.checkpoint_every is None:
             self.checkpoint_every = min(1000, max(1, self.recipe.num_steps // 10))
@@ -70,10 +74,12 @@ class Run:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
+            if self.remote:
+                stack.enter_context(self.remote)
             log = stack.enter_context(locked_log(self.folder / "train.log"))
             remove_leftovers(self.folder)
             self._claim_folder()
-            self.checkpoints = Checkpoints(self.folder)
+            self.checkpoints = Checkpoints(self.folder, *([self.remote.publish_checkpoint] if self.remote else []))
             checkpoint = self.checkpoints.restore()
             num_lines = self._continue_from(checkpoint) if checkpoint else 0
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
@@ -101,7 +107,7 @@ class Run:
         """Raise UserError where the folder holds a finished run or one with other flags."""
         path = self.folder / "config.json"
         if (self.folder / "weights.npz").exists():
-            raise UserError(f"{self.folder} holds a finished run; choose another --name, or remove the folder.")
+            raise UserError(f"{self.place} holds a finished run; choose another --name, or remove the folder.")
         if path.exists():
             try:
                 old = json.loads(path.read_text())
@@ -109,7 +115,7 @@ class Run:
                     raise ValueError(f"it holds {old}")  # noqa: TRY004
             except (OSError, ValueError) as error:
                 raise UserError(
-                    f"{path} cannot be read ({error}); restore it, choose another --name, or remove {self.folder}."
+                    f"{path} cannot be read ({error}); restore it, choose another --name, or remove {self.place}."
                 ) from error
             self._check_config(old)
 
@@ -118,13 +124,13 @@ class Run:
             before, now = old.get(item.name, item.default), getattr(self.config, item.name)
             if item.name not in FREE and before != now:
                 raise UserError(
-                    f"{self.folder} holds a run with --{item.name} {before}, not {now}; continue it with the flags in "
+                    f"{self.place} holds a run with --{item.name} {before}, not {now}; continue it with the flags in "
                     "its config.json, or choose another --name."
                 )
 
     def _continue_from(self, checkpoint: Checkpoint) -> int:
         """Take up the state of a checkpoint of this run; returns the number of its metrics lines."""
-        facts, where = checkpoint.facts, f"The checkpoint in {self.folder}"
+        facts, where = checkpoint.facts, f"The checkpoint in {self.place}"
         try:
             self._check_config(facts["config"])
             for name, value in self._constants().items():
@@ -160,7 +166,7 @@ class Run:
             f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {self.engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
             f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}\n"
-            f"Folder {self.folder}; to resume: {self.command}"
+            f"Folder {self.place}; to resume: {self.command}"
             + (f"\nContinuing after step {self.step:,}, which {self.restored_engine} saved" if self.step else "")
         )
 
@@ -308,7 +314,9 @@ class Run:
         write_json(self.folder / "card.json", card)
         report.plot_curves([self.folder], self.folder / "curves.png")
         weights.write_weights(self.folder / "weights.npz", arrays, self.model_config)
-        self.progress.say(f"Wrote {self.folder / 'weights.npz'}, card.json and curves.png")
+        self.progress.say(f"Wrote {self.place}/weights.npz, card.json and curves.png")
+        if self.remote:
+            self.remote.publish()
 
 
 class Metrics:

@@ -4,10 +4,11 @@ import dataclasses
 import shlex
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from common import storage
 from common.errors import UserError
 from common.files import write_atomically
 from common.formats import bit
@@ -23,6 +24,11 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
 
     Raises UserError with the command that fetches it.
     """
+    if storage.is_remote(folder):
+        names = storage.RemoteFolder(str(folder)).sizes()
+        file = next((name for name in (model.file, f"{model.name}.h5") if name in names), None)
+        if file:
+            return storage.local_file(f"{folder}/{file}", *cards(file))
     for candidate in (Path(folder) / model.file, Path(folder) / f"{model.name}.h5", PACKAGED_WEIGHTS / model.file):
         if candidate.is_file():
             return candidate
@@ -37,7 +43,13 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
     """The file that `weights` means: its path, "pretrained" for the published one, None or "none" for no file."""
     if weights == "pretrained":
         return find_file(model, folder)
-    return None if weights in (None, "none") else Path(weights)
+    return None if weights in (None, "none") else storage.local_file(weights, *cards(str(weights)))
+
+
+def cards(file: str) -> tuple[str, ...]:
+    """Names that the card beside a weights file may have."""
+    stem = PurePosixPath(file).stem
+    return ("card.json",) if stem == "weights" else (f"{stem}.json",)
 
 
 def starting_values(
@@ -60,9 +72,9 @@ def read_weights(path: str | Path, config: ResNetConfig) -> Arrays:
 
     Raises UserError when the file is damaged, or holds missing, unexpected, misshapen or non-finite tensors.
     """
-    path = Path(path)
+    where, path = path, storage.local_file(path)
     if not path.is_file():
-        raise UserError(f"The weights file {path} does not exist; name an existing .npz or .h5 file.")
+        raise UserError(f"The weights file {where} does not exist; name an existing .npz or .h5 file.")
     if path.suffix == ".npz":
         arrays = _from_published(read_npz(path, lambda declared: _check_published(declared, config, path)), config)
     elif path.suffix in (".h5", ".hdf5"):

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -33,13 +34,30 @@ def main(engine: str) -> None:
         if not child:
             train(engine, load, order, end)
         os.close(end)
+        text = b""
         if "signal" in order:
-            time.sleep(order["delay"])
+            text = read(output, started + order["delay"])
             os.kill(child, order["signal"])
+        text += read(output)
+        os.close(output)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with open(output) as file:
-            answer = {"status": status, "seconds": time.monotonic() - started, "output": file.read()}
-        print(json.dumps(answer), flush=True)
+        print(
+            json.dumps({"status": status, "seconds": time.monotonic() - started, "output": text.decode()}), flush=True
+        )
+
+
+def read(output: int, until: float | None = None) -> bytes:
+    """What comes out of a pipe until then, or until its other end is closed."""
+    text = b""
+    while until is None or time.monotonic() < until:
+        if select.select([output], [], [], None if until is None else max(0, until - time.monotonic()))[0]:
+            part = os.read(output, 2**16)
+            text += part
+            if not part:
+                if until is not None:
+                    time.sleep(max(0, until - time.monotonic()))
+                break
+    return text
 
 
 def train(engine: str, load, order: dict, output: int) -> None:

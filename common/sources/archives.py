@@ -42,7 +42,7 @@ def open_imagenet(name: str, datadir: Path, *, tfds_data_dir: str | Path | None 
     root = Path(datadir) / name
     if all((root / split).is_dir() for split in ("train", "val")):
         class_names, splits = image_folder.open_folder(root)
-    elif (tfds.data_folder(tfds_data_dir) / name).is_dir():
+    elif (tfds.data_folder(tfds_data_dir, name) / name).is_dir():
         class_names, splits = tfds.open_tfds(name, tfds_data_dir, order_by="file_name")
     else:
         raise UserError(

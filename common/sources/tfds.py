@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from common import storage
 from common.datasets import Split
 from common.errors import UserError, nearest
 
@@ -47,7 +48,7 @@ def open_tfds(
     in one pass that decodes no image (50,000 records of CIFAR-10 in about 3 s). Splits without labels are left out.
     Raises UserError when the folder is missing, in another format, or damaged.
     """
-    folder = _find(name, data_folder(tfds_data_dir))
+    folder = _find(name, data_folder(tfds_data_dir, re.split("[:/]", name)[0]))
     info, features = _read_json(folder / "dataset_info.json"), _read_json(folder / "features.json")
     _check_format(info, folder)
     try:
@@ -71,9 +72,13 @@ def open_tfds(
     return class_names, splits
 
 
-def data_folder(tfds_data_dir: str | Path | None = None) -> Path:
-    """Where prepared sets lie: `tfds_data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(tfds_data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+def data_folder(tfds_data_dir: str | Path | None = None, part: str = "") -> Path:
+    """Where prepared sets lie: `tfds_data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Of a `gs://` or `s3://` address, `part` is copied to this machine.
+    """
+    folder = tfds_data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return storage.local_folder(folder, part).expanduser()
 
 
 def _find(name: str, root: Path) -> Path:
