@@ -11,18 +11,18 @@ from jax import numpy as jnp
 
 from bit_jax import api
 from bit_jax.loop import evaluate, scale, to_device
-from bit_jax.resnet import ResNet
+from bit_jax.model import Model
 from common.inference import Evaluation, Prediction
 
 
 @functools.partial(nnx.jit, static_argnames="dtype")
-def features_and_logits(model: ResNet, images: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
+def features_and_logits(model: Model, images: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
     """(features [B, D], logits [B, K]) of uint8 images."""
     features = model.features(scale(images, model.dtype).astype(dtype))
     return features, model.head(features)
 
 
-def predict(model: ResNet, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) of every batch."""
     for batch in to_device(batches, model.device):
         yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))

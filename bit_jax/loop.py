@@ -11,7 +11,8 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax import api, optim, weights
-from bit_jax.resnet import ResNet
+from bit_jax.model import Model
+from common.batches import NOISE
 from common.run import Run
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels  # logits [B, K], labels [B] -> losses [B]
@@ -27,19 +28,20 @@ def swap_pairs(values: Array) -> Array:
     return jnp.flip(values.reshape(-1, 2, *values.shape[1:]), 1).reshape(values.shape)
 
 
-def loss_fn(model: ResNet, batch: dict[str, Array], dtype: jnp.dtype) -> Array:
+def loss_fn(model: Model, batch: dict[str, Array], dtype: jnp.dtype) -> Array:
     """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
     images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    noise = {name: batch[name] for name in NOISE if name in batch}
     if "mixup_weight" not in batch:
-        return cross_entropy(model(images.astype(dtype)), labels).mean()
+        return cross_entropy(model(images.astype(dtype), **noise), labels).mean()
     weight = batch["mixup_weight"].astype(model.dtype)
     images = weight * images + (1 - weight) * swap_pairs(images)
-    logits = model(images.astype(dtype))
+    logits = model(images.astype(dtype), **noise)
     return (weight * cross_entropy(logits, labels) + (1 - weight) * cross_entropy(logits, swap_pairs(labels))).mean()
 
 
 def train_step(
-    model: ResNet, optimizer: optim.SGD, batch: dict[str, Array], *, lr: float, batch_split: int, dtype: jnp.dtype
+    model: Model, optimizer: optim.SGD, batch: dict[str, Array], *, lr: float, batch_split: int, dtype: jnp.dtype
 ) -> Array:
     """One update in place; returns the loss before it, still on the device."""
     params = optimizer.params
@@ -74,13 +76,14 @@ def add_gradients(
 
     def part_loss(params: optim.Params) -> Array:
         model = nnx.merge(graphdef, nnx.from_flat_state(params))
-        return loss_fn(model, batch | {"images": chunk("images"), "labels": chunk("labels")}, dtype) / batch_split
+        micro_batch = batch | {name: chunk(name) for name, value in batch.items() if value.ndim}
+        return loss_fn(model, micro_batch, dtype) / batch_split
 
     return jax.tree.map(jnp.add, (total, gradients), jax.value_and_grad(part_loss)(params))
 
 
 @functools.partial(nnx.jit, static_argnames="dtype")
-def eval_step(model: ResNet, batch: dict[str, Array], *, dtype: jnp.dtype) -> Array:
+def eval_step(model: Model, batch: dict[str, Array], *, dtype: jnp.dtype) -> Array:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples."""
     labels, mask = batch["labels"], batch["mask"]
     logits = model(scale(batch["images"], model.dtype).astype(dtype))
@@ -93,7 +96,7 @@ def eval_step(model: ResNet, batch: dict[str, Array], *, dtype: jnp.dtype) -> Ar
     return jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
 
 
-def evaluate(model: ResNet, batches: Iterator[dict], *, dtype: jnp.dtype) -> dict[str, float]:
+def evaluate(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
     sums = [eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.device)]
     top1, top5, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).tolist()
@@ -116,7 +119,7 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/run.py."""
     with run:
         recipe, dtype = run.recipe, getattr(jnp, run.config.precision)
-        model = api.build(run.model_config, run.initial, precision=run.config.precision)
+        model = api.build(run.model_config, run.initial, precision=run.config.precision, remat=run.config.remat)
         optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

@@ -27,9 +27,9 @@ class Model(nnx.Module):
         """Where the parameters live."""
         return jax.tree.leaves(nnx.state(self, nnx.Param))[0].device
 
-    def run(self, block: nnx.Module, *inputs: Array | None) -> Array:
+    def run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""
-        return jax.checkpoint(lambda *inputs: block(*inputs))(*inputs) if self.remat else block(*inputs)
+        return jax.checkpoint(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
 
     def __call__(self, images: Array, **noise: Array) -> Array:
         features = self.features(images, **noise)

@@ -7,12 +7,12 @@ import torch
 
 from bit_pytorch import api
 from bit_pytorch.loop import evaluate, scale, to_device
-from bit_pytorch.resnet import ResNet
+from bit_pytorch.model import Model
 from common.inference import Evaluation, Prediction
 
 
 @torch.inference_mode()
-def predict(model: ResNet, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) of every batch."""
     for batch in to_device(batches, model.device):
         features = model.features(scale(batch["images"], model.dtype).to(dtype))

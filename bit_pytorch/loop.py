@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bit_pytorch import api, optim, weights
-from bit_pytorch.resnet import ResNet
+from bit_pytorch.model import Model
+from common.batches import NOISE
 from common.run import Run
 
 
@@ -21,24 +22,27 @@ def swap_pairs(values: Tensor) -> Tensor:
     return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
-def loss_fn(model: ResNet, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+def loss_fn(model: Model, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
     images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    noise = {name: batch[name] for name in NOISE if name in batch}
     if "mixup_weight" not in batch:
-        return F.cross_entropy(model(images.to(dtype)), labels)
+        return F.cross_entropy(model(images.to(dtype), **noise), labels)
     weight = batch["mixup_weight"].to(model.dtype)
     images = weight * images + (1 - weight) * swap_pairs(images)
-    logits = model(images.to(dtype))
+    logits = model(images.to(dtype), **noise)
     return weight * F.cross_entropy(logits, labels) + (1 - weight) * F.cross_entropy(logits, swap_pairs(labels))
 
 
 def train_step(
-    model: ResNet, optimizer: optim.SGD, batch: dict[str, Tensor], *, lr: float, batch_split: int, dtype: torch.dtype
+    model: Model, optimizer: optim.SGD, batch: dict[str, Tensor], *, lr: float, batch_split: int, dtype: torch.dtype
 ) -> Tensor:
     """One update in place; returns the loss before it, still on the device."""
     total = torch.zeros((), dtype=model.dtype, device=batch["images"].device)
-    for images, labels in zip(batch["images"].chunk(batch_split), batch["labels"].chunk(batch_split)):
-        loss = loss_fn(model, batch | {"images": images, "labels": labels}, dtype) / batch_split
+    chunks = {name: value.chunk(batch_split) for name, value in batch.items() if value.ndim}
+    for part in range(batch_split):
+        micro_batch = batch | {name: values[part] for name, values in chunks.items()}
+        loss = loss_fn(model, micro_batch, dtype) / batch_split
         loss.backward()
         total += loss.detach()
     optim.update(optimizer, lr)
@@ -46,7 +50,7 @@ def train_step(
 
 
 @torch.inference_mode()
-def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: torch.dtype) -> Tensor:
+def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: torch.dtype) -> Tensor:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64."""
     labels, mask = batch["labels"], batch["mask"]
     logits = model(scale(batch["images"], model.dtype).to(dtype))
@@ -59,7 +63,7 @@ def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: torch.dtype) ->
     return torch.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()]).double()
 
 
-def evaluate(model: ResNet, batches: Iterator[dict], *, dtype: torch.dtype) -> dict[str, float]:
+def evaluate(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
     sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.device))
     top1, top5, loss, count = sums.tolist()
@@ -85,7 +89,7 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/run.py."""
     with run:
         recipe, dtype = run.recipe, getattr(torch, run.config.precision)
-        model = api.build(run.model_config, run.initial, precision=run.config.precision)
+        model = api.build(run.model_config, run.initial, precision=run.config.precision, remat=run.config.remat)
         optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

@@ -27,11 +27,11 @@ class Model(nn.Module):
         """Where the parameters live."""
         return next(self.parameters()).device
 
-    def run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""
         if self.remat and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return block(*inputs)
+            return checkpoint(block, x, *noise, use_reentrant=False, preserve_rng_state=False)
+        return block(x, *noise)
 
     def forward(self, images: Tensor, **noise: Tensor) -> Tensor:
         features = self.features(images, **noise)

@@ -8,18 +8,18 @@ from tensorflow import Tensor
 
 from bit_tf2 import api
 from bit_tf2.loop import evaluate, scale, to_device
-from bit_tf2.resnet import ResNet
+from bit_tf2.model import Model
 from common.inference import Evaluation, Prediction
 
 
 @tf.function(autograph=False)
-def features_and_logits(model: ResNet, images: Tensor, *, dtype: tf.DType) -> tuple[Tensor, Tensor]:
+def features_and_logits(model: Model, images: Tensor, *, dtype: tf.DType) -> tuple[Tensor, Tensor]:
     """(features [B, D], logits [B, K]) of uint8 images."""
     features = model.features(tf.cast(scale(images, model.dtype), dtype))
     return features, model.head(features)
 
 
-def predict(model: ResNet, batches: Iterator[dict], *, dtype: tf.DType) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predict(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) of every batch."""
     for batch in to_device(batches, model.device):
         features, logits = features_and_logits(model, batch["images"], dtype=dtype)

@@ -6,7 +6,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2 import api, optim, weights
-from bit_tf2.resnet import ResNet
+from bit_tf2.model import Model
+from common.batches import NOISE
 from common.run import Run
 
 cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits  # labels [B], logits [B, K] -> losses [B]
@@ -22,20 +23,21 @@ def swap_pairs(values: Tensor) -> Tensor:
     return tf.reshape(tf.reverse(tf.reshape(values, (-1, 2, *values.shape[1:])), (1,)), values.shape)
 
 
-def loss_fn(model: ResNet, batch: dict[str, Tensor], dtype: tf.DType) -> Tensor:
+def loss_fn(model: Model, batch: dict[str, Tensor], dtype: tf.DType) -> Tensor:
     """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
     images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    noise = {name: batch[name] for name in NOISE if name in batch}
     if "mixup_weight" not in batch:
-        return tf.reduce_mean(cross_entropy(labels, model(tf.cast(images, dtype))))
+        return tf.reduce_mean(cross_entropy(labels, model(tf.cast(images, dtype), **noise)))
     weight = tf.cast(batch["mixup_weight"], model.dtype)
     images = weight * images + (1 - weight) * swap_pairs(images)
-    logits = model(tf.cast(images, dtype))
+    logits = model(tf.cast(images, dtype), **noise)
     losses = weight * cross_entropy(labels, logits) + (1 - weight) * cross_entropy(swap_pairs(labels), logits)
     return tf.reduce_mean(losses)
 
 
 def train_step(
-    model: ResNet, optimizer: optim.SGD, batch: dict[str, Tensor], *, lr: float, batch_split: int, dtype: tf.DType
+    model: Model, optimizer: optim.SGD, batch: dict[str, Tensor], *, lr: float, batch_split: int, dtype: tf.DType
 ) -> Tensor:
     """One update in place; returns the loss before it, still on the device."""
     lr = tf.constant(lr, model.dtype)  # a tensor: for every new Python number, the step would be compiled again
@@ -44,11 +46,15 @@ def train_step(
 
 @tf.function(autograph=False)
 def compiled_step(
-    model: ResNet, optimizer: optim.SGD, batch: dict[str, Tensor], lr: Tensor, *, batch_split: int, dtype: tf.DType
+    model: Model, optimizer: optim.SGD, batch: dict[str, Tensor], lr: Tensor, *, batch_split: int, dtype: tf.DType
 ) -> Tensor:
     """`train_step` as one graph, made at the first call with a model and its optimizer."""
     variables = list(optimizer.parameters.values())
-    chunks = {name: tf.reshape(batch[name], (batch_split, -1, *batch[name].shape[1:])) for name in ("images", "labels")}
+    chunks = {
+        name: tf.reshape(value, (batch_split, -1, *value.shape[1:]))
+        for name, value in batch.items()
+        if value.shape.rank
+    }
 
     def add_micro_batch(number: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
         with tf.GradientTape() as tape:
@@ -68,7 +74,7 @@ def compiled_step(
 
 
 @tf.function(autograph=False)
-def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: tf.DType) -> Tensor:
+def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: tf.DType) -> Tensor:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64."""
     labels, mask = batch["labels"], batch["mask"]
     logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
@@ -82,7 +88,7 @@ def eval_step(model: ResNet, batch: dict[str, Tensor], *, dtype: tf.DType) -> Te
     return tf.stack([tf.cast(tf.reduce_sum(value), tf.float64) for value in sums])
 
 
-def evaluate(model: ResNet, batches: Iterator[dict], *, dtype: tf.DType) -> dict[str, float]:
+def evaluate(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
     sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.device))
     top1, top5, loss, count = sums.numpy().tolist()
@@ -106,7 +112,7 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/run.py."""
     with run:
         recipe, dtype = run.recipe, getattr(tf, run.config.precision)
-        model = api.build(run.model_config, run.initial, precision=run.config.precision)
+        model = api.build(run.model_config, run.initial, precision=run.config.precision, remat=run.config.remat)
         optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

@@ -27,9 +27,9 @@ class Model(keras.Model):
         """Where the parameters live."""
         return self.weights[0].value.device
 
-    def run(self, block: keras.layers.Layer, *inputs: Tensor | None) -> Tensor:
+    def run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""
-        return tf.recompute_grad(lambda *inputs: block(*inputs))(*inputs) if self.remat else block(*inputs)
+        return tf.recompute_grad(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
 
     def call(self, images: Tensor, **noise: Tensor) -> Tensor:
         features = self.features(images, **noise)

@@ -1,4 +1,4 @@
-"""ResNetV2-BiT in TensorFlow (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
+"""ResNetV2-BiT in TensorFlow (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H x W pixels."""
 
 import keras
 import tensorflow as tf

@@ -1,11 +1,13 @@
 """Batches as a pure function of (seed, step), and threads that prepare them ahead of the step.
 
-A training batch is {images uint8 [B, H, W, 3], labels int32 [B]}, with mixup also {mixup_weight float64 []}; an
+A training batch is {images uint8 [B, H, W, 3], labels int32 [B]}, with mixup also {mixup_weight float64 []}, with
+stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32 [B, dropouts, 2]}; an
 evaluation batch is {images, labels, mask bool [B]}. Scaling to [-1, 1], mixup and casts happen on the device.
 """
 
 import collections
 import concurrent.futures
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,21 +15,26 @@ import numpy as np
 from common import images
 from common.datasets import Split
 from common.errors import UserError
+from common.models import ModelConfig
 from common.recipes import Recipe
 
 CHUNK = 64  # images that one thread decodes in a row
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
+NOISE = ("kept_branches", "dropout_seeds")  # what a batch holds for the model beside images
 
 
 class TrainBatches:
     """`batches(step)`, whatever was asked before: the examples, crops, flips and mixup weight of one training step.
 
     Every epoch is a permutation of all examples, and a batch may straddle two of them. With several processes, each
-    takes its contiguous slice of the global batch.
+    takes its contiguous slice of the global batch. The model's config tells how many branches and dropouts there are.
     """
 
-    def __init__(self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1):
-        self.split, self.recipe, self.seed = split, recipe, seed
+    def __init__(
+        self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1,
+        config: ModelConfig | None = None,
+    ):  # fmt: skip
+        self.split, self.recipe, self.seed, self.config = split, recipe, seed, config
         share, rest = divmod(recipe.batch, num_processes)
         if rest:
             raise UserError(f"{num_processes} processes cannot share a batch of {recipe.batch}; choose a multiple.")
@@ -39,20 +46,36 @@ class TrainBatches:
         self.batch_bytes = share * recipe.crop**2 * 3
 
     def plan(self, step: int) -> dict[str, np.ndarray]:
-        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], and mixup's weight []."""
+        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], a weight [], noise."""
         first = step * self.recipe.batch
         rng = np.random.default_rng([self.seed, 1, step])
         alpha = self.recipe.mixup
-        return {
-            "examples": self._examples(np.arange(first, first + self.recipe.batch))[self.rows],
-            "draws": rng.random((self.recipe.batch, 5))[self.rows],
-        } | ({"mixup_weight": np.float64(rng.beta(alpha, alpha))} if alpha > 0 else {})
+        return (
+            {
+                "examples": self._examples(np.arange(first, first + self.recipe.batch))[self.rows],
+                "draws": rng.random((self.recipe.batch, 5))[self.rows],
+            }
+            | ({"mixup_weight": np.float64(rng.beta(alpha, alpha))} if alpha > 0 else {})
+            | self._noise(step)
+        )
+
+    def _noise(self, step: int) -> dict[str, np.ndarray]:
+        """Which residual branches every example keeps, and the seeds of its dropouts."""
+        noise, recipe = {}, self.recipe
+        if recipe.stochastic_depth > 0:
+            rates = branch_drop_rates(self.config.num_branches, recipe.stochastic_depth)
+            draws = np.random.default_rng([self.seed, 2, step]).random((recipe.batch, len(rates)))
+            noise["kept_branches"] = (draws >= rates)[self.rows]
+        if recipe.dropout > 0:
+            rng, shape = np.random.default_rng([self.seed, 3, step]), (recipe.batch, self.config.num_dropouts, 2)
+            noise["dropout_seeds"] = rng.integers(-(2**31), 2**31, shape, np.int32)[self.rows]
+        return noise
 
     def _examples(self, positions: np.ndarray) -> np.ndarray:
         epochs, places = np.divmod(positions, len(self.split))
         examples = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.split))
+            order = epoch_order(self.seed, int(epoch), len(self.split))
             examples[epochs == epoch] = order[places[epochs == epoch]]
         return examples
 
@@ -63,8 +86,7 @@ class TrainBatches:
             "images": np.empty((len(plan["examples"]), size, size, 3), np.uint8),
             "labels": self.split.labels[plan["examples"]],
         }
-        if "mixup_weight" in plan:
-            batch["mixup_weight"] = plan["mixup_weight"]
+        batch |= {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}
 
         def fill(rows: range) -> None:
             for row in rows:
@@ -102,6 +124,21 @@ class EvalBatches:
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(count)]
 
 
+def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
+    """How often each residual branch is skipped: two per block, linear in depth from 0 to `rate`.
+
+    Source: `models/mlp_mixer.py` of google-research/big_vision, where kept branches are not scaled up either.
+    """
+    blocks = np.arange(num_branches) // 2
+    return rate * blocks / max(blocks[-1], 1)
+
+
+@functools.lru_cache(maxsize=2)  # a batch may straddle two epochs; of a million examples, each takes 8 MB
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The permutation of `count` examples in which an epoch sees them."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+
+
 def augment(image: np.ndarray, recipe: Recipe, draws: np.ndarray) -> np.ndarray:
     """uint8 [crop, crop, 3]: the training view of `image` that five numbers in [0, 1) choose; the last one flips."""
     if recipe.crop_min_area < 1:
@@ -110,7 +147,7 @@ def augment(image: np.ndarray, recipe: Recipe, draws: np.ndarray) -> np.ndarray:
     else:
         view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
         view = images.crop(view, recipe.crop, draws[0], draws[1])
-    return view[:, ::-1] if draws[4] < 0.5 else view
+    return images.flip(view) if draws[4] < 0.5 else view
 
 
 def chunks(count: int) -> list[range]:

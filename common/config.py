@@ -37,9 +37,7 @@ class DataConfig:
 
     dataset: str = flag("cifar10-sample", "a name, tfds:NAME, or a folder PATH/{train,val|test}/<class>/*.jpg")
     datadir: str = flag("data", "folder of prepared datasets")
-    tfds_data_dir: str | None = flag(
-        None, "folder of prepared TFDS datasets; gs:// and s3://, too", rule="~/tensorflow_datasets"
-    )
+    tfds_data_dir: str | None = flag(None, "folder of prepared TFDS datasets", rule="~/tensorflow_datasets")
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
 
 
@@ -48,7 +46,7 @@ class TrainConfig(ModelConfig, DataConfig):
     """Flags of `python -m bit_*.train`."""
 
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
-    logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
+    logdir: str = flag("runs", "folder of runs")
     recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RECIPES))
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
     examples_per_class: int | None = flag(None, "training images per class", rule="all")
@@ -60,6 +58,10 @@ class TrainConfig(ModelConfig, DataConfig):
     steps: int | None = flag(None, "training steps", rule="the recipe's")
     warmup_steps: int | None = flag(None, "steps of linear warm-up", rule="the recipe's")
     mixup: float | None = flag(None, "alpha of mixup's Beta distribution; 0 turns it off", rule="the recipe's")
+    dropout: float | None = flag(None, "part of the activations that dropout zeroes, in [0, 1)", rule="the recipe's")
+    stochastic_depth: float | None = flag(
+        None, "part of the examples that skip a branch of the last block, in [0, 1)", rule="the recipe's"
+    )
     resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
     crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
     crop_min_area: float | None = flag(
@@ -73,6 +75,7 @@ class TrainConfig(ModelConfig, DataConfig):
     )
     log_every: int = flag(10, "steps between lines of metrics")
     seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values")
+    remat: bool = flag(False, "compute activations again in the backward pass: less memory, more time")
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
 
 
@@ -160,6 +163,7 @@ POSITIVE = (
     "resolution",
     "top",
 )
+FRACTIONS = ("val_fraction", "dropout", "stochastic_depth")
 NOT_NEGATIVE = (
     "base_lr",
     "warmup_steps",
@@ -168,7 +172,7 @@ NOT_NEGATIVE = (
     "checkpoint_every",
     "seed",
     "examples_per_class_seed",
-    "val_fraction",
+    *FRACTIONS,
 )
 
 
@@ -179,8 +183,9 @@ def check(config: Any) -> None:
             value = getattr(config, name, None)
             if value is not None and not low <= value < float("inf"):  # refuses nan, too
                 raise UserError(f"--{name} is {value}, expected {words}; correct the flag.")
-    if getattr(config, "val_fraction", 0) >= 1:
-        raise UserError(f"--val_fraction is {config.val_fraction}, expected less than 1; correct the flag.")
+    for name in FRACTIONS:
+        if (value := getattr(config, name, None)) is not None and value >= 1:
+            raise UserError(f"--{name} is {value}, expected less than 1; correct the flag.")
 
 
 def run_command(

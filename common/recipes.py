@@ -23,6 +23,8 @@ class Recipe:
     momentum: float
     weight_decay: float  # added to the gradient of kernels: g + weight_decay * w
     resize_kind: str = "bilinear"
+    dropout: float = 0.0  # part of the activations that are zeroed
+    stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
 
     @property
     def num_steps(self) -> int:
@@ -82,7 +84,10 @@ def bit_pretrain_stepwise(num_examples: int, image_size: tuple[int, int], flags:
 
 
 RECIPES = {rule.__name__: rule for rule in (bit_finetune, bit_pretrain, bit_pretrain_stepwise)}
-FLAGS = ("batch", "batch_eval", "base_lr", "steps", "warmup_steps", "mixup", "resize", "crop", "crop_min_area")
+FLAGS = (
+    "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "mixup", "dropout", "stochastic_depth", "resize", "crop",
+    "crop_min_area",
+)  # fmt: skip
 
 
 def stepwise(schedule: tuple[int, ...], base_lr: float, flags: dict) -> tuple[float, ...]:
@@ -112,7 +117,7 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     if "crop" in given:
         row.pop("resize", None)  # it was chosen for the row's own crop
     flags = row | given
-    values = RECIPES[config.recipe](num_examples, image_size, flags)
+    values = {"dropout": 0.0, "stochastic_depth": 0.0} | RECIPES[config.recipe](num_examples, image_size, flags)
     values |= {name: flags[name] for name in flags if name in values}
     values["batch_eval"] = flags.get("batch_eval", values["batch"])
     recipe = Recipe(name=config.recipe, batch_split=config.batch_split, momentum=0.9, **values)

@@ -29,16 +29,20 @@ class Engine:
         namespace = {"bit_jax": "jax.numpy"}.get(self.name, FRAMEWORKS[self.name])
         return getattr(importlib.import_module(namespace), precision)
 
-    def build(self, config, arrays, precision: str = "float32"):
-        return self.api.build(config, arrays, precision=precision)
+    def build(self, config, arrays, precision: str = "float32", **options):
+        return self.api.build(config, arrays, precision=precision, **options)
 
     def tensor(self, images: np.ndarray):
         """NHWC images as the engine's models take them."""
+        return self.raw(images).permute(0, 3, 1, 2) if self.name == "bit_pytorch" else self.raw(images)
+
+    def raw(self, array: np.ndarray):
+        """An array as the framework's tensor."""
         if self.name == "bit_pytorch":
-            return importlib.import_module("torch").from_numpy(images).permute(0, 3, 1, 2)
+            return importlib.import_module("torch").from_numpy(array)
         if self.name == "bit_jax":
-            return importlib.import_module("jax.numpy").asarray(images)
-        return importlib.import_module("tensorflow").convert_to_tensor(images)
+            return importlib.import_module("jax.numpy").asarray(array)
+        return importlib.import_module("tensorflow").convert_to_tensor(array)
 
     def cast(self, tensor, precision: str):
         """`tensor` in the framework's type called `precision`."""
@@ -64,9 +68,11 @@ class Engine:
         if self.name == "bit_jax":
             importlib.import_module("jax").clear_caches()
 
-    def train(self, config, arrays, batches, lrs, *, precision, momentum=0.9, weight_decay=0.0, batch_split=1):
+    def train(
+        self, config, arrays, batches, lrs, *, precision, momentum=0.9, weight_decay=0.0, batch_split=1, **options
+    ):
         """(losses, trained arrays) of one update per batch."""
-        model = self.build(config, arrays, precision)
+        model = self.build(config, arrays, precision, **options)
         optimizer = self.optim.create_optimizer(model, momentum=momentum, weight_decay=weight_decay)
         device = getattr(model, "device", None)
         losses = [

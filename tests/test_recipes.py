@@ -44,6 +44,8 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("steps", 90, lambda r: r.num_steps),
         ("warmup_steps", 17, lambda r: r.lrs.index(max(r.lrs))),
         ("mixup", 0.3, lambda r: r.mixup),
+        ("dropout", 0.2, lambda r: r.dropout),
+        ("stochastic_depth", 0.3, lambda r: r.stochastic_depth),
         ("resize", 300, lambda r: r.resize),
         ("crop", 24, lambda r: r.crop),
         ("crop_min_area", 0.5, lambda r: r.crop_min_area),

@@ -1,7 +1,7 @@
 """The published spelling of ResNet V1, alone and as the backbone of hybrid ViTs.
 
-Sources: `models/bit.py` of google-research/big_vision; `vit_jax/models_resnet.py` of google-research/vision_transformer,
-whose files may store the norms' parameters as [1, 1, 1, C].
+Sources: `models/bit.py` of google-research/big_vision; `vit_jax/models_resnet.py` of
+google-research/vision_transformer, whose files may store the norms' parameters as [1, 1, 1, C].
 """
 
 from common.models import ResNetV1Config

@@ -30,6 +30,7 @@ __all__ = [
     "find_model",
     "num_parameters",
     "published_models",
+    "with_noise",
 ]
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
@@ -41,7 +42,7 @@ ModelConfig = ResNetConfig | ResNetV1Config | ViTConfig | MixerConfig
 def architectures() -> dict[str, ModelConfig]:
     """{name: config for 1,000 classes and, where the size matters, 224 pixels} of every row of the families' tables.
 
-    BiT's names are `R50x1`, ResNet V1's `R50`; the others are as in the papers: `ViT-B/16`, `R50+ViT-B/16`, `Mixer-B/16`.
+    BiT's names are `R50x1`, ResNet V1's `R50`; the others are the papers': `ViT-B/16`, `R50+ViT-B/16`, `Mixer-B/16`.
     """
     configs = {name: ResNetConfig(*row, 1000) for name, row in ARCHITECTURES.items()}
     configs |= {f"R{layers}": ResNetV1Config(units, 1, 1000) for layers, units in RESNET_V1_DEPTHS.items()}
@@ -60,6 +61,15 @@ def find_architecture(name: str, **changes) -> ModelConfig:
     if name not in architectures():
         raise UserError(f"No architecture is called {name!r}{nearest(name, architectures())} See common/models/.")
     return dataclasses.replace(architectures()[name], **changes)
+
+
+def with_noise(config: ModelConfig, dropout: float, stochastic_depth: float) -> ModelConfig:
+    """`config` for a training run with these rates; UserError where the family has no such thing."""
+    if stochastic_depth and not config.num_branches:
+        raise UserError(f"--stochastic_depth {stochastic_depth} is for ViT and Mixer only; give 0.")
+    if dropout and not config.num_dropouts:
+        raise UserError(f"--dropout {dropout} is for ViT only; give 0.")
+    return dataclasses.replace(config, dropout=dropout) if config.num_dropouts else config
 
 
 def num_parameters(config: ModelConfig) -> int:

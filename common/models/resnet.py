@@ -46,7 +46,8 @@ class ResNetConfig:
     Parameters, with M = output width / 4 of a block:
         stem/kernel [7, 7, 3, C]
         blocks/i/{norm1/{scale,bias} [in], proj/kernel [1, 1, in, out] (where the width changes),
-            conv1/kernel [1, 1, in, M], norm2/* [M], conv2/kernel [3, 3, M, M], norm3/* [M], conv3/kernel [1, 1, M, out]}
+            conv1/kernel [1, 1, in, M], norm2/* [M], conv2/kernel [3, 3, M, M], norm3/* [M],
+            conv3/kernel [1, 1, M, out]}
         norm/{scale,bias} [D], head/kernel [D, K], head/bias [K]
     """
 
