@@ -37,7 +37,9 @@ class DataConfig:
 
     dataset: str = flag("cifar10-sample", "a name, tfds:NAME, or a folder PATH/{train,val|test}/<class>/*.jpg")
     datadir: str = flag("data", "folder of prepared datasets")
-    tfds_data_dir: str | None = flag(None, "folder of prepared TFDS datasets", rule="~/tensorflow_datasets")
+    tfds_data_dir: str | None = flag(
+        None, "folder of prepared TFDS datasets; gs:// and s3://, too", rule="~/tensorflow_datasets"
+    )
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
 
 
@@ -46,7 +48,7 @@ class TrainConfig(ModelConfig, DataConfig):
     """Flags of `python -m bit_*.train`."""
 
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
-    logdir: str = flag("runs", "folder of runs")
+    logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
     recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RECIPES))
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
     examples_per_class: int | None = flag(None, "training images per class", rule="all")
