@@ -86,6 +86,8 @@ def fit(table: Table, shapes: Mapping[str, Shape], facts: dict[str, Any]) -> Fou
         names = renamed(table, shapes)
     except UserError:
         return None
+    if not all(map(table.knows, names)):
+        return None
     match = table.match({today: shapes[name] for today, name in names.items()})
     if match.unknown or not match.shapes:
         return None

@@ -135,6 +135,10 @@ class Table:
             name = pattern.sub(there, name)
         return None if self.ignored and self.ignored.search(name) else name
 
+    def knows(self, name: str) -> bool:
+        """Whether a name is one of the spelling."""
+        return self._hit(name) is not None
+
     def match(self, shapes: dict[str, Shape]) -> Match:
         """What a file is that holds (renamed) arrays of these names and shapes."""
         hits = {name: self._hit(name) for name in shapes}

@@ -1,0 +1,331 @@
+"""Running peers: their models with random weights, saved as they save, give our engines' logits; and they load our files.
+
+The float32 bound is 2e-5 of the largest logit: both sides round in another order. Peers are timm, transformers and
+torchvision; their versions stand in constraints.txt.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from format_cases import CASES, SMALL, random_arrays
+
+from common.convert import convert
+from common.formats import containers
+from common.formats.source import RECORD, dump_config, read_model
+from common.models import ARCHITECTURES, ResNetConfig, ViTConfig
+
+torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+BOUND = 2e-5
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Whether files survive a power cut is tested elsewhere."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@functools.cache
+def images(height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(7).uniform(-1, 1, (3, height, width, 3)).astype(np.float32)
+
+
+def randomise(model) -> None:
+    """Values of the same kind for every parameter: peers start heads and biases at zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            is_scale = value.ndim == 1 and name.endswith("weight")
+            value.copy_(noise / max(4, value[0].numel()) ** 0.5 + is_scale)
+
+
+def peer_logits(model, size: tuple[int, int]) -> np.ndarray:
+    with torch.no_grad():
+        out = model.eval()(torch.from_numpy(images(*size)).permute(0, 3, 1, 2))
+    return np.asarray(getattr(out, "logits", out))
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def our_logits(engine, path: Path, size: tuple[int, int]) -> np.ndarray:
+    found = read_model(path)
+    return engine.logits(engine.build(found.config, found.arrays), images(*size))
+
+
+# --- timm
+
+
+def timm_vit(**changes):
+    timm = pytest.importorskip("timm")
+    arguments = {
+        "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0, "num_classes": 5,
+    }  # fmt: skip
+    return timm.create_model("vit_base_patch16_224", **arguments | changes)
+
+
+def timm_hybrid(layers: tuple[int, ...], patch_size: int):
+    pytest.importorskip("timm")
+    from timm.models.resnetv2 import ResNetV2, create_resnetv2_stem
+    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer_hybrid import HybridEmbed, StdConv2dSame, partial
+
+    convolution = partial(StdConv2dSame, eps=1e-8)
+    if layers:
+        backbone = ResNetV2(
+            layers, (128, 256), num_classes=0, global_pool="", preact=False, stem_type="same", stem_chs=32,
+            conv_layer=convolution,
+        )  # fmt: skip
+    else:
+        backbone = create_resnetv2_stem(3, 32, stem_type="same", preact=False, conv_layer=convolution)
+    return VisionTransformer(
+        img_size=64, patch_size=patch_size, embed_layer=partial(HybridEmbed, backbone=backbone), embed_dim=32, depth=2,
+        num_heads=4, mlp_ratio=2.0, num_classes=5,
+    )  # fmt: skip
+
+
+def timm_bit():
+    pytest.importorskip("timm")
+    from timm.models.resnetv2 import ResNetV2, StdConv2d, partial
+
+    return ResNetV2(
+        (2, 1), (128, 256), num_classes=5, stem_chs=32, stem_type="fixed", conv_layer=partial(StdConv2d, eps=1e-8)
+    )
+
+
+def timm_mixer(**changes):
+    pytest.importorskip("timm")
+    from timm.models.mlp_mixer import MlpMixer
+
+    sizes = {"num_classes": 5, "img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 32}
+    return MlpMixer(**sizes | {"mlp_ratio": (0.5, 2.0)} | changes)
+
+
+TIMM = {  # name -> (model, size of the images, whether timm's hub layout describes it)
+    "token": (timm_vit, (32, 32), True),
+    "token_gelu_tanh": (lambda: timm_vit(act_layer="gelu_tanh"), (32, 32), True),
+    "token_rectangle": (lambda: timm_vit(img_size=(32, 48)), (32, 48), True),
+    "token_patches_only": (lambda: timm_vit(no_embed_class=True), (32, 32), True),
+    "gap": (lambda: timm_vit(class_token=False, global_pool="avg", fc_norm=False), (32, 32), True),
+    "map": (lambda: timm_vit(class_token=False, global_pool="map"), (32, 32), True),
+    "hybrid": (lambda: timm_hybrid((2, 1), 1), (64, 64), False),
+    "hybrid_stem": (lambda: timm_hybrid((), 4), (64, 64), False),
+    "bit": (timm_bit, (64, 64), False),
+    "mixer": (timm_mixer, (32, 32), False),
+    "mixer_rectangle": (lambda: timm_mixer(img_size=(32, 48)), (32, 48), False),
+}
+
+
+@functools.cache
+def timm_model(name: str):
+    torch.manual_seed(0)
+    build, size, _ = TIMM[name]
+    model = build()
+    randomise(model)
+    return model, peer_logits(model, size)
+
+
+def save_timm(name: str, folder: Path) -> Path:
+    """As timm saves for its hub, or its state_dict where the model was not built by name."""
+    from timm.models import save_for_hf
+
+    model, size, _ = (timm_model(name)[0], *TIMM[name][1:])
+    folder.mkdir(exist_ok=True)
+    if TIMM[name][2]:
+        save_for_hf(model, folder, safe_serialization=True)
+    else:
+        safetensors_torch.save_file(model.state_dict(), folder / "model.safetensors")
+        arguments = {"num_heads": 4, "img_size": list(size)}
+        (folder / "config.json").write_text(json.dumps({"architecture": "by hand", "model_args": arguments}))
+    return folder
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_models_have_the_same_logits(engine, name, tmp_path):
+    folder, expected, size = save_timm(name, tmp_path / "theirs"), timm_model(name)[1], TIMM[name][1]
+    assert relative(our_logits(engine, folder, size), expected) < BOUND
+    ours = convert(folder, tmp_path / "ours.npz")
+    assert relative(our_logits(engine, ours, size), expected) < BOUND
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_loads_our_files_strictly(name, tmp_path):
+    """Converted to ours and back, its own loader takes every tensor and computes the very same logits."""
+    timm = pytest.importorskip("timm")
+    ours = convert(save_timm(name, tmp_path / "theirs"), tmp_path / "ours.npz")
+    path = convert(ours, tmp_path / "back", "timm")
+    model, expected = timm_model(name)
+    back = safetensors_torch.load_file(path)
+    for key, value in model.state_dict().items():
+        assert torch.equal(back[key], value), key
+    if TIMM[name][2]:
+        again = timm.create_model(f"local-dir:{path.parent}", pretrained=True)
+    else:
+        again = TIMM[name][0]()
+        again.load_state_dict(back, strict=True)
+    np.testing.assert_array_equal(peer_logits(again, TIMM[name][1]), expected)
+
+
+def test_timm_loads_our_hybrids_and_mixers_by_their_published_names(tmp_path):
+    """Our config.json names an architecture; only its parameters are checked, which are large enough."""
+    timm = pytest.importorskip("timm")
+    from common.formats.timm import describe
+    from common.models import find_architecture
+
+    for name in ("R+ViT-Ti/16", "R26+ViT-S/32", "Mixer-S/32", "Mixer-L/16", "ViT-Ti/16", "ViT-H/14"):
+        config = dataclasses.replace(find_architecture(name), gelu="erf")
+        architecture, arguments = describe(config)
+        with torch.device("meta"):
+            model = timm.create_model(architecture, **arguments)
+        from common.formats.recognise import choose_table
+
+        expected = choose_table("timm", config).published_shapes(config)
+        assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == expected
+    for name in ARCHITECTURES:
+        architecture = describe(ResNetConfig(*ARCHITECTURES[name], 10))[0]
+        assert architecture is None if name == "R26x0.5" else timm.is_model(architecture)
+
+
+# --- Hugging Face
+
+
+def huggingface_vit(**changes):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"image_size": 32, "patch_size": 8, "num_labels": 5, "attn_implementation": "eager"}
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes | changes))
+
+
+def huggingface_bit(**changes):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"depths": [2, 1], "hidden_sizes": [128, 256], "embedding_size": 32, "num_labels": 5}
+    return transformers.BitForImageClassification(transformers.BitConfig(**sizes | changes))
+
+
+HUGGING_FACE = {
+    "vit": (huggingface_vit, (32, 32)),
+    "vit_tanh": (lambda: huggingface_vit(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6), (32, 32)),
+    "vit_rectangle": (lambda: huggingface_vit(image_size=[32, 48]), (32, 48)),
+    "bit": (huggingface_bit, (64, 64)),
+    "bit_names": (lambda: huggingface_bit(id2label={0: "cat", 1: "dog", 2: "owl"}, depths=[1, 2]), (64, 64)),
+}
+
+
+@functools.cache
+def huggingface_model(name: str):
+    torch.manual_seed(0)
+    model = HUGGING_FACE[name][0]()
+    randomise(model)
+    return model, peer_logits(model, HUGGING_FACE[name][1])
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_hugging_face_models_have_the_same_logits(engine, name, tmp_path):
+    model, expected = huggingface_model(name)
+    model.save_pretrained(tmp_path / "theirs")
+    size = HUGGING_FACE[name][1]
+    assert relative(our_logits(engine, tmp_path / "theirs", size), expected) < BOUND
+    ours = convert(tmp_path / "theirs", tmp_path / "ours.safetensors")
+    assert relative(our_logits(engine, ours, size), expected) < BOUND
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling"),
+    [
+        *((name, "huggingface") for name in HUGGING_FACE),
+        *((name, "huggingface_v5") for name in HUGGING_FACE if "v" in name),
+    ],
+)  # BiT's names never changed
+def test_hugging_face_loads_our_files_strictly(name, spelling, tmp_path):
+    model, expected = huggingface_model(name)
+    model.save_pretrained(tmp_path / "theirs")
+    ours = convert(tmp_path / "theirs", tmp_path / "ours.npz")
+    path = convert(ours, tmp_path / "back", spelling)
+    again, info = type(model).from_pretrained(path.parent, output_loading_info=True, attn_implementation="eager")
+    assert not any(info.values()), info
+    np.testing.assert_array_equal(peer_logits(again, HUGGING_FACE[name][1]), expected)
+    assert again.config.id2label == model.config.id2label
+
+
+def test_hugging_face_modules_bear_the_names_since_version_5(tmp_path):
+    model, _ = huggingface_model("vit")
+    model.save_pretrained(tmp_path)
+    path = convert(tmp_path, tmp_path / "new", "huggingface_v5")
+    with containers.open_container(path) as file:
+        assert file.declared.keys() == model.state_dict().keys()
+    model.load_state_dict(safetensors_torch.load_file(path), strict=True)
+    assert read_model(path).spelling == "huggingface_v5"
+
+
+# --- torchvision
+
+
+def torchvision_vit(**changes):
+    pytest.importorskip("torchvision")
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=5, **changes)
+
+
+@pytest.mark.parametrize("changes", ({}, {"representation_size": 24}))
+def test_torchvision_both_ways(engine, changes, tmp_path):
+    model = torchvision_vit(**changes)
+    randomise(model)
+    expected = peer_logits(model, (32, 32))
+    safetensors_torch.save_file(model.state_dict(), tmp_path / "theirs.safetensors")
+    ours = convert(tmp_path / "theirs.safetensors", tmp_path / "ours.npz", given={"num_heads": 4})
+    assert relative(our_logits(engine, ours, (32, 32)), expected) < BOUND
+    back = safetensors_torch.load_file(convert(ours, tmp_path / "back.safetensors", "torchvision"))
+    again = torchvision_vit(**changes)
+    again.load_state_dict(back, strict=True)
+    np.testing.assert_array_equal(peer_logits(again, (32, 32)), expected)
+
+
+def test_published_torchvision_models_are_recognised():
+    """By names and shapes alone: their sizes are those of published ViTs."""
+    models = pytest.importorskip("torchvision.models")
+    from common.formats.recognise import recognise
+
+    for name, patch in (("vit_b_16", 16), ("vit_b_32", 32), ("vit_l_16", 16), ("vit_h_14", 14)):
+        with torch.device("meta"):
+            shapes = {key: tuple(value.shape) for key, value in getattr(models, name)().state_dict().items()}
+        found = recognise(shapes, {}, name)
+        assert found.table.spelling == "torchvision" and found.config.patch_size == (patch, patch)
+        assert (found.config.gelu, found.config.image_size) == ("erf", (224, 224))
+
+
+# --- ours first: what peers make of models that our engines trained
+
+
+GOING_OUT = {  # name -> (configuration, spelling)
+    "vit_timm": (ViTConfig(**SMALL), "timm"),
+    "vit_sincos_timm": (CASES["vit_gap_sincos"][0], "timm"),
+    "vit_map_timm": (CASES["vit_map"][0], "timm"),
+    "vit_huggingface": (ViTConfig(**SMALL), "huggingface"),
+    "vit_patches_only_huggingface": (CASES["vit_patches_only"][0], "huggingface_v5"),
+    "bit_huggingface": (ResNetConfig((2, 1), 0.5, 5, standardization_epsilon=1e-8), "huggingface"),
+}
+
+
+@pytest.mark.parametrize("name", GOING_OUT)
+def test_peers_compute_our_logits(engine, name, tmp_path):
+    config, spelling = GOING_OUT[name]
+    arrays, size = random_arrays(config), getattr(config, "image_size", (64, 64))
+    record = {RECORD: json.dumps({"config": dump_config(config)})}
+    containers.write(tmp_path / "ours.safetensors", arrays, record)
+    path = convert(tmp_path / "ours.safetensors", tmp_path / "there", spelling)
+    if spelling == "timm":
+        timm = pytest.importorskip("timm")
+        peer = timm.create_model(f"local-dir:{path.parent}", pretrained=True)
+    else:
+        transformers = pytest.importorskip("transformers")
+        peer = transformers.AutoModelForImageClassification.from_pretrained(path.parent)
+    expected = engine.logits(engine.build(config, arrays), images(*size))
+    assert relative(peer_logits(peer, size), expected) < BOUND
