@@ -26,7 +26,7 @@ from common.datasets import Dataset, Opener, Split, carve, few_shot, open_datase
 from common.errors import UserError
 from common.files import locked_log, remove_leftovers, write_atomically
 from common.interruption import Interruption
-from common.models import find_model
+from common.models import find_model, with_noise
 from common.progress import Progress, follow
 from common.recipes import create_recipe
 
@@ -40,6 +40,7 @@ FREE = {  # what may change when a run goes on
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "remat",
 }
 
 
@@ -54,6 +55,7 @@ class Run:
         self.engine, self.dataset = engine, dataset
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.model_config, self.initial = weights.starting_values(model, path, dataset.num_classes, config.seed)
+        self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
         self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)
         if config.keep_best and "val" not in self.splits:
@@ -183,7 +185,7 @@ class Run:
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
-        batches = TrainBatches(self.splits["train"], self.recipe, self.config.seed)
+        batches = TrainBatches(self.splits["train"], self.recipe, self.config.seed, config=self.model_config)
         return prefetch(batches, range(self.step, self.recipe.num_steps), self.workers)
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
