@@ -1,4 +1,4 @@
-"""Canonical arrays (common/models.py) into and out of JAX models and optimizers, without knowing any name."""
+"""Canonical arrays (common/models/) into and out of JAX models and optimizers, without knowing any name."""
 
 import jax
 import numpy as np

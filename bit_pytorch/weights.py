@@ -1,4 +1,4 @@
-"""Canonical arrays (common/models.py) into and out of PyTorch models and optimizers, without knowing any name."""
+"""Canonical arrays (common/models/) into and out of PyTorch models and optimizers, without knowing any name."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Canonical arrays (common/models.py) into and out of Keras models and optimizers, without knowing any name."""
+"""Canonical arrays (common/models/) into and out of Keras models and optimizers, without knowing any name."""
 
 import keras
 import numpy as np
