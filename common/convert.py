@@ -39,7 +39,7 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "huggingface": (".safetensors",),
     "huggingface_v5": (".safetensors",),
     "torchvision": (".safetensors",),
-    "ours": containers.SUFFIXES,
+    "ours": (".safetensors", *containers.SUFFIXES),
 }
 STATED = {  # what config.json can say beyond what the spelling's own code computes
     "timm": ("gelu",),
@@ -67,7 +67,7 @@ def main() -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The flags. UserError for wrong ones."""
     parser = Parser(prog="python -m common.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("source", nargs="?", help=f"a file ({', '.join(containers.SUFFIXES)}) or a folder with one")
+    parser.add_argument("source", nargs="?", help=f"a file ({containers.KNOWN}) or a folder with one")
     parser.add_argument("target", nargs="?", help="a file, or a folder for timm and Hugging Face")
     parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: what its name tells, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
@@ -118,23 +118,14 @@ def convert(
         raise UserError(f"{path.parent} holds a config.json of another model; choose another folder.")
     published = table.to_published(express(found.arrays, found.config, config), config)
     found.arrays.clear()
-    write(path, to, published, config, record)
+    metadata = {"format": "pt", RECORD: json.dumps(record)}
+    containers.write(path, published, metadata, config if to == "big_transfer_h5" else None)
     if facts:
         write_json(path.parent / "config.json", facts)
     elif path.suffix == ".npz":
         write_json(card_path(path), record)
     say(f"{path}: {to}, {path.stat().st_size:,} bytes, read back and equal.")
     return path
-
-
-def write(path: Path, to: str, published: dict, config: ModelConfig, record: dict[str, Any]) -> None:
-    """The file of arrays, in the kind that its name tells."""
-    if to == "big_transfer_h5":
-        from common.formats import bit, h5
-
-        h5.write(path, {ours: published[theirs] for ours, theirs in bit.names(config).items()}, config)
-    else:
-        containers.write(path, published, {"format": "pt", RECORD: json.dumps(record)})
 
 
 def choose_target(target: Path, to: str | None) -> tuple[Path, str]:

@@ -1,22 +1,29 @@
-"""Read and write weights as canonical arrays {name: numpy array}, in the published layouts `.npz` and `.h5`."""
+"""Read and write weights as canonical arrays {name: numpy array}, in every spelling that circulates (common/formats/)."""
 
+import contextlib
 import dataclasses
+import json
+import logging
 import shlex
-import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from common import storage
+from common.adapt import Say, adapt, check_same_model
 from common.errors import UserError
 from common.files import write_atomically
-from common.formats import bit
+from common.formats import containers
+from common.formats.express import express, expressed
+from common.formats.npz import Npz
+from common.formats.recognise import choose_table, shorten
+from common.formats.source import RECORD, Source, card_path, dump_config, read_model
 from common.initializers import initial_parameters
-from common.models import PACKAGED_WEIGHTS, PublishedModel, ResNetConfig
+from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config
 
-MAX_LISTED = 8  # names in an error message
 Arrays = dict[str, np.ndarray]
+log = logging.getLogger(__name__)
 
 
 def find_file(model: PublishedModel, folder: str | Path) -> Path:
@@ -53,57 +60,82 @@ def cards(file: str) -> tuple[str, ...]:
 
 
 def starting_values(
-    model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0
-) -> tuple[ResNetConfig, Arrays]:
+    model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0, *,
+    image_size: tuple[int, int] | None = None, say: Say = log.info,
+) -> tuple[ModelConfig, Arrays]:  # fmt: skip
     """(config, arrays) of `model` with the values in `path`, or initial ones drawn with `seed` where there is no file.
 
-    `num_classes` defaults to the file's, or the published number; another number gets a head of zeros.
+    `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
+    file's, or the published ones. Another number of classes gets a head of zeros, another size resized positions;
+    `say` is called with a line on each such change.
     """
+    changes = {"image_size": image_size} if image_size and hasattr(model.config(), "image_size") else {}
     if path is None:
-        config = model.config(num_classes)
+        config = dataclasses.replace(model.config(num_classes), **changes)
         return config, initial_parameters(seed, config)
-    arrays = read_weights(path, model.config())
-    config = model.config(num_classes or arrays["head/bias"].size)
-    return config, adapt_head(arrays, config.num_classes)
+    source = read_source(path, model.config())
+    changes |= {"num_classes": num_classes or source.config.num_classes or model.num_classes}
+    config = dataclasses.replace(source.config, **changes)
+    return config, adapt(source.arrays, source.config, config, say)
 
 
-def read_weights(path: str | Path, config: ResNetConfig) -> Arrays:
-    """The parameters in `path` (.npz or .h5) under their canonical names; the head has the file's number of classes.
+def read_source(path: str | Path, config: ModelConfig) -> Source:
+    """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
+    path = storage.local_file(path, *cards(str(path)), "config.json")
+    return read_model(path, check=lambda found: check_same_model(found, config, path))
 
-    Raises UserError when the file is damaged, or holds missing, unexpected, misshapen or non-finite tensors.
+
+def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> Arrays:
+    """The parameters in `path`, in any spelling, under canonical names; the head has the file's number of classes.
+
+    Positions are resized to those of `config`. Raises UserError when the file is damaged, or holds missing, unexpected,
+    misshapen or non-finite tensors.
     """
-    where, path = path, storage.local_file(path)
-    if not path.is_file():
-        raise UserError(f"The weights file {where} does not exist; name an existing .npz or .h5 file.")
-    if path.suffix == ".npz":
-        arrays = _from_published(read_npz(path, lambda declared: _check_published(declared, config, path)), config)
-    elif path.suffix in (".h5", ".hdf5"):
-        from common.formats import h5
-
-        arrays = h5.read(path, config)
-    else:
-        raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected .npz or .h5; convert it first.")
-    arrays = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
-    check_finite(arrays, path)
-    return arrays
+    source = read_source(path, config)
+    wanted = dataclasses.replace(config, num_classes=source.config.num_classes)
+    return adapt(source.arrays, source.config, wanted, say)
 
 
-def write_weights(path: str | Path, arrays: Arrays, config: ResNetConfig) -> None:
-    """Write canonical `arrays` in the published layout that the suffix of `path` names, and read them back."""
+def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig) -> None:
+    """Write canonical `arrays` and read them back: `.npz` in the published layout of the family, BiT's `.h5` in Keras's,
+    else in our own names.
+
+    What a layout cannot say of a model (GELU, epsilons) goes into the record within the file, or the card beside it.
+    """
     path = Path(path)
-    if path.suffix == ".npz":
-        table = bit.names(config)
-        published = {table[name]: np.ascontiguousarray(arrays[name]) for name in table}
-        published["resnet/head/conv2d/kernel"] = published["resnet/head/conv2d/kernel"][None, None]
-        write_atomically(
-            path, lambda file: np.savez(file, **published), lambda new: _verify(read_npz(new), published, new)
-        )
-    elif path.suffix in (".h5", ".hdf5"):
-        from common.formats import h5
+    spelling = published_spelling(config, path.suffix)
+    table = choose_table(spelling, config)
+    there, _ = expressed(config, table)
+    record = {"config": dump_config(config)}
+    published = table.to_published(dict(express(arrays, config, there)), there)
+    keras = config if spelling == "big_transfer_h5" else None
+    containers.write(path, published, {"format": "pt", RECORD: json.dumps(record)}, keras)
+    if path.suffix == ".npz" and needs_card(config):
+        card = card_path(path)
+        facts = containers.read_json(card) if card.is_file() else {}
+        write_atomically(card, lambda file: file.write((json.dumps(facts | record, indent=1) + "\n").encode()))
 
-        h5.write(path, arrays, config)
-    else:
-        raise UserError(f"Cannot write weights to {path}: expected a name that ends in .npz or .h5.")
+
+def published_spelling(config: ModelConfig, suffix: str) -> str:
+    """The spelling in which a family's files were published, for a kind of file. UserError for an unknown kind."""
+    if suffix not in containers.SUFFIXES:
+        raise UserError(
+            f"Cannot write weights as {suffix or 'a'} file: expected a name that ends in {containers.KNOWN}."
+        )
+    if suffix != ".npz":
+        return "big_transfer_h5" if suffix != ".safetensors" and isinstance(config, ResNetConfig) else "ours"
+    choices = {ResNetConfig: ("big_transfer",), ResNetV1Config: ("big_vision",)}
+    for spelling in choices.get(type(config), ("vision_transformer", "big_vision")):
+        with contextlib.suppress(UserError):
+            if not expressed(config, choose_table(spelling, config))[1]:
+                return spelling
+    return "ours"
+
+
+def needs_card(config: ModelConfig) -> bool:
+    """Whether names and shapes do not tell everything about a model: they do of a BiT of the paper."""
+    is_bit = isinstance(config, ResNetConfig)
+    return not is_bit or config != ResNetConfig(config.num_units, config.width_factor, config.num_classes)
 
 
 def read_npz(path: Path, check: Callable[[Arrays], None] = lambda declared: None) -> Arrays:
@@ -111,59 +143,19 @@ def read_npz(path: Path, check: Callable[[Arrays], None] = lambda declared: None
 
     `check` sees arrays of the declared shapes and types, which take no memory, before any value is read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            stored = sum(entry.file_size for entry in archive.infolist())
-            if stored > 1100 * path.stat().st_size + 2**20:  # deflate's best ratio is about 1,032
-                raise UserError(f"{path} declares {stored:,} bytes, more than it can hold; download it again.")
-        with np.load(path, allow_pickle=False) as archive:
-            declared = {name: _declared(archive, name) for name in archive.files}
-            check(declared)
-            for name, array in declared.items():
-                stored = archive.zip.getinfo(f"{name}.npy").file_size
-                if array.nbytes > stored and not array.dtype.hasobject:  # numpy refuses objects
-                    raise UserError(
-                        f"{path} declares {array.nbytes:,} bytes at {name} and has {stored:,}; download it again."
-                    )
-            return {name: archive[name] for name in archive.files}
-    except UserError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise UserError(f"{path} is no readable .npz file of plain arrays ({error}); download it again.") from error
 
+    def read() -> Arrays:
+        with Npz(Path(path)) as file:
+            check(file.declared)
+            file.check_bytes()
+            return {name: file.get(name) for name in file.declared}
 
-def _declared(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    with archive.zip.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(member)
-    return np.broadcast_to(np.zeros((), dtype), shape)  # one element, seen through strides of zero
-
-
-def _check_published(declared: Arrays, config: ResNetConfig, path: Path) -> None:
-    kernel = declared.get("resnet/head/conv2d/kernel")
-    classes = kernel.shape[-1] if kernel is not None and kernel.ndim == 4 else config.num_classes
-    check_shapes(declared, bit.published_shapes(with_classes(config, classes)), path)
-    check_floating(declared, path)
-
-
-def _from_published(published: Arrays, config: ResNetConfig) -> Arrays:
-    arrays = {ours: published[theirs] for ours, theirs in bit.names(config).items()}
-    return arrays | {"head/kernel": arrays["head/kernel"][0, 0]}
+    return containers.guarded(Path(path), read)
 
 
 def with_classes(config: ResNetConfig, num_classes: int) -> ResNetConfig:
     """`config` with another head."""
     return dataclasses.replace(config, num_classes=num_classes)
-
-
-def adapt_head(arrays: Arrays, num_classes: int) -> Arrays:
-    """`arrays` with a new head of zeros when theirs is for another number of classes (the originals' rule)."""
-    width, classes = arrays["head/kernel"].shape
-    if classes == num_classes:
-        return arrays
-    dtype = arrays["head/kernel"].dtype
-    return arrays | {"head/kernel": np.zeros((width, num_classes), dtype), "head/bias": np.zeros(num_classes, dtype)}
 
 
 def below(arrays: Arrays, prefix: str) -> Arrays:
@@ -182,33 +174,6 @@ def check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]], where: st
             if name in arrays and arrays[name].shape != expected[name]
         ],
     }
-    listed = "; ".join(f"{kind}: {_shorten(found)}" for kind, found in problems.items() if found)
+    listed = "; ".join(f"{kind}: {shorten(found)}" for kind, found in problems.items() if found)
     if listed:
         raise UserError(f"{where} does not fit the model ({listed}); choose the --model that the file was made for.")
-
-
-def check_floating(arrays: Arrays, where: str | Path) -> None:
-    """Raise UserError for tensors of another kind than floating point."""
-    bad = [name for name, array in arrays.items() if array.dtype.kind != "f"]
-    if bad:
-        raise UserError(
-            f"{where} holds tensors that are not floating-point ({_shorten(bad)}); download or train it again."
-        )
-
-
-def check_finite(arrays: Arrays, where: str | Path) -> None:
-    """Raise UserError for tensors that hold NaN or infinity."""
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if bad:
-        raise UserError(f"{where} holds tensors that are not finite ({_shorten(bad)}); download or train it again.")
-
-
-def _shorten(found: list[str]) -> str:
-    rest = len(found) - MAX_LISTED
-    return ", ".join(found[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _verify(read: Arrays, written: Arrays, path: Path) -> None:
-    for name, array in written.items():
-        if read[name].dtype != array.dtype or read[name].tobytes() != array.tobytes():
-            raise UserError(f"{path} differs from what was written to it at {name}; check the disk and save again.")

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from golden.golden_params import param
 
+from common.adapt import adapt_head
 from common.errors import UserError
 from common.formats import bit
 from common.models import ARCHITECTURES, PACKAGED_WEIGHTS, ResNetConfig, find_model
-from common.weights import adapt_head, find_file, read_npz, read_weights, write_weights
+from common.weights import find_file, read_npz, read_weights, write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 MINI = ResNetConfig((2, 1), 0.5, 10)  # of mini.h5
@@ -172,23 +173,23 @@ def test_the_head_of_the_file_counts_and_another_becomes_zeros(tmp_path):
     [
         (lambda arrays: arrays.pop("resnet/group_norm/beta"), "missing: resnet/group_norm/beta"),
         (lambda arrays: arrays.pop(HEAD), f"missing: {HEAD}"),
-        (lambda arrays: arrays.clear(), "and 26 more"),
+        (lambda arrays: arrays.clear(), "it is empty"),
         (lambda arrays: arrays.update({"resnet/x": np.zeros(2, np.float32)}), "unexpected: resnet/x"),
         (
-            lambda arrays: arrays.update({HEAD: arrays[HEAD][0, 0]}),
-            r"misshapen: .*\(256, 10\) instead of \(1, 1, 256, 10\)",
+            lambda arrays: arrays.update({HEAD: arrays[HEAD][0]}),
+            r"misshapen: .*\(1, 256, 10\) instead of \(1, 1, 256, 10\)",
         ),
         (
             lambda arrays: arrays.update({"resnet/head/conv2d/bias": np.zeros(9, np.float32)}),
-            r"\(9,\) instead of \(10,\)",
+            r"\(1, 1, 256, 10\) instead of \(1, 1, 256, 9\)",
         ),
-        (lambda arrays: arrays["resnet/group_norm/beta"].fill(np.nan), "not finite .*norm/bias"),
-        (lambda arrays: arrays["resnet/group_norm/beta"].fill(np.inf), "not finite .*norm/bias"),
+        (lambda arrays: arrays["resnet/group_norm/beta"].fill(np.nan), "not finite .*group_norm/beta"),
+        (lambda arrays: arrays["resnet/group_norm/beta"].fill(np.inf), "not finite .*group_norm/beta"),
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype(int)}), "not floating-point .*head"),
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype(complex)}), "not floating-point .*head"),
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype("S8")}), "not floating-point .*head"),
     ],
-    ids="missing,no head,none at all,unexpected,2-D head,head bias,nan,inf,integer,complex,text".split(","),
+    ids="missing,no head,none at all,unexpected,3-D head,head bias,nan,inf,integer,complex,text".split(","),
 )
 def test_an_npz_that_does_not_fit_lists_why(change, words, tmp_path):
     arrays = published()
@@ -249,23 +250,23 @@ BAD_H5 = {
     "missing tensor": (lambda f, head, kernel: head.__delitem__(kernel), "lacks .*head/dense/kernel"),
     "dropped name": (lambda f, head, kernel: head.attrs.create("weight_names", [b"bias:0"]), "lacks bias:0"),
     "empty head": (lambda f, head, k: head.attrs.create("weight_names", np.zeros(0)), "32 tensors, the model has 34"),
-    "no layer names": (lambda f, *_: f.attrs.__delitem__("layer_names"), "layer_names"),
+    "no layer names": (lambda f, *_: f.attrs.__delitem__("layer_names"), "holds no model in a spelling"),
     "layer names are numbers": (lambda f, *_: f.attrs.__setitem__("layer_names", np.arange(3)), ""),
     "layer names are one word": (lambda f, *_: f.attrs.__setitem__("layer_names", "block1"), ""),
     "layer names are no text": (lambda f, *_: f.attrs.__setitem__("layer_names", np.array([b"\xff\xfe"])), ""),
     "layer is a tensor": (lambda f, head, k: f.attrs.__setitem__("layer_names", [f"head/dense/{k}"]), ""),
     "path through a tensor": (lambda f, head, k: head.attrs.__setitem__("weight_names", [f"{k}/x"]), ""),
     "name is a group": (lambda f, head, k: head.attrs.__setitem__("weight_names", [k.rpartition("/")[0]]), ""),
-    "misshapen": (replaced(data=np.zeros((255, 10), "f4")), r"misshapen: head/kernel \(255, 10\)"),
-    "scalar": (replaced(data=np.float32(1)), "misshapen: head/kernel"),
+    "misshapen": (replaced(data=np.zeros((255, 10), "f4")), r"misshapen: resnet/head/conv2d/kernel \(255, 10\)"),
+    "scalar": (replaced(data=np.float32(1)), "misshapen: resnet/head/conv2d/kernel"),
     "null": (replaced(data=h5py.Empty("f4")), "head"),
-    "integer": (replaced(data=np.zeros((256, 10), int)), "not floating-point .*head/kernel"),
+    "integer": (replaced(data=np.zeros((256, 10), int)), "not floating-point .*head/conv2d/kernel"),
     "text": (
         replaced(data=np.full((256, 10), "x", object), dtype=h5py.string_dtype()),
-        "not floating-point .*head/kernel",
+        "not floating-point .*head/conv2d/kernel",
     ),
-    "compound": (replaced(data=np.zeros((256, 10), [("a", "f4"), ("b", "f4")])), "not floating-point .*head/kernel"),
-    "nan": (replaced(data=np.full((256, 10), np.nan, "f4")), "not finite .*head/kernel"),
+    "compound": (replaced(data=np.zeros((256, 10), [("a", "f4"), ("b", "f4")])), "not floating-point .*head/conv2d/kernel"),
+    "nan": (replaced(data=np.full((256, 10), np.nan, "f4")), "not finite .*head/conv2d/kernel"),
     "soft link": (linked(h5py.SoftLink("/block1/resnet/block1/unit01/a/group_norm/gamma:0")), "link instead of data"),
     "dangling link": (linked(h5py.SoftLink("/nowhere")), "link instead of data"),
     "external link": (linked(h5py.ExternalLink("/etc/hostname", "/data")), "link instead of data"),
@@ -301,7 +302,7 @@ def test_the_weights_of_another_architecture(architecture, suffix, tmp_path):
                 for i, name in enumerate(names):
                     file[layer].create_dataset(f"w{i}", held.parameter_shapes()[name], "f4")
     with pytest.raises(
-        UserError, match="(misshapen: |missing: |tensors, the model has ).*choose the --model that the file"
+        UserError, match=r"does not fit the model \((num_units|width_factor) .*choose the --model that the file"
     ):
         read_weights(path, wanted)
 
@@ -408,7 +409,7 @@ def test_an_honest_bomb_is_refused_before_memory_is_taken(name, tmp_path):
 
     (tmp_path / "a.npz").write_bytes(npz_with(npy_header((2**24,)) + bytes(2**26), name))
     tracemalloc.start()
-    with pytest.raises(UserError, match="does not fit the model"):
+    with pytest.raises(UserError, match="does not fit it \\((unexpected: a|misshapen: .*conv2d/kernel)"):
         read_weights(tmp_path / "a.npz", MINI)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -440,7 +441,7 @@ def test_flipped_bits_raise_nothing_but_a_user_error(suffix, tmp_path):
 def test_no_such_file_or_format(name, tmp_path):
     for file in ("a.pth", "a"):
         (tmp_path / file).write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(UserError, match="does not exist|expected .npz or .h5"):
+    with pytest.raises(UserError, match="does not exist|expected .npz or .h5|holds no model.safetensors|pickle"):
         read_weights(tmp_path / name, MINI)
 
 

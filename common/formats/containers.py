@@ -23,8 +23,10 @@ from common.formats import h5
 from common.formats.arrays import declare, widen
 from common.formats.npz import Npz
 from common.formats.tables import Arrays
+from common.models import ResNetConfig
 
-SUFFIXES = (".npz", ".safetensors", ".h5", ".hdf5")
+SUFFIXES = (".npz", ".h5", ".hdf5", ".safetensors")
+KNOWN = ".npz or .h5 or .safetensors"  # for sentences
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 NUMPY = {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool", "BF16": None}
 NUMPY |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
@@ -113,9 +115,9 @@ def open_container(path: Path) -> Npz | Safetensors | H5:
             "`python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`."
         )
     if path.suffix not in SUFFIXES:
-        raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {', '.join(SUFFIXES)}.")
+        raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {KNOWN}; convert it first.")
     if not path.is_file():
-        raise UserError(f"The weights file {path} does not exist; name an existing {', '.join(SUFFIXES)} file.")
+        raise UserError(f"The weights file {path} does not exist; name an existing {KNOWN} file.")
     return guarded(path, lambda: OPENERS[path.suffix](path))
 
 
@@ -144,20 +146,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write(path: Path, published: Arrays, metadata: dict[str, str]) -> None:
-    """Write `published` to `path`, whole or not at all, and read it back. `metadata` is not for `.npz`."""
+def write(path: Path, published: Arrays, metadata: dict[str, str], keras: ResNetConfig | None = None) -> None:
+    """Write `published` to `path`, whole or not at all, and read it back.
+
+    `metadata` is not for `.npz`. With `keras`, an `.h5` is laid out as the original TF2 code of BiT does.
+    """
     write_atomically(
-        path, lambda file: fill(file, path.suffix, published, metadata), lambda new: verify(new, path.suffix, published)
+        path,
+        lambda file: fill(file, path.suffix, published, metadata, keras),
+        lambda new: guarded(new, lambda: verify(new, path.suffix, published)),
     )
 
 
-def fill(file, suffix: str, published: Arrays, metadata: dict[str, str]) -> None:
+def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], keras: ResNetConfig | None) -> None:
     """Write `published` to an open file."""
     if suffix == ".npz":
         np.savez(file, **published)
     elif suffix == ".safetensors":
         safetensors.numpy.save_file(published, file.name, metadata=metadata)
         sync(Path(file.name))  # the library replaces the file that is open here
+    elif keras:
+        h5.fill(file, published, keras)
     else:
         with h5py.File(file, "w") as target:
             target.attrs.update(metadata)

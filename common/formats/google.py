@@ -73,8 +73,14 @@ BIT_PAPER = (
     ("norm/bias", "norm-pre-head/bias", "C -> 111C"),
     *resnet_v1.HEAD,
 )
-BIT_H5 = (*bit.STEM, *units("", "resnet/block{stage}/unit{unit:02d}", bit.UNIT), *bit.TAIL)
-BIT = tuple((*row, "IO -> 11IO") if row[0] == "head/kernel" else row for row in BIT_H5)
+BIT, BIT_H5 = (
+    (
+        *bit.STEM,
+        *units("", "resnet/block{stage}/unit{unit:02d}", bit.UNIT),
+        *((*row, head) if row[0] == "head/kernel" else row for row in bit.TAIL),
+    )
+    for head in ("IO -> 11IO", "IO -> IO")
+)
 NUMBERED = ((r"/standardized_conv2d_\d+/", "/standardized_conv2d/"),)  # some published files count their layers
 OLD_POSITIONS = ((r"^Transformer/pos_embedding$", "pos_embedding"),)  # big_vision before 2022
 

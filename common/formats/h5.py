@@ -6,42 +6,18 @@ very file are read: links to other places and virtual storage are refused.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 
-from common import weights
 from common.errors import UserError
-from common.files import write_atomically
 from common.formats import bit
+from common.formats.tables import Arrays
 from common.models import ResNetConfig
 
 MAX_DEPTH = 16  # of groups within groups
 MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
-
-
-def read(path: Path, config: ResNetConfig) -> dict[str, np.ndarray]:
-    """Canonical arrays of `path`; UserError lists what does not fit the model, before any value is read."""
-    expected = [name for names in bit.layers(config).values() for name in names]
-    try:
-        with h5py.File(path, "r") as file:
-            found = _ordered_datasets(file, path)
-            if len(found) != len(expected):
-                raise UserError(
-                    f"{path} holds {len(found)} tensors, the model has {len(expected)}; "
-                    "choose the --model that the file was made for."
-                )
-            datasets = dict(zip(expected, found))
-            if datasets["head/kernel"].ndim == 2:
-                config = weights.with_classes(config, datasets["head/kernel"].shape[1])
-            weights.check_shapes(datasets, config.parameter_shapes(), path)
-            weights.check_floating(datasets, path)
-            check_bytes(found, path)
-            return {name: datasets[name][()] for name in config.parameter_shapes()}
-    except UserError:
-        raise
-    except Exception as error:  # h5py raises whatever lies nearest to the damage
-        raise UserError(f"{path} is no readable Keras .h5 weights file ({error}); download it again.") from error
 
 
 def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
@@ -50,10 +26,7 @@ def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
         group = _follow(file, _text(layer), path)
         for weight in group.attrs["weight_names"]:
             dataset = _follow(group, _text(weight), path)
-            if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-                raise UserError(
-                    f"{path} keeps {_text(layer)}/{_text(weight)} outside of itself; only plain data sets are read."
-                )
+            _check_plain(dataset, path)
             found.append(dataset)
     return found
 
@@ -68,7 +41,7 @@ def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     published = bit.names(config)
     expected = [published[name] for names in bit.layers(config).values() for name in names]
     if len(expected) != len(found):
-        raise UserError(f"{path} holds {len(found)} tensors, and a BiT of its blocks has {len(expected)}.")
+        raise UserError(f"{path} holds {len(found)} tensors, the model has {len(expected)}; download it again.")
     return dict(zip(expected, found))
 
 
@@ -86,6 +59,8 @@ def all_datasets(group: h5py.Group, path: Path) -> Iterator[tuple[str, h5py.Data
 
 
 def _check_plain(dataset: h5py.Dataset, path: Path) -> None:
+    if isinstance(dataset, h5py.Dataset) and dataset.shape is None:
+        raise UserError(f"{path} holds nothing at {dataset.name}; download it again.")
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise UserError(f"{path} keeps {dataset.name} outside of itself; only plain data sets are read.")
 
@@ -114,25 +89,17 @@ def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], config: ResNetConfig) -> None:
-    """Write the groups, names and order that the original TF2 code wrote, and read them back."""
-    published = bit.names(config)
-
-    def fill(file) -> None:
-        with h5py.File(file, "w") as target:
-            table = bit.layers(config)
-            target.attrs["layer_names"] = np.array([layer.encode() for layer in table])
-            target.attrs["backend"] = b"tensorflow"
-            for layer, names in table.items():
-                group = target.create_group(layer)
-                names_there = [f"{published[name].replace('head/conv2d', 'head/dense')}:0" for name in names]
-                group.attrs["weight_names"] = (
-                    np.array([name.encode() for name in names_there], "S") if names else np.zeros(0)
-                )
-                for name, there in zip(names, names_there):
-                    group.create_dataset(there, data=np.ascontiguousarray(arrays[name]))
-
-    def verify(new: Path) -> None:
-        weights._verify(read(new, config), arrays, new)
-
-    write_atomically(path, fill, verify)
+def fill(file: BinaryIO, published: Arrays, config: ResNetConfig) -> None:
+    """Write the groups, names and order that the original TF2 code wrote, from arrays under their published names."""
+    names = bit.names(config)
+    with h5py.File(file, "w") as target:
+        table = bit.layers(config)
+        target.attrs["layer_names"] = np.array([layer.encode() for layer in table])
+        target.attrs["backend"] = b"tensorflow"
+        for layer, ours in table.items():
+            group = target.create_group(layer)
+            there = {names[name]: f"{names[name].replace('head/conv2d', 'head/dense')}:0" for name in ours}
+            encoded = [name.encode() for name in there.values()]
+            group.attrs["weight_names"] = np.array(encoded, "S") if encoded else np.zeros(0)
+            for name, path in there.items():
+                group.create_dataset(path, data=published[name])

@@ -121,10 +121,11 @@ def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, An
     count, table, names, match = max(scores, key=lambda score: score[0])
     if not shapes or count < len(shapes) / 2:
         known = ", ".join(SPELLINGS)
-        return f"holds no model in a spelling that is known ({known}): its arrays are {shorten(list(shapes))}."
+        arrays = f"its arrays are {shorten(list(shapes))}" if shapes else "it is empty"
+        return f"holds no model in a spelling that is known ({known}): {arrays}."
     found, expected, unknown = nearest_fit(table, names, match, shapes, facts)
     what = differences(found, expected, unknown) or cannot_hold(table, infer(table, match, facts)[0])
-    return f"is nearly {FAMILIES[table.family]} in the spelling {table.spelling}, but does not fit it ({what})."
+    return f"is nearly {FAMILIES[table.family]} in the spelling {table.spelling}, but does not fit it ({what}); download or convert it again."
 
 
 def nearest_fit(table: Table, names: dict[str, str], match: Match, shapes: Mapping[str, Shape], facts: dict) -> tuple:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +52,12 @@ def find_weights(path: str | Path) -> Path:
 
 
 def read_model(
-    path: str | Path, *, spelling: str | None = None, given: dict[str, Any] | None = None, values: bool = True
-) -> Source:
+    path: str | Path, *, spelling: str | None = None, given: dict[str, Any] | None = None, values: bool = True,
+    check: Callable[[ModelConfig], None] = lambda config: None,
+) -> Source:  # fmt: skip
     """The model in `path`. `given` are fields that the user states; without `values`, only the header is read.
+
+    `check` sees the configuration before any value is read.
 
     Raises UserError for a damaged file, one that fits no spelling or several, and tensors that are no finite numbers.
     """
@@ -64,6 +68,7 @@ def read_model(
         found = recognise(shapes, facts.fields | (given or {}), path, spelling)
         check_types({there: file.declared[there] for there in found.names.values()}, path)
         config, arrays = recorded_config(found, facts, given or {}, path), {}
+        check(config)
         if values:
             guarded(path, file.check_bytes)
             published = guarded(path, lambda: {now: native(file.get(there)) for now, there in found.names.items()})
