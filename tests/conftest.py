@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import json
 import os
 import subprocess
 import sys
@@ -26,16 +27,45 @@ def engine(request) -> Engine:
     return Engine(request.param)
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Run a command of the project as a user does: run("bit_jax.train", "--steps", 2) in an empty folder."""
+class CommandServer:
+    """Commands of one engine, which is imported once; see command_server.py."""
 
-    def run_command(module: str, *arguments, status: int = 0, **options) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", module, *map(str, arguments)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, **options
-        )
+    def __init__(self, engine: str):
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "command_server.py"), engine], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def run(self, module: str, argv: list[str], folder: Path) -> subprocess.CompletedProcess:
+        order = {"module": module, "argv": argv, "folder": str(folder)}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        return subprocess.CompletedProcess([module, *argv], answer["status"], answer["stdout"], answer["stderr"])
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def command_servers():
+    """{engine: its server}, started when first asked for."""
+    servers = {}
+    yield servers
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture
+def run(tmp_path, command_servers):
+    """Run a command of the project in an empty folder: run("bit_jax.train", "--steps", 2)."""
+
+    def run_command(module: str, *arguments, status: int = 0) -> subprocess.CompletedProcess:
+        engine = module.partition(".")[0]
+        if engine not in command_servers:
+            command_servers[engine] = CommandServer(engine)
+        done = command_servers[engine].run(module, [*map(str, arguments)], tmp_path)
         assert done.returncode == status, done.stdout + done.stderr
         if status == 2:
             assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
