@@ -18,9 +18,9 @@ def to_array(tensor: Tensor) -> np.ndarray:
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """The inverse of `to_array`."""
+    """The inverse of `to_array`: a view to copy from, since weights may take a large part of the memory."""
     order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim)))
-    return torch.from_numpy(np.array(array)).permute(order).contiguous()
+    return torch.from_numpy(np.require(array, requirements="W")).permute(order)
 
 
 def dump(model: nn.Module) -> dict[str, np.ndarray]:
