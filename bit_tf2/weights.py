@@ -25,7 +25,7 @@ def dump(model: keras.Model) -> dict[str, np.ndarray]:
 def load(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
     """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
     for path, value in parameters(model).items():
-        value.assign(arrays[canonical_name(path)].astype(value.dtype.name))
+        value.assign(arrays[canonical_name(path)].astype(value.dtype.name, copy=False))
 
 
 def dump_optimizer(model: keras.Model, optimizer: SGD) -> dict[str, np.ndarray]:
@@ -37,4 +37,4 @@ def load_optimizer(model: keras.Model, optimizer: SGD, arrays: dict[str, np.ndar
     """The inverse of `dump_optimizer`."""
     for path, value in optimizer.momenta.items():
         if canonical_name(path) in arrays:
-            value.assign(arrays[canonical_name(path)].astype(value.dtype.name))
+            value.assign(arrays[canonical_name(path)].astype(value.dtype.name, copy=False))
