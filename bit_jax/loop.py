@@ -45,14 +45,15 @@ def train_step(
 ) -> Array:
     """One update in place; returns the loss before it, still on the device."""
     params = optimizer.params
-    total, gradients = zeros(params)
+    sums = zeros(params) if batch_split > 1 else None
     # Not lax.scan: inside of loops XLA's CPU compiler leaves convolutions unoptimised, ten times slower.
     for part in range(batch_split):
-        total, gradients = add_gradients(
-            total, gradients, params, batch, part, graphdef=optimizer.graphdef, batch_split=batch_split, dtype=dtype
+        sums = add_gradients(
+            sums, params, batch, part, graphdef=optimizer.graphdef, batch_split=batch_split, dtype=dtype
         )
+    loss, gradients = sums
     optim.update(optimizer, lr, gradients)
-    return total
+    return loss
 
 
 @jax.jit
@@ -62,14 +63,12 @@ def zeros(params: optim.Params) -> tuple[Array, optim.Params]:
     return jnp.zeros((), jax.tree.leaves(gradients)[0].dtype), gradients
 
 
-@functools.partial(
-    jax.jit, static_argnames=("graphdef", "batch_split", "dtype"), donate_argnames=("total", "gradients")
-)
+@functools.partial(jax.jit, static_argnames=("graphdef", "batch_split", "dtype"), donate_argnames="sums")
 def add_gradients(
-    total: Array, gradients: optim.Params, params: optim.Params, batch: dict[str, Array], part: Array, *,
+    sums: tuple[Array, optim.Params] | None, params: optim.Params, batch: dict[str, Array], part: Array, *,
     graphdef: nnx.GraphDef, batch_split: int, dtype: jnp.dtype,
 ) -> tuple[Array, optim.Params]:  # fmt: skip
-    """Loss and gradients, in their own memory, plus those of one of `batch_split` parts of the batch."""
+    """Loss and gradients of one of `batch_split` parts of the batch; plus `sums`, in their own memory, if any."""
 
     def chunk(name: str) -> Array:
         return batch[name].reshape(batch_split, -1, *batch[name].shape[1:])[part]
@@ -79,7 +78,8 @@ def add_gradients(
         micro_batch = batch | {name: chunk(name) for name, value in batch.items() if value.ndim}
         return loss_fn(model, micro_batch, dtype) / batch_split
 
-    return jax.tree.map(jnp.add, (total, gradients), jax.value_and_grad(part_loss)(params))
+    found = jax.value_and_grad(part_loss)(params)
+    return jax.tree.map(jnp.add, sums, found) if sums else found
 
 
 @functools.partial(nnx.jit, static_argnames="dtype")

@@ -13,8 +13,8 @@ from common.run import Run
 
 
 def scale(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 [B, H, W, 3] to [B, 3, H, W] in [-1, 1]; the permutation is channels-last in memory, for free."""
-    return images.permute(0, 3, 1, 2).to(dtype) / 127.5 - 1
+    """uint8 [B, H, W, 3] to [B, 3, H, W] in [-1, 1], contiguous: what the norms need."""
+    return images.permute(0, 3, 1, 2).contiguous().to(dtype) / 127.5 - 1
 
 
 def swap_pairs(values: Tensor) -> Tensor:

@@ -56,21 +56,24 @@ def compiled_step(
         if value.shape.rank
     }
 
-    def add_micro_batch(number: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+    def part_gradients(part: Tensor | int) -> tuple[Tensor, ...]:
         with tf.GradientTape() as tape:
-            micro_batch = batch | {name: value[number] for name, value in chunks.items()}
+            micro_batch = batch | {name: value[part] for name, value in chunks.items()}
             loss = loss_fn(model, micro_batch, dtype) / batch_split
-        found = (loss, *tape.gradient(loss, variables))
-        return number + 1, *(total + value for total, value in zip(sums, found))
+        return loss, *tape.gradient(loss, variables)
 
-    state = (tf.constant(0), tf.zeros_like(lr), *(tf.zeros_like(value) for value in variables))
+    def add_gradients(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+        return part + 1, *(total + value for total, value in zip(sums, part_gradients(part)))
+
     if batch_split == 1:
-        state = add_micro_batch(*state)
+        loss, *gradients = part_gradients(0)
     else:  # one after the other: only one micro-batch's activations live
-        state = tf.while_loop(lambda number, *_: number < batch_split, add_micro_batch, state, parallel_iterations=1)
-    _, total, *gradients = state
+        start = (tf.constant(0), tf.zeros_like(lr), *(tf.zeros_like(value) for value in variables))
+        _, loss, *gradients = tf.while_loop(
+            lambda part, *_: part < batch_split, add_gradients, start, parallel_iterations=1
+        )
     optim.update(optimizer, lr, dict(zip(optimizer.parameters, gradients)))
-    return total
+    return loss
 
 
 @tf.function(autograph=False)
