@@ -13,6 +13,7 @@ from common.config import EvaluateConfig, ModelConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError
 from common.files import write_atomically
+from common.formats.source import card_path, read_model
 from common.models import find_model
 from common.progress import follow
 
@@ -23,9 +24,12 @@ class Inference:
     def __init__(self, config: ModelConfig):
         model = find_model(config.model)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
-        self.model_config, self.arrays = weights.starting_values(model, path)
         self.card = read_card(path) if path else {}
+        size = (config.resolution, config.resolution) if config.resolution else None
+        self.model_config, self.arrays = weights.starting_values(model, path, image_size=size, say=print)
         self.resolution = config.resolution or self.card.get("resolution") or model.resolution
+        if hasattr(self.model_config, "image_size"):
+            self.resolution = self.model_config.image_size[0]
         self.resize_kind = self.card.get("resize_kind", "bilinear")
         self.workers = config.workers or os.cpu_count()
 
@@ -112,9 +116,13 @@ class Prediction(Inference):
 
 
 def read_card(weights_file: Path) -> dict:
-    """The card beside a weights file (`card.json` for a run's, `NAME.json` for NAME.npz), or an empty one."""
-    name = "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
-    path = weights_file.with_name(name)
+    """The card beside a weights file (`card.json` for a run's, `NAME.json` for NAME.npz), or an empty one.
+
+    Of `.safetensors`, the record within or the config.json of timm or Hugging Face tells the names of the classes.
+    """
+    if weights_file.suffix not in (".npz", ".h5", ".hdf5"):
+        return {"class_names": read_model(weights_file, values=False).class_names}
+    path = card_path(weights_file)
     try:
         card = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:

@@ -25,6 +25,7 @@ from common.config import TrainConfig
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.errors import UserError
 from common.files import locked_log, remove_leftovers, write_atomically
+from common.formats.source import dump_config
 from common.interruption import Interruption
 from common.models import find_model, with_noise
 from common.progress import Progress, follow
@@ -54,7 +55,10 @@ class Run:
         self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
         self.engine, self.dataset = engine, dataset
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
-        self.model_config, self.initial = weights.starting_values(model, path, dataset.num_classes, config.seed)
+        size, self.adapted = (self.recipe.crop, self.recipe.crop), []
+        self.model_config, self.initial = weights.starting_values(
+            model, path, dataset.num_classes, config.seed, image_size=size, say=self.adapted.append
+        )
         self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
         self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)
@@ -89,7 +93,7 @@ class Run:
             self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines)
             self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
             stack.callback(self.progress.close)
-            for line in (*self.checkpoints.damaged, *self.metrics.damaged, self.summary()):
+            for line in (*self.checkpoints.damaged, *self.metrics.damaged, self.summary(), *self.adapted):
                 self.progress.say(line)
             self.interruption = stack.enter_context(Interruption())
             self._open = stack.pop_all()
@@ -307,8 +311,7 @@ class Run:
             "class_names": self.dataset.class_names,
             "resolution": self.recipe.crop,
             "resize_kind": self.recipe.resize_kind,
-            "group_norm_epsilon": self.model_config.group_norm_epsilon,
-            "standardization_epsilon": self.model_config.standardization_epsilon,
+            "config": dump_config(self.model_config),
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",
             "accuracy": self.results,
             "seconds": self.seconds,
