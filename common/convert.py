@@ -25,7 +25,7 @@ from common.formats.express import differing, express, expressed
 from common.formats.recognise import SPELLINGS, choose_table, family_name
 from common.formats.source import RECORD, Source, card_path, dump_config, find_weights, read_model
 from common.formats.tables import Table
-from common.models import ModelConfig, architectures, num_parameters
+from common.models import ModelConfig, ResNetConfig, ViTConfig, architectures, num_parameters
 
 WRITERS = {  # spelling -> what its config.json says
     "timm": timm.write_config,
@@ -42,9 +42,10 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "ours": (".safetensors", *containers.SUFFIXES),
 }
 STATED = {  # what config.json can say beyond what the spelling's own code computes
-    "timm": ("gelu",),
-    "huggingface": ("gelu", "layer_norm_epsilon"),
-    "huggingface_v5": ("gelu", "layer_norm_epsilon"),
+    ("timm", ViTConfig): ("gelu",),
+    ("huggingface", ViTConfig): ("gelu", "layer_norm_epsilon"),
+    ("huggingface_v5", ViTConfig): ("gelu", "layer_norm_epsilon"),
+    ("huggingface", ResNetConfig): ("num_groups",),
 }
 DECISIVE = ("gelu", "layer_norm_epsilon", "max_pool_padding", "num_groups")  # never changed without being asked
 FIELDS = ("gelu", "layer_norm_epsilon", "num_heads", "image_size")
@@ -148,12 +149,12 @@ def target_is_own(path: Path) -> bool:
 
 def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
     """What the spelling's own code computes otherwise than the model; UserError where that is decisive."""
-    notes, stated = [], STATED.get(table.spelling, ())
+    notes, stated = [], STATED.get((table.spelling, table.family), ())
     for field, (ours, theirs) in differing(config, table.computes).items():
         if field in stated:
             continue
         where = "the record in the file says so" if path.suffix != ".npz" else f"{card_path(path).name} says so"
-        if field in DECISIVE and table.spelling in STATED:
+        if field in DECISIVE and table.spelling in WRITERS:
             raise UserError(
                 f"{table.spelling} computes with the {field} {theirs}, its config.json cannot say otherwise, and the "
                 f"model has {ours}; give --{field} {theirs} to change the model."

@@ -19,7 +19,7 @@ from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
 TANH = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 HEADS = {"DNK": "D(NK) -> DNK", "NK": "(NK) -> NK", "NKD": "(NK)D -> NKD"}
 PREFIXES = ((r"^(params|opt/target)/", ""),)
-STATE = r"^(opt|opt_state|extra|step|chrono|accum_train_time)(/|$)"  # what stands beside the parameters
+STATE = r"^(opt|chrono|extra)/"  # what stands beside the parameters
 
 
 def below(ours: str, theirs: str, rows: tuple) -> tuple:

@@ -171,9 +171,8 @@ def infer(table: Table, match: Match, facts: dict[str, Any]) -> tuple[ModelConfi
     if table.family is MixerConfig:
         return infer_mixer(shapes, facts, given), assumed
     stem, units = ("stem/kernel" if table.family is ResNetConfig else "stem/conv/kernel"), infer_units(shapes, "")
-    groups = {"num_groups": facts["num_groups"]} if "num_groups" in facts else {}
     given = {name: value for name, value in given.items() if name != "standardization"}
-    return table.family(units, shapes[stem][-1] / 64, shapes["head/bias"][0], **groups, **given), assumed
+    return table.family(units, shapes[stem][-1] / 64, shapes["head/bias"][0], **given), assumed
 
 
 def stem_channels(shapes: dict[str, Shape]) -> int:

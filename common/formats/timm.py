@@ -95,7 +95,12 @@ STEM_ONLY = (*VIT, *below_backbone(STEM, ""))
 ERF = {"gelu": "erf", "layer_norm_epsilon": 1e-6}
 HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)}
 STANDARDIZATION = {"standardization": "variance", "standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5}
-BIT_COMPUTES = {"standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5, "max_pool_padding": "zero"}
+BIT_COMPUTES = {
+    "standardization_epsilon": 1e-8,
+    "group_norm_epsilon": 1e-5,
+    "max_pool_padding": "zero",
+    "num_groups": 32,
+}
 OPTIONS = {"holds": HOLDS, "computes": ERF, "first_unit": 0}
 
 TABLES = (

@@ -1,0 +1,567 @@
+"""`python -m common.convert` and its neighbours: what they say, refuse and leave alone; adaptation on loading."""
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from format_cases import CASES, SMALL, random_arrays
+
+from common import convert as command
+from common import weights
+from common.adapt import adapt, adapt_channels, check_same_model
+from common.convert import convert, describe, inspect, parse
+from common.errors import UserError
+from common.formats import containers
+from common.formats.recognise import choose_table
+from common.formats.source import RECORD, dump_config, read_model
+from common.models import PublishedModel, ResNetConfig, ViTConfig, find_architecture
+from common.models.vit import resize_positions
+
+VIT = CASES["vit_token"][0]
+
+
+def ours(path: Path, config=VIT, **changes) -> Path:
+    """A file in our spelling, with its record."""
+    arrays = random_arrays(config) | changes
+    containers.write(path, arrays, {RECORD: json.dumps({"config": dump_config(config)})})
+    return path
+
+
+def npz(path: Path, config=VIT, spelling="vision_transformer", edit=lambda published: None) -> Path:
+    """A foreign file after `edit`, without a card."""
+    published = choose_table(spelling, config).to_published(random_arrays(config), config)
+    edit(published)
+    np.savez(path, **published)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the command as a user does, in an empty folder."""
+
+    def run_command(*arguments: str, status: int = 0) -> str:
+        words = [sys.executable, "-m", "common.convert", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr
+        assert status == 0 or done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+        return done.stdout + done.stderr
+
+    return run_command
+
+
+# --- the command
+
+
+def test_the_command_says_what_it_found_and_did(run, tmp_path):
+    npz(tmp_path / "a.npz")
+    said = run("a.npz", "b", "--to", "huggingface")
+    assert "a.npz: ViT in the spelling vision_transformer, 5 classes, 32 x 32 pixels" in said
+    assert "no file tells: gelu tanh, layer_norm_epsilon 1e-06" in said and "read back and equal" in said
+    shown = run("--inspect", "b")
+    for words in ("ViT", "huggingface", "32 x 32", "gelu tanh", r"parameters +24,069", "[0-9a-f]{64}"):
+        assert re.search(words, shown), shown
+    assert run("b", status=2).startswith("error: Nothing to do")
+
+
+def test_the_command_needs_no_framework():
+    """It reads, converts and writes every case of test_formats.py with `common/` alone; see test_common_is_numpy_only."""
+    source = Path(command.__file__).read_text()
+    assert not re.search(r"import (torch|jax|tensorflow|keras|timm|transformers)", source)
+
+
+def test_inspect_names_the_architecture_and_the_digest(tmp_path):
+    config = dataclasses.replace(find_architecture("ViT-Ti/16"), num_classes=3)
+    path = npz(tmp_path / "a.npz", config)
+    shown = inspect(path)
+    assert re.search(r"architecture +ViT-Ti/16\n", shown) and re.search(r"resolution +224 x 224\n", shown)
+    assert re.search(r"classes +3\n", shown) and re.search(r"spelling +vision_transformer\n", shown)
+    assert command.digest(path) in shown
+    assert "ViT-Ti/16" in describe(read_model(path, values=False))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["a.npz"], "Nothing to do"),
+        (["a.npz", "b", "--to", "tim"], "invalid choice: 'tim'"),
+        (["a.npz", "b", "--image_size", "0x3"], "is no size such as 384"),
+        (["a.npz", "b", "--num_heads", "0"], "at least 1"),
+        (["a.npz", "b", "--layer_norm_epsilon", "-1"], "small positive"),
+        (["a.npz", "b", "--so", "x"], "nrecognized arguments"),
+    ],
+)
+def test_wrong_flags_are_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        parse(flags)
+
+
+# --- what a file may hold, and what ends in one sentence
+
+
+DAMAGE = {  # what was done to a published file -> words of the sentence
+    "missing": (lambda a: a.pop("cls"), "17 positions, which form no square"),
+    "missing in a block": (
+        lambda a: a.pop("Transformer/encoderblock_1/LayerNorm_2/bias"),
+        "missing: .*LayerNorm_2/bias",
+    ),
+    "unexpected": (lambda a: a.update(extra=np.zeros(3, np.float32)), "unexpected: extra"),
+    "misshapen": (
+        lambda a: a.update({"head/kernel": np.zeros((31, 5), np.float32)}),
+        r"\(31, 5\) instead of \(32, 5\)",
+    ),
+    "gap between blocks": (
+        lambda a: [a.update({n.replace("block_1", "block_7"): a.pop(n)}) for n in list(a) if "block_1" in n],
+        "encoderblock_7",
+    ),
+    "integers": (lambda a: a.update({"head/bias": np.zeros(5, np.int32)}), "not floating-point .*head/bias"),
+    "not finite": (lambda a: a["head/bias"].fill(np.nan), "not finite .*head/bias"),
+    "no rectangle": (
+        lambda a: a.update({"Transformer/posembed_input/pos_embedding": np.zeros((1, 16, 32), np.float32)}),
+        "fit",
+    ),
+    "no square": (
+        lambda a: a.update({"Transformer/posembed_input/pos_embedding": np.zeros((1, 14, 32), np.float32)}),
+        "14 positions, which form no square; give --image_size",
+    ),
+    "heads that do not divide": (
+        lambda a: [
+            a.update({n: np.zeros((32, 3, 10) if n.endswith("kernel") else (3, 10), np.float32)})
+            for n in list(a)
+            if re.search("(query|key|value)/", n)
+        ],
+        "heads|misshapen",
+    ),
+    "another model's": (lambda a: a.clear(), "it is empty"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_file_that_does_not_fit_is_explained(name, tmp_path):
+    edit, words = DAMAGE[name]
+    path = npz(tmp_path / "a.npz", edit=edit)
+    with pytest.raises(UserError, match=words) as caught:
+        convert(path, tmp_path / "b", "timm")
+    assert "\n" not in str(caught.value) and not (tmp_path / "b").exists()
+
+
+def test_an_ambiguous_file_lists_what_it_may_be(tmp_path):
+    """A gap ViT of HEIGHT x WIDTH has one reading only; the same arrays under two prefixes have none."""
+    config = CASES["vit_gap"][0]
+    path = npz(tmp_path / "a.npz", config, "big_vision", lambda a: a.update({"params/head/bias": a["head/bias"]}))
+    with pytest.raises(UserError, match="both .*head/bias and .*head/bias"):
+        read_model(path)
+
+
+def test_numbers_that_names_and_shapes_do_not_tell(tmp_path):
+    """timm's arrays do not show heads; positions of a rectangle do not show its sides."""
+    config = dataclasses.replace(VIT, image_size=(32, 56))
+    source = ours(tmp_path / "a.safetensors", config)
+    path = convert(source, tmp_path / "b", "timm")
+    with containers.open_container(path) as file:
+        arrays = {name: file.get(name) for name in file.declared}
+    bare = tmp_path / "bare.safetensors"
+    containers.write(bare, arrays, {"format": "pt"})
+    with pytest.raises(UserError, match="number of heads; give --num_heads"):
+        read_model(bare)
+    with pytest.raises(UserError, match="29 positions, which form no square"):
+        read_model(bare, given={"num_heads": 4})
+    with pytest.raises(UserError, match="4 x 4 patches"):
+        read_model(bare, given={"num_heads": 4, "image_size": (32, 32)})
+    with pytest.raises(UserError, match="5 heads do not divide the width of 32"):
+        read_model(bare, given={"num_heads": 5, "image_size": (32, 56)})
+    found = read_model(bare, given={"num_heads": 4, "image_size": (32, 56)})
+    assert found.config == dataclasses.replace(config, gelu="erf")
+    assert found.assumed == ["gelu", "layer_norm_epsilon"]
+
+
+@pytest.mark.parametrize("cut", (4, 8, 100, -1))
+def test_a_truncated_safetensors_is_one_sentence(cut, run, tmp_path):
+    path = ours(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:cut])
+    error = run("a.safetensors", "b.npz", status=2)
+    assert "is no readable .safetensors" in error and not (tmp_path / "b.npz").exists()
+
+
+@pytest.mark.parametrize("claimed", (2**20, 2**40))
+def test_a_header_that_claims_more_than_the_file_holds(claimed, tmp_path):
+    header = {"head/bias": {"dtype": "F32", "shape": [claimed // 4], "data_offsets": [0, claimed]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
+    (tmp_path / "b.safetensors").write_bytes(struct.pack("<Q", claimed) + text)
+    for name in "ab":
+        with pytest.raises(UserError, match="is no readable .safetensors"):
+            read_model(tmp_path / f"{name}.safetensors")
+
+
+def test_a_pickle_is_never_read_here(run, tmp_path):
+    for suffix in (".pt", ".pth", ".bin"):
+        (tmp_path / f"a{suffix}").write_bytes(pickle.dumps({"head/bias": 1}))
+        assert "bit_pytorch.import_weights" in run(f"a{suffix}", "b.npz", status=2)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "nonsense",
+        "[1]",
+        '{"config": 3}',
+        '{"config": {"family": "ViTConfig"}}',
+        '{"config": {"family": "os.system"}}',
+        json.dumps({"config": dump_config(VIT) | {"depth": 10**12}}),
+        json.dumps({"config": dump_config(VIT) | {"depth": 2_000_000}}),
+        json.dumps({"config": dump_config(VIT) | {"width": -32}}),
+        json.dumps({"config": dump_config(VIT) | {"image_size": [10**9, 10**9]}}),
+        json.dumps({"config": dump_config(VIT) | {"image_size": "32"}}),
+        json.dumps({"config": dump_config(CASES["bit"][0])}),
+        "[" * 100_000,
+    ],
+)
+def test_a_record_that_lies_is_refused(record, tmp_path):
+    path = ours(tmp_path / "a.safetensors")
+    containers.write(path, random_arrays(VIT), {RECORD: record})
+    with pytest.raises(UserError):
+        read_model(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"model_type": "swin"}', '{"model_type": "vit", "image_size": {}}', '{"act_layer": []}',
+             '{"model_type": "vit", "hidden_act": "relu"}', '{"act_layer": "relu"}', '{"pretrained_cfg": 3}']
+)  # fmt: skip
+def test_a_config_json_that_is_none_is_refused(text, tmp_path):
+    path = convert(ours(tmp_path / "a.safetensors"), tmp_path / "b", "huggingface")
+    with containers.open_container(path) as file:
+        arrays = {name: file.get(name) for name in file.declared}
+    containers.write(path, arrays, {})
+    (path.parent / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json|number of heads"):
+        read_model(path)
+
+
+# --- what a spelling cannot hold
+
+
+def test_a_model_that_would_change_is_refused_or_said(tmp_path):
+    source, lines = ours(tmp_path / "gap.safetensors", CASES["vit_gap"][0]), []
+    with pytest.raises(UserError, match="pooling 'gap', only 'token'"):
+        convert(source, tmp_path / "b", "huggingface")
+    source = ours(tmp_path / "pre.safetensors", CASES["vit_pre_logits"][0])
+    with pytest.raises(UserError, match="pre_logits 24, only None"):
+        convert(source, tmp_path / "b", "timm")
+    with pytest.raises(UserError, match="torchvision has no BiT; choose one of ours, big_transfer"):
+        convert(ours(tmp_path / "bit.safetensors", CASES["bit"][0]), tmp_path / "b.safetensors", "torchvision")
+    assert not (tmp_path / "b").exists()
+
+    tanh = dataclasses.replace(CASES["mixer"][0], gelu="tanh")
+    source = ours(tmp_path / "mixer.safetensors", tanh)
+    with pytest.raises(UserError, match="gelu erf, its config.json cannot say otherwise, .* give --gelu erf"):
+        convert(source, tmp_path / "b", "timm")
+    path = convert(source, tmp_path / "b", "timm", given={"gelu": "erf"})
+    assert read_model(path).config.gelu == "erf"
+
+    erf = dataclasses.replace(VIT, gelu="erf", layer_norm_epsilon=1e-12)
+    source = ours(tmp_path / "erf.safetensors", erf)
+    with pytest.raises(UserError, match="layer_norm_epsilon 1e-06.* give --layer_norm_epsilon 1e-06"):
+        convert(source, tmp_path / "c", "timm")
+    path = convert(source, tmp_path / "c.npz", "vision_transformer", say=lines.append)
+    assert any("computes with the gelu tanh, the model has erf; c.json says so" in line for line in lines)
+    assert read_model(path).config == erf
+
+
+def test_the_config_json_says_what_the_names_cannot(tmp_path):
+    source = ours(tmp_path / "a.safetensors", CASES["vit_patches_only"][0])
+    convert(source, tmp_path / "timm", "timm")
+    facts = json.loads((tmp_path / "timm" / "config.json").read_text())
+    assert facts["model_args"]["act_layer"] == "gelu_tanh" and facts["model_args"]["no_embed_class"] is True
+    assert facts["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    convert(source, tmp_path / "huggingface", "huggingface")
+    facts = json.loads((tmp_path / "huggingface" / "config.json").read_text())
+    assert (facts["hidden_act"], facts["layer_norm_eps"], facts["image_size"]) == ("gelu_pytorch_tanh", 1e-6, 32)
+
+
+def test_a_config_json_of_another_model_is_left_alone(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a config.json of another model"):
+        convert(ours(tmp_path / "a.safetensors"), tmp_path / "b", "timm")
+    assert (tmp_path / "b" / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("target", "to", "words"),
+    [
+        ("b.npz", "timm", "timm is kept in .safetensors files"),
+        ("b.safetensors", "vision_transformer", "kept in .npz files"),
+        ("b", None, "ours is kept in"),
+    ],
+)
+def test_a_target_of_the_wrong_kind_is_refused(target, to, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        convert(ours(tmp_path / "a.safetensors"), tmp_path / target, to)
+
+
+def test_a_target_that_cannot_be_written_keeps_its_old_contents(tmp_path, monkeypatch):
+    path = ours(tmp_path / "a.safetensors")
+    target = tmp_path / "b.npz"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(containers, "same_bytes", lambda one, other: False)
+    with pytest.raises(UserError, match="differs from what was written"):
+        convert(path, target)
+    assert target.read_bytes() == b"old" and {p.name for p in tmp_path.iterdir()} == {"a.safetensors", "b.npz"}
+
+
+def test_class_names_travel(tmp_path):
+    record = {"config": dump_config(VIT), "class_names": ["a", "b", "c", "d", "e"]}
+    containers.write(tmp_path / "a.safetensors", random_arrays(VIT), {RECORD: json.dumps(record)})
+    for spelling in ("timm", "huggingface", "vision_transformer"):
+        suffix = ".npz" if spelling == "vision_transformer" else ""
+        path = convert(tmp_path / "a.safetensors", tmp_path / f"{spelling}{suffix}", spelling)
+        assert read_model(path).class_names == ["a", "b", "c", "d", "e"]
+    labels = json.loads((tmp_path / "huggingface" / "config.json").read_text())["id2label"]
+    assert labels == {str(i): name for i, name in enumerate("abcde")}
+
+
+# --- adaptation on loading
+
+
+def published(config, **changes) -> PublishedModel:
+    """A model of the zoo that has these sizes."""
+
+    class Tiny(PublishedModel):
+        def config(self, num_classes=None):
+            return dataclasses.replace(config, num_classes=num_classes or self.num_classes)
+
+    return Tiny("tiny", "tiny", 5, "test", **changes)
+
+
+def test_a_new_head_and_another_grid_are_stated(tmp_path):
+    path, lines = npz(tmp_path / "a.npz"), []
+    config, arrays = weights.starting_values(published(VIT), path, 7, image_size=(48, 32), say=lines.append)
+    assert (config.num_classes, config.image_size, config.grid) == (7, (48, 32), (6, 4))
+    assert {name: array.shape for name, array in arrays.items()} == config.parameter_shapes()
+    assert not arrays["head/kernel"].any() and not arrays["head/bias"].any()
+    before = random_arrays(VIT)
+    expected = resize_positions(before["pos_embedding"], (4, 4), (6, 4))
+    np.testing.assert_array_equal(arrays["pos_embedding"], expected)
+    assert any("from 4 x 4 to 6 x 4" in line for line in lines) and any("5 classes" in line for line in lines)
+    lines.clear()
+    config, arrays = weights.starting_values(published(VIT), path, say=lines.append)
+    assert not lines and arrays.keys() == before.keys()
+
+
+def test_positions_are_resized_as_scipy_does(tmp_path):
+    scipy = pytest.importorskip("scipy.ndimage")
+    arrays = random_arrays(VIT, np.float64)
+    wanted = dataclasses.replace(VIT, image_size=(24, 56))
+    found = adapt(arrays, VIT, wanted, lambda line: None)["pos_embedding"]
+    grid = arrays["pos_embedding"][0, 1:].reshape(4, 4, -1)
+    expected = scipy.zoom(grid, (3 / 4, 7 / 4, 1), order=1).reshape(21, -1)
+    np.testing.assert_allclose(found[0, 1:], expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(found[0, 0], arrays["pos_embedding"][0, 0])
+
+
+TOKENS = {  # from -> to, and what the log says
+    ("token", "gap"): "class token is dropped",
+    ("gap", "token"): "starts at zero",
+    ("token", "patches"): "is added to it",
+    ("patches", "token"): None,
+    ("patches", "gap"): "class token is dropped",
+    ("gap", "patches"): "starts at zero",
+}
+LAYOUTS = {
+    "token": VIT,
+    "gap": CASES["vit_gap"][0],
+    "patches": CASES["vit_patches_only"][0],
+}
+
+
+@pytest.mark.parametrize("pair", TOKENS)
+@pytest.mark.parametrize("size", ((32, 32), (16, 48)))
+def test_positions_between_the_layouts_of_any_pooling(pair, size, tmp_path):
+    config, wanted = LAYOUTS[pair[0]], dataclasses.replace(LAYOUTS[pair[1]], image_size=size)
+    arrays, lines = random_arrays(config), []
+    found = adapt(arrays, config, wanted, lines.append)
+    assert {name: array.shape for name, array in found.items()} == wanted.parameter_shapes()
+    patches = arrays["pos_embedding"][:, 1:] if pair[0] == "token" else arrays["pos_embedding"]
+    has_row = pair[1] == "token"
+    np.testing.assert_array_equal(
+        found["pos_embedding"][:, int(has_row) :], resize_positions(patches, (4, 4), wanted.grid)
+    )
+    if pair == ("patches", "token"):
+        assert not found["pos_embedding"][:, :1].any()
+    if pair == ("token", "patches"):
+        np.testing.assert_array_equal(found["cls"], arrays["cls"] + arrays["pos_embedding"][:, :1])
+    assert TOKENS[pair] is None or any(TOKENS[pair] in line for line in lines)
+    assert (size == (32, 32)) != any("resized" in line for line in lines)
+
+
+def test_a_part_of_which_nothing_is_known_is_refused():
+    with pytest.raises(UserError, match="lack pool/"):
+        adapt(random_arrays(VIT), VIT, CASES["vit_map"][0], lambda line: None)
+
+
+@pytest.mark.parametrize("case", ("vit_token", "hybrid", "bit", "resnet_v1", "mixer"))
+@pytest.mark.parametrize("channels", (1, 4))
+def test_a_stem_for_other_channels(case, channels, tmp_path):
+    """One channel's weights on a picture of three equal channels give what they gave on one."""
+    config, spelling = (
+        CASES[case][0],
+        {"bit": "big_transfer", "resnet_v1": "big_vision"}.get(case, "vision_transformer"),
+    )
+
+    def with_channels(arrays):
+        name = next(
+            n
+            for n in ("conv_root/kernel", "embedding/kernel", "stem/kernel", *arrays)
+            if n in arrays
+            and (n != "embedding/kernel" or "conv_root/kernel" not in arrays)
+            and arrays[n].ndim == 4
+            and arrays[n].shape[2] == 3
+        )
+        arrays[name] = np.random.default_rng(1).standard_normal(
+            (*arrays[name].shape[:2], channels, arrays[name].shape[3])
+        )
+
+    path, lines = npz(tmp_path / "a.npz", config, spelling, with_channels), []
+    _, arrays = weights.starting_values(published(config), path, say=lines.append)
+    stem = next(name for name in ("backbone/stem/conv/kernel", "stem/conv/kernel", "stem/kernel") if name in arrays)
+    assert arrays[stem].shape == config.parameter_shapes()[stem]
+    assert any(f"for {channels} channels" in line for line in lines)
+    with pytest.raises(UserError, match=f"{channels} channels, expected 3"):
+        convert(path, tmp_path / "b.npz")
+
+
+def test_a_grey_stem_sums_to_itself():
+    kernel = np.random.default_rng(0).standard_normal((8, 8, 1, 4))
+    (found,) = adapt_channels({"stem/kernel": kernel}, lambda line: None).values()
+    np.testing.assert_allclose(found.sum(2), kernel[:, :, 0])
+
+
+WRONG_MODELS = [
+    (CASES["mixer"][0], VIT, "holds a MLP-Mixer and the model is a ViT"),
+    (CASES["hybrid"][0], VIT, "holds a hybrid of ResNet and ViT and the model is a ViT"),
+    (CASES["bit"][0], CASES["resnet_v1"][0], "holds a BiT and the model is a ResNet V1"),
+    (VIT, ViTConfig(**SMALL | {"depth": 3}), "depth 2 instead of 3"),
+    (VIT, ViTConfig(**SMALL | {"num_heads": 8}), "num_heads 4 instead of 8"),
+    (CASES["bit"][0], ResNetConfig((2, 1), 1, 5), "width_factor 0.5 instead of 1"),
+]
+
+
+@pytest.mark.parametrize(("found", "wanted", "words"), WRONG_MODELS)
+def test_weights_of_another_model_are_refused(found, wanted, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        check_same_model(found, wanted, "a.npz")
+    path = ours(tmp_path / "a.safetensors", found)
+    with pytest.raises(UserError, match=words):
+        weights.starting_values(published(wanted), path)
+
+
+def test_a_mixer_is_bound_to_its_size(tmp_path):
+    path = ours(tmp_path / "a.safetensors", CASES["mixer"][0])
+    with pytest.raises(UserError, match="The Mixer takes 32 x 32 pixels"):
+        weights.starting_values(published(CASES["mixer"][0]), path, image_size=(64, 64))
+
+
+def test_a_models_own_gelu_and_epsilon_come_with_its_weights(tmp_path):
+    erf = dataclasses.replace(VIT, gelu="erf", layer_norm_epsilon=1e-12)
+    path = convert(ours(tmp_path / "a.safetensors", erf), tmp_path / "b", "huggingface")
+    config, _ = weights.starting_values(published(VIT), path)
+    assert (config.gelu, config.layer_norm_epsilon) == ("erf", 1e-12)
+
+
+@pytest.mark.parametrize("suffix", (".npz", ".safetensors", ".h5"))
+@pytest.mark.parametrize("case", CASES)
+def test_what_write_weights_writes_read_weights_reads(case, suffix, tmp_path):
+    config = CASES[case][0]
+    arrays = random_arrays(config)
+    weights.write_weights(tmp_path / f"a{suffix}", arrays, config)
+    assert read_model(tmp_path / f"a{suffix}").config == config
+    found = weights.read_weights(tmp_path / f"a{suffix}", config)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_a_card_keeps_what_it_said(tmp_path):
+    (tmp_path / "card.json").write_text(json.dumps({"class_names": ["x"] * 5, "resolution": 32}))
+    weights.write_weights(tmp_path / "weights.npz", random_arrays(VIT), VIT)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["class_names"] == ["x"] * 5 and card["config"]["gelu"] == "tanh"
+
+
+# --- the engines' public functions
+
+
+def test_create_save_and_load_in_every_spelling(engine, tmp_path, monkeypatch):
+    """create_model takes a folder of Hugging Face or timm; load_weights adapts to the model it is given."""
+    path = npz(tmp_path / "a.npz")
+    monkeypatch.setattr(engine.api, "find_model", lambda name: published(VIT))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    expected = engine.logits(engine.api.create_model("tiny", weights=path), images)
+    for spelling in ("timm", "huggingface"):
+        folder = convert(path, tmp_path / spelling, spelling).parent
+        model = engine.api.create_model("tiny", weights=folder)
+        np.testing.assert_array_equal(engine.logits(model, images), expected)
+        engine.api.save_weights(model, tmp_path / f"{spelling}.npz")
+        engine.api.load_weights(model, tmp_path / f"{spelling}.npz")
+        np.testing.assert_array_equal(engine.logits(model, images), expected)
+
+
+# --- pickles, in bit_pytorch only
+
+
+class Trap:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("wrap", (lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s},
+                                  lambda s: {f"module.{name}": value for name, value in s.items()}))  # fmt: skip
+def test_old_pickles_become_safetensors(wrap, tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    from bit_pytorch import import_weights
+
+    config = dataclasses.replace(VIT, gelu="erf")
+    table = choose_table("torchvision", config)
+    state = {n: torch.from_numpy(a) for n, a in table.to_published(random_arrays(config), config).items()}
+    torch.save(wrap(state), tmp_path / "a.pth")
+    flags = ["import_weights", str(tmp_path / "a.pth"), str(tmp_path / "a.safetensors")]
+    monkeypatch.setattr("sys.argv", flags)
+    import_weights.main()
+    assert f"{len(state)} tensors" in capsys.readouterr().out
+    found = read_model(tmp_path / "a.safetensors", given={"num_heads": 4})
+    assert (found.spelling, found.config) == ("torchvision", config)
+    for name, array in random_arrays(config).items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    from bit_pytorch import import_weights
+
+    torch.save({"a": Trap(tmp_path / "trapped")}, tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(b"nothing")
+    torch.save([1, 2], tmp_path / "c.pth")
+    sentences = {"a": "could run code", "b": "no readable PyTorch file|could run code", "c": "holds no tensors"}
+    for name, words in {**sentences, "none": "does not exist"}.items():
+        flags = ["import_weights", str(tmp_path / f"{name}.pth"), str(tmp_path / "x.safetensors")]
+        monkeypatch.setattr("sys.argv", flags)
+        with pytest.raises(SystemExit) as caught:
+            import_weights.main()
+        error = capsys.readouterr().err
+        assert caught.value.code == 2 and re.search(words, error) and error.count("\n") == 1
+    assert not (tmp_path / "trapped").exists() and not (tmp_path / "x.safetensors").exists()
