@@ -85,6 +85,8 @@ class Prediction(Inference):
         labels = np.zeros(len(self.files), np.int32)
         self.split = Split(lambda i: self.files[i].read_bytes(), labels, lambda i: str(self.files[i]))
         self.class_names = self.card.get("class_names")
+        if self.class_names is None and config.weights == "pretrained":
+            self.class_names = find_model(config.model).class_names
         if self.class_names is None:
             self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
             print("No card with class names lies beside the weights: classes are shown by number.")

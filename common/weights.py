@@ -39,6 +39,8 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
     for candidate in (Path(folder) / model.file, Path(folder) / f"{model.name}.h5", PACKAGED_WEIGHTS / model.file):
         if candidate.is_file():
             return candidate
+    if model.url is None:
+        raise UserError(f"No weights were published for {model.name}; give a file with --weights, or --weights none.")
     elsewhere = f"--dir {shlex.quote(str(folder))} " if Path(folder) != Path("weights") else ""
     raise UserError(
         f"{Path(folder) / model.file} is missing; fetch it with `scripts/download_weights.sh {elsewhere}{model.name}`, "

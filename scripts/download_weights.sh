@@ -3,7 +3,8 @@
 #
 #   scripts/download_weights.sh [--dir DIR] [--format npz|h5] [--manifest FILE] NAME...
 #
-#   NAME             a name in weights/manifest.json: BiT-M-R50x1, vtab/BiT-M-R50x1-run0-caltech101, R50x1_224
+#   NAME             a name in weights/manifest.json: BiT-M-R50x1, vtab/BiT-M-R50x1-run0-caltech101, ViT-B/16 (which
+#                    lands in ViT-B_16.npz), or one that a pattern there describes: augreg/B_16-i21k-...
 #   --dir DIR        where the files land (default: the weights folder of this checkout)
 #   --format FORMAT  npz (default), or h5, which was published for BiT-S-* and BiT-M-* only
 #   --manifest FILE  another list of names and addresses
@@ -24,7 +25,7 @@ human() { if (($1 >= 1000000)); then echo "$(($1 / 1000000)) MB"; else echo "$1 
 bytes_of() { stat --format=%s "$1"; }
 digest() { "$1sum" <"$2" | cut -d ' ' -f 1; }
 
-lookup() {  # NAME -> "url bytes sha256", with `-` for what the manifest does not state
+lookup() {  # NAME -> "url bytes sha256 file", with `-` for what the manifest does not state
   python3 -B - "$root" "$manifest" "$format" "$1" <<'PYTHON'
 import json, re, sys
 root, manifest, suffix, name = sys.argv[1:]
@@ -32,7 +33,12 @@ sys.path.insert(0, root)
 from common.errors import nearest
 try:
     with open(manifest, encoding="utf-8") as file:
-        rows = {row["name"]: row for row in json.load(file)["models"]}
+        found = json.load(file)
+    rows = {row["name"]: row for row in found["models"]}
+    for pattern in found.get("patterns", []):
+        match = re.fullmatch(pattern["regex"], name)
+        if match:
+            rows.setdefault(name, {"url": pattern["url"].format(file=match["file"])})
 except (OSError, ValueError, KeyError, TypeError) as error:
     sys.exit(f"error: {manifest} is no readable manifest ({error}); restore it from the repository.")
 if name not in rows:
@@ -42,7 +48,7 @@ if suffix == "h5" and url != "-":
     if not re.fullmatch(r"BiT-[SM]-R\d+x\d(-ILSVRC2012)?", name):
         sys.exit(f"error: {name} was published as .npz only; fetch it without --format h5.")
     url, size, sha256 = url[: -len("npz")] + "h5", "-", "-"  # the manifest describes the .npz
-print(url, size, sha256)
+print(url, size, sha256, re.sub(r"/(?=[0-9])", "_", name))  # as PublishedModel.file has it
 PYTHON
 }
 
@@ -158,11 +164,11 @@ transfer() {  # wget into $part, from where it ends
 }
 
 fetch() {  # NAME
-  local row url size sha256 sha256_source file label problem outcome offered="" md5=""
+  local row url size sha256 stem sha256_source file label problem outcome offered="" md5=""
   row=$(lookup "$1")
-  read -r url size sha256 <<<"$row"
+  read -r url size sha256 stem <<<"$row"
   if [[ $url == - ]]; then echo "$1: ships with the project, nothing to fetch"; return; fi
-  label=$1.$format file=$dir/$1.$format
+  label=$stem.$format file=$dir/$stem.$format
   part=$file.part  # global: the trap on EXIT reads it
   size=${size#-} sha256=${sha256#-} sha256_source=$(shown "$manifest")
   if [[ -z $sha256 ]]; then sha256=$(recorded "$label") sha256_source=$(shown "$lock"); fi

@@ -1,7 +1,9 @@
 """Write weights/manifest.json: one row per published file, from the naming patterns of the originals.
 
-Sources: README.md of google-research/big_transfer (models, VTAB-1k pattern, distilled models) and
-big_vision/configs/proj/distill/README.md (teachers). Rows that ship with the project are kept as they are.
+Sources: README.md of google-research/big_transfer (models, VTAB-1k pattern, distilled models),
+big_vision/configs/proj/distill/README.md (teachers); README.md of google-research/vision_transformer (ViT, AugReg with
+its accuracies, Mixer), `models/vit.py`, `models/mlp_mixer.py` and `configs/vit_s16_i1k.py` of google-research/big_vision
+(ViT-B/8, Mixer, the plain ViT-S/16 baselines). Rows that ship with the project are kept as they are.
 """
 
 import json
@@ -19,11 +21,90 @@ VTAB_TASKS = {  # task -> classes; VTAB, appendix A (https://arxiv.org/abs/1910.
 }  # fmt: skip
 
 
+VIT_BUCKET = "https://storage.googleapis.com/vit_models"
+MIXER_BUCKET = "https://storage.googleapis.com/mixer_models"
+BIG_VISION_BUCKET = "https://storage.googleapis.com/big_vision"
+IMAGENET_21K = "ImageNet-21k"
+AUGREG_VARIANTS = {
+    "Ti_16": "ViT-Ti/16", "S_32": "ViT-S/32", "S_16": "ViT-S/16", "B_32": "ViT-B/32", "B_16": "ViT-B/16", "B_8": "ViT-B/8",
+    "L_16": "ViT-L/16", "R_Ti_16": "R+ViT-Ti/16", "R26_S_32": "R26+ViT-S/32", "R50_L_32": "R50+ViT-L/32",
+}  # fmt: skip
+AUGREG = {  # variant -> (recommended pre-training, its fine-tuning at 384 px, top-1 on ImageNet)
+    "L_16": ("aug_strong1-wd_0.1-do_0.0-sd_0.0", "lr_0.01", 0.8559),
+    "B_16": ("aug_medium1-wd_0.1-do_0.0-sd_0.0", "lr_0.03", 0.8549),
+    "S_16": ("aug_light1-wd_0.03-do_0.0-sd_0.0", "lr_0.03", 0.8373),
+    "R50_L_32": ("aug_medium1-wd_0.1-do_0.1-sd_0.1", "lr_0.01", 0.8599),
+    "R26_S_32": ("aug_light1-wd_0.1-do_0.0-sd_0.0", "lr_0.01", 0.8385),
+    "Ti_16": ("aug_none-wd_0.03-do_0.0-sd_0.0", "lr_0.03", 0.7822),
+    "B_32": ("aug_light1-wd_0.1-do_0.0-sd_0.0", "lr_0.01", 0.8359),
+    "S_32": ("aug_none-wd_0.1-do_0.0-sd_0.0", "lr_0.01", 0.7958),
+    "R_Ti_16": ("aug_none-wd_0.03-do_0.0-sd_0.0", "lr_0.03", 0.7540),
+    "B_8": ("aug_medium2-wd_0.1-do_0.0-sd_0.0", None, None),
+}
+ORIGINAL_VITS = {"ViT-B/16": 768, "ViT-B/32": 768, "ViT-L/16": 1024, "ViT-L/32": 1024, "ViT-H/14": 1280,
+                 "R50+ViT-B/16": 768}  # -> width of the layer before the head  # fmt: skip
+FINE_TUNED_VITS = (("ViT-B/16", "", 384, None), ("ViT-B/32", "", 384, None), ("ViT-L/16", "", 384, None),
+                   ("ViT-L/32", "", 384, None), ("R50+ViT-B/16", "", 384, None), ("ViT-B/16", "-224", 224, 0.812),
+                   ("ViT-L/16", "-224", 224, 0.827))  # fmt: skip
+PLAIN_VIT = {"pooling": "gap", "positions": "sincos2d", "cls_position": False, "pre_logits": 384}
+PATTERNS = [
+    {
+        "regex": f"augreg/(?P<file>(?P<variant>{'|'.join(AUGREG_VARIANTS)})-(?P<upstream>i1k|i21k)-[0-9]+ep-lr_[0-9.]+-"
+        "aug_[a-z0-9]+-wd_[0-9.]+-do_[0-9.]+-sd_[0-9.]+"
+        "(?:--(?P<tuned>imagenet2012)-steps_[0-9]+k-lr_[0-9.]+-res_(?P<resolution>224|384))?)",
+        "url": f"{VIT_BUCKET}/augreg/{{file}}.npz",
+        "architectures": AUGREG_VARIANTS,
+        "classes": {"i1k": 1000, "i21k": 21843, "imagenet2012": 1000},
+        "source": "one of the AugReg checkpoints (https://arxiv.org/abs/2106.10270); the name tells its training",
+    }
+]
+
+
 def row(name, architecture, num_classes, source, path=None, resolution=None):
     entry = {"name": name, "architecture": architecture, "num_classes": num_classes, "source": source}
     if resolution:
         entry["resolution"] = resolution
     return entry | {"url": f"{BUCKET}/{path or name}.npz"}
+
+
+def vit_row(name, architecture, num_classes, source, url, resolution=224, accuracy=None, changes=None):
+    entry = {"name": name, "architecture": architecture, "num_classes": num_classes, "source": source}
+    entry |= {"resolution": resolution, "url": url}
+    entry |= {"accuracy": accuracy} if accuracy else {}
+    return entry | ({"changes": changes} if changes else {})
+
+
+def augreg_rows():
+    """The checkpoints that the authors recommend per variant."""
+    for variant, (training, tuning, accuracy) in AUGREG.items():
+        name, file = AUGREG_VARIANTS[variant], f"{VIT_BUCKET}/augreg/{variant}-i21k-300ep-lr_0.001-{training}"
+        source = f"{IMAGENET_21K}, AugReg: the recommended checkpoint"
+        yield vit_row(name, name, 21843, source, f"{file}.npz")
+        if tuning:
+            url = f"{file}--imagenet2012-steps_20k-{tuning}-res_384.npz"
+            tuned = f"{IMAGENET_21K}, AugReg, fine-tuned on ILSVRC-2012"
+            yield vit_row(f"{name}-ILSVRC2012", name, 1000, tuned, url, 384, accuracy)
+
+
+def vit_rows():
+    yield from augreg_rows()
+    for name, width in ORIGINAL_VITS.items():
+        url, source = f"{VIT_BUCKET}/imagenet21k/{name.replace('/', '_')}.npz", f"{IMAGENET_21K}, the ViT paper"
+        yield vit_row(f"imagenet21k/{name}", name, 21843, source, url, changes={"pre_logits": width})
+    for name, suffix, resolution, accuracy in FINE_TUNED_VITS:
+        url = f"{VIT_BUCKET}/imagenet21k+imagenet2012/{name.replace('/', '_')}{suffix}.npz"
+        source = f"{IMAGENET_21K}, fine-tuned on ILSVRC-2012, the ViT paper"
+        yield vit_row(f"imagenet21k+imagenet2012/{name}{suffix}", name, 1000, source, url, resolution, accuracy)
+    for name in ("Mixer-B/16", "Mixer-L/16"):
+        for prefix, bucket, classes, source in (
+            ("", "imagenet21k", 21843, IMAGENET_21K), ("imagenet1k/", "imagenet1k", 1000, "ILSVRC-2012")
+        ):  # fmt: skip
+            yield vit_row(
+                f"{prefix}{name}", name, classes, source, f"{MIXER_BUCKET}/{bucket}/{name.replace('/', '_')}.npz"
+            )
+    for epochs, accuracy in ((90, 0.765), (150, None), (300, None)):
+        url, source = f"{BIG_VISION_BUCKET}/vit_s16_i1k_{epochs}ep.npz", f"ILSVRC-2012, {epochs} epochs, big_vision"
+        yield vit_row(f"ViT-S/16-i1k-{epochs}ep", "ViT-S/16", 1000, source, url, 224, accuracy, PLAIN_VIT)
 
 
 def published_rows():
@@ -47,9 +128,10 @@ def published_rows():
 
 def main():
     old = json.loads(MANIFEST.read_text())["models"] if MANIFEST.exists() else []
-    rows = [entry for entry in old if "url" not in entry] + list(published_rows())
+    rows = [entry for entry in old if "url" not in entry] + list(published_rows()) + list(vit_rows())
     lines = ",\n    ".join(json.dumps(entry) for entry in rows)
-    MANIFEST.write_text('{\n  "models": [\n    ' + lines + "\n  ]\n}\n")
+    patterns = ",\n    ".join(json.dumps(entry) for entry in PATTERNS)
+    MANIFEST.write_text(f'{{\n  "models": [\n    {lines}\n  ],\n  "patterns": [\n    {patterns}\n  ]\n}}\n')
 
 
 if __name__ == "__main__":

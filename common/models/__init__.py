@@ -8,7 +8,10 @@ import dataclasses
 import functools
 import json
 import math
+import re
+import zipfile
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError, nearest
 from common.models.mixer import MIXER_VARIANTS, MixerConfig
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
+CLASS_NAMES = Path(__file__).resolve().parent.parent / "imagenet-classes.zip"
 DEFAULT_MODEL = "BiT-T-R26x0.5"
 ModelConfig = ResNetConfig | ResNetV1Config | ViTConfig | MixerConfig
 
@@ -86,30 +90,77 @@ class PublishedModel:
     num_classes: int
     source: str  # what the file was trained on
     resolution: int | None = None  # evaluation size in pixels, where the model fixes one
-    url: str | None = None  # None: shipped with the project
+    url: str | None = None  # None: shipped with the project, or not published
     bytes: int | None = None
     sha256: str | None = None
+    accuracy: float | None = None  # top-1 on ImageNet's validation images that its source states, a fraction
+    changes: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # fields that the architecture's row has otherwise
 
     def config(self, num_classes: int | None = None) -> ModelConfig:
         """The architecture with its published number of classes, or with `num_classes`."""
-        return find_architecture(self.architecture, num_classes=num_classes or self.num_classes)
+        config = find_architecture(self.architecture, num_classes=num_classes or self.num_classes, **self.changes)
+        if self.resolution and hasattr(config, "image_size"):
+            config = dataclasses.replace(config, image_size=(self.resolution, self.resolution))
+        return config
 
     @property
     def file(self) -> str:
-        """Where the weights lie below the weights folder."""
-        return f"{self.name}.npz"
+        """Where the weights lie below the weights folder: `ViT-B/16` in `ViT-B_16.npz`, `vtab/...` in a folder."""
+        return f"{re.sub(r'/(?=[0-9])', '_', self.name)}.npz"
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes of ImageNet-1k or ImageNet-21k, in the order of the head; None for other data sets."""
+        return imagenet_classes(self.num_classes) if self.url and not self.name.startswith("vtab/") else None
+
+
+@functools.cache
+def imagenet_classes(num_classes: int) -> tuple[str, ...] | None:
+    """English names of ImageNet's 1,000 or ImageNet-21k's 21,843 classes; None for another number.
+
+    Source: the lists of WordNet synsets and lemmas in timm (`timm/data/_info`); see scripts/class_names.py.
+    """
+    file = f"{num_classes}.txt"
+    with zipfile.ZipFile(CLASS_NAMES) as archive:
+        return tuple(archive.read(file).decode().split("\n")) if file in archive.namelist() else None
 
 
 @functools.cache
 def published_models() -> dict[str, PublishedModel]:
     """{name: row} of the whole manifest."""
-    rows = json.loads((PACKAGED_WEIGHTS / "manifest.json").read_text())["models"]
-    return {row["name"]: PublishedModel(**row) for row in rows}
+    return {row["name"]: PublishedModel(**row) for row in read_manifest()["models"]}
+
+
+@functools.cache
+def read_manifest() -> dict[str, Any]:
+    """weights/manifest.json: `models`, and `patterns` of families of files that are too many to list."""
+    return json.loads((PACKAGED_WEIGHTS / "manifest.json").read_text())
 
 
 def find_model(name: str) -> PublishedModel:
-    """The manifest's row called `name`; UserError with the nearest names when there is none."""
+    """The manifest's row called `name`, one of its patterns, or an architecture without published weights.
+
+    Raises UserError with the nearest names when there is none.
+    """
     models = published_models()
-    if name not in models:
-        raise UserError(f"No model is called {name!r}{nearest(name, models)} The names stand in weights/manifest.json.")
-    return models[name]
+    if name in models:
+        return models[name]
+    for pattern in read_manifest()["patterns"]:
+        if found := re.fullmatch(pattern["regex"], name):
+            return described(name, found, pattern)
+    free = {name for name, config in architectures().items() if not isinstance(config, ResNetConfig)}
+    if name in free:
+        return PublishedModel(name, name, 1000, "initial values; no weights were published under this name")
+    known = [*models, *free]
+    raise UserError(f"No model is called {name!r}{nearest(name, known)} The names stand in weights/manifest.json.")
+
+
+def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:
+    """The model whose file name, parsed by a pattern of the manifest, says how it was trained."""
+    parts = found.groupdict()
+    classes = pattern["classes"][parts["tuned"] or parts["upstream"]]
+    resolution = int(parts["resolution"] or 224)
+    url = pattern["url"].format(file=parts["file"])
+    return PublishedModel(name, pattern["architectures"][parts["variant"]], classes, pattern["source"], resolution, url)
