@@ -113,11 +113,12 @@ class RemoteFolder:
     def put(self, path: Path, name: str) -> None:
         """Make a file an object, and see that all of it arrived."""
         with explained(f"write {self.url}/{name}"):
+            size = path.stat().st_size  # a log may grow from here on
             self.files.put_file(str(path), f"{self.root}/{name}")
             self.files.invalidate_cache()
-            size = self.files.info(f"{self.root}/{name}")["size"]
-            if size != path.stat().st_size:
-                raise OSError(f"{size} of {path.stat().st_size} bytes arrived")
+            arrived = self.files.info(f"{self.root}/{name}")["size"]
+            if arrived < size:
+                raise OSError(f"{arrived} of {size} bytes arrived")
 
     def remove(self, name: str) -> None:
         """Remove an object that nobody needs."""

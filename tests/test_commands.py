@@ -50,7 +50,7 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     folder = tmp_path / "runs" / "a"
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "recipe.json", "train.log", "metrics.jsonl", "checkpoint.safetensors",
-        "checkpoint.previous.safetensors", "weights.npz", "card.json", "curves.png",
+        "weights.npz", "card.json", "curves.png",
     }  # fmt: skip
     assert f"python -m {name}.train" in done.stdout and "--name a" in done.stdout
     lines = metrics(folder)
@@ -79,38 +79,23 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     assert (outputs[0]["files"] == outputs[1]["files"]).all()
 
 
-def test_the_same_command_gives_the_same_run_and_resumes_bit_for_bit(name, run, tmp_path):
-    """Twice whole, and once stopped after 4 of 6 steps (by a copy of the checkpoint) and continued."""
-    common = ("--batch_split", 2, "--mixup", 0.2, "--examples_per_class", 5, "--checkpoint_every", 4, *QUICK)
-    for folder in ("a", "b"):
-        run(f"{name}.train", "--name", folder, *common)
-    first, second = (tmp_path / "runs" / folder for folder in ("a", "b"))
-    assert losses(first) == losses(second)
-    assert (first / "weights.npz").read_bytes() == (second / "weights.npz").read_bytes()
-    (second / "weights.npz").unlink()
-    (second / "checkpoint.previous.safetensors").replace(second / "checkpoint.safetensors")  # of step 4
-    run(f"{name}.train", "--name", "b", *common)
-    assert losses(first) == losses(second)
-    with np.load(first / "weights.npz") as a, np.load(second / "weights.npz") as b:
-        assert all(a[key].tobytes() == b[key].tobytes() for key in a.files)
-
-
-def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path):
+def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path, pets):
     other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    run(f"{name}.train", "--name", "a", "--checkpoint_every", 4, *QUICK)
+    common = ("--dataset", pets, "--checkpoint_every", 4, "--batch_split", 2, "--mixup", 0.2, *QUICK)
+    run(f"{name}.train", "--name", "a", *common)
     shutil.copytree(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
     second = tmp_path / "runs" / "b"
     (second / "weights.npz").unlink()
     (second / "checkpoint.previous.safetensors").replace(second / "checkpoint.safetensors")  # of step 4
     config = json.loads((second / "config.json").read_text()) | {"name": "b"}
     (second / "config.json").write_text(json.dumps(config))
-    run(f"{other}.train", "--name", "b", "--checkpoint_every", 4, *QUICK)
+    run(f"{other}.train", "--name", "b", *common)
     np.testing.assert_allclose(losses(tmp_path / "runs" / "a"), losses(second), atol=1e-4)
 
 
-def test_bfloat16_trains(name, run, tmp_path):
-    """It has 8 bits of mantissa: losses of about 2.3 stay within 0.05 of float32's."""
-    tiny = ("--steps", 3, "--batch", 4, "--log_every", 1, "--resize", 32, "--crop", 32, "--examples_per_class", 2)
+def test_bfloat16_trains(name, run, tmp_path, pets):
+    """It has 8 bits of mantissa: losses of about 0.7 stay within 0.05 of float32's."""
+    tiny = ("--dataset", pets, "--steps", 3, "--batch", 4, "--log_every", 1, "--resize", 32, "--crop", 32)
     for precision in ("bfloat16", "float32"):
         run(f"{name}.train", "--name", precision, "--precision", precision, *tiny)
     np.testing.assert_allclose(losses(tmp_path / "runs" / "bfloat16"), losses(tmp_path / "runs" / "float32"), atol=0.05)
@@ -137,10 +122,10 @@ def run_without(absent: tuple[str, ...], module: str, cwd, *argv) -> subprocess.
                           capture_output=True, text=True, timeout=600)  # fmt: skip
 
 
-def test_an_engine_runs_alone(name, tmp_path):
+def test_an_engine_runs_alone(name, tmp_path, pets):
     """With the packages of the two other engines missing."""
     absent = tuple(package for other in FRAMEWORKS if other != name for package in PACKAGES[other])
-    done = run_without(absent, f"{name}.train", tmp_path, "--name", "a", "--steps", 2, "--batch", 4)
+    done = run_without(absent, f"{name}.train", tmp_path, "--name", "a", "--dataset", pets, *QUICK)
     assert done.returncode == 0, done.stderr
     image = tmp_path / "cat.jpg"
     image.write_bytes(open_dataset("cifar10-sample").splits["test"].read(150))
@@ -200,12 +185,6 @@ def test_an_empty_class_folder_is_named(run, tmp_path, pets):
     shutil.copytree(pets, tmp_path / "pets")
     (tmp_path / "pets" / "train" / "bird").mkdir()
     assert "bird" in run(f"{FIRST}.train", "--dataset", "pets", status=2).stderr
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(name, run):
-    stderr = run(f"{name}.train", "--base_lr", 1e30, "--steps", 8, "--batch", 4, "--warmup_steps", 0, "--log_every", 4,
-                 "--crop", 32, status=2).stderr  # fmt: skip
-    assert "not finite" in stderr and "--base_lr" in stderr
 
 
 def test_torchvision_datasets_are_for_pytorch_only(run, tmp_path):

@@ -32,7 +32,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_trains_without_the_checkout(wheel, name, tmp_path):
     code = (
         f"import sys, common.models as m; assert m.__file__.startswith({str(wheel)!r}); "
-        f"import runpy; sys.argv[1:] = ['--steps', '2', '--batch', '4']; "
+        f"import runpy; sys.argv[1:] = '--steps 2 --batch 4 --resize 36 --crop 32'.split(); "
         f"runpy.run_module('{name}.train', run_name='__main__')"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}

@@ -15,6 +15,7 @@ from golden.golden_params import image
 from test_models import config_of, golden_arrays
 
 from common import weights
+from common.adapt import adapt_head
 from common.batches import TrainBatches
 from common.datasets import few_shot, open_dataset
 from common.models import PACKAGED_WEIGHTS, find_model
@@ -76,7 +77,7 @@ def real_setup() -> tuple:
     """(config, arrays, batches, rates): the embedded model on the embedded sample."""
     model = find_model("BiT-T-R26x0.5")
     config = model.config(10)
-    arrays = weights.adapt_head(weights.read_weights(PACKAGED_WEIGHTS / model.file, model.config()), 10)
+    arrays = adapt_head(weights.read_weights(PACKAGED_WEIGHTS / model.file, model.config()), 10)
     lrs = tuple(BASE_LR * min(1.0, step / WARMUP) for step in range(STEPS))
     recipe = Recipe("test", BATCH, 1, BATCH, lrs, 36, 32, 1.0, 0.0, 0.9, 0.0)
     sample = open_dataset("cifar10-sample")

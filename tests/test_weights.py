@@ -189,7 +189,7 @@ def test_the_head_of_the_file_counts_and_another_becomes_zeros(tmp_path):
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype(complex)}), "not floating-point .*head"),
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype("S8")}), "not floating-point .*head"),
     ],
-    ids="missing,no head,none at all,unexpected,3-D head,head bias,nan,inf,integer,complex,text".split(","),
+    ids=["missing", "no head", "none at all", "unexpected", "3-D head", "head bias", "nan", "inf", "integer", "complex", "text"],
 )
 def test_an_npz_that_does_not_fit_lists_why(change, words, tmp_path):
     arrays = published()
@@ -409,7 +409,7 @@ def test_an_honest_bomb_is_refused_before_memory_is_taken(name, tmp_path):
 
     (tmp_path / "a.npz").write_bytes(npz_with(npy_header((2**24,)) + bytes(2**26), name))
     tracemalloc.start()
-    with pytest.raises(UserError, match="does not fit it \\((unexpected: a|misshapen: .*conv2d/kernel)"):
+    with pytest.raises(UserError, match="does not fit it \\((unexpected: a|.*misshapen: resnet/head/conv2d/kernel)"):
         read_weights(tmp_path / "a.npz", MINI)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
