@@ -1,6 +1,10 @@
 """Arrays as files declare them, before a value is read; and bfloat16, which numpy does not know."""
 
+from pathlib import Path
+
 import numpy as np
+
+PIECE_BYTES = 2**20
 
 
 def declare(shape: tuple[int, ...], dtype: np.dtype | None) -> np.ndarray:
@@ -17,3 +21,15 @@ def is_bfloat16(dtype: np.dtype) -> bool:
 def widen(array: np.ndarray) -> np.ndarray:
     """float32 of bfloat16, exactly: it is the upper half of a float32."""
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def same_in_file(path: Path, start: int, array: np.ndarray) -> bool:
+    """Whether the bytes of a contiguous `array` stand at `start` in a file; read piece by piece into one buffer."""
+    expected, buffer = array.reshape(-1).view(np.uint8), np.empty(PIECE_BYTES, np.uint8)
+    with open(path, "rb") as file:
+        file.seek(start)
+        for first in range(0, expected.size, PIECE_BYTES):
+            part = expected[first : first + PIECE_BYTES]
+            if file.readinto(buffer[: part.size]) != part.size or not np.array_equal(buffer[: part.size], part):
+                return False
+    return True

@@ -7,6 +7,7 @@ with open_container(path) as file:
     file.get(name)       the values of one
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,8 @@ import safetensors.numpy
 
 from common.errors import UserError
 from common.files import sync, write_atomically
-from common.formats import h5
-from common.formats.arrays import declare, widen
+from common.formats import h5, npz
+from common.formats.arrays import declare, same_in_file, widen
 from common.formats.npz import Npz
 from common.formats.tables import Arrays
 from common.models import ResNetConfig
@@ -59,11 +60,20 @@ class Safetensors:
         """One array."""
         if self._dtype(name) is not None:
             return self._file.get_tensor(name)
+        array = np.fromfile(self.path, "<u2", self.declared[name].size, offset=self._places[name])
+        return widen(array).reshape(self.declared[name].shape)
+
+    def holds(self, name: str, array: np.ndarray) -> bool:
+        """Whether the values of one are those of a contiguous `array`, bit for bit."""
+        return same_in_file(self.path, self._places[name], array)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """{name: where its bytes begin}."""
         with open(self.path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            start = json.loads(file.read(length))[name]["data_offsets"][0]
-        array = np.fromfile(self.path, "<u2", self.declared[name].size, offset=8 + length + start)
-        return widen(array).reshape(self.declared[name].shape)
+            header = json.loads(file.read(length))
+        return {name: 8 + length + header[name]["data_offsets"][0] for name in self.declared}
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +106,10 @@ class H5:
     def get(self, name: str) -> np.ndarray:
         """One array."""
         return self._datasets[name][()]
+
+    def holds(self, name: str, array: np.ndarray) -> bool:
+        """Whether the values of one are those of `array`, bit for bit."""
+        return self.get(name).tobytes() == array.tobytes()
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +175,7 @@ def write(path: Path, published: Arrays, metadata: dict[str, str], keras: ResNet
 def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], keras: ResNetConfig | None) -> None:
     """Write `published` to an open file."""
     if suffix == ".npz":
-        np.savez(file, **published)
+        npz.fill(file, published)
     elif suffix == ".safetensors":
         safetensors.numpy.save_file(published, file.name, metadata=metadata)
         sync(Path(file.name))  # the library replaces the file that is open here
@@ -175,15 +189,9 @@ def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], keras: 
 
 
 def verify(path: Path, suffix: str, published: Arrays) -> None:
-    """Raise UserError where a file just written differs from what was to be written."""
+    """Raise UserError where a file just written differs from what was to be written, in a type, a shape or a bit."""
     with OPENERS[suffix](path) as file:
         for name, array in published.items():
-            read = file.get(name)
-            if read.dtype != array.dtype or read.shape != array.shape or not same_bytes(read, array):
+            declared = file.declared[name]
+            if (declared.dtype, declared.shape) != (array.dtype, array.shape) or not file.holds(name, array):
                 raise UserError(f"{path} differs from what was written to it at {name}; check the disk and save again.")
-
-
-def same_bytes(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays are the same bit for bit."""
-    one, other = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
-    return np.array_equal(one, other)

@@ -71,7 +71,8 @@ def read_model(
         check(config)
         if values:
             guarded(path, file.check_bytes)
-            published = guarded(path, lambda: {now: native(file.get(there)) for now, there in found.names.items()})
+            read = lambda there: native(file.get(there))
+            published = guarded(path, lambda: {today: read(there) for today, there in found.names.items()})
             check_finite(published, path)
             there = expressed(config, found.table)[0]
             arrays = found.table.from_published(published, there, found.channels)
@@ -95,9 +96,16 @@ def check_types(declared: Arrays, path: Path) -> None:
 
 def check_finite(arrays: Arrays, path: Path) -> None:
     """Raise UserError for arrays that hold NaN or infinity."""
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    bad = [name for name, array in arrays.items() if not is_finite(array)]
     if bad:
         raise UserError(f"{path} holds tensors that are not finite ({shorten(bad)}); download or train it again.")
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite: a finite sum of squares says so without another array."""
+    flat = array.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(flat.dot(flat)) or np.isfinite(flat).all())
 
 
 # --- what files say beside their arrays

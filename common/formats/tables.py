@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.formats.layouts import Shape, layout
+from common.formats.layouts import Shape, contiguous, layout
 from common.models import ModelConfig
 
 STEMS = ("backbone/stem/conv/kernel", "stem/conv/kernel", "stem/kernel")  # the first of these takes the images
@@ -39,16 +39,17 @@ class Row(NamedTuple):
         """The array of the file, contiguous."""
         parts = [layout(self.layout).to_there(array, num_heads) for array in arrays]
         if len(parts) == 1 and not self.stacked:
-            return np.ascontiguousarray(parts[0])
+            return contiguous(parts[0])
         joined = np.empty((len(parts), *parts[0].shape), parts[0].dtype)  # in C order, unlike what concatenate returns
-        np.stack(parts, out=joined)
+        for part, place in zip(parts, joined):
+            contiguous(part, place)
         return joined if self.stacked else joined.reshape(-1, *parts[0].shape[1:])
 
     def to_here(self, array: np.ndarray, shapes: dict[str, Shape]) -> Arrays:
         """Our parameters, contiguous."""
         parts = array if self.stacked else np.split(array, len(self.ours))
         here = [layout(self.layout).to_here(part).reshape(shapes[name]) for name, part in zip(self.ours, parts)]
-        return {name: np.ascontiguousarray(part) for name, part in zip(self.ours, here)}
+        return {name: contiguous(part) for name, part in zip(self.ours, here)}
 
 
 def canonical_shapes(config: ModelConfig, channels: int) -> dict[str, Shape]:
