@@ -39,8 +39,9 @@ def build(
 def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
     """A `keras.Model` for images [B, H, W, 3] in [-1, 1], called by its published `name`.
 
-    `weights` is an .npz or .h5 file, "pretrained" for the published one in `weights/`, or None for initial values
-    (seed 0). `num_classes` defaults to the file's, or the published number; another number gets a head of zeros.
+    `weights` is a file or folder in any spelling (common/formats/), "pretrained" for the published one in
+    `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
+    another number gets a head of zeros.
     `model.features(images)` gives the pooled features [B, D]. Raises common.errors.UserError.
     """
     model = find_model(name)
@@ -49,12 +50,12 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
 
 
 def load_weights(model: Model, path: str | Path) -> None:
-    """Replace every parameter by the file's (.npz or .h5), whose head must have as many classes. Raises UserError."""
+    """Replace every parameter by the file's, in any spelling; its head must have as many classes. Raises UserError."""
     arrays = common_weights.read_weights(path, model.config)
     common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, arrays)
 
 
 def save_weights(model: Model, path: str | Path) -> None:
-    """Write the parameters in the published layout that the suffix names: .npz or .h5. Raises UserError."""
+    """Write the parameters in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError."""
     common_weights.write_weights(path, engine_weights.dump(model), model.config)

@@ -26,7 +26,8 @@ class ModelConfig:
     model: str = flag(DEFAULT_MODEL, "published name of the model")
     bit_pretrained_dir: str = flag("weights", "folder of downloaded weights")
     weights: str = flag(
-        "pretrained", "a file (.npz or .h5), `pretrained`: the model's published one, or `none`: initial values"
+        "pretrained",
+        "a file (.npz, .h5, .safetensors) or folder, `pretrained`: the published one, or `none`: initial values",
     )
     precision: str = flag("float32", "type of the computation", choices=PRECISIONS)
 
