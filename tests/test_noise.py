@@ -28,7 +28,7 @@ FAMILIES = {
 }
 
 
-CASES = [pytest.param(name, marks=() if name in ("vit", "mixer", "resnet") else pytest.mark.slow) for name in FAMILIES]
+CASES = [pytest.param(name, marks=() if name in ("vit", "resnet") else pytest.mark.slow) for name in FAMILIES]
 
 
 def split(count: int = 20, size: int = 16) -> Split:
