@@ -1,6 +1,7 @@
 """The commands as a user runs them: real files, real images, processes of their own, in every engine."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -226,3 +227,12 @@ def test_predict_says_what_is_wrong(run, pets, arguments, words):
 
 def test_evaluate_refuses_other_classes(run, pets):
     assert "200 classes" in run(f"{FIRST}.evaluate", "--dataset", pets, status=2).stderr
+
+
+def test_parity_prints_every_engine_in_one_process():
+    command = [sys.executable, str(ROOT / "scripts" / "parity.py"), "--steps", "0", "--resolution", "32"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == 2 * list(FRAMEWORKS)
+    assert all(float(row[2]) < (1e-9 if row[1] == "float64" else 2e-5) for row in rows), done.stdout
