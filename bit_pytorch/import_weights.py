@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from common.config import Parser
-from common.errors import UserError
+from common.errors import UserError, exit_with_sentence
 from common.formats import containers
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "module")  # where training scripts keep the parameters
@@ -21,16 +21,13 @@ NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "module")  # whe
 
 def main() -> None:
     """The command; a UserError ends with exit status 2."""
-    try:
+    with exit_with_sentence():
         parser = Parser(prog="python -m bit_pytorch.import_weights", description=__doc__.splitlines()[0])
         parser.add_argument("source", help="a .pt, .pth or .bin file")
         parser.add_argument("target", help="a .safetensors file to write")
         args = parser.parse_args(sys.argv[1:])
         count = import_weights(Path(args.source), Path(args.target))
         print(f"{args.target}: {count} tensors, read back and equal; `python -m common.convert` goes on from here.")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def import_weights(source: Path, target: Path) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any, get_args, get_type_hints
 
-from common.errors import UserError, nearest
+from common.errors import UserError, exit_with_sentence, nearest
 from common.models import DEFAULT_MODEL
 from common.recipes import RECIPES
 
@@ -198,21 +198,17 @@ def run_command(
 
     A UserError ends with exit status 2.
     """
-    try:
-        config = parse(config_class, sys.argv[1:], f"python -m {engine}.{command}", description)
-        job = prepare(config)
-        load_main()(job)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] not in ENGINE_PACKAGES[engine]:
-            raise
-        extra = engine.removeprefix("bit_")
-        print(
-            f"error: {error.name} is not installed; install the engine with `pip install '.[{extra}]'`.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with exit_with_sentence():
+        try:
+            config = parse(config_class, sys.argv[1:], f"python -m {engine}.{command}", description)
+            job = prepare(config)
+            load_main()(job)
+        except ModuleNotFoundError as error:
+            if error.name.partition(".")[0] not in ENGINE_PACKAGES[engine]:
+                raise
+            extra = engine.removeprefix("bit_")
+            raise UserError(
+                f"{error.name} is not installed; install the engine with `pip install '.[{extra}]'`."
+            ) from error
+        except KeyboardInterrupt:
+            sys.exit(130)

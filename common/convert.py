@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Parser
-from common.errors import UserError
-from common.files import write_atomically
+from common.errors import UserError, exit_with_sentence
+from common.files import write_json
 from common.formats import containers, huggingface, timm
 from common.formats.express import differing, express, expressed
 from common.formats.recognise import SPELLINGS, choose_table, family_name
-from common.formats.source import RECORD, Source, card_path, dump_config, find_weights, read_model
+from common.formats.source import Source, card_path, dump_config, find_weights, read_model
 from common.formats.tables import Table
 from common.models import ModelConfig, ResNetConfig, ViTConfig, architectures, num_parameters
 
@@ -53,16 +53,13 @@ FIELDS = ("gelu", "layer_norm_epsilon", "num_heads", "image_size")
 
 def main() -> None:
     """The command; a UserError ends with exit status 2."""
-    try:
+    with exit_with_sentence():
         args = parse(sys.argv[1:])
         given = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
         if args.inspect:
             print(inspect(args.inspect, args.spelling, given))
         else:
             convert(args.source, args.target, args.to, spelling=args.spelling, given=given, say=print)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -119,7 +116,7 @@ def convert(
         raise UserError(f"{path.parent} holds a config.json of another model; choose another folder.")
     published = table.to_published(express(found.arrays, found.config, config), config)
     found.arrays.clear()
-    metadata = {"format": "pt", RECORD: json.dumps(record)}
+    metadata = {"format": "pt", containers.RECORD: json.dumps(record)}
     containers.write(path, published, metadata, config if to == "big_transfer_h5" else None)
     if facts:
         write_json(path.parent / "config.json", facts)
@@ -163,11 +160,6 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
     if table.spelling == "timm" and not timm.describe(config)[0]:
         notes.append("timm has no architecture of this size, so config.json names none")
     return notes
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write an object as indented JSON, whole or not at all."""
-    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
 
 
 # --- what a person reads

@@ -1,8 +1,22 @@
 """The one exception that a user caused and can mend."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """One sentence: what was found, what was expected, what to do. Commands print it and exit with status 2."""
+
+
+@contextlib.contextmanager
+def exit_with_sentence() -> Iterator[None]:
+    """How every command ends on a UserError: its sentence on stderr, and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def nearest(word: str, known, count: int = 3) -> str:

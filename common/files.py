@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from common.errors import UserError
 
@@ -28,6 +29,11 @@ def write_atomically(
     with written_beside(path, write, verify) as temporary:
         os.replace(temporary, path)
         sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as indented JSON."""
+    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-from common.errors import UserError, nearest
+from common.errors import UserError, exit_with_sentence, nearest
 from common.files import sync
 from common.progress import Count
 
@@ -244,11 +244,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
     parser.add_argument("--datadir", default="data", help="folder of prepared datasets (default: data)")
     parser.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
-    try:
-        flags = parser.parse_args(argv)
-        prepare(flags.name, flags.datadir, url_base=flags.url_base)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with exit_with_sentence():
+        try:
+            flags = parser.parse_args(argv)
+            prepare(flags.name, flags.datadir, url_base=flags.url_base)
+        except KeyboardInterrupt:
+            sys.exit(130)

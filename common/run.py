@@ -24,7 +24,7 @@ from common.checkpoint import Checkpoint, Checkpoints
 from common.config import TrainConfig
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.errors import UserError
-from common.files import locked_log, remove_leftovers, write_atomically
+from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
 from common.models import find_model, with_noise
@@ -354,11 +354,6 @@ def is_json(line: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def write_json(path: Path, value) -> None:
-    """Write `value` atomically as indented JSON."""
-    write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
 
 
 def choose_splits(dataset: Dataset, config: TrainConfig) -> dict[str, Split]:

@@ -6,19 +6,19 @@ import json
 import logging
 import shlex
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from common import storage
 from common.adapt import Say, adapt, check_same_model
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import write_json
 from common.formats import containers
 from common.formats.express import express, expressed
 from common.formats.npz import Npz
 from common.formats.recognise import choose_table, shorten
-from common.formats.source import RECORD, Source, card_path, dump_config, read_model
+from common.formats.source import Source, card_name, card_path, dump_config, read_model
 from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config
 
@@ -35,7 +35,7 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
         names = storage.RemoteFolder(str(folder)).sizes()
         file = next((name for name in (model.file, f"{model.name}.h5") if name in names), None)
         if file:
-            return storage.local_file(f"{folder}/{file}", *cards(file))
+            return storage.local_file(f"{folder}/{file}", card_name(Path(file)))
     for candidate in (Path(folder) / model.file, Path(folder) / f"{model.name}.h5", PACKAGED_WEIGHTS / model.file):
         if candidate.is_file():
             return candidate
@@ -52,13 +52,7 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
     """The file that `weights` means: its path, "pretrained" for the published one, None or "none" for no file."""
     if weights == "pretrained":
         return find_file(model, folder)
-    return None if weights in (None, "none") else storage.local_file(weights, *cards(str(weights)))
-
-
-def cards(file: str) -> tuple[str, ...]:
-    """Names that the card beside a weights file may have."""
-    stem = PurePosixPath(file).stem
-    return ("card.json",) if stem == "weights" else (f"{stem}.json",)
+    return None if weights in (None, "none") else storage.local_file(weights, card_name(Path(weights)))
 
 
 def starting_values(
@@ -83,7 +77,7 @@ def starting_values(
 
 def read_source(path: str | Path, config: ModelConfig) -> Source:
     """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
-    path = storage.local_file(path, *cards(str(path)), "config.json")
+    path = storage.local_file(path, card_name(Path(path)), "config.json")
     return read_model(path, check=lambda found: check_same_model(found, config, path))
 
 
@@ -111,11 +105,11 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig) -> None
     record = {"config": dump_config(config)}
     published = table.to_published(dict(express(arrays, config, there)), there)
     keras = config if spelling == "big_transfer_h5" else None
-    containers.write(path, published, {"format": "pt", RECORD: json.dumps(record)}, keras)
+    containers.write(path, published, {"format": "pt", containers.RECORD: json.dumps(record)}, keras)
     if path.suffix == ".npz" and needs_card(config):
         card = card_path(path)
         facts = containers.read_json(card) if card.is_file() else {}
-        write_atomically(card, lambda file: file.write((json.dumps(facts | record, indent=1) + "\n").encode()))
+        write_json(card, facts | record)
 
 
 def published_spelling(config: ModelConfig, suffix: str) -> str:

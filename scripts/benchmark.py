@@ -25,7 +25,7 @@ import numpy as np
 
 from common.batches import TrainBatches, prefetch
 from common.datasets import open_dataset
-from common.errors import UserError
+from common.errors import UserError, exit_with_sentence
 from common.initializers import initial_parameters
 from common.models import PublishedModel, find_model
 from common.recipes import Recipe
@@ -497,8 +497,5 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_sentence():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

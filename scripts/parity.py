@@ -7,14 +7,13 @@ float64. A random network multiplies rounding from step to step: read float32's 
 
 import argparse
 import importlib
-import sys
 import time
 
 import numpy as np
 
 import bit_tf2
 from common import weights
-from common.errors import UserError
+from common.errors import exit_with_sentence
 from common.models import DEFAULT_MODEL, find_model
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
@@ -100,8 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_sentence():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

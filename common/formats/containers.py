@@ -32,6 +32,7 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 NUMPY = {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool", "BF16": None}
 NUMPY |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
 MAX_JSON_BYTES = 2**26
+RECORD = "bit_zoo"  # the metadata in which our own files keep the configuration, as JSON
 
 
 class Safetensors:
@@ -93,7 +94,7 @@ class H5:
                 self._datasets = h5.published_datasets(self._file, path)
             else:
                 self._datasets = dict(h5.all_datasets(self._file, path))
-            self.metadata = {"bit_zoo": str(self._file.attrs["bit_zoo"])} if "bit_zoo" in self._file.attrs else {}
+            self.metadata = {RECORD: str(self._file.attrs[RECORD])} if RECORD in self._file.attrs else {}
             self.declared = {name: declare(data.shape, data.dtype) for name, data in self._datasets.items()}
         except BaseException:
             self._file.close()

@@ -11,14 +11,13 @@ import numpy as np
 
 from common.errors import UserError
 from common.formats import huggingface, timm
-from common.formats.containers import guarded, open_container, read_json
+from common.formats.containers import RECORD, guarded, open_container, read_json
 from common.formats.express import expressed, restore
 from common.formats.recognise import Found, family_name, recognise, shorten
 from common.formats.tables import Arrays
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
-RECORD = "bit_zoo"  # where our own files keep the configuration, as JSON
 
 
 class Source(NamedTuple):
@@ -112,9 +111,13 @@ def is_finite(array: np.ndarray) -> bool:
 
 
 def card_path(weights_file: Path) -> Path:
-    """The card beside a weights file: `card.json` for a run's, `NAME.json` for `NAME.npz`."""
-    name = "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
-    return weights_file.with_name(name)
+    """The card beside a weights file."""
+    return weights_file.with_name(card_name(weights_file))
+
+
+def card_name(weights_file: Path) -> str:
+    """What the card beside a weights file is called: `card.json` for a run's, `NAME.json` for `NAME.npz`."""
+    return "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
 
 
 def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
