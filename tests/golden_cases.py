@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from golden.golden_params import image, param
 
-from common.formats import bit, mixer, resnet_v1, vit
+from common.formats.recognise import choose_table
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_architecture
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,10 +58,17 @@ def case(name: str) -> Case:
         "bv_mixer": any_mixer,
         "bv_bit": bit_paper if "bit_paper" in name else big_vision_bit,
     }[name.partition("/")[0]]
-    return Case(name, golden, *read(golden["config"], tuple(golden["input"]["shape"][1:3])))
+    config, spelling = read(golden["config"], tuple(golden["input"]["shape"][1:3]))
+    table = choose_table(spelling, config)
+    return Case(name, golden, config, published_names(config, spelling), table.published_shapes(config))
 
 
-def vision_transformer(given: dict, size: tuple[int, int]) -> tuple:
+def published_names(config: ModelConfig, spelling: str) -> dict[str, str]:
+    """{canonical name: published name} in a spelling that joins no parameters."""
+    return {name: row.theirs for row in choose_table(spelling, config).rows(config) for name in row.ours}
+
+
+def vision_transformer(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
     transformer, resnet = given["transformer"], given.get("resnet")
     config = ViTConfig(
         tuple(given["patches"]),
@@ -75,10 +82,10 @@ def vision_transformer(given: dict, size: tuple[int, int]) -> tuple:
         pre_logits=given["representation_size"],
         backbone=ResNetV1Config(tuple(resnet["num_layers"]), resnet["width_factor"]) if resnet else None,
     )
-    return config, vit.names(config, "vision_transformer"), vit.published_shapes(config, "vision_transformer")
+    return config, "vision_transformer"
 
 
-def coyo(given: dict, size: tuple[int, int]) -> tuple:
+def coyo(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
     config = ViTConfig(
         (given["patch_size"], given["patch_size"]),
         given["hidden_size"],
@@ -89,10 +96,10 @@ def coyo(given: dict, size: tuple[int, int]) -> tuple:
         image_size=size,
         pre_logits=given["representation_size"] or None,
     )
-    return config, vit.names(config, "vision_transformer"), vit.published_shapes(config, "vision_transformer")
+    return config, "vision_transformer"
 
 
-def big_vision_vit(given: dict, size: tuple[int, int]) -> tuple:
+def big_vision_vit(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
     if "variant" in given:
         row = find_architecture(f"ViT-{given['variant']}")
         sizes = (row.patch_size, row.width, row.depth, row.num_heads, row.mlp_dim)
@@ -110,10 +117,10 @@ def big_vision_vit(given: dict, size: tuple[int, int]) -> tuple:
         cls_position=False,
         pre_logits=sizes[1] if pre_logits is True else pre_logits or None,
     )
-    return config, vit.names(config, "big_vision"), vit.published_shapes(config, "big_vision")
+    return config, "big_vision"
 
 
-def any_mixer(given: dict, size: tuple[int, int]) -> tuple:
+def any_mixer(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
     config = MixerConfig(
         tuple(given.get("patches") or given["patch_size"]),
         given["hidden_dim"],
@@ -123,15 +130,15 @@ def any_mixer(given: dict, size: tuple[int, int]) -> tuple:
         given["num_classes"],
         image_size=size,
     )
-    return config, mixer.names(config), mixer.published_shapes(config)
+    return config, "big_vision"
 
 
-def big_vision_bit(given: dict, size: tuple[int, int]) -> tuple:
+def big_vision_bit(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
     config = ResNetV1Config(tuple(given["depth"]), given["width"], given["num_classes"])
-    return config, resnet_v1.names(config), resnet_v1.published_shapes(config)
+    return config, "big_vision"
 
 
-def bit_paper(given: dict, size: tuple[int, int]) -> tuple:
+def bit_paper(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
     units = (3, 4, 6, 3) if given["depth"] == 50 else tuple(given["depth"])
     config = ResNetConfig(units, given["width"], given["num_classes"], max_pool_padding="lowest")
-    return config, bit.names(config), bit.published_shapes(config)
+    return config, "big_transfer"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_cases import published_names
 
 from common.errors import UserError
-from common.formats import bit, mixer, resnet_v1, vit
+from common.formats import bit
 from common.initializers import initial_parameters
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_architecture
 
@@ -25,12 +26,12 @@ HYBRID = ViTConfig((1, 1), 64, 0, 1, 64, 10, image_size=(64, 64), backbone=ResNe
 MIXER = MixerConfig((16, 16), 192, 1, 96, 384, 10, image_size=(64, 64))
 V1, V2 = ResNetV1Config((2, 1), 1, 10), ResNetConfig((2, 1), 1, 10)
 CASES = {  # facts -> (code base, config, {canonical name: the original's})
-    "vit_jax_vit": ("vision_transformer", TI, vit.names(TI, "vision_transformer_linen")),
-    "vit_jax_hybrid": ("vision_transformer", HYBRID, vit.names(HYBRID, "vision_transformer_linen")),
-    "vit_jax_mixer": ("vision_transformer", MIXER, mixer.names(MIXER)),
-    "bv_vit_map_rep": ("big_vision", MAP, vit.names(MAP, "big_vision")),
-    "bv_mixer": ("vision_transformer", MIXER, mixer.names(MIXER)),
-    "bv_bit": ("big_vision", V1, resnet_v1.names(V1)),
+    "vit_jax_vit": ("vision_transformer", TI, published_names(TI, "vision_transformer_linen")),
+    "vit_jax_hybrid": ("vision_transformer", HYBRID, published_names(HYBRID, "vision_transformer_linen")),
+    "vit_jax_mixer": ("vision_transformer", MIXER, published_names(MIXER, "big_vision")),
+    "bv_vit_map_rep": ("big_vision", MAP, published_names(MAP, "big_vision")),
+    "bv_mixer": ("vision_transformer", MIXER, published_names(MIXER, "big_vision")),
+    "bv_bit": ("big_vision", V1, published_names(V1, "big_vision")),
 }
 
 

@@ -4,8 +4,6 @@ Sources: `vit_jax/models_mixer.py` of google-research/vision_transformer; `model
 google-research/big_vision.
 """
 
-from common.models import MixerConfig
-
 # canonical <-> published; every array has the same shape in both.
 STEM = (("stem/kernel", "stem/kernel"), ("stem/bias", "stem/bias"))
 BLOCK = (
@@ -28,17 +26,3 @@ TAIL = (
     ("head/kernel", "head/kernel"),
     ("head/bias", "head/bias"),
 )
-
-
-def names(config: MixerConfig) -> dict[str, str]:
-    """{canonical name: published name} of every parameter."""
-    table, shapes = dict(STEM), config.parameter_shapes()
-    for i in range(config.depth):
-        table |= {f"blocks/{i}/{ours}": f"MixerBlock_{i}/{theirs}" for ours, theirs in BLOCK}
-    return {ours: theirs for ours, theirs in (table | dict(TAIL)).items() if ours in shapes}
-
-
-def published_shapes(config: MixerConfig) -> dict[str, tuple[int, ...]]:
-    """{published name: shape}."""
-    shapes = config.parameter_shapes()
-    return {theirs: shapes[ours] for ours, theirs in names(config).items()}

@@ -7,9 +7,6 @@
 Sources: `vit_jax/checkpoint.py` of google-research/vision_transformer; `models/vit.py` of google-research/big_vision.
 """
 
-from common.formats import resnet_v1
-from common.models import ViTConfig
-
 # canonical <-> published, and the published shape where it is another: D width, N heads, K width of a head.
 STEM = (("stem/kernel", "embedding/kernel"), ("stem/bias", "embedding/bias"), ("cls", "cls"))
 ATTENTION = (
@@ -63,38 +60,3 @@ TAIL = (
     ("head/kernel", "head/kernel"),
     ("head/bias", "head/bias"),
 )
-
-
-def rows(config: ViTConfig, spelling: str) -> list[tuple[str, ...]]:
-    """(canonical name, published name, published shape where it is another) of every parameter."""
-    table = list(STEM) + [("pos_embedding", POSITIONS[spelling])]
-    if config.backbone:
-        table += [(f"backbone/{ours}", theirs) for ours, theirs in resnet_v1.names(config.backbone).items()]
-    for i in range(config.depth):
-        table += _below(f"blocks/{i}", f"Transformer/encoderblock_{i}", BLOCKS[spelling])
-    table += [("pool/probe", "MAPHead_0/probe"), *_below("pool", "MAPHead_0", POOL), *TAIL]
-    shapes = config.parameter_shapes()
-    return [row for row in table if row[0] in shapes]
-
-
-def _below(ours: str, theirs: str, parts: tuple) -> list[tuple[str, ...]]:
-    return [
-        (f"{ours}/{our_part}/{row[0]}", f"{theirs}/{their_part}/{row[1]}", *row[2:])
-        for our_part, their_part, part in parts
-        for row in part
-    ]
-
-
-def names(config: ViTConfig, spelling: str = "vision_transformer") -> dict[str, str]:
-    """{canonical name: published name} of every parameter."""
-    return {ours: theirs for ours, theirs, *_ in rows(config, spelling)}
-
-
-def published_shapes(config: ViTConfig, spelling: str = "vision_transformer") -> dict[str, tuple[int, ...]]:
-    """{published name: shape}; in row-major order, arrays of both shapes hold the same numbers."""
-    shapes = config.parameter_shapes()
-    sizes = {"D": config.width, "N": config.num_heads, "K": config.width // config.num_heads}
-    return {
-        theirs: tuple(sizes[letter] for letter in letters[0]) if letters else shapes[ours]
-        for ours, theirs, *letters in rows(config, spelling)
-    }
