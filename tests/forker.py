@@ -8,6 +8,7 @@ output is {status, seconds, output}; a status below zero is the signal that ende
 
 import errno
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -115,7 +116,8 @@ class Disturbance:
     """Counts operations on files, and does its deed at one of them, half-way through where it writes."""
 
     def __init__(self, deed: tuple, at: int):
-        (self.act, self.for_ever), self.left = deed, at
+        (self.act, self.for_ever), self.at = deed, at
+        self.numbers = itertools.count(1)  # one operation at a time, whichever thread asks
         for name in ("replace", "fsync", "unlink", "mkdir"):
             setattr(os, name, self.watch(getattr(os, name)))
         files.open = run.open = self.open
@@ -132,10 +134,10 @@ class Disturbance:
         return HalfWriter(open(*arguments), self)
 
     def count(self, half=lambda: None) -> None:
-        self.left -= 1
-        if self.left == 0:
+        number = next(self.numbers)
+        if number == self.at:
             half()
-        if self.left == 0 or (self.for_ever and self.left < 0):
+        if number == self.at or (self.for_ever and number > self.at):
             self.act()
 
 
