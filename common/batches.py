@@ -8,11 +8,11 @@ evaluation batch is {images, labels, mask bool [B]}. Scaling to [-1, 1], mixup a
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from common import images
+from common import images, randaugment
 from common.datasets import Split
 from common.errors import UserError
 from common.models import ModelConfig
@@ -46,7 +46,10 @@ class TrainBatches:
         self.batch_bytes = share * recipe.crop**2 * 3
 
     def plan(self, step: int) -> dict[str, np.ndarray]:
-        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], a weight [], noise."""
+        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], a weight [], noise.
+
+        `randaugment` [B, layers, 3] is empty where the recipe has no layers.
+        """
         first = step * self.recipe.batch
         rng = np.random.default_rng([self.seed, 1, step])
         alpha = self.recipe.mixup
@@ -54,10 +57,16 @@ class TrainBatches:
             {
                 "examples": self._examples(np.arange(first, first + self.recipe.batch))[self.rows],
                 "draws": rng.random((self.recipe.batch, 5))[self.rows],
+                "randaugment": self._randaugment(step),
             }
             | ({"mixup_weight": np.float64(rng.beta(alpha, alpha))} if alpha > 0 else {})
             | self._noise(step)
         )
+
+    def _randaugment(self, step: int) -> np.ndarray:
+        """Which operation each layer applies to each example, its sign and its place."""
+        shape = (self.recipe.batch, self.recipe.randaugment_layers, randaugment.DRAWS)
+        return np.random.default_rng([self.seed, 4, step]).random(shape)[self.rows]
 
     def _noise(self, step: int) -> dict[str, np.ndarray]:
         """Which residual branches every example keeps, and the seeds of its dropouts."""
@@ -90,8 +99,9 @@ class TrainBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                image = self.split.decode(plan["examples"][row])
-                batch["images"][row] = augment(image, self.recipe, plan["draws"][row])
+                draws = {"draws": plan["draws"][row], "randaugment_draws": plan["randaugment"][row]}
+                view = functools.partial(augment, recipe=self.recipe, **draws)
+                batch["images"][row] = self.split.view(plan["examples"][row], view)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(len(batch["images"]))]
 
@@ -99,8 +109,9 @@ class TrainBatches:
 class EvalBatches:
     """Every example of a split once, in order; the last batch is padded, and `mask` is False on its padding."""
 
-    def __init__(self, split: Split, crop_px: int, resize_kind: str, batch: int):
+    def __init__(self, split: Split, crop_px: int, resize_kind: str, batch: int, eval_resize: int = 0):
         self.split, self.crop_px, self.resize_kind, self.batch = split, crop_px, resize_kind, batch
+        self.eval_resize = eval_resize
         self.batch_bytes = batch * crop_px**2 * 3
 
     def __len__(self) -> int:
@@ -118,10 +129,16 @@ class EvalBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                image = self.split.decode(first + row)
-                batch["images"][row] = images.resize(image, self.crop_px, self.crop_px, self.resize_kind)
+                batch["images"][row] = self.split.view(first + row, self.view)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(count)]
+
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [crop, crop, 3]: the middle of `image` with its smaller side at `eval_resize`, or all of it at 0."""
+        if self.eval_resize:
+            small = images.resize_small(image, self.eval_resize, self.resize_kind)
+            return images.central_crop(small, self.crop_px)
+        return images.resize(image, self.crop_px, self.crop_px, self.resize_kind)
 
 
 def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
@@ -139,15 +156,24 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(count)
 
 
-def augment(image: np.ndarray, recipe: Recipe, draws: np.ndarray) -> np.ndarray:
-    """uint8 [crop, crop, 3]: the training view of `image` that five numbers in [0, 1) choose; the last one flips."""
+def augment(
+    image: np.ndarray, recipe: Recipe, draws: np.ndarray, randaugment_draws: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """uint8 [crop, crop, 3]: the training view of `image` that five numbers in [0, 1) choose; the last one flips.
+
+    RandAugment follows, by a row of numbers for each layer.
+    """
     if recipe.crop_min_area < 1:
-        box = images.random_area(image, recipe.crop_min_area, draws[:4])
+        box = images.inception_crop(image, recipe.crop_min_area, draws[:4])
         view = images.resize(box, recipe.crop, recipe.crop, recipe.resize_kind)
     else:
-        view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
+        if recipe.resize_mode == "small_side":
+            view = images.resize_small(image, recipe.resize, recipe.resize_kind)
+        else:
+            view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
         view = images.crop(view, recipe.crop, draws[0], draws[1])
-    return images.flip(view) if draws[4] < 0.5 else view
+    view = images.flip(view) if draws[4] < 0.5 else view
+    return randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
 
 
 def chunks(count: int) -> list[range]:

@@ -8,6 +8,7 @@ from dataclasses import field
 from typing import Any, get_args, get_type_hints
 
 from common.errors import UserError, exit_with_sentence, nearest
+from common.images import RESIZE_MODES
 from common.models import DEFAULT_MODEL
 from common.recipes import RECIPES
 
@@ -66,10 +67,20 @@ class TrainConfig(ModelConfig, DataConfig):
         None, "part of the examples that skip a branch of the last block, in [0, 1)", rule="the recipe's"
     )
     resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
+    resize_mode: str | None = flag(
+        None, "to a square, or only the smaller side to --resize", rule="the recipe's", choices=RESIZE_MODES
+    )
     crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
     crop_min_area: float | None = flag(
         None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's"
     )
+    eval_resize: int | None = flag(
+        None, "pixels of the smaller side before evaluation's central crop; 0: squash to the crop", rule="the recipe's"
+    )
+    randaugment_layers: int | None = flag(
+        None, "operations of RandAugment on every training image; 0 turns it off", rule="the recipe's"
+    )
+    randaugment_magnitude: float | None = flag(None, "strength of RandAugment, 0 to 10", rule="the recipe's")
     eval_every: int | None = flag(
         None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run"
     )
@@ -175,6 +186,9 @@ NOT_NEGATIVE = (
     "checkpoint_every",
     "seed",
     "examples_per_class_seed",
+    "eval_resize",
+    "randaugment_layers",
+    "randaugment_magnitude",
     *FRACTIONS,
 )
 

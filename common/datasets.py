@@ -30,7 +30,11 @@ class Split:
 
     def decode(self, i: int) -> np.ndarray:
         """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
-        return self._named(images.decode, i)
+        return self.view(i, lambda image: image)
+
+    def view(self, i: int, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """What `make` makes of example `i`, uint8 RGB [H, W, 3]; UserError names the file where it raises BrokenImage."""
+        return self._named(lambda encoded: make(images.decode(encoded)), i)
 
     def size(self, i: int) -> tuple[int, int]:
         """(height, width) of example `i`, from its header; UserError names the file when it is no image."""

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+RESIZE_MODES = ("squash", "small_side")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 JPEG_START = b"\xff\xd8"
@@ -20,7 +21,8 @@ def decode(encoded: bytes | np.ndarray) -> np.ndarray:
     """uint8 RGB [H, W, 3] of an image file's bytes; an array is taken as already decoded.
 
     Grey, palette and CMYK images become RGB, transparency is dropped, of an animation the first frame is read, and
-    the file's contents, not its name, say which format it is. Raises BrokenImage.
+    the file's contents, not its name, say which format it is. The orientation in a photograph's EXIF is not applied,
+    as in the pipelines of the originals. Raises BrokenImage.
     """
     if isinstance(encoded, np.ndarray):
         return encoded
@@ -102,6 +104,26 @@ def resize(image: np.ndarray, height: int, width: int, kind: str = "bilinear") -
     return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
+def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear") -> np.ndarray:
+    """`image` with its smaller side at `side_px` and its aspect ratio kept.
+
+    Source: `resize_small` in `pp/ops_image.py` of google-research/big_vision: the other side is rounded in float32, half
+    to even (its pixels are truncated to uint8, here they are rounded). Raises BrokenImage for a strip so long that the
+    result would have more than MAX_PIXELS pixels.
+    """
+    factor = np.float32(side_px) / np.float32(min(image.shape[:2]))
+    height, width = (int(np.rint(np.float32(side) * factor)) for side in image.shape[:2])
+    if height * width > MAX_PIXELS:
+        raise BrokenImage(f"would have {width} x {height} pixels with its smaller side at {side_px}, more than allowed")
+    return resize(image, height, width, kind)
+
+
+def central_crop(image: np.ndarray, crop_px: int) -> np.ndarray:
+    """The square of `crop_px` in the middle; where it cannot lie evenly, half a pixel up or left."""
+    row, column = ((side - crop_px) // 2 for side in image.shape[:2])
+    return image[row : row + crop_px, column : column + crop_px]
+
+
 def crop(image: np.ndarray, crop_px: int, top: float, left: float) -> np.ndarray:
     """A square of `crop_px` whose corner lies at the fractions `top` and `left`, in [0, 1), of where it can lie."""
     row = int(top * (image.shape[0] - crop_px + 1))
@@ -116,17 +138,24 @@ def flip(image: np.ndarray) -> np.ndarray:
     return cv2.flip(image, 1)
 
 
-def random_area(image: np.ndarray, min_area: float, draws: np.ndarray) -> np.ndarray:
-    """A box that covers between `min_area` and all of the image's area, its aspect ratio between 3/4 and 4/3.
+def inception_crop(image: np.ndarray, min_area: float, draws: np.ndarray) -> np.ndarray:
+    """A box that covers between `min_area` and all of the image's area, its width 0.75 to 1.33 of its height.
 
-    `draws` holds four numbers in [0, 1): area, aspect ratio (log-uniform), top, left. A box that would not fit is cut
-    to the image. Source: Going Deeper with Convolutions (https://arxiv.org/abs/1409.4842), section 6.
+    `draws` holds four numbers in [0, 1): height, aspect ratio, top, left. As in `tf.image.sample_distorted_bounding_box`,
+    which the originals call, the ratio is uniform, and then the height, among those that fit; torchvision draws area and
+    logarithm of the ratio. TensorFlow draws again, up to a hundred times, where no height fits a ratio: here the ratio is
+    drawn among those that some height fits, which gives the same boxes at once. Without any, it is the whole image. A box
+    may lie at the last row and column, which TensorFlow leaves out.
     """
     height, width = image.shape[:2]
-    area = (min_area + draws[0] * (1 - min_area)) * height * width
-    ratio = (3 / 4) ** (1 - 2 * draws[1])
-    box_height = min(height, max(1, round((area / ratio) ** 0.5)))
-    box_width = min(width, max(1, round((area * ratio) ** 0.5)))
+    narrowest, widest = max(0.75, min_area * width / height), min(1.33, width / (min_area * height))
+    if narrowest > widest:
+        return image
+    ratio = narrowest + draws[1] * (widest - narrowest)
+    highest = min(height, int((width + 0.5) / ratio))
+    lowest = min(highest, max(1, round((min_area * height * width / ratio) ** 0.5)))
+    box_height = lowest + int(draws[0] * (highest - lowest + 1))
+    box_width = min(width, max(1, round(box_height * ratio)))
     top = int(draws[2] * (height - box_height + 1))
     left = int(draws[3] * (width - box_width + 1))
     return image[top : top + box_height, left : left + box_width]

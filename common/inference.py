@@ -30,13 +30,15 @@ class Inference:
         self.resolution = config.resolution or self.card.get("resolution") or model.resolution
         if hasattr(self.model_config, "image_size"):
             self.resolution = self.model_config.image_size[0]
-        self.resize_kind = self.card.get("resize_kind", "bilinear")
+        self.resize_kind, self.eval_resize = self.card.get("resize_kind", "bilinear"), self.card.get("eval_resize", 0)
         self.workers = config.workers or os.cpu_count()
 
     def eval_batches(self, split: Split, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
-        batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)))
+        # At another resolution than the card's, the middle of the image that the model sees is the same.
+        eval_resize = round(self.eval_resize * crop_px / self.card.get("resolution", crop_px))
+        batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)), eval_resize)
         return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), "images")
 
 
@@ -131,6 +133,11 @@ def read_card(weights_file: Path) -> dict:
         raise UserError(f"The card {path} is no JSON ({error}); restore or remove it.") from error
     if not isinstance(card, dict) or card.get("resize_kind", "bilinear") not in images.RESIZE_KINDS:
         raise UserError(f"The card {path} names no resize_kind of {', '.join(images.RESIZE_KINDS)}; mend or remove it.")
+    eval_resize = card.get("eval_resize", 0)
+    if type(eval_resize) is not int or not (eval_resize == 0 or eval_resize >= card.get("resolution", 1)):
+        raise UserError(
+            f"The card {path} says {eval_resize!r} as eval_resize, expected 0 or at least its resolution; mend it."
+        )
     return card
 
 

@@ -5,6 +5,8 @@ import math
 
 from common import hyperrule
 from common.errors import UserError
+from common.images import RESIZE_MODES
+from common.randaugment import MAX_LEVEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +18,17 @@ class Recipe:
     batch_split: int  # micro-batches per update
     batch_eval: int
     lrs: tuple[float, ...]  # the rate of the update that follows `step` completed ones is lrs[step]
-    resize: int  # px; training images become squares of this side ...
-    crop: int  # px; ... and the model sees a random square of this side; evaluation resizes to it
+    resize: int  # px; training images become squares of this side, or what `resize_mode` says ...
+    crop: int  # px; ... and the model sees a random square of this side
     crop_min_area: float  # below 1: a random box of at least this part of the image instead of resize and crop
     mixup: float  # alpha; 0: off
     momentum: float
     weight_decay: float  # added to the gradient of kernels: g + weight_decay * w
     resize_kind: str = "bilinear"
+    resize_mode: str = "squash"  # to a square; or `small_side`: the smaller side to `resize`, the aspect ratio kept
+    eval_resize: int = 0  # px of the smaller side before evaluation's central crop; 0: squashed to `crop`
+    randaugment_layers: int = 0  # random operations on every training image; 0: off
+    randaugment_magnitude: float = 0.0  # their strength, from 0 to 10
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
 
@@ -86,7 +92,7 @@ def bit_pretrain_stepwise(num_examples: int, image_size: tuple[int, int], flags:
 RECIPES = {rule.__name__: rule for rule in (bit_finetune, bit_pretrain, bit_pretrain_stepwise)}
 FLAGS = (
     "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "mixup", "dropout", "stochastic_depth", "resize", "crop",
-    "crop_min_area",
+    "crop_min_area", "resize_mode", "eval_resize", "randaugment_layers", "randaugment_magnitude",
 )  # fmt: skip
 
 
@@ -117,8 +123,8 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     if "crop" in given:
         row.pop("resize", None)  # it was chosen for the row's own crop
     flags = row | given
-    values = {"dropout": 0.0, "stochastic_depth": 0.0} | RECIPES[config.recipe](num_examples, image_size, flags)
-    values |= {name: flags[name] for name in flags if name in values}
+    values = RECIPES[config.recipe](num_examples, image_size, flags)
+    values |= {field.name: flags[field.name] for field in dataclasses.fields(Recipe) if field.name in flags}
     values["batch_eval"] = flags.get("batch_eval", values["batch"])
     recipe = Recipe(name=config.recipe, batch_split=config.batch_split, momentum=0.9, **values)
     check(recipe)
@@ -142,4 +148,14 @@ def check(recipe: Recipe) -> None:
     if not 0 < recipe.crop_min_area <= 1:
         raise UserError(
             f"--crop_min_area is {recipe.crop_min_area}, expected more than 0 and at most 1; correct the flag."
+        )
+    if recipe.resize_mode not in RESIZE_MODES:
+        raise UserError(f"--resize_mode is {recipe.resize_mode!r}, expected {' or '.join(RESIZE_MODES)}; correct it.")
+    if 0 < recipe.eval_resize < recipe.crop:
+        raise UserError(
+            f"--eval_resize {recipe.eval_resize} is smaller than --crop {recipe.crop}; give at least the crop, or 0."
+        )
+    if not 0 <= recipe.randaugment_magnitude <= MAX_LEVEL:
+        raise UserError(
+            f"--randaugment_magnitude is {recipe.randaugment_magnitude}, expected 0 to {MAX_LEVEL}; correct the flag."
         )

@@ -167,7 +167,10 @@ class Run:
         """What a person wants to know before the first step."""
         config, recipe = self.config, self.recipe
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        box = f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{recipe.resize} px"
+        side = "smaller side at " if recipe.resize_mode == "small_side" else ""
+        box = (
+            f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{side}{recipe.resize} px"
+        )
         return (
             f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {self.engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
@@ -196,7 +199,9 @@ class Run:
         """Every example of one split, at the resolution of the recipe."""
         recipe = self.recipe
         self.evaluation_started = time.monotonic()
-        batches = EvalBatches(self.splits[split], recipe.crop, recipe.resize_kind, recipe.batch_eval)
+        batches = EvalBatches(
+            self.splits[split], recipe.crop, recipe.resize_kind, recipe.batch_eval, recipe.eval_resize
+        )
         for batch in follow(prefetch(batches, range(len(batches)), self.workers), len(batches), split):
             if self.saved_step == recipe.num_steps:  # nothing is lost when it ends here
                 self._stop_if_asked()
@@ -311,6 +316,7 @@ class Run:
             "class_names": self.dataset.class_names,
             "resolution": self.recipe.crop,
             "resize_kind": self.recipe.resize_kind,
+            "eval_resize": self.recipe.eval_resize,
             "config": dump_config(self.model_config),
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",
             "accuracy": self.results,

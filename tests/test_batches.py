@@ -11,6 +11,8 @@ from common.batches import EvalBatches, TrainBatches, augment, prefetch
 from common.config import TrainConfig
 from common.datasets import Split
 from common.errors import UserError
+from common.images import resize
+from common.randaugment import cutout, rotate
 from common.recipes import Recipe, create_recipe
 
 RNG = np.random.default_rng(0)
@@ -43,7 +45,12 @@ def assert_same(first: dict, second: dict) -> None:
 # --- a pure function of (seed, step)
 
 
-@pytest.mark.parametrize("flags", [{}, {"mixup": 0.1}, {"crop_min_area": 0.08}], ids=str)
+AUGMENTED = {"randaugment_layers": 2, "randaugment_magnitude": 7.5}
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"mixup": 0.1}, {"crop_min_area": 0.08}, {"resize_mode": "small_side"}, AUGMENTED], ids=str
+)
 def test_a_batch_depends_on_seed_and_step_alone(flags):
     split, recipe = split_of(50), recipe_of(batch=16, **flags)
     in_order = [batch_of(TrainBatches(split, recipe, 3), step) for step in range(6)]
@@ -59,7 +66,7 @@ def test_a_batch_depends_on_seed_and_step_alone(flags):
 @pytest.mark.parametrize("first", (0, 4))  # a fresh run, and one resumed after four steps
 def test_threads_and_a_resumed_run_change_nothing(num_workers, first, monkeypatch):
     monkeypatch.setattr(batches_module, "CHUNK", 3)  # several jobs in a batch
-    split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1)
+    split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1, **AUGMENTED)
     alone = TrainBatches(split, recipe, 0)
     prefetched = list(prefetch(TrainBatches(split, recipe, 0), range(first, 8), num_workers))
     assert len(prefetched) == 8 - first
@@ -69,7 +76,7 @@ def test_threads_and_a_resumed_run_change_nothing(num_workers, first, monkeypatc
 
 @pytest.mark.parametrize("num_processes", (1, 2, 4, 8))
 def test_the_slices_of_all_processes_are_the_global_batch(num_processes):
-    split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1)
+    split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1, **AUGMENTED)
     whole = batch_of(TrainBatches(split, recipe, 0), 5)
     parts = [batch_of(TrainBatches(split, recipe, 0, p, num_processes), 5) for p in range(num_processes)]
     for name in ("images", "labels"):
@@ -146,6 +153,29 @@ def test_augment_resizes_crops_and_flips():
     np.testing.assert_array_equal(augment(image, recipe, np.array([0, 0.999, 0, 0, 0.49])), corner[:, ::-1])
 
 
+def test_augment_keeps_the_aspect_ratio_where_the_smaller_side_is_resized():
+    image = np.arange(20 * 40, dtype=np.uint8).reshape(20, 40, 1).repeat(3, -1)
+    view = augment(image, recipe_of(resize=10, crop=8, resize_mode="small_side"), np.array([0, 0.999, 0, 0, 0.5]))
+    np.testing.assert_array_equal(view, resize(image, 10, 20)[:8, 12:])
+
+
+def test_randaugment_follows_the_flip():
+    image, recipe = split_of(1, 16).read(0), recipe_of(resize=16, crop=16, **AUGMENTED)
+    draws = np.array([[0.2, 0.3, 0.6], [0.9, 0.3, 0.6]])  # rotate, then cutout
+    expected = cutout(rotate(image[:, ::-1].copy(), 0.75, 0.3, 0.6), 0.75, 0.3, 0.6)
+    np.testing.assert_array_equal(augment(image, recipe, np.array([0, 0, 0, 0, 0.1]), draws), expected)
+
+
+def test_the_draws_of_randaugment_are_their_own():
+    """With it or without, the examples, crops and flips of a seed are the same."""
+    plain, augmented = (
+        TrainBatches(split_of(50), recipe_of(batch=16, **flags), 0).plan(3) for flags in ({}, AUGMENTED)
+    )
+    np.testing.assert_array_equal(plain["draws"], augmented["draws"])
+    assert plain["randaugment"].shape == (16, 0, 3) and augmented["randaugment"].shape == (16, 2, 3)
+    assert len(np.unique(augmented["randaugment"])) == 96
+
+
 @pytest.mark.parametrize("alpha", (0.0, 0.1, 1.0))
 def test_the_mixup_weight_is_there_only_with_mixup(alpha):
     plans = TrainBatches(split_of(20), recipe_of(batch=4, mixup=alpha), 0)
@@ -182,6 +212,19 @@ def test_evaluation_resizes_to_the_crop_and_does_not_flip():
     images = batch_of(EvalBatches(split, 12, "area", 4), 0)["images"]
     means = np.stack([split.read(i) for i in range(4)]).reshape(4, 12, 2, 12, 2, 3).mean((2, 4))
     assert np.abs(images - means).max() <= 0.5
+
+
+def test_evaluation_crops_the_middle_of_what_keeps_its_aspect_ratio():
+    images = RNG.integers(0, 256, (3, 16, 32, 3), np.uint8)
+    split = Split(lambda i: images[i], np.arange(3, dtype=np.int32), str)
+    batch = batch_of(EvalBatches(split, 8, "area", 3, eval_resize=16), 0)
+    np.testing.assert_array_equal(batch["images"], images[:, 4:12, 12:20])
+
+
+def test_a_strip_that_would_fill_the_memory_is_named():
+    split = Split(lambda i: np.zeros((1, 60_000, 3), np.uint8), np.zeros(1, np.int32), lambda i: "strip.png")
+    with pytest.raises(UserError, match="The image strip.png would have .* pixels .* replace or remove it"):
+        batch_of(EvalBatches(split, 224, "area", 1, eval_resize=256), 0)
 
 
 # --- prefetch

@@ -1,5 +1,6 @@
 """Images: every format becomes the same uint8 RGB, broken files are refused cheaply, and resizing is Pillow's."""
 
+import importlib
 import io
 import struct
 import tracemalloc
@@ -7,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from engines import Engine
 from PIL import Image
 
 from common import images
@@ -87,6 +89,36 @@ def test_area_is_the_mean_of_the_pixels_it_covers():
     image = noise(64, 32)
     means = image.reshape(16, 4, 8, 4, 3).mean((1, 3))
     assert np.abs(images.resize(image, 16, 8, "area") - means).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("size", "side_px", "expected"),
+    [
+        ((500, 375), 256, (341, 256)),
+        ((375, 500), 256, (256, 341)),
+        ((3, 5), 2, (2, 3)),
+        ((4, 5), 2, (2, 2)),
+        ((9, 9), 4, (4, 4)),
+    ],
+)
+def test_the_smaller_side_is_resized_and_the_other_rounded_half_to_even(size, side_px, expected):
+    """500 x 256 / 375 = 341.3; 5 x 2 / 3 = 3.3; 5 x 2 / 4 = 2.5, which becomes 2."""
+    image = noise(*size)
+    small = images.resize_small(image, side_px, "area")
+    assert small.shape[:2] == expected
+    np.testing.assert_array_equal(small, images.resize(image, *expected, "area"))
+
+
+def test_a_strip_that_would_fill_the_memory_is_refused():
+    with pytest.raises(images.BrokenImage, match="would have 25600000 x 256 pixels"):
+        images.resize_small(noise(1, 100_000), 256)
+
+
+@pytest.mark.parametrize(("size", "crop_px", "corner"), [((5, 8), 3, (1, 2)), ((4, 4), 4, (0, 0)), ((6, 7), 3, (1, 2))])
+def test_the_central_crop_is_up_and_left_of_the_middle(size, crop_px, corner):
+    image, (row, column) = noise(*size), corner
+    expected = image[row : row + crop_px, column : column + crop_px]
+    np.testing.assert_array_equal(images.central_crop(image, crop_px), expected)
 
 
 # --- decode
@@ -281,21 +313,41 @@ def test_every_crop_is_equally_likely():
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96), (1, 1), (1, 200), (7, 5)])
 def test_random_boxes_have_the_area_and_ratio_asked_for(size):
-    image, areas = noise(*size), []
+    image = noise(*size)
     for draws in RNG.random((500, 4)):
-        box = images.random_area(image, 0.08, draws)
-        areas.append(box.shape[0] * box.shape[1] / (size[0] * size[1]))
+        box = images.inception_crop(image, 0.08, draws)
         assert box.size and box.shape[0] <= size[0] and box.shape[1] <= size[1]
-        if size == (64, 64) and max(box.shape[:2]) < 64:  # not cut; each side is rounded by half a pixel
-            assert 0.7 < box.shape[1] / box.shape[0] < 1.43
-    if size == (64, 64):
-        # Areas are uniform in [0.08, 1], of mean 0.54, less a little where a box is cut to the image.
-        assert min(areas) >= 0.075 and 0.49 < np.mean(areas) < 0.55
+        if min(size) >= 48:  # each side is rounded by half a pixel
+            assert (
+                0.72 < box.shape[1] / box.shape[0] < 1.38 and box.shape[0] * box.shape[1] > 0.073 * image[..., 0].size
+            )
+    if size == (1, 200):  # no box of this shape has 0.08 of the area
+        assert box.shape == (1, 200, 3)
+
+
+@pytest.mark.parametrize(("size", "min_area"), [((64, 64), 0.05), ((48, 96), 0.5), ((300, 20), 0.05)])
+def test_random_boxes_are_distributed_as_tensorflows(size, min_area):
+    Engine("bit_tf2")
+    sample = importlib.import_module("tensorflow").raw_ops.SampleDistortedBoundingBoxV2
+    options = {"aspect_ratio_range": (0.75, 1.33), "area_range": (min_area, 1.0), "max_attempts": 100}
+    options |= {"bounding_boxes": np.zeros((1, 0, 4), np.float32), "use_image_if_no_bounding_boxes": True, "seed": 1}
+    theirs, ours, places = [], [], np.arange(size[0] * size[1]).reshape(size)
+    for number, draws in enumerate(np.random.default_rng(0).random((400, 4))):
+        begin, extent, _ = sample(image_size=[*size, 3], min_object_covered=0.0, seed2=number, **options)
+        theirs.append((*extent.numpy()[:2], *begin.numpy()[:2]))
+        box = images.inception_crop(places, min_area, draws)
+        ours.append((*box.shape, *divmod(int(box[0, 0]), size[1])))
+    theirs, ours = np.array(theirs, float), np.array(ours, float)
+    # Height, width, top, left: five deviations of a difference of means, and half a pixel, since a box of ours may also
+    # lie at the last row and column.
+    bound = 5 * ((theirs.var(0) + ours.var(0)) / 400) ** 0.5 + 0.5
+    assert (np.abs(theirs.mean(0) - ours.mean(0)) < bound).all(), (theirs.mean(0), ours.mean(0), bound)
+    assert (np.abs(theirs.std(0) - ours.std(0)) < bound).all(), (theirs.std(0), ours.std(0), bound)
 
 
 def test_random_boxes_touch_every_edge():
     image = noise(40, 40)
     last = np.nextafter(1, 0)
-    for draws, edge in (((0, 0.5, 0, 0), image[0, 0]), ((0, 0.5, last, last), image[-1, -1])):
-        box = images.random_area(image, 0.25, np.array(draws))
+    for draws, edge in (((0, 0.431, 0, 0), image[0, 0]), ((0, 0.431, last, last), image[-1, -1])):  # 0.75 + 0.25 = 1
+        box = images.inception_crop(image, 0.25, np.array(draws))
         assert box.shape == (20, 20, 3) and any((corner == edge).all() for corner in (box[0, 0], box[-1, -1]))

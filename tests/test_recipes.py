@@ -49,6 +49,10 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("resize", 300, lambda r: r.resize),
         ("crop", 24, lambda r: r.crop),
         ("crop_min_area", 0.5, lambda r: r.crop_min_area),
+        ("resize_mode", "small_side", lambda r: r.resize_mode),
+        ("eval_resize", 256, lambda r: r.eval_resize),
+        ("randaugment_layers", 2, lambda r: r.randaugment_layers),
+        ("randaugment_magnitude", 7.5, lambda r: r.randaugment_magnitude),
     ],
 )
 def test_every_flag_overrides_the_rule(recipe, flag, value, found):
@@ -133,6 +137,10 @@ def test_the_crop_alone_scales_the_resize_with_it(crop, resize):
         ({"crop_min_area": 0.0}, "--crop_min_area is 0.0"),
         ({"crop_min_area": 1.5}, "--crop_min_area is 1.5"),
         ({"crop_min_area": math.nan}, "--crop_min_area is nan"),
+        ({"eval_resize": 127}, "--eval_resize 127 is smaller than --crop 128"),
+        ({"resize_mode": "stretch"}, "--resize_mode is 'stretch', expected squash or small_side"),
+        ({"randaugment_magnitude": 10.5}, "--randaugment_magnitude is 10.5, expected 0 to 10"),
+        ({"randaugment_magnitude": math.nan}, "--randaugment_magnitude is nan"),
     ],
 )
 def test_contradictions_are_refused(flags, words):

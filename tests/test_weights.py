@@ -189,7 +189,19 @@ def test_the_head_of_the_file_counts_and_another_becomes_zeros(tmp_path):
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype(complex)}), "not floating-point .*head"),
         (lambda arrays: arrays.update({HEAD: arrays[HEAD].astype("S8")}), "not floating-point .*head"),
     ],
-    ids=["missing", "no head", "none at all", "unexpected", "3-D head", "head bias", "nan", "inf", "integer", "complex", "text"],
+    ids=[
+        "missing",
+        "no head",
+        "none at all",
+        "unexpected",
+        "3-D head",
+        "head bias",
+        "nan",
+        "inf",
+        "integer",
+        "complex",
+        "text",
+    ],
 )
 def test_an_npz_that_does_not_fit_lists_why(change, words, tmp_path):
     arrays = published()
@@ -265,7 +277,10 @@ BAD_H5 = {
         replaced(data=np.full((256, 10), "x", object), dtype=h5py.string_dtype()),
         "not floating-point .*head/conv2d/kernel",
     ),
-    "compound": (replaced(data=np.zeros((256, 10), [("a", "f4"), ("b", "f4")])), "not floating-point .*head/conv2d/kernel"),
+    "compound": (
+        replaced(data=np.zeros((256, 10), [("a", "f4"), ("b", "f4")])),
+        "not floating-point .*head/conv2d/kernel",
+    ),
     "nan": (replaced(data=np.full((256, 10), np.nan, "f4")), "not finite .*head/conv2d/kernel"),
     "soft link": (linked(h5py.SoftLink("/block1/resnet/block1/unit01/a/group_norm/gamma:0")), "link instead of data"),
     "dangling link": (linked(h5py.SoftLink("/nowhere")), "link instead of data"),
