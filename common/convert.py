@@ -65,7 +65,7 @@ def main() -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The flags. UserError for wrong ones."""
     parser = Parser(prog="python -m common.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("source", nargs="?", help=f"a file ({containers.KNOWN}) or a folder with one")
+    parser.add_argument("source", nargs="?", help=f"a file ({containers.KNOWN}), a folder with one, or a TF checkpoint")
     parser.add_argument("target", nargs="?", help="a file, or a folder for timm and Hugging Face")
     parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: what its name tells, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")

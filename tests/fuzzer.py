@@ -1,6 +1,6 @@
 """Damages valid files at random and reads them: `python fuzzer.py FOLDER SECONDS ITERATIONS SEED`.
 
-FOLDER holds a.npz and a.h5 (weights of MINI) and a.safetensors (a checkpoint). Prints one line before every reading, so
+FOLDER holds a.npz and a.h5 (weights of MINI), a.safetensors (a checkpoint) and a.index (of a TensorFlow checkpoint). Prints one line before every reading, so
 that a crash tells which; ends with status 1 and a sentence at the first reading that raises anything but a UserError,
 takes more than HANG_SECONDS, or memory beyond twice the file and CONSTANT_BYTES.
 """
@@ -14,10 +14,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
 from common import checkpoint
 from common.errors import UserError
+from common.formats import tensor_bundle
+from common.formats.source import read_model
 from common.models import ResNetConfig
 from common.weights import read_weights
 
@@ -77,17 +80,37 @@ def damaged_header(data: bytes, other: bytes, rng: np.random.Generator) -> bytes
     return result.replace(checkpoint.NO_DIGEST.encode(), hashlib.sha256(result).hexdigest().encode(), 1)
 
 
+def damaged_block(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """An index whose first block has the right checksum and the wrong content."""
+    numbers = tensor_bundle.varints(data[-tensor_bundle.FOOTER_BYTES :])
+    place = [next(numbers) for _ in range(4)][2:]
+    handle = tensor_bundle.varints(next(tensor_bundle.block(data, *place))[1])
+    start, size = next(handle), next(handle)
+    block = damaged(data[start : start + size], other, rng)[:size].ljust(size, b"\0") + b"\0"
+    checksum = tensor_bundle.masked(google_crc32c.value(block)).to_bytes(4, "little")
+    return data[:start] + block + checksum + data[start + size + tensor_bundle.TRAILER_BYTES :]
+
+
 WAYS = {
     "a.npz": (damaged, damaged_member),
     "a.h5": (damaged,),
     "a.safetensors": (damaged, damaged_header),
+    "a.index": (damaged, damaged_block),
+}
+
+
+READERS = {
+    ".npz": lambda path: read_weights(path, MINI),
+    ".h5": lambda path: read_weights(path, MINI),
+    ".safetensors": checkpoint.read,
+    ".index": lambda path: read_model(path, given={"num_heads": 4}),
 }
 
 
 def read(path: Path) -> str:
     """What came of reading it: `read`, or the UserError's sentence."""
     try:
-        checkpoint.read(path) if path.suffix == ".safetensors" else read_weights(path, MINI)
+        READERS[path.suffix](path)
         return "read"
     except UserError as error:
         return str(error)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from fuzzer import MINI
+from golden_cases import GOLDEN
 
 from common import checkpoint
 from common.weights import write_weights
@@ -24,6 +26,9 @@ def valid(tmp_path):
     with open(tmp_path / "a.safetensors", "wb") as file:
         state = {f"{part}/{name}": array for part in ("model", "optimizer") for name, array in arrays.items()}
         checkpoint.write(file, 7, state, {"seed": 0, "config": {"name": "a"}, "losses": [0.1]})
+    for ending, name in (("index", "a.index"), ("data-00000-of-00001", "a.data-00000-of-00001")):
+        for copy in (name, f"damaged{name[1:]}"):
+            shutil.copy(GOLDEN / "coyo_vit" / f"tiny_checkpoint.{ending}", tmp_path / copy)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""The kinds of files that hold arrays: `.npz`, `.safetensors` and `.h5`, behind one face.
+"""The kinds of files that hold arrays: `.npz`, `.safetensors`, `.h5` and, to be read, TensorFlow's, behind one face.
 
 with open_container(path) as file:
     file.declared        {name: array of the declared shape and type that takes no memory}
@@ -24,6 +24,7 @@ from common.formats import h5, npz
 from common.formats.arrays import declare, same_in_file, widen
 from common.formats.npz import Npz
 from common.formats.tables import Arrays
+from common.formats.tensor_bundle import TensorBundle
 from common.models import ResNetConfig
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".safetensors")
@@ -119,17 +120,17 @@ class H5:
         self._file.close()
 
 
-OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5}
+OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5, ".index": TensorBundle}
 
 
-def open_container(path: Path) -> Npz | Safetensors | H5:
+def open_container(path: Path) -> Npz | Safetensors | H5 | TensorBundle:
     """The file `path`, open to be read. Raises UserError for a missing or damaged one, or one of another kind."""
     if path.suffix in PICKLES:
         raise UserError(
             f"{path} is a pickle of PyTorch, which may run code; make safetensors of it with "
             "`python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`."
         )
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in OPENERS:
         raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {KNOWN}; convert it first.")
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist; name an existing {KNOWN} file.")
@@ -143,8 +144,8 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # zipfile, zlib, numpy, h5py and safetensors each have their own
-        kind = "Keras .h5 weights" if path.suffix in (".h5", ".hdf5") else path.suffix
-        what = f"{kind} file" + (" of plain arrays" if path.suffix == ".npz" else "")
+        kinds = {".h5": "Keras .h5 weights", ".hdf5": "Keras .h5 weights", ".index": "TensorFlow checkpoint's index"}
+        what = f"{kinds.get(path.suffix, path.suffix)} file" + (" of plain arrays" if path.suffix == ".npz" else "")
         raise UserError(f"{path} is no readable {what} ({error}); download it again.") from error
 
 

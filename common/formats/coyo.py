@@ -1,9 +1,7 @@
 """The spelling of kakaobrain/coyo-vit: the names of TensorFlow's object graph in its checkpoints.
 
-A TensorFlow checkpoint is no format that is read here. Its variables come in as an `.npz` of the same names:
-
-    reader = tf.train.load_checkpoint(path)
-    np.savez("coyo.npz", **{name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()})
+They are read where TensorFlow left them (tensor_bundle.py), or from an `.npz` of the same names, which is what is
+written: `tf.train.Checkpoint` restores by objects, not by names.
 
 Sources: `backbones/vit/vit_model.py`, `models/classification.py`, `trainer.py`.
 """

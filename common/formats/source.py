@@ -41,8 +41,11 @@ class Facts(NamedTuple):
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file of arrays that a path means: itself, or `model.safetensors` in a folder."""
+    """The file of arrays that a path means: itself, `model.safetensors` in a folder, or a TensorFlow checkpoint's index."""
     path = Path(path)
+    index = path.with_name(f"{path.name}.index")  # its own tools name a checkpoint without any ending
+    if not path.exists() and index.is_file():
+        return index
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
             raise UserError(f"The folder {path} holds no model.safetensors; name a file.")
