@@ -1,8 +1,9 @@
 """Batches as a pure function of (seed, step), and threads that prepare them ahead of the step.
 
-A training batch is {images uint8 [B, H, W, 3], labels int32 [B]}, with mixup also {mixup_weight float64 []}, with
-stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32 [B, dropouts, 2]}; an
-evaluation batch is {images, labels, mask bool [B]}. Scaling to [-1, 1], mixup and casts happen on the device.
+A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
+{mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
+[B, dropouts, 2]}; an evaluation batch is {images, labels, mask bool [B]}. Scaling to [-1, 1], mixup and casts happen on
+the device.
 """
 
 import collections
@@ -43,7 +44,7 @@ class TrainBatches:
                 f"Mixup blends pairs of neighbours and each process has {share} images; make it even or give --mixup 0."
             )
         self.rows = slice(process * share, (process + 1) * share)
-        self.batch_bytes = share * recipe.crop**2 * 3
+        self.batch_bytes = share * (recipe.crop**2 * 3 + split.target_bytes)
 
     def plan(self, step: int) -> dict[str, np.ndarray]:
         """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], a weight [], noise.
@@ -93,7 +94,7 @@ class TrainBatches:
         plan, size = self.plan(step), self.recipe.crop
         batch = {
             "images": np.empty((len(plan["examples"]), size, size, 3), np.uint8),
-            "labels": self.split.labels[plan["examples"]],
+            "labels": self.split.targets(plan["examples"]),
         }
         batch |= {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}
 
@@ -112,7 +113,7 @@ class EvalBatches:
     def __init__(self, split: Split, crop_px: int, resize_kind: str, batch: int, eval_resize: int = 0):
         self.split, self.crop_px, self.resize_kind, self.batch = split, crop_px, resize_kind, batch
         self.eval_resize = eval_resize
-        self.batch_bytes = batch * crop_px**2 * 3
+        self.batch_bytes = batch * (crop_px**2 * 3 + split.target_bytes)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)
@@ -120,12 +121,13 @@ class EvalBatches:
     def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
         first = step * self.batch
         count = min(self.batch, len(self.split) - first)
+        labels = self.split.targets(slice(first, first + count))
         batch = {
             "images": np.zeros((self.batch, self.crop_px, self.crop_px, 3), np.uint8),
-            "labels": np.zeros(self.batch, np.int32),
+            "labels": np.zeros((self.batch, *labels.shape[1:]), labels.dtype),
             "mask": np.arange(self.batch) < count,
         }
-        batch["labels"][:count] = self.split.labels[first : first + count]
+        batch["labels"][:count] = labels
 
         def fill(rows: range) -> None:
             for row in rows:

@@ -12,15 +12,56 @@ from common.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiLabels:
+    """Labels of examples that have any number of classes: those of example i are classes[first[i] : first[i + 1]]."""
+
+    classes: np.ndarray  # int32
+    first: np.ndarray  # int64 [N + 1]
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def __getitem__(self, examples: np.ndarray | slice) -> "MultiLabels":
+        """The labels of these examples, in this order."""
+        starts = self.first[:-1][examples]
+        counts = self.first[1:][examples] - starts
+        first = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(starts - first[:-1], counts) + np.arange(first[-1])
+        return MultiLabels(self.classes[places], first, self.num_classes)
+
+    def multi_hot(self) -> np.ndarray:
+        """float32 [N, K]: 1 at every class of an example, 0 elsewhere."""
+        hot = np.zeros((len(self), self.num_classes), np.float32)
+        hot[np.repeat(np.arange(len(self)), np.diff(self.first)), self.classes] = 1
+        return hot
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """Random access to the examples of one split."""
 
     read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
-    labels: np.ndarray  # int32 [N]
+    labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example
     describe: Callable[[int], str]  # example -> what an error message calls it
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an example may have several classes, or none."""
+        return isinstance(self.labels, MultiLabels)
+
+    def targets(self, examples: np.ndarray | slice) -> np.ndarray:
+        """int32 [B], or with several classes float32 multi-hot [B, K], of these examples."""
+        labels = self.labels[examples]
+        return labels.multi_hot() if self.is_multi_label else labels
+
+    @property
+    def target_bytes(self) -> int:
+        """What `targets` takes for one example."""
+        return 4 * self.labels.num_classes if self.is_multi_label else 4
 
     def take(self, examples: np.ndarray) -> "Split":
         """The split made of these examples, in this order."""
@@ -158,6 +199,10 @@ def carve(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:
 
 def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, seed: int = 0) -> Split:
     """`examples_per_class` examples of every class, drawn with `seed`, in the split's own order."""
+    if split.is_multi_label:
+        raise UserError(
+            "--examples_per_class draws images of one class each, and those of this dataset may have several; leave it off."
+        )
     chosen = []
     for label, class_name in enumerate(class_names):
         members = np.flatnonzero(split.labels == label)

@@ -9,7 +9,7 @@ import pytest
 from common import batches as batches_module
 from common.batches import EvalBatches, TrainBatches, augment, prefetch
 from common.config import TrainConfig
-from common.datasets import Split
+from common.datasets import MultiLabels, Split
 from common.errors import UserError
 from common.images import resize
 from common.randaugment import cutout, rotate
@@ -123,6 +123,24 @@ def test_labels_belong_to_the_images():
         original = split.read(label)
         assert (image == original).all() or (image == original[:, ::-1]).all()
     assert batch["images"].dtype == np.uint8 and batch["labels"].dtype == np.int32
+
+
+def test_labels_of_several_classes_are_multi_hot_and_padding_is_zero():
+    labels = MultiLabels(np.array([2, 0, 1, 1], np.int32), np.array([0, 1, 1, 3, 4]), 3)
+    expected = np.array([[0, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    split = Split(split_of(4).read, labels, str)
+    batches = TrainBatches(split, recipe_of(batch=4), 0)
+    batch = batch_of(batches, 3)
+    np.testing.assert_array_equal(batch["labels"], expected[batches.plan(3)["examples"]])
+    parts = [batch_of(TrainBatches(split, recipe_of(batch=4), 0, process, 2), 3)["labels"] for process in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts), batch["labels"])
+    last = batch_of(EvalBatches(split, 12, "bilinear", 3), 1)
+    assert batch["labels"].dtype == last["labels"].dtype == np.float32
+    assert last["labels"].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]] and last["mask"].tolist() == [
+        True,
+        False,
+        False,
+    ]
 
 
 # --- draws

@@ -109,6 +109,80 @@ def test_an_unknown_name_suggests_the_nearest(name, words):
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
+# --- folders whose images have any number of classes
+
+
+def write_list(folder: Path, split: str, *lines: str) -> Path:
+    for line in lines:
+        write_image(folder / split / line.partition("\t")[0])
+    (folder / split / "labels.tsv").write_text("".join(f"{line}\n" for line in lines))
+    return folder / split / "labels.tsv"
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """train: 4 images of dog, cat, ant; val: 1 image of cat."""
+    write_list(tmp_path, "train", "b/2.png\tdog,cat", "1.png\tant", "b/1.png\t", "3.png\tcat,cat,ant,dog")
+    write_list(tmp_path, "val", "1.png\tcat")
+    return tmp_path
+
+
+def test_images_with_several_classes_are_listed(listed):
+    dataset = open_dataset(str(listed))
+    train, val = dataset.splits["train"], dataset.splits["val"]
+    assert dataset.class_names == ("ant", "cat", "dog") and train.is_multi_label and val.is_multi_label
+    assert [train.describe(i) for i in range(4)] == [
+        str(listed / "train" / f) for f in ("b/2.png", "1.png", "b/1.png", "3.png")
+    ]
+    expected = [[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]]
+    assert (
+        train.targets(slice(None)).tolist() == expected and train.targets(np.array([3, 0])).tolist() == expected[::-3]
+    )
+    assert val.targets(slice(None)).tolist() == [[0, 1, 0]] and train.targets(slice(0, 2)).dtype == np.float32
+    assert train.take(np.array([3, 2, 3])).take(np.array([1, 2])).targets(slice(None)).tolist() == expected[2:]
+    assert train.decode(2).shape == (4, 6, 3)
+
+
+def test_carve_keeps_several_classes_and_few_shot_refuses_them(listed):
+    train = open_dataset(str(listed)).splits["train"]
+    rest, part = carve(train, 0.5)
+    both = {split.describe(i): split.targets(slice(i, i + 1))[0].tolist() for split in (rest, part) for i in range(2)}
+    assert both == {train.describe(i): train.targets(slice(i, i + 1))[0].tolist() for i in range(4)}
+    with pytest.raises(UserError, match="--examples_per_class draws images of one class each"):
+        few_shot(train, ["ant", "cat", "dog"], 1)
+
+
+@pytest.mark.parametrize(
+    ("split", "lines", "words"),
+    [
+        ("train", "1.png cat\n", r"Line 1 of .*train/labels.tsv is '1.png cat', expected `path<TAB>class,class`"),
+        ("train", "1.png\tcat\n\tdog\n", "Line 2 of .* expected `path<TAB>class,class`"),
+        ("train", "1.png\tcat,\n", "Line 1 of .* expected `path<TAB>class,class`"),
+        ("train", "1.png\tcat\tdog\n", "Line 1 of .* expected `path<TAB>class,class`"),
+        ("train", "1.png\tcat\n1.png\tdog\n", "Line 2 of .* lists 1.png again; put its classes on one line"),
+        ("train", "9.png\tcat\n", "Line 1 of .* lists 9.png, which is not there; restore or remove it"),
+        ("train", "", "labels.tsv lists no image; expected lines"),
+        ("train", "1.png\t\n", "labels.tsv names no class"),
+        (
+            "val",
+            "1.png\tcats\n",
+            "val/labels.tsv names the class 'cats', which no training image has; did you mean cat",
+        ),
+    ],
+)
+def test_a_list_that_fits_nothing_is_explained(listed, split, lines, words):
+    (listed / split / "labels.tsv").write_text(lines)
+    with pytest.raises(UserError, match=words) as caught:
+        open_dataset(str(listed))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_split_is_listed_or_none(listed):
+    (listed / "val/labels.tsv").unlink()
+    with pytest.raises(UserError, match="train holds labels.tsv and .*val does not; give every split one, or none"):
+        open_dataset(str(listed))
+
+
 # --- typical size
 
 

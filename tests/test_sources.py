@@ -179,11 +179,14 @@ def field(number: int, data: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def example(**features: bytes | int) -> bytes:
+def example(**features: bytes | int | list[int]) -> bytes:
     """A serialized tf.train.Example."""
     entries = b""
     for name, value in features.items():
-        feature = field(3, field(1, varint(value))) if isinstance(value, int) else field(1, field(1, value))
+        if isinstance(value, list):
+            feature = field(3, field(1, b"".join(map(varint, value))) if value else b"")
+        else:
+            feature = field(3, field(1, varint(value))) if isinstance(value, int) else field(1, field(1, value))
         entries += field(1, field(1, name.encode()) + field(2, feature))
     return field(1, entries)
 
@@ -229,6 +232,23 @@ def test_tfds(tiny):
     read = [split.decode(i) for split in dataset.splits.values() for i in range(len(split))]
     np.testing.assert_array_equal(np.stack(read), images)
     same_twice("tfds:tiny", tfds_data_dir=root)
+
+
+def test_tfds_with_several_classes(tmp_path):
+    """A sequence of classes is the label; a split without any is not labelled."""
+    images = pixels(3, 5)
+    records = [example(image=png(image), labels=own) for image, own in zip(images, ([2, 0], [], [1]))]
+    folder = tmp_path / "tfds/tiny/1.0.0"
+    splits = {"train": [records[:2], records[2:]], "validation": [records[:1]], "test": [[records[1]]]}
+    write_tfds(folder, splits, ["ant", "cat", "dog"])
+    class_label = {"classLabel": {"numClasses": "3"}}
+    features = {"image": {"image": {}}, "labels": {"sequence": {"feature": class_label, "length": "-1"}}}
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    (folder / "label.labels.txt").rename(folder / "labels.labels.txt")
+    dataset = open_dataset("tfds:tiny", tfds_data_dir=tmp_path / "tfds")
+    assert dataset.class_names == ("ant", "cat", "dog") and list(dataset.splits) == ["train", "val"]
+    assert dataset.splits["train"].targets(slice(None)).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    np.testing.assert_array_equal(dataset.splits["train"].decode(2), images[2])
 
 
 def test_tfds_from_the_environment(tiny, monkeypatch):
@@ -375,7 +395,21 @@ with tfds.core.registered.skip_registration():
                 box = tfds.features.BBox(0.0, 0.0, 0.5, 1.0)
                 image = np.full((4, 6, 3), i, np.uint8)
                 yield i, dict(id=str(i), image=image, label=i % 3, other=i % 2, box=box, numbers=[i, 2**40, -i])
-Real(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+    class Several(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        name = "several"
+        def _info(self):
+            image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+            labels = tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b", "c"]))
+            features = tfds.features.FeaturesDict({"image": image, "labels": labels, "ids": tfds.features.Sequence(np.int64)})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(), "test": self._generate_examples()}
+        def _generate_examples(self):
+            for i, labels in enumerate([[2, 0], [], [1], ["c", "b"]]):
+                yield i, dict(image=np.full((4, 6, 3), i, np.uint8), labels=labels, ids=[i])
+for builder in (Real, Several):
+    builder(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 """
 
 
@@ -392,3 +426,7 @@ def test_tfds_as_the_library_writes_it(tmp_path):
         values = [int(split.decode(i)[0, 0, 0]) for i in range(len(split))]
         assert sorted(values) == list(range(len(split)))
         assert split.labels.tolist() == [value % 3 for value in values]
+    dataset = open_dataset("tfds:several", tfds_data_dir=tmp_path)
+    train, expected = dataset.splits["train"], [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert dataset.class_names == ("a", "b", "c") and list(dataset.splits) == ["train", "test"]
+    assert train.targets(slice(None)).tolist() == [expected[train.decode(i)[0, 0, 0]] for i in range(4)]

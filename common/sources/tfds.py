@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from common import storage
-from common.datasets import Split
+from common.datasets import MultiLabels, Split
 from common.errors import UserError, nearest
+from common.progress import Count
+from common.sources.index import Arrays, indexed
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json names none
@@ -44,9 +46,10 @@ def open_tfds(
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
     """(class names, splits) of `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, the newest by default.
 
-    Examples come in the order of the files, or by class and then by the text feature `order_by`. Labels are collected
-    in one pass that decodes no image (50,000 records of CIFAR-10 in about 3 s). Splits without labels are left out.
-    Raises UserError when the folder is missing, in another format, or damaged.
+    Examples come in the order of the files, or by class and then by the text feature `order_by`. Where no feature is a
+    class, a sequence of classes is the label. Labels are collected in one pass that decodes no image (50,000 records of
+    CIFAR-10 in about 3 s) and kept: see index.py. Splits without labels are left out. Raises UserError when the folder is
+    missing, in another format, or damaged.
     """
     folder = _find(name, data_folder(tfds_data_dir, re.split("[:/]", name)[0]))
     info, features = _read_json(folder / "dataset_info.json"), _read_json(folder / "features.json")
@@ -54,16 +57,36 @@ def open_tfds(
     try:
         features = features["featuresDict"]["features"]
         image = _feature(features, "image", "image", folder)
-        label = _feature(features, "classLabel", "label", folder)
-        class_names = _class_names(folder / f"{label}.labels.txt", int(features[label]["classLabel"]["numClasses"]))
+        label, description, several = _label(features, folder)
+        class_names = _class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
         shards = {SPLITS[row["name"]]: _shards(info, row, folder) for row in info["splits"] if row["name"] in SPLITS}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder} describes its data in an unknown way ({error!r}); prepare it with a newer TFDS."
         ) from error
-    keys = (image, label, order_by)
-    splits = {split: _split(shards[split], keys, len(class_names), f"{split} of {folder}") for split in shards}
-    splits = {split: opened for split, opened in splits.items() if opened}
+    keys = (label, order_by) if order_by else (label,)
+    files = [Path(shard.filename) for split in shards.values() for shard in split]
+    records = {split: _records(shards[split]) for split in shards if any(shard.take for shard in shards[split])}
+
+    def scan() -> Arrays:
+        found = {split: _scan(source, keys, several, f"{split} of {folder}") for split, source in records.items()}
+        return {f"{split}/{name}": array for split, arrays in found.items() for name, array in arrays.items()}
+
+    descriptions = [folder / "dataset_info.json", folder / "features.json"]
+    arrays = indexed(folder, [*descriptions, *files], scan, f"-by-{order_by}" if order_by else "")
+    splits = {}
+    for split, source in records.items():
+        classes, first, where = arrays[f"{split}/classes"], arrays[f"{split}/first"], f"{split} of {folder}"
+        if not classes.size or classes.min() < 0:  # how TFDS marks examples whose labels are not public
+            continue
+        if classes.max() >= len(class_names):
+            raise UserError(
+                f"The split {where} holds the label {classes.max()}, expected less than {len(class_names)}; "
+                "prepare it again."
+            )
+        labels = MultiLabels(classes, first, len(class_names)) if several else classes
+        opened = _split(source, image, labels, where)
+        splits[split] = opened.take(arrays[f"{split}/order"]) if order_by else opened
     if "train" not in splits or len(splits) < 2:
         raise UserError(
             f"{folder} has the labelled splits {', '.join(splits) or 'none'}, expected train and validation or test; "
@@ -145,6 +168,17 @@ def _feature(features: dict[str, Any], kind: str, key: str, folder: Path) -> str
     return found[0]
 
 
+def _label(features: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any], bool]:
+    """(feature, description of its classes, whether it holds several) of the label."""
+    several = {name: feature["sequence"]["feature"] for name, feature in features.items() if "sequence" in feature}
+    several = {name: feature for name, feature in several.items() if "classLabel" in feature}
+    if several and not any("classLabel" in feature for feature in features.values()):
+        label = _feature(several, "classLabel", "labels", folder)
+        return label, several[label]["classLabel"], True
+    label = _feature(features, "classLabel", "label", folder)
+    return label, features[label]["classLabel"], False
+
+
 def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     """The lines of the file, or numbers where TFDS knows no names."""
     if not path.is_file():
@@ -170,33 +204,39 @@ def _shards(info: dict[str, Any], split: dict[str, Any], folder: Path) -> list[S
     return shards
 
 
-def _split(shards: list[Shard], keys: tuple[str, str, str | None], num_classes: int, where: str) -> Split | None:
-    """The split of these shards, or None when it has no examples or no labels."""
+def _records(shards: list[Shard]) -> Sequence[bytes]:
     try:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
     except ImportError as error:
         raise UserError(
             "TFDS datasets need the package array_record; install it with `pip install array_record`."
         ) from error
-    if not any(shard.take for shard in shards):
-        return None
-    records, (image, label, order_by) = ArrayRecordDataSource(shards), keys
-    found = list(_collect(records, (label, order_by) if order_by else (label,), where))
-    labels = np.array([row[0] for row in found], np.int32)
-    if labels.min() < 0:  # how TFDS marks examples whose labels are not public
-        return None
-    if labels.max() >= num_classes:
-        raise UserError(
-            f"The split {where} holds the label {labels.max()}, expected less than {num_classes}; prepare it again."
-        )
+    return ArrayRecordDataSource(shards)
 
+
+def _scan(records: Sequence[bytes], keys: tuple[str, ...], several: bool, where: str) -> Arrays:
+    """The classes of record i, classes[first[i] : first[i + 1]], and the records' `order` by `keys`, if it is not theirs."""
+    classes, first, sorting_keys = [], [0], []
+    with Count(f"indexing {where}", len(records), "records") as count:
+        for own, *key in _collect(records, keys, where):
+            if len(own) != 1 and not several or not all(isinstance(value, int) and abs(value) < 2**31 for value in own):
+                raise UserError(f"Record {len(sorting_keys)} of {where} holds no label but {own}; prepare it again.")
+            classes += own
+            first.append(len(classes))
+            sorting_keys.append((own, *key))
+            count.advance(1)
+    arrays = {"classes": np.array(classes, np.int32), "first": np.array(first, np.int64)}
+    if len(keys) > 1:
+        arrays["order"] = np.array(sorted(range(len(records)), key=lambda i: sorting_keys[i]), np.int64)
+    return arrays
+
+
+def _split(records: Sequence[bytes], image: str, labels: np.ndarray | MultiLabels, where: str) -> Split:
     def read(i: int) -> bytes:
-        return bytes(_value(_record(records, i, where), image, f"Record {i} of {where}"))
+        values = _values(_record(records, i, where), image, f"Record {i} of {where}")
+        return values[0] if values and isinstance(values[0], bytes) else b""  # which is no image, and is named as such
 
-    split = Split(read, labels, lambda i: f"in record {i} of {where}")
-    if order_by is None:
-        return split
-    return split.take(np.array(sorted(range(len(found)), key=lambda i: found[i])))
+    return Split(read, labels, lambda i: f"in record {i} of {where}")
 
 
 def _record(records: Sequence[bytes], i: int, where: str) -> bytes:
@@ -206,7 +246,7 @@ def _record(records: Sequence[bytes], i: int, where: str) -> bytes:
         raise UserError(f"Record {i} of {where} cannot be read ({error}); prepare the dataset again.") from error
 
 
-def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[int | bytes, ...]]:
+def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[list[int | bytes], ...]]:
     """The values of `keys` for every record, in order."""
     for start in range(0, len(records), CHUNK):
         try:
@@ -214,32 +254,46 @@ def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[
         except (RuntimeError, ValueError, IndexError) as error:
             raise UserError(f"The split {where} cannot be read ({error}); prepare the dataset again.") from error
         for i, record in enumerate(chunk, start):
-            yield tuple(_value(record, key, f"Record {i} of {where}") for key in keys)
+            yield tuple(_values(record, key, f"Record {i} of {where}") for key in keys)
 
 
-def _value(record: bytes, key: str, where: str) -> int | bytes:
-    """The first value of feature `key` of a serialized `tf.train.Example`: an integer or bytes."""
+def _values(record: bytes, key: str, where: str) -> list[int | bytes]:
+    """The values of feature `key` of a serialized `tf.train.Example`: integers or bytes."""
     try:
         for _, features in _fields(record):
             for _, entry in _fields(features):
                 name, feature = (value for _, value in _fields(entry))
                 if name == key.encode():
-                    return _first(feature)
+                    return _feature_values(feature)
     except (IndexError, TypeError, ValueError) as error:
         raise UserError(f"{where} is no tf.train.Example ({error}); prepare the dataset again.") from error
     raise UserError(f"{where} lacks the feature {key!r}; prepare the dataset again.")
 
 
-def _first(feature: bytes) -> int | bytes:
-    """The first of a Feature's values: field 1 is a BytesList, field 3 an Int64List, packed or not."""
-    (kind, values), = _fields(feature)  # fmt: skip
-    _, value = next(_fields(values), (1, None))
-    if kind == 1 and isinstance(value, bytes):
-        return value
-    if kind == 3 and value is not None:
-        number = _varint(value, 0)[0] if isinstance(value, bytes) else value
-        return number - 2**64 if number >= 2**63 else number
-    raise ValueError(f"a value of kind {kind} where bytes or an integer belongs")
+def _feature_values(feature: bytes) -> list[int | bytes]:
+    """A Feature's values: field 1 is a BytesList, field 3 an Int64List, packed or not."""
+    values = []
+    for kind, items in _fields(feature):
+        for _, item in _fields(items):
+            if kind == 3:
+                values += _packed(item) if isinstance(item, bytes) else [_signed(item)]
+            elif kind == 1 and isinstance(item, bytes):
+                values.append(item)
+            else:
+                raise ValueError(f"a value of kind {kind} where bytes or an integer belongs")
+    return values
+
+
+def _packed(data: bytes) -> list[int]:
+    numbers, position = [], 0
+    while position < len(data):
+        number, position = _varint(data, position)
+        numbers.append(_signed(number))
+    return numbers
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

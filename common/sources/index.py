@@ -1,0 +1,119 @@
+"""Indices of large datasets: what a scan of the disk found is kept until the disk says otherwise.
+
+An index is a safetensors file beside the data, or in the user's cache folder where that is read-only, with the state of
+what was scanned (modification time, size and inode of folders and files) and a digest over everything. Opened, it is
+memory-mapped, so that processes share it. One of another state, or a damaged one, is built again. What no modification
+time tells stays unseen: pixels that changed within their file, which the index does not speak of, and file systems that
+keep no time for folders.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common import checkpoint
+from common.errors import UserError
+from common.files import NO_LOCKS, write_atomically
+from common.storage import staging_folder
+
+NAME = ".bit-zoo-index"
+VERSION = 1  # of what the scans of folder.py and tfds.py return
+QUICK_SECONDS = 0.3  # what takes no longer is scanned at every start
+SETTLED_SECONDS = 2  # within the tick of a file system's clock, a change may leave no trace
+TYPES = {stored: np.dtype(name) for name, stored in checkpoint.DTYPES.items()}
+
+Arrays = dict[str, np.ndarray]
+
+
+def indexed(folder: Path, watched: Sequence[Path], scan: Callable[[], Arrays], purpose: str = "") -> Arrays:
+    """What `scan()` returns, or did when the folders and files of `watched` were as they are now.
+
+    `purpose` tells apart several indices of one folder. Two processes do not scan at once: the second waits, and reads.
+    """
+    state = state_of(folder, watched)
+    places = [place / f"{NAME}{purpose}.safetensors" for place in (folder, staging_folder(str(folder.resolve())))]
+    arrays = read_first(places, state)
+    if arrays is None:
+        with locked(folder):
+            arrays = read_first(places, state)  # of the process that this one waited for
+            if arrays is None:
+                started = time.monotonic()
+                arrays = scan()
+                settled = state.newest_seconds < time.time() - SETTLED_SECONDS and state == state_of(folder, watched)
+                if settled and time.monotonic() - started > QUICK_SECONDS:
+                    keep(places, state, arrays)
+    return arrays
+
+
+class State(NamedTuple):
+    """What the disk says of folders and files."""
+
+    digest: str
+    newest_seconds: float  # when the last of them changed
+
+
+def state_of(folder: Path, watched: Sequence[Path]) -> State:
+    """The state of the folders and files of `watched`; UserError where one cannot be read."""
+    facts = []
+    for path in watched:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error}); restore it.") from error
+        facts.append((found.st_mtime_ns, found.st_size, found.st_ino, os.path.relpath(path, folder)))
+    digest = hashlib.sha256(json.dumps([VERSION, facts]).encode()).hexdigest()
+    return State(digest, max(facts)[0] / 1e9)
+
+
+def read_first(places: Sequence[Path], state: State) -> Arrays | None:
+    """The arrays of the first intact index of this state."""
+    for path in places:
+        if path.is_file():
+            with contextlib.suppress(UserError, ValueError, KeyError, TypeError):  # damaged: it is built again
+                header = checkpoint.check(path)
+                tensors = json.loads(header)
+                if json.loads(tensors.pop("__metadata__")["state"]) == state.digest:
+                    return {name: mapped(path, 8 + len(header), tensor) for name, tensor in tensors.items()}
+    return None
+
+
+def mapped(path: Path, start: int, tensor: dict[str, Any]) -> np.ndarray:
+    """One array of a safetensors file whose data begin at `start`, read when it is looked at."""
+    shape, dtype = tuple(tensor["shape"]), TYPES[tensor["dtype"]]
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.asarray(np.memmap(path, dtype, "r", start + tensor["data_offsets"][0], shape))
+
+
+def keep(places: Sequence[Path], state: State, arrays: Arrays) -> None:
+    """Write an index to the first place that can be written."""
+    for path in places:
+        try:
+            return write_atomically(path, lambda file: checkpoint.write(file, 0, arrays, {"state": state.digest}))
+        except UserError as error:
+            reason = str(error)
+    print(f"The index of the dataset cannot be kept, and the next start scans it again. {reason}")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the operating system's lock on the folder itself, which takes no file; without it where there are no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (*NO_LOCKS, errno.EBADF):  # NFS locks only what is open for writing
+                raise UserError(f"{folder} cannot be locked ({error.strerror or error}); check its disk.") from error
+        yield
+    finally:
+        os.close(descriptor)
