@@ -7,6 +7,7 @@ from flax import nnx
 from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
+from bit_jax.devices import Devices
 from bit_jax.mixer import Mixer
 from bit_jax.model import Model
 from bit_jax.resnet import ResNet
@@ -19,7 +20,12 @@ MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerC
 
 
 def build(
-    config: ModelConfig, arrays: common_weights.Arrays, *, precision: str = "float32", remat: bool = False
+    config: ModelConfig,
+    arrays: common_weights.Arrays,
+    *,
+    precision: str = "float32",
+    remat: bool = False,
+    devices: Devices | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on JAX's default device.
 
@@ -34,6 +40,7 @@ def build(
     for variable in engine_weights.parameters(model).values():
         variable.set_value(jax.ShapeDtypeStruct(variable.shape, dtype))
     engine_weights.load(model, arrays)
+    model.devices = devices or Devices()
     return model
 
 

@@ -10,7 +10,8 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax import api
-from bit_jax.loop import evaluate, scale, to_device
+from bit_jax.devices import to_device
+from bit_jax.loop import evaluate, scale
 from bit_jax.model import Model
 from common.inference import Evaluation, Prediction
 
@@ -24,7 +25,7 @@ def features_and_logits(model: Model, images: Array, *, dtype: jnp.dtype) -> tup
 
 def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) of every batch."""
-    for batch in to_device(batches, model.device):
+    for batch in to_device(batches, model.devices):
         yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from bit_pytorch import weights as engine_weights
+from bit_pytorch.devices import Devices
 from bit_pytorch.mixer import Mixer
 from bit_pytorch.model import Model
 from bit_pytorch.resnet import ResNet
@@ -17,7 +18,12 @@ MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerC
 
 
 def build(
-    config: ModelConfig, arrays: common_weights.Arrays, *, precision: str = "float32", remat: bool = False
+    config: ModelConfig,
+    arrays: common_weights.Arrays,
+    *,
+    precision: str = "float32",
+    remat: bool = False,
+    devices: Devices | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on the first GPU or the CPU.
 
@@ -30,6 +36,7 @@ def build(
         model = MODELS[type(config)](config, remat=remat)
     model = model.to_empty(device="cuda" if torch.cuda.is_available() else "cpu").to(dtype)
     engine_weights.load(model, arrays)
+    model.devices = devices or Devices()
     return model
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from bit_pytorch import api
-from bit_pytorch.loop import evaluate, scale, to_device
+from bit_pytorch.devices import to_device
+from bit_pytorch.loop import evaluate, scale
 from bit_pytorch.model import Model
 from common.inference import Evaluation, Prediction
 
@@ -14,7 +15,7 @@ from common.inference import Evaluation, Prediction
 @torch.inference_mode()
 def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) of every batch."""
-    for batch in to_device(batches, model.device):
+    for batch in to_device(batches, model.devices):
         features = model.features(scale(batch["images"], model.dtype).to(dtype))
         yield features.cpu().numpy(), model.head(features).cpu().numpy()
 

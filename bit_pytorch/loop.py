@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bit_pytorch import api, optim, weights
+from bit_pytorch.devices import Devices, to_device
 from bit_pytorch.model import Model
 from common.batches import NOISE
 from common.run import Run
@@ -65,36 +66,22 @@ def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: torch.dtype) -> 
 
 def evaluate(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
-    sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.device))
+    sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.devices))
     top1, top5, loss, count = sums.tolist()
     return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
 
 
-def to_device(batches: Iterator[dict], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Batches as tensors on the device, one ahead of the consumer."""
-    ahead = None
-    for batch in batches:
-        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
-        tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
-        if device.type == "cuda":
-            tensors = {name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()}
-        if ahead:
-            yield ahead
-        ahead = tensors
-    if ahead:
-        yield ahead
-
-
 def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/run.py."""
-    with run:
+    with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(torch, run.config.precision)
-        model = api.build(run.model_config, run.initial, precision=run.config.precision, remat=run.config.remat)
+        options = {"precision": run.config.precision, "remat": run.config.remat, "devices": devices}
+        model = api.build(run.model_config, run.initial, **options)
         optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)
         losses = run.losses
-        for step, batch in enumerate(to_device(run.train_batches(), model.device), start=run.step + 1):
+        for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
             lr, split = recipe.lrs[step - 1], recipe.batch_split
             losses.append(train_step(model, optimizer, batch, lr=lr, batch_split=split, dtype=dtype))
             if run.wants_log(step):

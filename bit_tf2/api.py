@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from bit_tf2 import weights as engine_weights
+from bit_tf2.devices import Devices
 from bit_tf2.mixer import Mixer
 from bit_tf2.model import Model
 from bit_tf2.resnet import ResNet
@@ -18,7 +19,12 @@ MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerC
 
 
 def build(
-    config: ModelConfig, arrays: common_weights.Arrays, *, precision: str = "float32", remat: bool = False
+    config: ModelConfig,
+    arrays: common_weights.Arrays,
+    *,
+    precision: str = "float32",
+    remat: bool = False,
+    devices: Devices | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on the first GPU or the CPU.
 
@@ -33,6 +39,7 @@ def build(
     finally:
         keras.config.set_dtype_policy(users_policy)
     engine_weights.load(model, arrays)
+    model.devices = devices or Devices()
     return model
 
 

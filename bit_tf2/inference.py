@@ -7,7 +7,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2 import api
-from bit_tf2.loop import evaluate, scale, to_device
+from bit_tf2.devices import to_device
+from bit_tf2.loop import evaluate, scale
 from bit_tf2.model import Model
 from common.inference import Evaluation, Prediction
 
@@ -21,7 +22,7 @@ def features_and_logits(model: Model, images: Tensor, *, dtype: tf.DType) -> tup
 
 def predict(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) of every batch."""
-    for batch in to_device(batches, model.device):
+    for batch in to_device(batches, model.devices):
         features, logits = features_and_logits(model, batch["images"], dtype=dtype)
         yield features.numpy(), logits.numpy()
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from common import images, randaugment
 from common.datasets import Split
-from common.errors import UserError
 from common.models import ModelConfig
-from common.recipes import Recipe
+from common.recipes import Recipe, check_sharing
 
 CHUNK = 64  # images that one thread decodes in a row
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
@@ -36,13 +35,8 @@ class TrainBatches:
         config: ModelConfig | None = None,
     ):  # fmt: skip
         self.split, self.recipe, self.seed, self.config = split, recipe, seed, config
-        share, rest = divmod(recipe.batch, num_processes)
-        if rest:
-            raise UserError(f"{num_processes} processes cannot share a batch of {recipe.batch}; choose a multiple.")
-        if recipe.mixup > 0 and share % 2:
-            raise UserError(
-                f"Mixup blends pairs of neighbours and each process has {share} images; make it even or give --mixup 0."
-            )
+        check_sharing(recipe, num_processes)
+        share = recipe.batch // num_processes
         self.rows = slice(process * share, (process + 1) * share)
         self.batch_bytes = share * (recipe.crop**2 * 3 + split.target_bytes)
 
@@ -108,24 +102,32 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every example of a split once, in order; the last batch is padded, and `mask` is False on its padding."""
+    """Every example of a split once, in order; the last batch is padded, and `mask` is False on its padding.
 
-    def __init__(self, split: Split, crop_px: int, resize_kind: str, batch: int, eval_resize: int = 0):
+    With several processes, each takes its contiguous slice of the global batch, which they must divide.
+    """
+
+    def __init__(
+        self, split: Split, crop_px: int, resize_kind: str, batch: int, eval_resize: int = 0, process: int = 0,
+        num_processes: int = 1,
+    ):  # fmt: skip
         self.split, self.crop_px, self.resize_kind, self.batch = split, crop_px, resize_kind, batch
         self.eval_resize = eval_resize
-        self.batch_bytes = batch * (crop_px**2 * 3 + split.target_bytes)
+        self.share = batch // num_processes
+        self.first_row = process * self.share
+        self.batch_bytes = self.share * (crop_px**2 * 3 + split.target_bytes)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)
 
     def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
-        first = step * self.batch
-        count = min(self.batch, len(self.split) - first)
+        first = step * self.batch + self.first_row
+        count = max(0, min(self.share, len(self.split) - first))
         labels = self.split.targets(slice(first, first + count))
         batch = {
-            "images": np.zeros((self.batch, self.crop_px, self.crop_px, 3), np.uint8),
-            "labels": np.zeros((self.batch, *labels.shape[1:]), labels.dtype),
-            "mask": np.arange(self.batch) < count,
+            "images": np.zeros((self.share, self.crop_px, self.crop_px, 3), np.uint8),
+            "labels": np.zeros((self.share, *labels.shape[1:]), labels.dtype),
+            "mask": np.arange(self.share) < count,
         }
         batch["labels"][:count] = labels
 

@@ -90,6 +90,7 @@ class TrainConfig(ModelConfig, DataConfig):
     log_every: int = flag(10, "steps between lines of metrics")
     seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values")
     remat: bool = flag(False, "compute activations again in the backward pass: less memory, more time")
+    shard_parameters: bool = flag(False, "spread parameters and optimizer over the devices: less memory on each")
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
 
 

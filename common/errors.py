@@ -1,8 +1,13 @@
 """The one exception that a user caused and can mend."""
 
 import contextlib
+import os
 import sys
+import time
 from collections.abc import Iterator
+
+PROCESS = ("RANK", "SLURM_PROCID", "JAX_PROCESS_ID", "TPU_WORKER_ID")  # where launchers tell a process its number
+SECONDS_FOR_THE_FIRST = 10
 
 
 class UserError(Exception):
@@ -11,10 +16,16 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def exit_with_sentence() -> Iterator[None]:
-    """How every command ends on a UserError: its sentence on stderr, and exit status 2."""
+    """How every command ends on a UserError: its sentence on stderr, and exit status 2.
+
+    Of several processes the first one speaks first, since the others mostly have the same to say: they wait a while,
+    in which whoever started them ends them.
+    """
     try:
         yield
     except UserError as error:
+        if any(os.environ.get(name, "0") not in ("", "0") for name in PROCESS):
+            time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -29,11 +29,6 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def status(self) -> int:
-        """The exit status that tells a shell of the signal: 130 for Ctrl-C, 143 for SIGTERM."""
-        return 128 + self.signal
-
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         for each in SIGNALS:

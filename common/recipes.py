@@ -133,16 +133,7 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
 
 def check(recipe: Recipe) -> None:
     """Raise UserError where two numbers of a recipe contradict one another."""
-    micro_batch, rest = divmod(recipe.batch, recipe.batch_split)
-    if rest:
-        raise UserError(
-            f"--batch_split {recipe.batch_split} does not divide the batch of {recipe.batch}; choose a divisor."
-        )
-    if recipe.mixup > 0 and micro_batch % 2:
-        raise UserError(
-            f"Mixup blends pairs of neighbours and the (micro-)batch has {micro_batch} images; "
-            "make it even or give --mixup 0."
-        )
+    check_sharing(recipe, 1)
     if recipe.resize < recipe.crop:
         raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")
     if not 0 < recipe.crop_min_area <= 1:
@@ -158,4 +149,22 @@ def check(recipe: Recipe) -> None:
     if not 0 <= recipe.randaugment_magnitude <= MAX_LEVEL:
         raise UserError(
             f"--randaugment_magnitude is {recipe.randaugment_magnitude}, expected 0 to {MAX_LEVEL}; correct the flag."
+        )
+
+
+def check_sharing(recipe: Recipe, num_devices: int) -> None:
+    """Raise UserError where a batch cannot be cut into `batch_split` micro-batches on each of `num_devices` devices."""
+    share, rest = divmod(recipe.batch, num_devices)
+    if rest:
+        raise UserError(f"{num_devices} devices cannot share a batch of {recipe.batch}; choose a multiple.")
+    micro_batch, rest = divmod(share, recipe.batch_split)
+    if rest:
+        raise UserError(
+            f"--batch_split {recipe.batch_split} does not divide the batch of {share}"
+            f"{' on each device' if num_devices > 1 else ''}; choose a divisor."
+        )
+    if recipe.mixup > 0 and micro_batch % 2:
+        raise UserError(
+            f"Mixup blends pairs of neighbours and the (micro-)batch has {micro_batch} images; "
+            "make it even or give --mixup 0."
         )

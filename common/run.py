@@ -23,13 +23,14 @@ from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import TrainConfig
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
+from common.devices import MOST, Devices, together
 from common.errors import UserError
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
 from common.models import find_model, with_noise
 from common.progress import Progress, follow
-from common.recipes import create_recipe
+from common.recipes import check_sharing, create_recipe
 
 FREE = {  # what may change when a run goes on
     "name",
@@ -42,6 +43,7 @@ FREE = {  # what may change when a run goes on
     "eval_every",
     "checkpoint_every",
     "remat",
+    "shard_parameters",
 }
 
 
@@ -65,6 +67,7 @@ class Run:
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
+        self.is_named, self.devices = bool(config.name), Devices()
         self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
         self.remote = None
         self.folder = self.place = Path(config.logdir) / self.config.name
@@ -74,40 +77,92 @@ class Run:
         self.checkpoint_every = config.checkpoint_every
         if self.checkpoint_every is None:
             self.checkpoint_every = min(1000, self.recipe.num_steps // 10)  # 0, only at the end, below ten steps
-        self.checkpoint_is_due = False
+        self.checkpoint_is_due, self.signal = False, 0
         self.step, self.saved_step, self.restored, self.losses = 0, 0, None, []
         self.best, self.results, self.seconds_before = None, {}, 0.0
 
+    def on(self, devices: Devices) -> Self:
+        """This run on `devices`, to be entered: of several processes, the first one writes."""
+        self.devices = devices
+        return self
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that writes and speaks for all."""
+        return self.devices.process == 0
+
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            if self.remote:
-                stack.enter_context(self.remote)
-            log = stack.enter_context(locked_log(self.folder / "train.log"))
-            remove_leftovers(self.folder)
-            self._claim_folder()
-            self.checkpoints = Checkpoints(self.folder, *([self.remote.publish_checkpoint] if self.remote else []))
-            checkpoint = self.checkpoints.restore()
-            num_lines = self._continue_from(checkpoint) if checkpoint else 0
-            write_json(self.folder / "config.json", dataclasses.asdict(self.config))
-            write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
-            self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines)
-            self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
-            stack.callback(self.progress.close)
-            for line in (*self.checkpoints.damaged, *self.metrics.damaged, self.summary(), *self.adapted):
-                self.progress.say(line)
+            with together(self.devices):
+                self._check_devices()
+                if self.writes:
+                    self._open_folder(stack)
+            with together(self.devices):
+                if not self.writes:
+                    self._follow_folder(stack)
+                self._check_sameness()
             self.interruption = stack.enter_context(Interruption())
             self._open = stack.pop_all()
         self.started = time.monotonic()
         return self
 
+    def _check_devices(self) -> None:
+        """Raise UserError where the devices cannot work together on this run."""
+        if self.devices.num_processes > 1 and not self.is_named:
+            raise UserError(
+                f"{self.devices.num_processes} processes work on this run and need one folder; give it a --name."
+            )
+        check_sharing(self.recipe, self.devices.num_devices)
+
+    def _open_folder(self, stack: contextlib.ExitStack) -> None:
+        """Lock the folder and take up what it holds."""
+        if self.remote:
+            stack.enter_context(self.remote)
+        log = stack.enter_context(locked_log(self.folder / "train.log"))
+        remove_leftovers(self.folder)
+        self._claim_folder()
+        self.checkpoints = Checkpoints(self.folder, *([self.remote.publish_checkpoint] if self.remote else []))
+        checkpoint = self.checkpoints.restore()
+        num_lines = self._continue_from(checkpoint) if checkpoint else 0
+        write_json(self.folder / "config.json", dataclasses.asdict(self.config))
+        write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
+        self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines)
+        self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
+        stack.callback(self.progress.close)
+        for line in (*self.checkpoints.damaged, *self.metrics.damaged, self.summary(), *self.adapted):
+            self.progress.say(line)
+
+    def _follow_folder(self, stack: contextlib.ExitStack) -> None:
+        """Take up what the folder of the process that writes holds, and leave it as it is."""
+        if self.remote:
+            self.remote = storage.RemoteRun(self.remote.url, copy=self.devices.process)
+            self.folder = stack.enter_context(self.remote).folder
+        self.checkpoints = Checkpoints(self.folder)
+        if checkpoint := self.checkpoints.restore():
+            self._continue_from(checkpoint)
+
+    def _check_sameness(self) -> None:
+        """Raise UserError where processes are about to do different things."""
+        config = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        facts = json.dumps([config, self._constants(), self.step, self.losses, self.best])
+        number = int(hashlib.sha256(facts.encode()).hexdigest()[:7], 16)
+        if self.devices.agree(number) != MOST - self.devices.agree(MOST - number):
+            raise UserError(
+                f"The processes of this run do not see the same images, flags and checkpoint (process "
+                f"{self.devices.process} is at step {self.step}); give all the same command, and a --logdir and images "
+                "that all of them see."
+            )
+
     def __exit__(self, _: object, error: BaseException | None, *trace: object) -> None:
+        if error and self.devices.has_lost(error):
+            error = UserError("Another process of this run has ended or cannot be reached; see what it said.")
         try:
             self.checkpoints.close()
         except UserError as unsaved:
             error = error or unsaved
         self._open.close()
         if isinstance(error, UserError):
-            raise UserError(f"{error} {self.checkpoints.what_is_left()}") from error
+            raise UserError(f"{error} {self.checkpoints.what_is_left()}" if self.writes else str(error)) from error
 
     def _claim_folder(self) -> None:
         """Raise UserError where the folder holds a finished run or one with other flags."""
@@ -192,18 +247,21 @@ class Run:
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
-        batches = TrainBatches(self.splits["train"], self.recipe, self.config.seed, config=self.model_config)
+        share = self.devices.process, self.devices.num_processes
+        batches = TrainBatches(self.splits["train"], self.recipe, self.config.seed, *share, config=self.model_config)
         return prefetch(batches, range(self.step, self.recipe.num_steps), self.workers)
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """Every example of one split, at the resolution of the recipe."""
-        recipe = self.recipe
+        """Every example of one split, at the resolution of the recipe; of every batch, this process's share."""
+        recipe, devices = self.recipe, self.devices
         self.evaluation_started = time.monotonic()
-        batches = EvalBatches(
-            self.splits[split], recipe.crop, recipe.resize_kind, recipe.batch_eval, recipe.eval_resize
-        )
-        for batch in follow(prefetch(batches, range(len(batches)), self.workers), len(batches), split):
-            if self.saved_step == recipe.num_steps:  # nothing is lost when it ends here
+        batch_eval = -(-recipe.batch_eval // devices.num_devices) * devices.num_devices  # what is too much is masked
+        sizes = recipe.crop, recipe.resize_kind, batch_eval, recipe.eval_resize
+        batches = EvalBatches(self.splits[split], *sizes, devices.process, devices.num_processes)
+        prepared = prefetch(batches, range(len(batches)), self.workers)
+        for number, batch in enumerate(follow(prepared, len(batches), split) if self.writes else prepared):
+            if self.saved_step == recipe.num_steps and (devices.num_processes == 1 or number == 0):
+                self._listen()  # nothing is lost when it ends here
                 self._stop_if_asked()
             yield batch
 
@@ -224,21 +282,31 @@ class Run:
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint follows `step` completed updates: one is due, the run ends, or a signal asks for it.
 
-        One that is due while the one before is still being written waits for a later step, not the step for it.
+        One that is due while the one before is still being written waits for a later step, not the step for it. All
+        processes must decide alike: several ask one another for signals only where they wait for losses anyway, and
+        never how far the one that writes has come.
         """
         is_writing = self.checkpoints.is_writing()  # a failure ends the run here, not only when the next one is due
         if self.checkpoint_every and step % self.checkpoint_every == 0:
             self.checkpoint_is_due = True
-        must = step == self.recipe.num_steps or self.interruption.signal
-        return bool(must or (self.checkpoint_is_due and not is_writing))
+        alone = self.devices.num_processes == 1
+        if alone or self.wants_log(step):
+            self._listen()
+        must = step == self.recipe.num_steps or self.signal
+        return bool(must or (self.checkpoint_is_due and not (alone and is_writing)))
+
+    def _listen(self) -> None:
+        """Learn of a signal that any process has received."""
+        self.signal = self.devices.agree(self.interruption.signal or 0)
 
     def log_training(self, step: int, losses: list[float]) -> None:
         """Record the mean of the losses since the last call; a loss that is not finite ends the run."""
         loss = self._mean_loss(step, losses)
-        speed = self.progress.advance(step, loss)
-        self.metrics.write(
-            step, {"train/loss": loss, "train/lr": self.recipe.lrs[step - 1], "images_per_second": round(speed, 1)}
-        )
+        if self.writes:
+            speed = self.progress.advance(step, loss)
+            self.metrics.write(
+                step, {"train/loss": loss, "train/lr": self.recipe.lrs[step - 1], "images_per_second": round(speed, 1)}
+            )
 
     def _mean_loss(self, step: int, losses: list[float]) -> float:
         loss = sum(losses) / len(losses)
@@ -248,11 +316,11 @@ class Run:
     def log_evaluation(self, step: int, split: str, result: dict[str, float]) -> bool:
         """Record an evaluation; True when it is the best `val` so far and the run keeps the best."""
         self._check_finite(result["loss"], f"{split} loss after step {step}")
-        self.progress.exclude(time.monotonic() - self.evaluation_started)
-        self.metrics.write(step, {f"{split}/{name}": value for name, value in result.items()})
-        self.progress.say(
-            f"step {step:,}: {split} top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.4f}"
-        )
+        if self.writes:
+            self.progress.exclude(time.monotonic() - self.evaluation_started)
+            self.metrics.write(step, {f"{split}/{name}": value for name, value in result.items()})
+            top1, top5, loss = (result[name] for name in ("top1", "top5", "loss"))
+            self.progress.say(f"step {step:,}: {split} top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}")
         self.results[split] = result["top1"]
         better = split == "val" and self.config.keep_best and (self.best is None or result["top1"] > self.best)
         if better:
@@ -268,10 +336,13 @@ class Run:
 
     def write_best(self, arrays: weights.Arrays) -> None:
         """Keep the weights of the best `val/top1` beside the run's checkpoints."""
-        weights.write_weights(self.folder / "best.npz", arrays, self.model_config)
+        if self.writes:
+            weights.write_weights(self.folder / "best.npz", arrays, self.model_config)
 
     def read_best(self) -> weights.Arrays:
         """What `write_best` kept."""
+        if self.remote and not self.writes:
+            self.remote.fetch("best.npz", self.folder / "best.npz")
         return weights.read_weights(self.folder / "best.npz", self.model_config)
 
     def save(self, step: int, model: weights.Arrays, optimizer: weights.Arrays, losses: list[float]) -> None:
@@ -281,7 +352,12 @@ class Run:
         """
         if losses:
             self._mean_loss(step, losses)
-        parts = {"model": model, "optimizer": optimizer}
+        if self.writes:
+            self._save(step, {"model": model, "optimizer": optimizer}, losses)
+        self.saved_step, self.checkpoint_is_due = step, False
+        self._stop_if_asked()
+
+    def _save(self, step: int, parts: dict[str, weights.Arrays], losses: list[float]) -> None:
         arrays = {f"{part}/{name}": array for part in parts for name, array in parts[part].items()}
         facts = {
             "seed": self.config.seed,
@@ -294,14 +370,14 @@ class Run:
             "seconds": self.seconds,
         }
         self.checkpoints.save(step, arrays, facts)
-        self.saved_step, self.checkpoint_is_due = step, False
-        self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
-        if self.interruption.signal:
-            self.checkpoints.wait()
-            self.progress.say(f"Stopped after step {self.saved_step:,}; to resume: {self.command}")
-            raise SystemExit(self.interruption.status)
+        if self.signal:
+            with together(self.devices):
+                self.checkpoints.wait()
+            if self.writes:
+                self.progress.say(f"Stopped after step {self.saved_step:,}; to resume: {self.command}")
+            raise SystemExit(128 + self.signal)
 
     @property
     def seconds(self) -> float:
@@ -310,6 +386,11 @@ class Run:
 
     def finish(self, arrays: weights.Arrays) -> None:
         """Leave the weights in their published layout, the card and the curves."""
+        with together(self.devices):
+            if self.writes:
+                self._finish(arrays)
+
+    def _finish(self, arrays: weights.Arrays) -> None:
         self.checkpoints.wait()
         card = {
             "model": self.config.model,

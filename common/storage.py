@@ -127,11 +127,14 @@ class RemoteFolder:
 
 
 class RemoteRun(RemoteFolder):
-    """The folder of a run: entered, `folder` is its local copy, locked against other runs on this machine."""
+    """The folder of a run: entered, `folder` is its local copy, locked against other runs on this machine.
 
-    def __init__(self, url: str):
+    Processes that only read have a `copy` each, of their own number.
+    """
+
+    def __init__(self, url: str, copy: int = 0):
         super().__init__(url)
-        self.folder = staging_folder(self.url)
+        self.folder = staging_folder(f"{self.url}#{copy}" if copy else self.url)
         self.objects: dict[str, str] = {}  # checkpoint file -> name of its object
 
     def __enter__(self) -> Self:

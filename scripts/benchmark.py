@@ -64,7 +64,7 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
         "batch_split": batch_split,
         "dtype": getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision),
     }
-    on_device = next(iter(loop.to_device(iter([training_batch(args, batch)]), model.device)))
+    on_device = next(iter(loop.to_device(iter([training_batch(args, batch)]), model.devices)))
 
     def work() -> None:
         for _ in range(args.steps):
@@ -440,7 +440,7 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
     dtype = importlib.import_module(FRAMEWORKS[engine]).float32
 
     def work() -> float:
-        batches = loop.to_device(prefetch(TrainBatches(split, recipe, 0), range(20), os.cpu_count()), model.device)
+        batches = loop.to_device(prefetch(TrainBatches(split, recipe, 0), range(20), os.cpu_count()), model.devices)
         started, waited = time.perf_counter(), 0.0
         while True:
             asked = time.perf_counter()

@@ -48,7 +48,7 @@ def training_losses(engine: str, config, arrays: weights.Arrays, images: np.ndar
     model = api.build(config, arrays, precision=args.precision)
     optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
     batch = {"images": images, "labels": np.arange(len(images), dtype=np.int32) % config.num_classes}
-    batches = loop.to_device(iter([batch] * args.steps), getattr(model, "device", None))
+    batches = loop.to_device(iter([batch] * args.steps), model.devices)
     return [
         float(loop.train_step(model, optimizer, batch, lr=args.base_lr, batch_split=1, dtype=dtype))
         for batch in batches

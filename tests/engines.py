@@ -21,7 +21,7 @@ class Engine:
         if name == "bit_tf2" and importlib.util.find_spec("triton"):
             # timm brings triton, which aborts the process when its copy of LLVM is loaded after TensorFlow's.
             importlib.import_module("triton")
-        for part in ("api", "inference", "loop", "optim", "weights"):
+        for part in ("api", "devices", "inference", "loop", "optim", "weights"):
             setattr(self, part, importlib.import_module(f"{name}.{part}"))
 
     def dtype(self, precision: str):
@@ -74,13 +74,12 @@ class Engine:
         """(losses, trained arrays) of one update per batch."""
         model = self.build(config, arrays, precision, **options)
         optimizer = self.optim.create_optimizer(model, momentum=momentum, weight_decay=weight_decay)
-        device = getattr(model, "device", None)
         losses = [
             float(
                 self.loop.train_step(
                     model, optimizer, batch, lr=lr, batch_split=batch_split, dtype=self.dtype(precision)
                 )
             )
-            for batch, lr in zip(self.loop.to_device(iter(batches), device), lrs)
+            for batch, lr in zip(self.devices.to_device(iter(batches), model.devices), lrs)
         ]
         return losses, self.weights.dump(model)

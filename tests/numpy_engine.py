@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from common.devices import Devices
+
 LOOP = Path(__file__).resolve().parent.parent / "bit_jax" / "loop.py"
 
 
 class Model:
-    """Parameters, and a momentum for each; `device` and `dtype` as the others have them."""
+    """Parameters."""
 
     def __init__(self, arrays):
         self.arrays = {name: arrays[name].astype(np.float64) for name in sorted(arrays)}
-        self.device = None
 
 
 def train_step(model, optimizer, batch, *, lr, batch_split, dtype):
@@ -54,7 +55,8 @@ def load_main():
             dump_optimizer=lambda model, optimizer: copy(optimizer),
         ),
         "jnp": np,
-        "to_device": lambda batches, device: batches,
+        "Devices": lambda shard_parameters: Devices(),
+        "to_device": lambda batches, devices: batches,
         "train_step": train_step,
         "evaluate": evaluate,
     }

@@ -231,7 +231,7 @@ import os, signal
 from common.interruption import Interruption
 with Interruption() as interruption:
     os.kill(os.getpid(), signal.{first})
-    print(interruption.status, flush=True)
+    print(128 + interruption.signal, flush=True)
     os.kill(os.getpid(), signal.{second})
     print("still here")
 """

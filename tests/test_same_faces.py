@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 ALONE = {"bit_pytorch": {"datasets.py", "import_weights.py"}}  # torchvision:NAME and pickles exist in one engine only
 SHARED = ("create_model", "load_weights", "save_weights", "build", "dump", "load", "dump_optimizer", "load_optimizer",
-          "create_optimizer", "scale", "swap_pairs", "loss_fn", "train_step", "eval_step", "evaluate", "to_device", "main",
+          "create_optimizer", "scale", "swap_pairs", "loss_fn", "train_step", "eval_step", "evaluate", "to_device", "Devices.__init__", "main",
           "predict", "evaluate_main", "predict_main", "load_main", "max_pool", "StdConv.__init__", "GroupNorm.__init__",
           "Bottleneck.__init__", "ResNet.__init__", "ResNet.features", "ResNetV1.features", "Backbone.__init__",
           "Backbone.features", "Stem.__init__", "conv", "norm", "ViT.__init__", "ViT.features", "ViT.embed", "ViT.pooled",

@@ -1,0 +1,46 @@
+"""What a run asks of the devices that it computes on; `Devices` of an engine answers it for several processes."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Self
+
+from common.errors import UserError
+
+MOST = 2**31 - 1  # that processes agree on: what every device can count to
+
+
+class Devices:
+    """One device of one process. Entered before the run and left after it.
+
+    Batches are cut into `num_devices` contiguous slices; a process has those of its own devices, each the same number.
+    Process 0 alone writes. Losses and evaluations are those of the global batch, in every process.
+    """
+
+    process, num_processes, num_devices = 0, 1, 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def agree(self, value: int) -> int:
+        """The largest value that any of the processes calls this with, once all have: 0 <= value <= MOST."""
+        return value
+
+    def has_lost(self, error: BaseException) -> bool:
+        """Whether an error means that another process has ended."""
+        return False
+
+
+@contextlib.contextmanager
+def together(devices: Devices) -> Iterator[None]:
+    """What is done here succeeds in every process or ends all of them; of those that fail, one says why."""
+    try:
+        yield
+    except UserError as error:
+        if devices.agree(devices.process + 1) == devices.process + 1:
+            raise
+        raise SystemExit(2) from error
+    if devices.agree(0):
+        raise SystemExit(2)
