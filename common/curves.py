@@ -1,0 +1,88 @@
+"""Curves of one run or several, one over the other: as a PNG, and as SVG that takes the colours of its page."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.files import write_atomically
+from common.record import Record
+
+# Distinguishable with every kind of colour vision, on white and on black.
+COLOURS = {"bit_pytorch": "#d95926", "bit_jax": "#2a78d6", "bit_tf2": "#1a9e6b", "big_vision": "#8b5fbf"}
+OTHERS = ("#2a78d6", "#d95926", "#1a9e6b", "#8b5fbf", "#c2891b", "#c0417f")
+STYLES = ("-", "--", ":", "-.")
+PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it shows
+    "Loss": lambda record: ["train/loss", *[name for name in record.metrics("/loss") if name != "train/loss"]],
+    "Learning rate": lambda record: ["train/lr"],
+    "Top-1 accuracy": lambda record: record.metrics("/top1"),
+    "Images per second": lambda record: ["images_per_second"],
+}
+CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is written
+
+
+def draw(axes, title: str, records: Sequence[Record]) -> None:
+    """One panel: colour tells the engine, or the run where all have one engine; the dashes tell the metric."""
+    several = len({record.engine for record in records}) > 1
+    metrics = list(dict.fromkeys(name for record in records for name in PANELS[title](record)))
+    labelled = set()
+    for number, record in enumerate(records):
+        colour = COLOURS.get(record.engine) if several else OTHERS[number % len(OTHERS)]
+        for metric in PANELS[title](record):
+            points = record.points(metric)
+            who = record.framework if several else record.name
+            label = " ".join([who] * (len(records) > 1) + [metric] * (len(metrics) > 1 or len(records) == 1))
+            if points:
+                style = {"linestyle": STYLES[metrics.index(metric) % len(STYLES)], "linewidth": 1.4}
+                style |= {"marker": "o", "markersize": 4} if len(points) < 20 else {}
+                axes.plot(*zip(*points), color=colour, label=None if label in labelled else label, **style)
+                labelled.add(label)
+    axes.set(title=title, xlabel="step")
+    axes.grid(alpha=0.3)
+    if labelled:
+        axes.legend(fontsize="small", framealpha=0)
+
+
+def has_points(title: str, records: Sequence[Record]) -> bool:
+    return any(record.points(metric) for record in records for metric in PANELS[title](record))
+
+
+def write_png(records: Sequence[Record], path: Path) -> None:
+    """The panels side by side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles = [title for title in PANELS if has_points(title, records)] or ["Loss"]
+    figure = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
+    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles):
+        draw(axes, title, records)
+    write_atomically(path, lambda file: FigureCanvasAgg(figure).print_png(file))
+
+
+def svgs(records: Sequence[Record]) -> dict[str, str]:
+    """{title: an `svg` element} of every panel that has points. Its text is text, and small enough for a phone."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = {"svg.fonttype": "none", "font.family": "sans-serif", "text.color": CURRENT, "axes.labelcolor": CURRENT}
+    style |= {
+        "axes.edgecolor": CURRENT,
+        "axes.titlecolor": CURRENT,
+        "axes.facecolor": "none",
+        "xtick.color": CURRENT,
+        "ytick.color": CURRENT,
+        "svg.hashsalt": "report",
+    }
+    found = {}
+    for title in PANELS:
+        if not has_points(title, records):
+            continue
+        with matplotlib.rc_context(style):
+            figure = Figure(figsize=(4.6, 3.2), layout="constrained", facecolor="none")
+            axes = figure.subplots()
+            draw(axes, title, records)
+            text = io.StringIO()
+            FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+        svg = text.getvalue()
+        found[title] = svg[svg.index("<svg") :].replace(CURRENT, "currentColor")
+    return found

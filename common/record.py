@@ -1,0 +1,185 @@
+"""What a run has left in its folder, for who compares runs; logs of big_vision, too."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.formats.containers import read_json
+
+ENGINES = {"bit_pytorch": "PyTorch", "bit_jax": "JAX", "bit_tf2": "TensorFlow", "big_vision": "big_vision"}
+BIG_VISION_LOG = "big_vision_metrics.txt"
+BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of google-research/big_vision
+    "training_loss": "train/loss",
+    "global_schedule": "train/lr",
+    "img/sec": "images_per_second",
+    "prec@1": "top1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One run: what it was asked to do, where it ran, and its metrics."""
+
+    folder: Path
+    engine: str  # the package, or `big_vision`
+    config: dict[str, Any]
+    recipe: dict[str, Any]
+    card: dict[str, Any]
+    environment: dict[str, Any]
+    lines: list[dict[str, float]]
+    notes: list[str]  # what a reader should know
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def framework(self) -> str:
+        return ENGINES.get(self.engine, self.engine)
+
+    def points(self, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of one metric."""
+        return [(line["step"], line[metric]) for line in self.lines if metric in line]
+
+    def last(self, metric: str) -> float | None:
+        """The last value of one metric."""
+        points = self.points(metric)
+        return points[-1][1] if points else None
+
+    def metrics(self, ending: str) -> list[str]:
+        """The metrics whose name ends so, in the order of their first appearance."""
+        return list(dict.fromkeys(name for line in self.lines for name in line if name.endswith(ending)))
+
+
+def read_record(folder: str | Path) -> Record:
+    """The run in `folder`, finished or not. UserError where it holds none, or one of another version."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the folder of a run, such as runs/NAME.")
+    if (folder / BIG_VISION_LOG).is_file():
+        lines, notes = read_lines(folder / BIG_VISION_LOG)
+        lines = [{big_vision_name(name): value for name, value in line.items()} for line in lines]
+        return Record(folder, "big_vision", {}, {}, {}, {}, lines, notes)
+    for name in ("config.json", "metrics.jsonl"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} holds no {name}, so it is no run that has begun; name another folder.")
+    config, recipe = read_json(folder / "config.json"), optional(folder / "recipe.json")
+    lines, notes = read_lines(folder / "metrics.jsonl")
+    card, environment = optional(folder / "card.json"), optional(folder / "environment.json")
+    engine = environment.get("engine") or str(card.get("source", "")).partition(",")[0]
+    if engine not in ENGINES or "model" not in config:
+        raise UserError(f"{folder} was written by another version, which did not say its engine; report it with that.")
+    if not (folder / "weights.npz").exists():
+        steps = len(recipe.get("lrs", ()))
+        notes.append(f"has not ended: step {lines[-1]['step'] if lines else 0:,} of {steps:,}")
+    return Record(folder, engine, config, recipe, card, environment, lines, notes)
+
+
+def optional(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that a run writes late."""
+    return read_json(path) if path.exists() else {}
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
+    """(the lines of a log that hold a step and numbers, a note on the others)."""
+    good, broken = [], 0
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            good.append(
+                {"step": int(line["step"])} | {n: float(v) for n, v in line.items() if is_number(v) and n != "step"}
+            )
+        except (ValueError, KeyError, TypeError):
+            broken += 1
+    if not good and broken:
+        raise UserError(f"{path} holds no line with a step and numbers; name another run.")
+    return good, [f"{broken} broken lines of {path.name} were passed over"] if broken else []
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def big_vision_name(name: str) -> str:
+    """What one of big_vision's metrics is called here: `v2/prec@1` is `v2/top1`."""
+    split, _, metric = name.rpartition("/")
+    if name in BIG_VISION_NAMES:
+        return BIG_VISION_NAMES[name]
+    return f"{split}/{BIG_VISION_NAMES[metric]}" if metric in BIG_VISION_NAMES else name
+
+
+def accuracy(record: Record) -> tuple[str, float] | None:
+    """(name, value) of the accuracy that a run is judged by: of `test`, else `val`, else any."""
+    names = sorted(
+        record.metrics("/top1"), key=lambda name: ("test", "val").index(s) if (s := name[:-5]) in ("test", "val") else 2
+    )
+    return (names[0], record.last(names[0])) if names else None
+
+
+# --- several runs
+
+NOT_SETTINGS = ("name", "logdir", "datadir", "tfds_data_dir", "bit_pretrained_dir", "workers", "log_every", "eval_every",
+                "checkpoint_every", "remat")  # fmt: skip
+SEEDS = ("seed", "examples_per_class_seed")
+
+
+def settings(record: Record, *, seeds: bool) -> tuple:
+    """What two runs must have in common to be compared; with or without their seeds."""
+    left_out = NOT_SETTINGS if seeds else NOT_SETTINGS + SEEDS
+    return tuple(sorted((name, repr(value)) for name, value in record.config.items() if name not in left_out))
+
+
+def groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Runs of one engine that differ in their seeds alone, together."""
+    found: dict[tuple, list[Record]] = {}
+    for record in records:
+        key = (settings(record, seeds=False), record.engine) if record.config else (record.folder,)
+        found.setdefault(key, []).append(record)
+    return list(found.values())
+
+
+def differing_settings(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """{flag: its value in every run} of the flags in which runs differ."""
+    names = dict.fromkeys(name for record in records for name in record.config if name not in ("name", "logdir"))
+    values = {name: [record.config.get(name) for record in records] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """The largest difference of the training losses of two runs with the same settings and seeds."""
+
+    first: Record
+    second: Record
+    steps: int  # at which both have a loss
+    loss: float
+    at: int
+    accuracy: float | None
+
+
+def gaps(records: Sequence[Record]) -> list[Gap]:
+    """Every run against the first of another engine with the same settings and seeds."""
+    found, first = [], {}
+    for record in records:
+        if not record.config:
+            continue
+        reference = first.setdefault(settings(record, seeds=True), record)
+        if reference.engine != record.engine:
+            found.append(gap(reference, record))
+    return found
+
+
+def gap(first: Record, second: Record) -> Gap:
+    """How far two runs lie apart."""
+    there, here = dict(first.points("train/loss")), dict(second.points("train/loss"))
+    differences = {step: abs(here[step] - there[step]) for step in here if step in there}
+    at = max(differences, key=differences.get, default=0)
+    ends = accuracy(first), accuracy(second)
+    same = all(ends) and ends[0][0] == ends[1][0]
+    return Gap(
+        first, second, len(differences), differences.get(at, float("nan")), at,
+        abs(ends[0][1] - ends[1][1]) if same else None,
+    )  # fmt: skip
