@@ -70,7 +70,7 @@ def read_record(folder: str | Path) -> Record:
     lines, notes = read_lines(folder / "metrics.jsonl")
     card, environment = optional(folder / "card.json"), optional(folder / "environment.json")
     engine = environment.get("engine") or str(card.get("source", "")).partition(",")[0]
-    if engine not in ENGINES or "model" not in config:
+    if not engine or "model" not in config:
         raise UserError(f"{folder} was written by another version, which did not say its engine; report it with that.")
     if not (folder / "weights.npz").exists():
         steps = len(recipe.get("lrs", ()))

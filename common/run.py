@@ -1,7 +1,7 @@
 """A training run: what it prepares before the first step, and what it leaves in `{logdir}/{name}/`.
 
-`config.json`, `recipe.json`, `train.log`, `metrics.jsonl`, the checkpoints, and at the end `weights.npz`, `card.json`
-and `curves.png`.
+`config.json`, `recipe.json`, `environment.json`, `train.log`, `metrics.jsonl`, the checkpoints, and at the end
+`weights.npz`, `card.json` and `curves.png`.
 """
 
 import contextlib
@@ -18,12 +18,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from common import report, storage, weights
+from common import curves, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import TrainConfig
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
+from common.environment import environment
 from common.errors import UserError
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
@@ -31,6 +32,7 @@ from common.interruption import Interruption
 from common.models import find_model, with_noise
 from common.progress import Progress, follow
 from common.recipes import check_sharing, create_recipe
+from common.record import read_record
 
 FREE = {  # what may change when a run goes on
     "name",
@@ -126,6 +128,7 @@ class Run:
         num_lines = self._continue_from(checkpoint) if checkpoint else 0
         write_json(self.folder / "config.json", dataclasses.asdict(self.config))
         write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
+        write_json(self.folder / "environment.json", environment(self.engine))
         self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines)
         self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
         stack.callback(self.progress.close)
@@ -404,7 +407,7 @@ class Run:
             "seconds": self.seconds,
         }
         write_json(self.folder / "card.json", card)
-        report.plot_curves([self.folder], self.folder / "curves.png")
+        curves.write_png([read_record(self.folder)], self.folder / "curves.png")
         weights.write_weights(self.folder / "weights.npz", arrays, self.model_config)
         self.progress.say(f"Wrote {self.place}/weights.npz, card.json and curves.png")
         if self.remote:

@@ -20,7 +20,14 @@ from common.files import locked_log
 from common.progress import Count
 
 POINTER = "checkpoint.json"
-STATE = ("config.json", "recipe.json", "metrics.jsonl", "train.log", "best.npz")  # what a run needs, with a checkpoint
+STATE = (
+    "config.json",
+    "recipe.json",
+    "environment.json",
+    "metrics.jsonl",
+    "train.log",
+    "best.npz",
+)  # what a run needs, with a checkpoint
 RESULTS = ("card.json", "curves.png", "metrics.jsonl", "train.log", "weights.npz")  # the last one says: finished
 
 

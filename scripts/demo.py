@@ -27,7 +27,8 @@ def losses(result: dict) -> dict[int, float]:
 
 
 def main(arguments: list[str]) -> None:
-    from common.report import plot_curves
+    from common import curves
+    from common.record import read_record
 
     folder = Path("runs") / time.strftime("demo_%Y%m%d-%H%M%S")
     results = {engine: run(engine, folder, arguments) for engine in ENGINES}
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
         print(f"{engine:<12} {scores} {result['seconds']:>8.1f}  {gap:.1e}")
     spread = [result["lines"][-1]["test/top1"] for result in results.values()]
     print(f"Largest difference in top-1 between engines: {max(spread) - min(spread):.2%}")
-    plot_curves([folder / engine for engine in ENGINES], folder / "curves.png")
+    curves.write_png([read_record(folder / engine) for engine in ENGINES], folder / "curves.png")
     print(f"The curves of the three runs, one over the other: {folder / 'curves.png'}")
 
 

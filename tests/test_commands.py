@@ -50,7 +50,7 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
                *QUICK)  # fmt: skip
     folder = tmp_path / "runs" / "a"
     assert {p.name for p in folder.iterdir()} == {
-        "config.json", "recipe.json", "train.log", "metrics.jsonl", "checkpoint.safetensors",
+        "config.json", "recipe.json", "environment.json", "train.log", "metrics.jsonl", "checkpoint.safetensors",
         "weights.npz", "card.json", "curves.png",
     }  # fmt: skip
     assert f"python -m {name}.train" in done.stdout and "--name a" in done.stdout

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy_engine import load_main
 
-from common import config, models, report, run, storage
+from common import config, curves, models, run, storage
 from common.checkpoint import CURRENT
 from common.errors import UserError
 from common.models import PACKAGED_WEIGHTS, ResNetConfig, find_model
@@ -38,7 +38,7 @@ def bucket(tmp_path, monkeypatch):
 def train(bucket, monkeypatch):
     """Train a model of some thousand parameters with the numpy engine, in this process."""
     monkeypatch.setattr(type(find_model(models.DEFAULT_MODEL)), "config", lambda *_: ResNetConfig((1,), 0.5, 10))
-    monkeypatch.setattr(report, "plot_curves", lambda folders, path: path.write_bytes(b"curves"))
+    monkeypatch.setattr(curves, "write_png", lambda records, path: path.write_bytes(b"curves"))
 
     def run_command(name: str, *flags: str) -> None:
         load_main()(run.Run(config.parse(config.TrainConfig, ("--name", name, *RUN, *flags), "train", ""), "numpy"))

@@ -1,0 +1,25 @@
+"""Where a run ran, and in which versions."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from common.config import ENGINE_PACKAGES
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def environment(engine: str) -> dict[str, str | int]:
+    """{what: value} of the engine, the versions of its packages, and the machine; nothing in it names the machine."""
+    facts = {"engine": engine, "python": platform.python_version()}
+    for package in ("numpy", *ENGINE_PACKAGES.get(engine, ())):
+        facts[package] = importlib.metadata.version(package)
+    return facts | {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
+
+
+def processor() -> str:
+    """The CPU's name, or its kind where the system does not tell."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -1,0 +1,165 @@
+"""`python -m common.report`: what it shows of runs, what it says of folders that are none, and the page in a browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from common import record, report
+from common.errors import UserError
+
+CONFIG = {"model": "BiT-T-R26x0.5", "dataset": "cifar10-sample", "weights": "pretrained", "seed": 0, "base_lr": 0.02}
+
+
+def make_run(folder: Path, engine: str = "bit_pytorch", shift: float = 0.0, ended: bool = True, **changes) -> Path:
+    """A run's folder as `common/run.py` leaves it, its losses and accuracy moved by `shift`."""
+    folder.mkdir(parents=True)
+    lines = [
+        {"step": step, "train/loss": 2 / step + shift * step, "train/lr": 0.01, "images_per_second": 100.0}
+        for step in (10, 20, 30)
+    ]
+    lines.append({"step": 30, "test/top1": 0.5 + shift, "test/loss": 1.0})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, value in {
+        "config.json": CONFIG | changes,
+        "recipe.json": {"lrs": [0.01] * 30},
+        "environment.json": {"engine": engine, "python": "3.11", "processor": "<a & b>"},
+    }.items():
+        (folder / name).write_text(json.dumps(value))
+    if ended:
+        (folder / "weights.npz").write_bytes(b"")
+    return folder
+
+
+def run_command(*arguments, folder: Path, status: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, "-m", "common.report", *map(str, arguments)], check=False, cwd=folder, text=True,
+        capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def rows(table: report.Table) -> list[dict[str, str]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def test_engines_seeds_and_settings_are_compared(tmp_path):
+    runs = [make_run(tmp_path / f"torch{seed}", seed=seed, shift=seed / 100) for seed in range(3)]
+    runs += [make_run(tmp_path / "jax0", "bit_jax", shift=1e-3), make_run(tmp_path / "tf", "bit_tf2", base_lr=0.1)]
+    records = [record.read_record(folder) for folder in runs]
+    seeds = rows(report.seeds(records))
+    assert [(row["engine"], row["runs"], row["min <- median -> max"]) for row in seeds] == [
+        ("PyTorch", "3", "50.0% <- 51.0% -> 52.0%")
+    ]
+    (gap,) = rows(report.differences(records))  # another rate is no comparison
+    assert (gap["engine"], gap["against"], gap["losses compared"]) == ("JAX", "PyTorch", "3")
+    assert gap["largest loss difference"] == "3.0e-02 (step 30)" and gap["accuracy difference"] == "0.10%"
+    settings = rows(report.settings(records))
+    assert {row["flag"] for row in settings} == {"--seed", "--base_lr"}
+    assert rows(report.overview(records))[0]["accuracy"] == "50.00% (test/top1)"
+
+
+def test_runs_without_a_common_step_say_so(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", "bit_jax")
+    (second / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.0}\n')
+    (gap,) = rows(report.differences([record.read_record(first), record.read_record(second)]))
+    assert gap["largest loss difference"] == "no step with a loss in common" and gap["losses compared"] == "0"
+
+
+def test_one_page_without_a_network(tmp_path):
+    make_run(tmp_path / "a<b>"), make_run(tmp_path / "c", "bit_jax", ended=False)
+    done = run_command("a<b>", "c", folder=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "Wrote report.html: 2 runs" in done.stdout
+    assert page.count("<svg") == 4 and "a&lt;b&gt;" in page and "a<b>" not in page and "&lt;a &amp; b&gt;" in page
+    for outside in ("src=", 'href="http', "url(http", "@import", "<script"):
+        assert outside not in page
+    assert "has not ended: step 30 of 30" in page and "prefers-color-scheme: dark" in page
+
+
+def test_markdown_with_its_picture_and_the_picture_alone(tmp_path):
+    make_run(tmp_path / "a|b")
+    run_command("a|b", "--output", "out/report.md", folder=tmp_path)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "![Curves](report.png)" in text and "| a\\|b | PyTorch |" in text
+    assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+    run_command("a|b", "--output", "curves.png", folder=tmp_path)
+    assert (tmp_path / "curves.png").is_file() and not (tmp_path / "curves.md").exists()
+
+
+def test_logs_of_big_vision(tmp_path):
+    (tmp_path / "bv").mkdir()
+    lines = [
+        {"step": 50, "training_loss": 6.9, "global_schedule": 0.1, "img/sec/core": 300.0},
+        {"step": 100, "val/prec@1": 0.1, "v2/prec@1": 0.08, "real/prec@1": 0.12, "val/loss": 6.0, "note": None},
+    ]
+    (tmp_path / "bv" / record.BIG_VISION_LOG).write_text("\n".join(map(json.dumps, lines)))
+    found = record.read_record(tmp_path / "bv")
+    assert found.points("train/loss") == [(50, 6.9)] and found.metrics("/top1") == ["val/top1", "v2/top1", "real/top1"]
+    assert record.accuracy(found) == ("val/top1", 0.1)
+    assert "<svg" in report.as_html([found])
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (shutil.rmtree, "is no folder"),
+        (lambda run: (run / "config.json").unlink(), "holds no config.json"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "holds no metrics.jsonl"),
+        (lambda run: (run / "config.json").write_text("{"), "is no readable JSON"),
+        (lambda run: (run / "config.json").write_text("{}"), "another version"),
+        (lambda run: (run / "environment.json").unlink(), "another version"),
+        (lambda run: (run / "metrics.jsonl").write_text("nothing\n"), "no line with a step"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_one_sentence_and_the_others_are_reported(damage, words, tmp_path):
+    good, bad = make_run(tmp_path / "good"), make_run(tmp_path / "bad")
+    damage(bad)
+    done = run_command(good, bad, "--output", tmp_path / "report.md", folder=tmp_path, status=2)
+    assert words in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "| good |" in (tmp_path / "report.md").read_text()
+
+
+def test_broken_lines_are_passed_over_and_counted(tmp_path):
+    run = make_run(tmp_path / "run")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "train/lo\n[]\n{"no": 1}\n')
+    found = record.read_record(run)
+    assert len(found.lines) == 4 and found.notes == ["3 broken lines of metrics.jsonl were passed over"]
+
+
+def test_an_unknown_form_is_refused(tmp_path):
+    make_run(tmp_path / "run")
+    done = run_command("run", "--output", "report.pdf", folder=tmp_path, status=2)
+    assert "report.pdf" in done.stderr and not (tmp_path / "report.pdf").exists()
+
+
+def test_a_report_that_cannot_be_written_keeps_the_old_one(tmp_path):
+    run = record.read_record(make_run(tmp_path / "run"))
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UserError, match="Cannot write"):
+        report.write_report([run], tmp_path / "file" / "report.html")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", (390, 1280))
+def test_a_browser_shows_the_page_without_scrolling_sideways(width, tmp_path):
+    runs = [make_run(tmp_path / f"run{i}", "bit_jax" if i % 2 else "bit_pytorch", seed=i // 2) for i in range(12)]
+    page = tmp_path / "report.html"
+    report.write_report([record.read_record(run) for run in runs], page)
+    probe = "<script>document.title = [document.documentElement.scrollWidth <= innerWidth, document.images.length]"
+    page.write_text(page.read_text() + probe + "</script>")
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom", page.as_uri()],
+        check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "<title>true,0</title>" in done.stdout and done.stdout.count("<svg") == 4
