@@ -94,11 +94,14 @@ class TrainBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                draws = {"draws": plan["draws"][row], "randaugment_draws": plan["randaugment"][row]}
-                view = functools.partial(augment, recipe=self.recipe, **draws)
+                view = functools.partial(self.view, plan, row)
                 batch["images"][row] = self.split.view(plan["examples"][row], view)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(len(batch["images"]))]
+
+    def view(self, plan: dict[str, np.ndarray], row: int, image: np.ndarray) -> np.ndarray:
+        """uint8 [crop, crop, 3]: what `plan` makes of the image of one row."""
+        return augment(image, self.recipe, plan["draws"][row], plan["randaugment"][row])
 
 
 class EvalBatches:

@@ -5,6 +5,7 @@ machine's load meets all of them; a row shows the median, the range, and the rat
 """
 
 import argparse
+import dataclasses
 import importlib
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ from common.errors import UserError, exit_with_sentence
 from common.initializers import initial_parameters
 from common.models import PublishedModel, find_model
 from common.recipes import Recipe
+from common.sources.folder import open_folder
+from common.sources.index import SETTLED_SECONDS
 from common.weights import write_weights
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
@@ -141,9 +144,10 @@ def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool 
     return work
 
 
-def our_pipeline(folder: Path, workers: int) -> Work:
+def our_pipeline(folder: Path, workers: int, randaugment_layers: int = 0) -> Work:
     """Images per second of common/batches.py."""
-    split, recipe = open_dataset(str(folder)).splits["train"], pipeline_recipe()
+    split, layers = open_dataset(str(folder)).splits["train"], randaugment_layers
+    recipe = dataclasses.replace(pipeline_recipe(), randaugment_layers=layers, randaugment_magnitude=10.0)
     steps = len(split) // recipe.batch
     return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps), workers), recipe.batch)
 
@@ -380,6 +384,65 @@ def write_images(folder: Path, side_px: int, count: int) -> None:
         shutil.copy(next((folder / "train" / f"class{number}").iterdir()), folder / "val" / f"class{number}")
 
 
+def randaugment_section(args: argparse.Namespace) -> None:
+    """What RandAugment costs the input pipeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), 64, count=4096)
+        rows = {
+            "common.batches": (our_pipeline, Path(folder), os.cpu_count()),
+            "with RandAugment(2, 10)": (our_pipeline, Path(folder), os.cpu_count(), 2),
+        }
+        show("Input pipeline, 64-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
+
+
+def index_section(args: argparse.Namespace) -> None:
+    """A folder of as many (empty) files as ImageNet has images: scanned once, opened ever after."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for split, count in {"train": args.index_files, "val": args.index_files // 25}.items():
+            for i in range(count):
+                path = root / split / f"n{i % 1000:08d}"
+                if i < 1000:
+                    path.mkdir(parents=True)
+                os.close(os.open(path / f"n{i % 1000:08d}_{i}.JPEG", os.O_CREAT | os.O_WRONLY))
+        time.sleep(SETTLED_SECONDS + 1)  # what changed a moment ago is not kept
+        what = f"A folder of {args.index_files + args.index_files // 25:,} files in 1,000 classes"
+        rows = {"scanned, and the index written": (opening, root, True), "opened by its index": (opening, root, False)}
+        show(what, measure(rows, 3), "s")
+        index = next(path for path in root.iterdir() if path.is_file())
+        rows = {"to open it": (memory_of_plans, root, 0), "and walk 10,000 batches": (memory_of_plans, root, 10_000)}
+        show(f"{what}: memory (index {index.stat().st_size / 2**20:.0f} MiB)", measure(rows, 1), "MiB")
+
+
+def opening(root: Path, scan: bool) -> Work:
+    """Seconds until a folder can be read from; with `scan`, without its index."""
+
+    def work() -> None:
+        if scan:
+            for path in root.glob(".*.safetensors"):
+                path.unlink()
+        open_folder(root)
+
+    return work
+
+
+def memory_of_plans(root: Path, num_batches: int) -> Work:
+    """Growth of memory while random batches of 1,024 are planned and their labels and paths looked up."""
+
+    def work() -> float:
+        def walk() -> None:
+            split = open_folder(root)[1]["train"]
+            batches = TrainBatches(split, dataclasses.replace(pipeline_recipe(), batch=1024), seed=0)
+            for step in np.random.default_rng(0).integers(0, 100 * len(split) // 1024, num_batches):
+                examples = batches.plan(int(step))["examples"]
+                split.targets(examples)
+                split.describe(int(examples[0]))
+
+        return peak_growth_bytes("the process", walk) / 2**20
+
+    return work
+
+
 def load_section(args: argparse.Namespace) -> None:
     """Time and memory from a published file to a model."""
     model: PublishedModel = find_model("BiT-M-R50x1")
@@ -458,6 +521,8 @@ SECTIONS = {
     "inference": inference_section,
     "memory": memory_section,
     "pipeline": pipeline_section,
+    "randaugment": randaugment_section,
+    "index": index_section,
     "load": load_section,
     "startup": startup_section,
     "overlap": overlap_section,
@@ -477,6 +542,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also time the peer under torch.compile")
     parser.add_argument("--repeats", type=int, default=7, help="interleaved repeats per row")
     parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
+    parser.add_argument("--index_files", type=int, default=1_281_167, help="training images of the indexed folder")
     parser.add_argument("--memory_batch", type=int, default=32, help="images per step where memory is measured")
     args = parser.parse_args()
     unknown = [section for section in args.sections if section not in SECTIONS]

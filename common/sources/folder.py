@@ -53,14 +53,18 @@ class Files:
 
     def __init__(self, folder: Path, names: np.ndarray, ends: np.ndarray):
         """`names` uint8: the paths below `folder`, one after another; `ends` int64 [N]: where each of them ends."""
-        self.folder, self.names, self.ends = folder, names, ends
+        self.folder, self.names, self.ends = os.fsencode(folder), names, ends
 
-    def path(self, i: int) -> Path:
+    def path(self, i: int) -> str:
         start = self.ends[i - 1] if i else 0
-        return self.folder / os.fsdecode(self.names[start : self.ends[i]].tobytes())
+        return os.fsdecode(b"%b/%b" % (self.folder, self.names[start : self.ends[i]].tobytes()))
+
+    def read(self, i: int) -> bytes:
+        with open(self.path(i), "rb", buffering=0) as file:  # a Path takes as long as the file
+            return file.read()
 
     def split(self, labels: np.ndarray | MultiLabels) -> Split:
-        return Split(lambda i: self.path(i).read_bytes(), labels, lambda i: str(self.path(i)))
+        return Split(self.read, labels, self.path)
 
 
 def packed(names: Sequence[str]) -> tuple[bytes, np.ndarray]:
