@@ -94,14 +94,10 @@ class TrainBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                view = functools.partial(self.view, plan, row)
-                batch["images"][row] = self.split.view(plan["examples"][row], view)
+                draws = plan["draws"][row], plan["randaugment"][row]
+                batch["images"][row] = self.split.view(plan["examples"][row], augment, self.recipe, *draws)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(len(batch["images"]))]
-
-    def view(self, plan: dict[str, np.ndarray], row: int, image: np.ndarray) -> np.ndarray:
-        """uint8 [crop, crop, 3]: what `plan` makes of the image of one row."""
-        return augment(image, self.recipe, plan["draws"][row], plan["randaugment"][row])
 
 
 class EvalBatches:
@@ -180,7 +176,9 @@ def augment(
             view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
         view = images.crop(view, recipe.crop, draws[0], draws[1])
     view = images.flip(view) if draws[4] < 0.5 else view
-    return randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
+    if recipe.randaugment_layers:
+        view = randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
+    return view
 
 
 def chunks(count: int) -> list[range]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,21 +74,24 @@ class Split:
         """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
         return self.view(i, lambda image: image)
 
-    def view(self, i: int, make: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """What `make` makes of example `i`, uint8 RGB [H, W, 3]; UserError names the file where it raises BrokenImage."""
-        return self._named(lambda encoded: make(images.decode(encoded)), i)
+    def view(self, i: int, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+        """`make(image, *arguments)` of example `i`, uint8 RGB [H, W, 3]; UserError names a file that is no image."""
+        try:
+            return make(images.decode(self.read(i)), *arguments)
+        except (images.BrokenImage, OSError) as error:
+            raise self._named(error, i) from error
 
     def size(self, i: int) -> tuple[int, int]:
         """(height, width) of example `i`, from its header; UserError names the file when it is no image."""
-        return self._named(images.size, i)
-
-    def _named(self, function: Callable, i: int):
         try:
-            return function(self.read(i))
-        except images.BrokenImage as error:
-            raise UserError(f"The image {self.describe(i)} {error}; replace or remove it.") from error
-        except OSError as error:
-            raise UserError(f"The image {self.describe(i)} cannot be read ({error}); restore or remove it.") from error
+            return images.size(self.read(i))
+        except (images.BrokenImage, OSError) as error:
+            raise self._named(error, i) from error
+
+    def _named(self, error: Exception, i: int) -> UserError:
+        if isinstance(error, OSError):
+            return UserError(f"The image {self.describe(i)} cannot be read ({error}); restore or remove it.")
+        return UserError(f"The image {self.describe(i)} {error}; replace or remove it.")
 
 
 @dataclasses.dataclass(frozen=True)

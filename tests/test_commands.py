@@ -47,7 +47,8 @@ def name(request) -> str:
 def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_path, pets):
     """Fine-tune on a folder, evaluate and predict with the result, in this engine and another."""
     done = run(f"{name}.train", "--dataset", pets, "--name", "a", "--val_fraction", 0.25, "--eval_every", 3,
-               *QUICK)  # fmt: skip
+               "--resize_mode", "small_side", "--eval_resize", 40, "--randaugment_layers", 2,
+               "--randaugment_magnitude", 5, *QUICK)  # fmt: skip
     folder = tmp_path / "runs" / "a"
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "recipe.json", "environment.json", "train.log", "metrics.jsonl", "checkpoint.safetensors",

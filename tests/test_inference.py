@@ -1,0 +1,63 @@
+"""What `evaluate` and `predict` make of a card: the images as the run that wrote it evaluated them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import images
+from common.config import EvaluateConfig, PredictConfig
+from common.errors import UserError
+from common.inference import Evaluation, Prediction
+from common.models import DEFAULT_MODEL
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / f"{DEFAULT_MODEL}.npz"
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+CARD = {"resolution": 32, "resize_kind": "area", "eval_resize": 40}
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    """A copy of the embedded weights, and beside them a photograph and a folder dataset of it."""
+    shutil.copy(WEIGHTS, tmp_path / "weights.npz")
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    for split in ("train", "test"):
+        for number in range(200):  # as many classes as the weights know
+            (tmp_path / "data" / split / f"{number:03d}").mkdir(parents=True)
+            shutil.copy(tmp_path / "photo.png", tmp_path / "data" / split / f"{number:03d}")
+    return tmp_path / "weights.npz"
+
+
+def views(weights: Path, card: dict, **flags) -> list[np.ndarray]:
+    """What `predict` and `evaluate` show the model of the photograph."""
+    (weights.parent / "card.json").write_text(json.dumps(card))
+    flags |= {"weights": str(weights), "workers": 1}
+    prediction = Prediction(PredictConfig(images=(str(weights.parent / "photo.png"),), **flags))
+    evaluation = Evaluation(EvaluateConfig(dataset=str(weights.parent / "data"), **flags))
+    return [next(iter(job.batches()))["images"][0] for job in (prediction, evaluation)]
+
+
+@pytest.mark.parametrize(
+    ("card", "flags", "expected"),
+    [
+        (CARD, {}, PHOTO[4:36, 24:56]),  # 40 x 80 stays, and of its middle 32 x 32
+        (CARD, {"resolution": 16}, images.resize(PHOTO, 20, 40, "area")[2:18, 12:28]),  # 40 x 16 / 32 = 20
+        ({**CARD, "eval_resize": 0}, {}, images.resize(PHOTO, 32, 32, "area")),
+        ({"resolution": 32, "resize_kind": "area"}, {}, images.resize(PHOTO, 32, 32, "area")),  # an older card
+        ({**CARD, "resize_kind": "bilinear", "eval_resize": 36}, {}, images.resize(PHOTO, 36, 72)[2:34, 20:52]),
+    ],
+)
+def test_images_are_prepared_as_the_card_says(weights, card, flags, expected):
+    for view in views(weights, card, **flags):
+        np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize("value", (31, -1, 40.5, "40", None, True))
+def test_a_card_with_an_impossible_size_is_refused(weights, value):
+    with pytest.raises(
+        UserError, match=f"card.json says {value!r} as eval_resize, expected 0 or at least its resolution"
+    ):
+        views(weights, {**CARD, "eval_resize": value})
