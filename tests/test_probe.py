@@ -1,0 +1,97 @@
+"""Few-shot probes and neighbours: against big_vision's formulas, and as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from common import probe
+
+
+def blobs(seed: int, count: int = 300, classes: int = 5, width: int = 16):
+    """Features that tell most of the labels."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((classes, width)) * 0.7
+    labels = rng.integers(classes, size=count).astype(np.int32)
+    return (centres[labels] + rng.standard_normal((count, width))).astype(np.float32), labels
+
+
+def original(x, y, x_test, y_test, classes, l2_penalty):
+    """The closed form by eigenvalues, as `fewshot_lsr.py` describes it, in float64."""
+    mean, std = x.mean(0, keepdims=True), x.std(0, keepdims=True) + 1e-5
+    pad = lambda values: np.concatenate([(values - mean) / std, np.full((len(values), 1), 100.0)], 1)
+    x, x_test, y = pad(x), pad(x_test), 2 * np.eye(classes)[y] - 1
+    wide = len(x) < x.shape[1]
+    eigenvalues, q = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    left, right = (x.T @ q, q.T @ y) if wide else (q, q.T @ (x.T @ y))
+    return float(((x_test @ (left / (eigenvalues + l2_penalty) @ right)).argmax(1) == y_test).mean())
+
+
+@pytest.mark.parametrize("shots", (1, 2, 25))  # fewer and more images than features
+def test_the_probe_is_that_of_big_vision(shots):
+    x, y = blobs(1)
+    x_test, y_test = blobs(2)
+    x, x_test = x.astype(np.float64), x_test.astype(np.float64)
+    expected = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        chosen = np.concatenate([rng.permutation(np.where(y == number)[0])[:shots] for number in range(5)])
+        expected.append(original(x[chosen], y[chosen], x_test, y_test, 5, 2.0**10))
+    found = probe.few_shot(x, y, x_test, y_test, shots, 3)
+    assert found == expected and len(set(found)) > 1
+
+
+def run(tmp_path, *arguments, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "common.probe", *map(str, arguments)], check=False, cwd=tmp_path, text=True,
+        capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    if status:
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stdout + done.stderr
+
+
+def write(path, features, labels):
+    np.savez(path, features=features, labels=labels)
+    return path.name
+
+
+def test_more_shots_tell_more_and_the_table_says_so(tmp_path):
+    names = write(tmp_path / "a.npz", *blobs(1)), write(tmp_path / "b.npz", *blobs(2))
+    found = json.loads(run(tmp_path, *names, "--json"))
+    medians = [np.median(found[f"{shots}-shot"]) for shots in (1, 5, 10, 25)]
+    assert 0.2 < medians[0] < medians[-1] and found["20 neighbours"][0] > 0.5
+    assert "<-" in run(tmp_path, *names, "--shots", "2") and "neighbours" in run(tmp_path, *names, "--shots", "2")
+
+
+def test_neighbours_by_hand():
+    features, labels = np.array([[1.0, 0], [0, 1], [2, 0.1], [0.1, 3]]), np.array([0, 1, 0, 1])
+    assert (
+        probe.nearest_neighbours(features, labels, np.array([[9.0, 1], [1, 9], [9, 0]]), np.array([0, 1, 1]), 2)
+        == 2 / 3
+    )
+
+
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        (lambda path: write(path, *blobs(2, width=8)), "of width 16 and"),
+        (lambda path: write(path, blobs(2)[0], blobs(2)[1][:-1]), "expected [N, D]"),
+        (lambda path: write(path, blobs(2)[0] * np.nan, blobs(2)[1]), "not finite"),
+        (lambda path: (path.write_text("text"), path.name)[1], "holds no features"),
+        (lambda path: path.name, "holds no features"),
+        (lambda path: (np.savez(path, logits=np.ones((2, 2))), path.name)[1], "holds no features"),
+    ],
+)
+def test_files_that_do_not_fit_are_one_sentence(other, words, tmp_path):
+    assert words in run(tmp_path, write(tmp_path / "a.npz", *blobs(1)), other(tmp_path / "b.npz"), status=2)
+
+
+@pytest.mark.parametrize("flags", (("--shots", "0"), ("--seeds", "0"), ("--neighbours", "301"), ("--shots", "x")))
+def test_wrong_flags_are_one_sentence(flags, tmp_path):
+    run(tmp_path, write(tmp_path / "a.npz", *blobs(1)), write(tmp_path / "b.npz", *blobs(2)), *flags, status=2)
