@@ -1,5 +1,6 @@
 """Few-shot probes and neighbours: against big_vision's formulas, and as a user runs them."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,15 +46,20 @@ def test_the_probe_is_that_of_big_vision(shots):
     assert found == expected and len(set(found)) > 1
 
 
-def run(tmp_path, *arguments, status=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "common.probe", *map(str, arguments)], check=False, cwd=tmp_path, text=True,
-        capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
-    if status:
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """The command, in this process."""
+
+    def run_command(*arguments, status: int = 0) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["probe", *map(str, arguments)])
+        with contextlib.suppress(SystemExit) if status else contextlib.nullcontext():
+            probe.main()
+        said = capsys.readouterr()
+        assert (said.err.startswith("error: ") and said.err.count("\n") == 1) if status else not said.err, said.err
+        return said.out + said.err
+
+    return run_command
 
 
 def write(path, features, labels):
@@ -61,12 +67,23 @@ def write(path, features, labels):
     return path.name
 
 
-def test_more_shots_tell_more_and_the_table_says_so(tmp_path):
+def test_more_shots_tell_more_and_the_table_says_so(run, tmp_path):
     names = write(tmp_path / "a.npz", *blobs(1)), write(tmp_path / "b.npz", *blobs(2))
-    found = json.loads(run(tmp_path, *names, "--json"))
+    found = json.loads(run(*names, "--json"))
     medians = [np.median(found[f"{shots}-shot"]) for shots in (1, 5, 10, 25)]
     assert 0.2 < medians[0] < medians[-1] and found["20 neighbours"][0] > 0.5
-    assert "<-" in run(tmp_path, *names, "--shots", "2") and "neighbours" in run(tmp_path, *names, "--shots", "2")
+    assert "<-" in run(*names, "--shots", "2") and "neighbours" in run(*names, "--shots", "2")
+
+
+def test_the_command_needs_no_framework(tmp_path):
+    names = write(tmp_path / "a.npz", *blobs(1)), write(tmp_path / "b.npz", *blobs(2))
+    script = "import runpy, sys; runpy.run_module('common.probe', run_name='__main__'); "
+    script += "assert not {'torch', 'jax', 'tensorflow'} & set(sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *names], check=False, cwd=tmp_path, text=True, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0 and "1-shot" in done.stdout, done.stderr
 
 
 def test_neighbours_by_hand():
@@ -88,10 +105,10 @@ def test_neighbours_by_hand():
         (lambda path: (np.savez(path, logits=np.ones((2, 2))), path.name)[1], "holds no features"),
     ],
 )
-def test_files_that_do_not_fit_are_one_sentence(other, words, tmp_path):
-    assert words in run(tmp_path, write(tmp_path / "a.npz", *blobs(1)), other(tmp_path / "b.npz"), status=2)
+def test_files_that_do_not_fit_are_one_sentence(other, words, run, tmp_path):
+    assert words in run(write(tmp_path / "a.npz", *blobs(1)), other(tmp_path / "b.npz"), status=2)
 
 
 @pytest.mark.parametrize("flags", (("--shots", "0"), ("--seeds", "0"), ("--neighbours", "301"), ("--shots", "x")))
-def test_wrong_flags_are_one_sentence(flags, tmp_path):
-    run(tmp_path, write(tmp_path / "a.npz", *blobs(1)), write(tmp_path / "b.npz", *blobs(2)), *flags, status=2)
+def test_wrong_flags_are_one_sentence(flags, run, tmp_path):
+    run(write(tmp_path / "a.npz", *blobs(1)), write(tmp_path / "b.npz", *blobs(2)), *flags, status=2)

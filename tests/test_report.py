@@ -118,11 +118,17 @@ def test_logs_of_big_vision(tmp_path):
         (lambda run: (run / "metrics.jsonl").write_text("nothing\n"), "no line with a step"),
     ],
 )
-def test_a_folder_that_is_no_run_is_one_sentence_and_the_others_are_reported(damage, words, tmp_path):
+def test_a_folder_that_is_no_run_is_one_sentence(damage, words, tmp_path):
     good, bad = make_run(tmp_path / "good"), make_run(tmp_path / "bad")
     damage(bad)
-    done = run_command(good, bad, "--output", tmp_path / "report.md", folder=tmp_path, status=2)
-    assert words in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    records, (error,) = report.read_records([bad, good])
+    assert words in error and "\n" not in error and [found.folder for found in records] == [good]
+
+
+def test_the_other_runs_are_reported(tmp_path):
+    make_run(tmp_path / "good")
+    done = run_command("good", "nothing", "--output", "report.md", folder=tmp_path, status=2)
+    assert done.stderr == "error: nothing is no folder; name the folder of a run, such as runs/NAME.\n"
     assert "| good |" in (tmp_path / "report.md").read_text()
 
 
