@@ -28,14 +28,20 @@ from common.batches import TrainBatches, prefetch
 from common.datasets import open_dataset
 from common.errors import UserError, exit_with_sentence
 from common.initializers import initial_parameters
-from common.models import PublishedModel, find_model
+from common.models import ModelConfig, PublishedModel, find_model
 from common.recipes import Recipe
 from common.sources.folder import open_folder
 from common.sources.index import SETTLED_SECONDS
 from common.weights import write_weights
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
-PEERS = {"BiT-S-R50x1": "resnetv2_50x1_bit", "BiT-S-R101x1": "resnetv2_101x1_bit"}  # ours -> timm's
+PEERS = {  # our model -> timm's, and the resolution at which they are compared
+    "BiT-S-R50x1": ("resnetv2_50x1_bit", 128),
+    "BiT-S-R101x1": ("resnetv2_101x1_bit", 128),
+    "ViT-S/16": ("vit_small_patch16_224", 224),
+    "ViT-B/16": ("vit_base_patch16_224", 224),
+    "Mixer-B/16": ("mixer_b16_224", 224),
+}
 Work = Callable[[], float | None]  # one repeat; returns its own figure, or None for its seconds
 CLASSES = 10
 PAGE_BYTES = resource.getpagesize()
@@ -57,10 +63,17 @@ def import_engine(engine: str) -> tuple:
     return tuple(importlib.import_module(f"{engine}.{part}") for part in ("api", "inference", "loop", "optim"))
 
 
+def model_config(args: argparse.Namespace) -> ModelConfig:
+    """Our model for a few classes, and for the resolution where its parameters depend on it."""
+    config = find_model(args.model).config(CLASSES)
+    fixed = hasattr(config, "image_size")
+    return dataclasses.replace(config, image_size=(args.resolution, args.resolution)) if fixed else config
+
+
 def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int = 1) -> Work:
     """Training steps of one engine, each read back."""
     api, _, loop, optim = import_engine(engine)
-    config = find_model(args.model).config(CLASSES)
+    config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
     optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
     options = {
@@ -80,7 +93,7 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
 def engine_inference(args: argparse.Namespace, engine: str) -> Work:
     """Logits of one engine, as `predict` computes them."""
     api, inference, _, _ = import_engine(engine)
-    config = find_model(args.model).config(CLASSES)
+    config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
     dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     batch = training_batch(args, args.batch) | {"mask": np.ones(args.batch, bool)}
@@ -93,17 +106,25 @@ def engine_inference(args: argparse.Namespace, engine: str) -> Work:
 
 
 def timm_model(args: argparse.Namespace, memory_format: str, compiled: bool):
-    """(model, images on the device) of timm, in the layout of memory that is named."""
+    """(model, images on the device) of timm, in the layout of memory that is named, with the GELU of our model."""
     import timm
     import torch
+    from timm.layers import get_act_layer
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = getattr(torch, memory_format)
-    model = timm.create_model(PEERS[args.model], num_classes=CLASSES).to(device, memory_format=layout)
+    gelu = {None: None, "tanh": "gelu_tanh", "erf": "gelu"}[gelu_of(args)]
+    options = {"act_layer": get_act_layer(gelu), "img_size": args.resolution} if gelu else {}
+    model = timm.create_model(PEERS[args.model][0], num_classes=CLASSES, **options).to(device, memory_format=layout)
     images = torch.from_numpy(training_batch(args, args.batch)["images"]).permute(0, 3, 1, 2).to(device)
     images = (images / 127.5 - 1).contiguous(memory_format=layout)
     return (torch.compile(model) if compiled else model), images
+
+
+def gelu_of(args: argparse.Namespace) -> str | None:
+    """The kind of GELU of the model, `tanh` in Google's weights; None for ResNets."""
+    return getattr(model_config(args), "gelu", None)
 
 
 def timm_training(args: argparse.Namespace, memory_format: str, compiled: bool = False) -> Work:
@@ -336,7 +357,8 @@ def inference_section(args: argparse.Namespace) -> None:
 
 
 def describe(args: argparse.Namespace) -> str:
-    return f"{args.model}, batch {args.batch}, {args.resolution} px, {args.precision}"
+    gelu = f", GELU {gelu_of(args)} in all" if gelu_of(args) else ""
+    return f"{args.model}, batch {args.batch}, {args.resolution} px, {args.precision}{gelu}"
 
 
 def memory_section(args: argparse.Namespace) -> None:
@@ -537,7 +559,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=tuple(FRAMEWORKS), default=tuple(FRAMEWORKS))
     parser.add_argument("--model", choices=tuple(PEERS), default="BiT-S-R50x1")
     parser.add_argument("--batch", type=int, default=8, help="images per step")
-    parser.add_argument("--resolution", type=int, default=128, help="side in pixels")
+    parser.add_argument("--resolution", type=int, help="side in pixels; by default 128 for BiT and 224 for the others")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="also time the peer under torch.compile")
     parser.add_argument("--repeats", type=int, default=7, help="interleaved repeats per row")
@@ -545,6 +567,7 @@ def main() -> None:
     parser.add_argument("--index_files", type=int, default=1_281_167, help="training images of the indexed folder")
     parser.add_argument("--memory_batch", type=int, default=32, help="images per step where memory is measured")
     args = parser.parse_args()
+    args.resolution = args.resolution or PEERS[args.model][1]
     unknown = [section for section in args.sections if section not in SECTIONS]
     if unknown:
         raise UserError(f"There is no section {unknown[0]!r}; choose of {', '.join(SECTIONS)}.")
