@@ -109,7 +109,9 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_width))
 
     def __call__(self, x: Array) -> Array:  # [..., D]
-        return jnp.dot(x, self.kernel[...].astype(x.dtype), precision=HIGHEST) + self.bias[...].astype(x.dtype)
+        # As one product of matrices: of a batch of them, XLA copies the transposed gradients, with all that led to them.
+        rows = jnp.dot(x.reshape(-1, x.shape[-1]), self.kernel[...].astype(x.dtype), precision=HIGHEST)
+        return (rows + self.bias[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
 class PatchEmbedding(nnx.Module):
@@ -154,12 +156,12 @@ class Attention(nnx.Module):
 
 def attend(query: Array, key: Array, value: Array) -> Array:
     """Values [B, L, N, K] averaged by the softmax of scaled products of queries and keys: [B, Q, N, K]."""
-    with jax.default_matmul_precision("highest"):
-        if query.dtype != jnp.float64:
-            return jax.nn.dot_product_attention(query, key, value)
-        # ... whose softmax is in float32, whatever the type.
-        weights = jax.nn.softmax(jnp.einsum("bqnk,blnk->bnql", query, key) / query.shape[-1] ** 0.5)
-        return jnp.einsum("bnql,blnk->bqnk", weights, value)
+    # Not jax.nn.dot_product_attention: its layout makes the products twice as slow on a CPU, its softmax is float32.
+    query, key, value = (values.swapaxes(1, 2) for values in (query, key, value))  # [B, N, L, K]
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    weights = jnp.einsum("bnqk,bnlk->bnql", query, key, precision=HIGHEST, preferred_element_type=wide)
+    weights = jax.nn.softmax(weights / query.shape[-1] ** 0.5).astype(value.dtype)
+    return jnp.einsum("bnql,bnlk->bnqk", weights, value, precision=HIGHEST).swapaxes(1, 2)
 
 
 def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: str | tuple) -> Array:
