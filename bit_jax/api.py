@@ -7,7 +7,7 @@ from flax import nnx
 from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
-from bit_jax.devices import Devices
+from bit_jax.devices import Devices, FirstDevice
 from bit_jax.mixer import Mixer
 from bit_jax.model import Model
 from bit_jax.resnet import ResNet
@@ -27,7 +27,7 @@ def build(
     remat: bool = False,
     devices: Devices | None = None,
 ) -> Model:
-    """A model of `config` that holds `arrays`, on JAX's default device.
+    """A model of `config` that holds `arrays`, on `devices` or else JAX's first device.
 
     Its parameters are float64 for the precision float64, else float32. float64 switches the whole process to JAX's
     64-bit types; float32 means float32, on GPUs and TPUs as well: bit_jax/layers.py states it where it matters.
@@ -37,10 +37,11 @@ def build(
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
+    model.devices = devices or FirstDevice()
     for variable in engine_weights.parameters(model).values():
-        variable.set_value(jax.ShapeDtypeStruct(variable.shape, dtype))
+        place = model.devices.place_of_parameter(variable.shape)
+        variable.set_value(jax.ShapeDtypeStruct(variable.shape, dtype, sharding=place))
     engine_weights.load(model, arrays)
-    model.devices = devices or Devices()
     return model
 
 

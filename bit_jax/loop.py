@@ -46,7 +46,7 @@ def train_step(
 ) -> Array:
     """One update in place; returns the loss before it, still on the device."""
     params = optimizer.params
-    sums = zeros(params) if batch_split > 1 else None
+    sums = zeros(params, model.devices) if batch_split > 1 else None
     # Not lax.scan: inside of loops XLA's CPU compiler leaves convolutions unoptimised, ten times slower.
     for part in range(batch_split):
         sums = add_gradients(
@@ -57,11 +57,11 @@ def train_step(
     return loss
 
 
-@jax.jit
-def zeros(params: optim.Params) -> tuple[Array, optim.Params]:
+@functools.partial(jax.jit, static_argnames="devices")
+def zeros(params: optim.Params, devices: Devices) -> tuple[Array, optim.Params]:
     """A loss and gradients to which those of the micro-batches are added."""
-    gradients = jax.tree.map(jnp.zeros_like, params)
-    return jnp.zeros((), jax.tree.leaves(gradients)[0].dtype), gradients
+    gradients = devices.scatter(jax.tree.map(jnp.zeros_like, params))
+    return devices.gather(jnp.zeros((), jax.tree.leaves(gradients)[0].dtype)), gradients
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "batch_split", "dtype"), donate_argnames="sums")
@@ -70,16 +70,17 @@ def add_gradients(
     graphdef: nnx.GraphDef, batch_split: int, dtype: jnp.dtype,
 ) -> tuple[Array, optim.Params]:  # fmt: skip
     """Loss and gradients of one of `batch_split` parts of the batch; plus `sums`, in their own memory, if any."""
-
-    def chunk(name: str) -> Array:
-        return batch[name].reshape(batch_split, -1, *batch[name].shape[1:])[part]
+    devices = nnx.merge(graphdef, nnx.from_flat_state(params)).devices
+    micro_batch = {
+        name: devices.cut(value, batch_split, part) if value.ndim else value for name, value in batch.items()
+    }
 
     def part_loss(params: optim.Params) -> Array:
-        model = nnx.merge(graphdef, nnx.from_flat_state(params))
-        micro_batch = batch | {name: chunk(name) for name, value in batch.items() if value.ndim}
+        model = nnx.merge(graphdef, nnx.from_flat_state(devices.gather(params)))
         return loss_fn(model, micro_batch, dtype) / batch_split
 
-    found = jax.value_and_grad(part_loss)(params)
+    loss, gradients = jax.value_and_grad(part_loss)(params)
+    found = devices.gather(loss), devices.scatter(gradients)
     return jax.tree.map(jnp.add, sums, found) if sums else found
 
 
@@ -94,7 +95,8 @@ def eval_step(model: Model, batch: dict[str, Array], *, dtype: jnp.dtype) -> Arr
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
     losses = jnp.where(mask, cross_entropy(logits, labels), 0)
-    return jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
+    sums = jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
+    return model.devices.gather(sums)
 
 
 def evaluate(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> dict[str, float]:

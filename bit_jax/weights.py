@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bit_jax.optim import SGD, parameters
 
@@ -15,17 +16,20 @@ def canonical_name(path: tuple[str | int, ...]) -> str:
 
 def to_array(value: Array) -> np.ndarray:
     """A C-contiguous array of its own: the layouts are HWIO and [in, out] already."""
+    if not (value.is_fully_addressable or value.is_fully_replicated):  # other processes have some of it, and ask, too
+        value = jax.device_put(value, NamedSharding(value.sharding.mesh, PartitionSpec()))
     return np.array(value, order="C")
 
 
 def to_value(array: np.ndarray, like: Array | jax.ShapeDtypeStruct) -> Array:
-    """The inverse of `to_array`: a value of the type of `like` and in its place, or on the first device."""
-    return jax.device_put(np.array(array, like.dtype), like.sharding or jax.local_devices()[0])
+    """The inverse of `to_array`: a value of the type of `like` and in its place."""
+    array = np.array(array, like.dtype)
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda slices: array[slices])
 
 
 def dump(model: nnx.Module) -> dict[str, np.ndarray]:
     """{canonical name: array} of every parameter."""
-    return {canonical_name(path): to_array(value[...]) for path, value in parameters(model).items()}
+    return {canonical_name(path): to_array(value.get_value()) for path, value in parameters(model).items()}
 
 
 def load(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from bit_tf2 import weights as engine_weights
-from bit_tf2.devices import Devices
+from bit_tf2.devices import Devices, FirstDevice
 from bit_tf2.mixer import Mixer
 from bit_tf2.model import Model
 from bit_tf2.resnet import ResNet
@@ -26,7 +26,7 @@ def build(
     remat: bool = False,
     devices: Devices | None = None,
 ) -> Model:
-    """A model of `config` that holds `arrays`, on the first GPU or the CPU.
+    """A model of `config` that holds `arrays`, on `devices` or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
     `remat`, the backward pass computes activations again instead of keeping them.
@@ -34,12 +34,14 @@ def build(
     tf.config.experimental.enable_tensor_float_32_execution(False)
     users_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64" if precision == "float64" else "float32")
+    devices = devices or FirstDevice()
     try:
-        model = MODELS[type(config)](config, remat=remat)
+        with devices.scope():
+            model = MODELS[type(config)](config, remat=remat)
     finally:
         keras.config.set_dtype_policy(users_policy)
+    model.devices = devices
     engine_weights.load(model, arrays)
-    model.devices = devices or Devices()
     return model
 
 

@@ -1,7 +1,13 @@
-"""The devices that a run computes on in TensorFlow."""
+"""The devices that a run computes on in TensorFlow: the replicas of a `tf.distribute` strategy, or one without it."""
 
-from collections.abc import Iterator
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -10,22 +16,129 @@ from common.errors import UserError
 
 
 class Devices(devices.Devices):
-    """The first GPU or the CPU."""
+    """All GPUs of this process and of the others; or TPUs; or the CPU.
+
+    Each has its slice of every batch and all variables. Raises UserError for `shard_parameters`.
+    """
 
     def __init__(self, shard_parameters: bool = False):
         if shard_parameters:
-            raise UserError("--shard_parameters needs several devices and there is one; leave it out.")
-        self.device = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
+            raise UserError(
+                "TensorFlow keeps all parameters on every device; leave --shard_parameters out, or train in PyTorch or JAX."
+            )
+        self.strategy = find_strategy()
+        if self.strategy:
+            numbers = []  # of this process's replicas among all
+            self.strategy.experimental_distribute_values_from_function(
+                lambda replica: numbers.append(int(replica.replica_id_in_sync_group)) or 0
+            )
+            self.num_devices, self.num_local = self.strategy.num_replicas_in_sync, len(numbers)
+            self.process, self.num_processes = numbers[0] // len(numbers), self.num_devices // len(numbers)
+
+    @property
+    def device(self) -> str:
+        """The first GPU or the CPU."""
+        return "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Where variables are made that every device has."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """This process's slice of a batch as tensors, on each device a slice of it."""
+        if not self.strategy:
+            with tf.device(self.device):
+                return {name: tf.convert_to_tensor(value) for name, value in batch.items()}
+        slices = {name: np.split(value, self.num_local) for name, value in batch.items() if value.ndim}
+        parts = iter([batch | {name: values[i] for name, values in slices.items()} for i in range(self.num_local)])
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda _: {name: tf.convert_to_tensor(value) for name, value in next(parts).items()}
+        )
+
+    def mean(self, function: Callable[[dict], tuple[Tensor, ...]], batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Within a graph: what `function` makes of each device's slice of a batch, averaged, on every device."""
+        return self._reduced(tf.distribute.ReduceOp.MEAN, function, batch)
+
+    def sum(self, function: Callable[[dict], tuple[Tensor, ...]], batch: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Within a graph: what `function` makes of each device's slice of a batch, added up, on every device."""
+        return self._reduced(tf.distribute.ReduceOp.SUM, function, batch)
+
+    def _reduced(self, operation: tf.distribute.ReduceOp, function: Callable, batch: dict[str, Any]) -> tuple:
+        if not self.strategy:
+            return function(batch)
+        return self.strategy.run(
+            lambda batch: tf.distribute.get_replica_context().all_reduce(operation, list(function(batch))), (batch,)
+        )
+
+    def on_each(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Within a graph: call `function` for every device of this process, with that device's own copies."""
+        if not self.strategy:
+            function(*arguments)
+        for i in range(self.num_local if self.strategy else 0):
+            function(*(self.local(argument, i) for argument in arguments))
+
+    def local(self, value: Any, i: int = 0) -> Any:
+        """What the `i`-th device of this process has of a value, of a dictionary's values or an object's attributes."""
+        if isinstance(value, dict):
+            return {name: self.local(item, i) for name, item in value.items()}
+        if isinstance(value, (tf.Tensor, tf.Variable, tf.distribute.DistributedValues)):
+            return self.strategy.experimental_local_results(value)[i] if self.strategy else value
+        if hasattr(value, "__dict__"):
+            value = copy.copy(value)
+            vars(value).update(self.local(vars(value), i))
+        return value
+
+    def agree(self, value: int) -> int:
+        if self.num_processes == 1:
+            return value
+        numbers = np.zeros((self.num_local, self.num_processes))  # float64: every device can add it
+        numbers[:, self.process] = value
+        return int(add_up(self, self.put({"numbers": numbers})).numpy().max()) // self.num_local
+
+    def has_lost(self, error: BaseException) -> bool:
+        gone = tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError
+        return self.num_processes > 1 and isinstance(error, gone)
 
 
-def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, Tensor]]:
+@tf.function(autograph=False)
+def add_up(devices: Devices, batch: dict[str, Any]) -> Tensor:
+    """The sum over all devices of the array `numbers`."""
+    return devices.local(devices.sum(lambda batch: (tf.identity(batch["numbers"]),), batch)[0])
+
+
+class FirstDevice(Devices):
+    """The first device of this process, whatever others there are."""
+
+    def __init__(self):
+        self.strategy = None
+
+
+def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, Any]]:
     """Batches as tensors on the devices, one ahead of the consumer."""
     ahead = None
     for batch in batches:
-        with tf.device(devices.device):
-            tensors = {name: tf.convert_to_tensor(value) for name, value in batch.items()}
+        tensors = devices.put(batch)
         if ahead:
             yield ahead
         ahead = tensors
     if ahead:
         yield ahead
+
+
+def find_strategy() -> tf.distribute.Strategy | None:
+    """The strategy for the processes that TF_CONFIG or SLURM tells of, for a TPU, or for several local devices."""
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    if sum(map(len, cluster.values())) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())
+    if "TPU_NAME" in os.environ:
+        return find_tpu()
+    local = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in local]) if len(local) > 1 else None
+
+
+def find_tpu() -> tf.distribute.Strategy:
+    """The strategy for the TPU that TPU_NAME names; `local` is this machine's. Not run on hardware yet."""
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+    return tf.distribute.TPUStrategy(resolver)

@@ -51,35 +51,46 @@ def compiled_step(
 ) -> Tensor:
     """`train_step` as one graph, made at the first call with a model and its optimizer."""
     variables = list(optimizer.parameters.values())
-    chunks = {
-        name: tf.reshape(value, (batch_split, -1, *value.shape[1:]))
-        for name, value in batch.items()
-        if value.shape.rank
-    }
 
-    def part_gradients(part: Tensor | int) -> tuple[Tensor, ...]:
-        with tf.GradientTape() as tape:
-            micro_batch = batch | {name: value[part] for name, value in chunks.items()}
-            loss = loss_fn(model, micro_batch, dtype) / batch_split
-        return loss, *tape.gradient(loss, variables)
+    def loss_and_gradients(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        chunks = {
+            name: tf.reshape(value, (batch_split, -1, *value.shape[1:]))
+            for name, value in batch.items()
+            if value.shape.rank
+        }
 
-    def add_gradients(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
-        return part + 1, *(total + value for total, value in zip(sums, part_gradients(part)))
+        def part_gradients(part: Tensor | int) -> tuple[Tensor, ...]:
+            with tf.GradientTape() as tape:
+                micro_batch = batch | {name: value[part] for name, value in chunks.items()}
+                loss = loss_fn(model, micro_batch, dtype) / batch_split
+            return loss, *tape.gradient(loss, variables)
 
-    if batch_split == 1:
-        loss, *gradients = part_gradients(0)
-    else:  # one after the other: only one micro-batch's activations live
+        def add_gradients(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+            return part + 1, *(total + value for total, value in zip(sums, part_gradients(part)))
+
+        if batch_split == 1:
+            return part_gradients(0)
+        # One after the other: only one micro-batch's activations live.
         start = (tf.constant(0), tf.zeros_like(lr), *(tf.zeros_like(value) for value in variables))
-        _, loss, *gradients = tf.while_loop(
-            lambda part, *_: part < batch_split, add_gradients, start, parallel_iterations=1
-        )
-    optim.update(optimizer, lr, dict(zip(optimizer.parameters, gradients)))
-    return loss
+        return tf.while_loop(lambda part, *_: part < batch_split, add_gradients, start, parallel_iterations=1)[1:]
+
+    def update(optimizer: optim.SGD, gradients: dict[optim.Path, Tensor]) -> None:
+        optim.update(optimizer, lr, gradients)
+
+    loss, *gradients = model.devices.mean(loss_and_gradients, batch)
+    model.devices.on_each(update, optimizer, dict(zip(optimizer.parameters, gradients)))
+    return model.devices.local(loss)
 
 
 @tf.function(autograph=False)
 def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: tf.DType) -> Tensor:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64."""
+    (sums,) = model.devices.sum(lambda batch: (eval_sums(model, batch, dtype),), batch)
+    return model.devices.local(sums)
+
+
+def eval_sums(model: Model, batch: dict[str, Tensor], dtype: tf.DType) -> Tensor:
+    """`eval_step` on one device."""
     labels, mask = batch["labels"], batch["mask"]
     logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
     own = tf.gather(logits, labels[:, None], batch_dims=1)

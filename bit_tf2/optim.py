@@ -37,7 +37,8 @@ def _walk(value: object, path: Path) -> Iterator[tuple[Path, tf.Variable]]:
 
 def create_optimizer(model: keras.Model, *, momentum: float, weight_decay: float) -> SGD:
     """The optimizer of `model`; its learning rate is given with every update."""
-    return SGD(model, momentum=momentum, weight_decay=weight_decay)
+    with model.devices.scope():
+        return SGD(model, momentum=momentum, weight_decay=weight_decay)
 
 
 def update(optimizer: SGD, lr: Tensor, gradients: dict[Path, Tensor]) -> None:

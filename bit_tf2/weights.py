@@ -14,7 +14,7 @@ def canonical_name(path: tuple[str | int, ...]) -> str:
 
 def to_array(variable: tf.Variable) -> np.ndarray:
     """A C-contiguous array of its own: the layouts are HWIO and [in, out] already."""
-    return np.array(variable, order="C")
+    return np.array(variable.numpy(), order="C")
 
 
 def dump(model: keras.Model) -> dict[str, np.ndarray]:
