@@ -42,7 +42,7 @@ def open_folder(root: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     if not class_names:
         raise UserError(f"The folder {root} holds no class folders in {root / 'train'}; expected train/<class>/*.jpg.")
     folders = {split: _class_folders(root, split, class_names) for split in splits}
-    watched = [path for split in splits for path in (root / split, *folders[split])]
+    watched = [path for split in splits for path in folders[split]]
     arrays = indexed(root, watched, lambda: _scan(root, folders, class_names))
     files = {split: Files(root / split, arrays[f"{split}/names"], arrays[f"{split}/ends"]) for split in splits}
     return class_names, {split: files[split].split(arrays[f"{split}/labels"]) for split in splits}
