@@ -1,0 +1,63 @@
+"""The engines that compile do so in the first step and the first evaluation, and never again."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from engines import INSTALLED, Engine
+from test_noise import RECIPE, VIT, parameters, split
+
+from common.batches import EvalBatches, TrainBatches, prefetch
+
+CONFIG = dataclasses.replace(VIT, depth=1)
+LRS = (0.1, 0.05, 0.025)
+MIXUP = dataclasses.replace(RECIPE, mixup=0.1, lrs=LRS)
+
+
+def train(engine: Engine, counted: Callable[[], int]) -> list[int]:
+    """What was compiled until each step was done, and the evaluation after it, whose last batch is padded."""
+    model = engine.build(CONFIG, parameters(CONFIG))
+    optimizer = engine.optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    options = {"batch_split": 1, "dtype": engine.dtype("float32")}
+    steps = prefetch(TrainBatches(split(), MIXUP, 7, config=CONFIG), range(len(LRS)), 1)
+    counts = []
+    for batch, lr in zip(engine.devices.to_device(steps, model.devices), LRS):
+        engine.loop.train_step(model, optimizer, batch, lr=lr, **options)
+        batches = EvalBatches(split(), MIXUP.crop, "bilinear", MIXUP.batch_eval)
+        assert len(batches) * batches.batch > len(batches.split)
+        evaluated = prefetch(batches, range(len(batches)), 1)
+        assert engine.loop.evaluate(model, evaluated, dtype=options["dtype"])["top5"] == 1
+        counts.append(counted())
+    return counts
+
+
+@pytest.mark.skipif("bit_jax" not in INSTALLED, reason="jax is not installed")
+def test_jax_compiles_nothing_after_the_first_step(caplog):
+    """Not a function of ours, and none of JAX's small ones either."""
+    import jax
+
+    def compiled() -> int:
+        return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
+
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        first, *later = train(Engine("bit_jax"), compiled)
+        assert first > 0
+        assert later == [first] * len(later)
+        jax.jit(lambda x: x - 1)(np.zeros(3))
+        assert compiled() == first + 1  # what would have been seen
+
+
+@pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="tensorflow is not installed")
+def test_tensorflow_traces_nothing_after_the_first_step():
+    engine = Engine("bit_tf2")
+    functions = engine.loop.compiled_step, engine.loop.eval_step
+
+    def traced() -> int:
+        return sum(function.experimental_get_tracing_count() for function in functions)
+
+    before = traced()
+    first, *later = train(engine, traced)
+    assert first == before + 2
+    assert later == [first] * len(later)
