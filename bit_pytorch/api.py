@@ -25,7 +25,7 @@ def build(
     remat: bool = False,
     devices: Devices | None = None,
 ) -> Model:
-    """A model of `config` that holds `arrays`, on the first GPU or the CPU.
+    """A model of `config` that holds `arrays`, on `devices`, or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
     `remat`, the backward pass computes activations again instead of keeping them.
@@ -34,10 +34,12 @@ def build(
     dtype = torch.float64 if precision == "float64" else torch.float32
     with torch.device("meta"):
         model = MODELS[type(config)](config, remat=remat)
-    model = model.to_empty(device="cuda" if torch.cuda.is_available() else "cpu").to(dtype)
+    model.devices = devices or Devices(alone=True)
+    model = model.to(dtype)
+    model.devices.shard(model)
+    model.to_empty(device=model.devices.device)
     engine_weights.load(model, arrays)
-    model.devices = devices or Devices()
-    return model
+    return model.devices.replicate(model)
 
 
 def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:

@@ -1,25 +1,167 @@
-"""The devices that a run computes on in PyTorch."""
+"""The devices that a run computes on in PyTorch: one for each process that torchrun starts."""
 
+import datetime
+import os
+import sys
+import threading
 from collections.abc import Iterator
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from common import devices
 from common.errors import UserError
 
+TIMEOUT = datetime.timedelta(hours=2)  # of one exchange: the process that writes may take long over its files
+BEAT_SECONDS, MISSED_BEATS = 5, 6  # after so many, a process counts as lost
+
 
 class Devices(devices.Devices):
-    """The first GPU or the CPU."""
+    """The first GPU or the CPU; under torchrun, one for each process: they train copies of a model, or its shards.
 
-    def __init__(self, shard_parameters: bool = False):
-        if shard_parameters:
-            raise UserError("--shard_parameters needs several devices and there is one; leave it out.")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    `alone`: of this process only, wherever it was started.
+    """
+
+    def __init__(self, shard_parameters: bool = False, alone: bool = False):
+        self.shard_parameters, self.heartbeat = shard_parameters, None
+        together = not alone and int(os.environ.get("WORLD_SIZE", 1)) > 1
+        index = int(os.environ["LOCAL_RANK"]) if together else 0
+        self.device = torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
+        if together:
+            self._join()
+        elif shard_parameters:
+            raise UserError(
+                "--shard_parameters needs several processes and there is one; start them with torchrun, or leave it out."
+            )
+        elif not alone and torch.cuda.device_count() > 1:
+            print(f"Using one of {torch.cuda.device_count()} GPUs; scripts/launch/local.sh uses all of them.")
+
+    def _join(self) -> None:
+        """Meet the other processes, as torchrun's environment says."""
+        backend = "gloo"
+        if self.device.type == "cuda":
+            if self.device.index >= torch.cuda.device_count():
+                raise UserError(
+                    f"There are {torch.cuda.device_count()} GPUs and more processes; start one process per GPU."
+                )
+            torch.cuda.set_device(self.device)
+            backend = "nccl"
+        try:
+            distributed.init_process_group(backend, timeout=TIMEOUT)
+        except RuntimeError as error:
+            raise UserError(
+                f"The processes cannot meet ({str(error).splitlines()[0]}); see torchrun's flags."
+            ) from error
+        self.process, self.num_processes = distributed.get_rank(), distributed.get_world_size()
+        self.num_devices = self.num_processes
+        self.heartbeat = Heartbeat(self.process, self.num_processes)
+        self.agree(0)  # from here on all hearts beat
+
+    def __enter__(self) -> Self:
+        if self.heartbeat:
+            self.heartbeat.start()
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if self.heartbeat:
+            self.heartbeat.stop()
+            if kind is None:  # otherwise others may be in the middle of an exchange
+                distributed.destroy_process_group()
+
+    def agree(self, value: int) -> int:
+        if self.num_processes == 1:
+            return value
+        values = torch.tensor(value, device=self.device)
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return int(values)
+
+    def has_lost(self, error: BaseException) -> bool:
+        text = str(error)
+        return self.num_processes > 1 and (isinstance(error, distributed.DistError) or "gloo" in text or "NCCL" in text)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values`, which become their sum over all processes, without waiting for it."""
+        if self.num_processes > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def shard(self, model: nn.Module) -> None:
+        """Spread the parameters over the processes, if asked to: a block at a time is whole while it computes."""
+        if self.shard_parameters:
+            for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+                for block in blocks:
+                    fully_shard(block)
+            fully_shard(model, reshard_after_forward=True)  # outside of forward and backward all are shards
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """The model that is trained in all processes alike."""
+        return Replica(model) if self.num_processes > 1 and not self.shard_parameters else model
+
+    def average_gradients(self, model: nn.Module, when: bool) -> None:
+        """Whether the next backward pass averages gradients over the processes; shards always do, to stay small."""
+        if isinstance(model, Replica):
+            model.require_backward_grad_sync = when
+
+
+class Replica(DistributedDataParallel):
+    """One of several copies of a model, in all but its backward pass that model: it averages their gradients."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model, gradient_as_bucket_view=True)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        return self.module.named_parameters(*arguments, **options)
+
+
+class Heartbeat(threading.Thread):
+    """Tells the other processes that this one lives, and ends it when one of them no longer does.
+
+    A process that is gone without a word, with its machine or in a driver, would leave the others waiting for ever.
+    """
+
+    def __init__(self, process: int, num_processes: int):
+        super().__init__(name="heartbeat", daemon=True)
+        self.process, self.others = process, [n for n in range(num_processes) if n != process]
+        self.store = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        self.stopped = threading.Event()
+        self.store.add(f"beats of {process}", 1)
+
+    def run(self) -> None:
+        last, missed = {}, dict.fromkeys(self.others, 0)
+        while not self.stopped.wait(BEAT_SECONDS):
+            try:
+                self.store.add(f"beats of {self.process}", 1)
+                beats = {n: self.store.add(f"beats of {n}", 0) for n in self.others}
+            except RuntimeError:
+                self.end("The process that started this run has gone.")
+            for n in self.others:
+                missed[n] = missed[n] + 1 if beats[n] == last.get(n) else 0
+                if missed[n] == MISSED_BEATS:
+                    self.end(f"Process {n} has given no sign of life for {BEAT_SECONDS * MISSED_BEATS} seconds.")
+            last = beats
+
+    def end(self, why: str) -> None:
+        """End this process, whatever it waits for."""
+        if not self.stopped.is_set():
+            print(f"error: {why} The same command continues after the last checkpoint.", file=sys.stderr, flush=True)
+            os._exit(2)
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self.stopped.set()
 
 
 def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, Tensor]]:
-    """Batches as tensors on the devices, one ahead of the consumer."""
+    """Batches as tensors on the device, one ahead of the consumer."""
     ahead = None
     for batch in batches:
         tensors = {name: torch.as_tensor(value) for name, value in batch.items()}

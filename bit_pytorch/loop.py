@@ -43,14 +43,15 @@ def train_step(
     chunks = {name: value.chunk(batch_split) for name, value in batch.items() if value.ndim}
     for part in range(batch_split):
         micro_batch = batch | {name: values[part] for name, values in chunks.items()}
+        model.devices.average_gradients(model, part == batch_split - 1)
         loss = loss_fn(model, micro_batch, dtype) / batch_split
         loss.backward()
         total += loss.detach()
     optim.update(optimizer, lr)
-    return total
+    return model.devices.sum(total) / model.devices.num_processes
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training
 def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: torch.dtype) -> Tensor:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64."""
     labels, mask = batch["labels"], batch["mask"]
@@ -67,7 +68,7 @@ def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: torch.dtype) -> 
 def evaluate(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
     sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.devices))
-    top1, top5, loss, count = sums.tolist()
+    top1, top5, loss, count = model.devices.sum(sums).tolist()
     return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
 
 

@@ -1,8 +1,11 @@
 """Canonical arrays (common/models/) into and out of PyTorch models and optimizers, without knowing any name."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def canonical_name(name: str, tensor: Tensor) -> str:
@@ -23,27 +26,47 @@ def to_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W")).permute(order)
 
 
+def fill(tensor: Tensor, array: np.ndarray) -> None:
+    """Give a tensor its array, or each process its shard of it."""
+    whole = to_tensor(array)
+    if isinstance(tensor, DTensor):
+        whole = whole.to(tensor.device, tensor.dtype)
+        tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))
+    else:
+        tensor.copy_(whole)
+
+
+def to_arrays(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, np.ndarray]:
+    """{canonical name: array} of (name, tensor) pairs. All processes gather their shards; who writes gets them."""
+    arrays = {}
+    for name, tensor in tensors:
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if model.devices.process == 0:
+            arrays[canonical_name(name, whole)] = to_array(whole)
+    return arrays
+
+
 def dump(model: nn.Module) -> dict[str, np.ndarray]:
     """{canonical name: array} of every parameter."""
-    return {canonical_name(name, value): to_array(value) for name, value in model.named_parameters()}
+    return to_arrays(model, model.named_parameters())
 
 
 def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:
     """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(to_tensor(arrays[canonical_name(name, value)]))
+            fill(value, arrays[canonical_name(name, value)])
 
 
 def dump_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
     """{canonical name of the parameter: momentum}; empty before the first update."""
     momenta = {name: optimizer.state[value].get("momentum_buffer") for name, value in model.named_parameters()}
-    return {canonical_name(name, m): to_array(m) for name, m in momenta.items() if m is not None}
+    return to_arrays(model, ((name, momentum) for name, momentum in momenta.items() if momentum is not None))
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
     for name, value in model.named_parameters():
         if canonical_name(name, value) in arrays:
-            momentum = torch.empty_like(value).copy_(to_tensor(arrays[canonical_name(name, value)]))
-            optimizer.state[value]["momentum_buffer"] = momentum
+            momentum = optimizer.state[value]["momentum_buffer"] = torch.empty_like(value)
+            fill(momentum, arrays[canonical_name(name, value)])

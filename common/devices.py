@@ -1,10 +1,11 @@
 """What a run asks of the devices that it computes on; `Devices` of an engine answers it for several processes."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Self
 
-from common.errors import UserError
+from common.errors import SECONDS_FOR_THE_FIRST, UserError
 
 MOST = 2**31 - 1  # that processes agree on: what every device can count to
 
@@ -35,12 +36,14 @@ class Devices:
 
 @contextlib.contextmanager
 def together(devices: Devices) -> Iterator[None]:
-    """What is done here succeeds in every process or ends all of them; of those that fail, one says why."""
+    """What is done here succeeds in every process or ends all of them; the first of those that fail says why."""
     try:
         yield
-    except UserError as error:
-        if devices.agree(devices.process + 1) == devices.process + 1:
+    except UserError:
+        if devices.agree(MOST - devices.process) == MOST - devices.process:
             raise
-        raise SystemExit(2) from error
-    if devices.agree(0):
-        raise SystemExit(2)
+    else:
+        if not devices.agree(0):
+            return
+    time.sleep(2 * SECONDS_FOR_THE_FIRST)  # mostly ended within: whoever started the processes ends all when one ends
+    raise SystemExit(2)

@@ -24,7 +24,7 @@ def exit_with_sentence() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if any(os.environ.get(name, "0") not in ("", "0") for name in PROCESS):
+        if next((number for name in PROCESS if (number := os.environ.get(name))), "0") != "0":
             time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
