@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from bit_pytorch import weights as engine_weights
-from bit_pytorch.devices import Devices
+from bit_pytorch.devices import Devices, FirstDevice
 from bit_pytorch.mixer import Mixer
 from bit_pytorch.model import Model
 from bit_pytorch.resnet import ResNet
@@ -34,7 +34,7 @@ def build(
     dtype = torch.float64 if precision == "float64" else torch.float32
     with torch.device("meta"):
         model = MODELS[type(config)](config, remat=remat)
-    model.devices = devices or Devices(alone=True)
+    model.devices = devices or FirstDevice()
     model = model.to(dtype)
     model.devices.shard(model)
     model.to_empty(device=model.devices.device)

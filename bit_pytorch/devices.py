@@ -22,21 +22,20 @@ BEAT_SECONDS, MISSED_BEATS = 5, 6  # after so many, a process counts as lost
 class Devices(devices.Devices):
     """The first GPU or the CPU; under torchrun, one for each process: they train copies of a model, or its shards.
 
-    `alone`: of this process only, wherever it was started.
+    Raises UserError where the processes do not meet, and for `shard_parameters` in one process.
     """
 
-    def __init__(self, shard_parameters: bool = False, alone: bool = False):
+    def __init__(self, shard_parameters: bool = False):
         self.shard_parameters, self.heartbeat = shard_parameters, None
-        together = not alone and int(os.environ.get("WORLD_SIZE", 1)) > 1
-        index = int(os.environ["LOCAL_RANK"]) if together else 0
-        self.device = torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
-        if together:
+        is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self.device = local_device(int(os.environ["LOCAL_RANK"]) if is_one_of_several else 0)
+        if is_one_of_several:
             self._join()
         elif shard_parameters:
             raise UserError(
                 "--shard_parameters needs several processes and there is one; start them with torchrun, or leave it out."
             )
-        elif not alone and torch.cuda.device_count() > 1:
+        elif torch.cuda.device_count() > 1:
             print(f"Using one of {torch.cuda.device_count()} GPUs; scripts/launch/local.sh uses all of them.")
 
     def _join(self) -> None:
@@ -45,7 +44,7 @@ class Devices(devices.Devices):
         if self.device.type == "cuda":
             if self.device.index >= torch.cuda.device_count():
                 raise UserError(
-                    f"There are {torch.cuda.device_count()} GPUs and more processes; start one process per GPU."
+                    f"There are more processes than GPUs ({torch.cuda.device_count()}); start one for each."
                 )
             torch.cuda.set_device(self.device)
             backend = "nccl"
@@ -65,7 +64,7 @@ class Devices(devices.Devices):
             self.heartbeat.start()
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.heartbeat:
             self.heartbeat.stop()
             if kind is None:  # otherwise others may be in the middle of an exchange
@@ -79,8 +78,8 @@ class Devices(devices.Devices):
         return int(values)
 
     def has_lost(self, error: BaseException) -> bool:
-        text = str(error)
-        return self.num_processes > 1 and (isinstance(error, distributed.DistError) or "gloo" in text or "NCCL" in text)
+        words = ("gloo", "NCCL", "store")  # what the errors of exchanges name, which have no type of their own
+        return self.num_processes > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
     def sum(self, values: Tensor) -> Tensor:
         """`values`, which become their sum over all processes, without waiting for it."""
@@ -104,6 +103,18 @@ class Devices(devices.Devices):
         """Whether the next backward pass averages gradients over the processes; shards always do, to stay small."""
         if isinstance(model, Replica):
             model.require_backward_grad_sync = when
+
+
+class FirstDevice(Devices):
+    """The first GPU or the CPU, of this process alone."""
+
+    def __init__(self):
+        self.shard_parameters, self.heartbeat, self.device = False, None, local_device(0)
+
+
+def local_device(index: int) -> torch.device:
+    """A GPU of this machine, or the CPU."""
+    return torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
 
 
 class Replica(DistributedDataParallel):

@@ -158,7 +158,10 @@ class Run:
 
     def __exit__(self, _: object, error: BaseException | None, *trace: object) -> None:
         if error and self.devices.has_lost(error):
-            error = UserError("Another process of this run has ended or cannot be reached; see what it said.")
+            reason = str(error).strip().partition("\n")[0]
+            error = UserError(
+                f"Another process of this run has ended or cannot be reached ({reason}); see what it said."
+            )
         try:
             self.checkpoints.close()
         except UserError as unsaved:

@@ -1,0 +1,87 @@
+"""The launchers, as far as a machine without GPUs, SLURM and TPUs can test them: what they would run."""
+
+import os
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+LAUNCHERS = ROOT / "scripts" / "launch"
+SLURM = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[1-2]"}
+SRUN = "srun --kill-on-bad-exit=1 --nodes 2 "
+
+
+def dry_run(tmp_path, launcher: str, *words: str, **environment: str) -> str:
+    """What a launcher would run, with 8 GPUs here and SLURM's own command that names the machines of a job."""
+    for name, text in (("nvidia-smi", "seq 8"), ("scontrol", "echo node1; echo node2"), ("nproc", "echo 64")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    command = [LAUNCHERS / launcher, "--dry_run", *words]
+    return subprocess.run(
+        command,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCHERS.iterdir()), ids=lambda path: path.name)
+def test_the_shell_understands_it(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    assert os.access(path, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("engine", "environment", "expected"),
+    [
+        ("bit_pytorch", {}, "env OMP_NUM_THREADS=8 python -m torch.distributed.run --standalone --nproc_per_node 8 -m "),
+        ("bit_pytorch", {"NUM_PROCESSES": "2", "PYTHON": "p"},
+         "env OMP_NUM_THREADS=32 p -m torch.distributed.run --standalone --nproc_per_node 2 -m "),
+        ("bit_jax", {}, "python -m "),
+        ("bit_tf2", {}, "python -m "),
+    ],
+)  # fmt: skip
+def test_local(engine, environment, expected, tmp_path):
+    found = dry_run(tmp_path, "local.sh", engine, "--name", "a b", **environment)
+    assert found == f"{expected}{engine}.train --name a\\ b\n"
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("bit_pytorch", "--ntasks-per-node 1 python -m torch.distributed.run --nnodes 2 --nproc_per_node 8 "
+                        + "--rdzv_backend c10d --rdzv_id 4711 --rdzv_endpoint node1:24711 -m "),
+        ("bit_jax", "--ntasks 16 --ntasks-per-node 8 python -m "),
+        ("bit_tf2", "--ntasks-per-node 1 python -m "),
+    ],
+)  # fmt: skip
+def test_slurm(engine, expected, tmp_path):
+    found = dry_run(tmp_path, "slurm.sh", engine, "--name", "a", **SLURM)
+    assert found == f"{SRUN}{expected}{engine}.train --name a\n"
+
+
+def test_tpu_pod(tmp_path):
+    """The command passes two shells: this one and the hosts'."""
+    found = dry_run(tmp_path, "tpu_pod.sh", "pod", "us-central2-b", "bit_jax", "--name", "a b")
+    start = "gcloud compute tpus tpu-vm ssh pod --zone us-central2-b --worker all --command "
+    assert found.startswith(start)
+    command = subprocess.run(
+        ["bash", "-c", f"printf %s {found.removeprefix(start)}"], capture_output=True, text=True, check=True
+    ).stdout
+    assert command == "cd bit && python3 -m bit_jax.train --name a\\ b"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words", "said"),
+    [
+        ("local.sh", ("bit_torch",), "error: 'bit_torch' is no engine; give bit_pytorch, bit_jax or bit_tf2.\n"),
+        ("slurm.sh", (), "error: '' is no engine; give bit_pytorch, bit_jax or bit_tf2.\n"),
+        ("tpu_pod.sh", ("pod", "zone", "bit_pytorch"), "error: 'bit_pytorch' does not run on TPU pods; give TPU, ZONE, and bit_jax.\n"),
+    ],
+)  # fmt: skip
+def test_what_they_do_not_know(launcher, words, said):
+    done = subprocess.run(
+        [LAUNCHERS / launcher, *words], env=os.environ | SLURM, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr == said
