@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-PROCESS = ("RANK", "SLURM_PROCID", "JAX_PROCESS_ID", "TPU_WORKER_ID")  # where launchers tell a process its number
+# Where launchers tell a process its number:
+PROCESS = ("RANK", "SLURM_PROCID", "JAX_PROCESS_ID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 SECONDS_FOR_THE_FIRST = 10
 
 

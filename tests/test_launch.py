@@ -61,15 +61,18 @@ def test_slurm(engine, expected, tmp_path):
     assert found == f"{SRUN}{expected}{engine}.train --name a\n"
 
 
-def test_tpu_pod(tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "workers", "environment"), [("bit_jax", "all", ""), ("bit_tf2", "0", "TPU_NAME=local ")]
+)
+def test_tpu_pod(engine, workers, environment, tmp_path):
     """The command passes two shells: this one and the hosts'."""
-    found = dry_run(tmp_path, "tpu_pod.sh", "pod", "us-central2-b", "bit_jax", "--name", "a b")
-    start = "gcloud compute tpus tpu-vm ssh pod --zone us-central2-b --worker all --command "
+    found = dry_run(tmp_path, "tpu_pod.sh", "pod", "us-central2-b", engine, "--name", "a b")
+    start = f"gcloud compute tpus tpu-vm ssh pod --zone us-central2-b --worker {workers} --command "
     assert found.startswith(start)
     command = subprocess.run(
         ["bash", "-c", f"printf %s {found.removeprefix(start)}"], capture_output=True, text=True, check=True
     ).stdout
-    assert command == "cd bit && python3 -m bit_jax.train --name a\\ b"
+    assert command == f"cd bit && {environment}python3 -m {engine}.train --name a\\ b"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_tpu_pod(tmp_path):
     [
         ("local.sh", ("bit_torch",), "error: 'bit_torch' is no engine; give bit_pytorch, bit_jax or bit_tf2.\n"),
         ("slurm.sh", (), "error: '' is no engine; give bit_pytorch, bit_jax or bit_tf2.\n"),
-        ("tpu_pod.sh", ("pod", "zone", "bit_pytorch"), "error: 'bit_pytorch' does not run on TPU pods; give TPU, ZONE, and bit_jax.\n"),
+        ("tpu_pod.sh", ("pod", "zone", "bit_pytorch"), "error: 'bit_pytorch' does not run on TPUs; give TPU, ZONE, and bit_jax or bit_tf2.\n"),
     ],
 )  # fmt: skip
 def test_what_they_do_not_know(launcher, words, said):

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Train on all hosts of a Cloud TPU VM (a pod slice, or a single host), in JAX.
+# Train on a Cloud TPU VM: in JAX on all hosts of a pod slice, in TensorFlow on a TPU with one host. Not run on hardware yet.
 #
-#   scripts/launch/tpu_pod.sh [--dry_run] TPU ZONE bit_jax --name NAME --logdir gs://BUCKET/runs [FLAGS of python -m bit_jax.train]
+#   scripts/launch/tpu_pod.sh [--dry_run] TPU ZONE ENGINE --name NAME --logdir gs://BUCKET/runs [FLAGS of python -m ENGINE.train]
 #
 #   TPU, ZONE        as in `gcloud compute tpus tpu-vm list`
+#   ENGINE           bit_jax: one process for each host, which find one another; bit_tf2: one process on one host
 #   --dry_run        print the command instead
 #
-# Every host needs this project in ~/bit with `pip install '.[jax-tpu,cloud]'`, and the images; hosts share no disk, so that
-# --logdir must be a bucket. One process for each host finds the others by itself. Not run on hardware yet.
+# Every host needs the images and this project in ~/bit, installed with the extras `jax-tpu` and `cloud`, or with `tf2`, `cloud` and
+# the TensorFlow that the TPU's runtime brings. Hosts share
+# no disk, so that --logdir must be a bucket.
 # Environment: FOLDER (default: bit), PYTHON (default: python3), both on the hosts.
 
 set -euo pipefail
@@ -17,11 +19,15 @@ if [[ ${1:-} == --dry_run ]]; then
   shift
 fi
 tpu=${1:-} zone=${2:-} engine=${3:-}
-if [[ $engine != bit_jax ]]; then
-  echo "error: '$engine' does not run on TPU pods; give TPU, ZONE, and bit_jax." >&2
+case $engine in
+bit_jax) workers=all environment='' ;;
+bit_tf2) workers=0 environment='TPU_NAME=local ' ;;
+*)
+  echo "error: '$engine' does not run on TPUs; give TPU, ZONE, and bit_jax or bit_tf2." >&2
   exit 2
-fi
+  ;;
+esac
 shift 3
-printf -v command 'cd %q && %q -m bit_jax.train' "${FOLDER:-bit}" "${PYTHON:-python3}"
+printf -v command 'cd %q && %s%q -m %s.train' "${FOLDER:-bit}" "$environment" "${PYTHON:-python3}" "$engine"
 (($# == 0)) || printf -v command '%s%s' "$command" "$(printf ' %q' "$@")"
-run gcloud compute tpus tpu-vm ssh "$tpu" --zone "$zone" --worker all --command "$command"
+run gcloud compute tpus tpu-vm ssh "$tpu" --zone "$zone" --worker "$workers" --command "$command"
