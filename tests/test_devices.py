@@ -179,8 +179,9 @@ def test_a_process_that_ends_ends_the_others():
             raise RuntimeError("died")
 
     first, second = Team(2).do(lambda member: train(member, "--name", "died", disturb=disturb))
-    assert str(second) == "died" and isinstance(first, UserError)
-    assert "Another process of this run has ended" in str(first) and "checkpoint of step 3 is intact" in str(first)
+    assert str(second) == "died" and isinstance(first, UserError), (first, second)
+    assert "Another process of this run has ended" in str(first)
+    assert "checkpoint of step 3 is intact" in str(first)
 
 
 def test_what_goes_wrong_at_the_end_ends_all(monkeypatch):

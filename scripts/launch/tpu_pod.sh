@@ -7,9 +7,8 @@
 #   ENGINE           bit_jax: one process for each host, which find one another; bit_tf2: one process on one host
 #   --dry_run        print the command instead
 #
-# Every host needs the images and this project in ~/bit, installed with the extras `jax-tpu` and `cloud`, or with `tf2`, `cloud` and
-# the TensorFlow that the TPU's runtime brings. Hosts share
-# no disk, so that --logdir must be a bucket.
+# Every host needs the images and this project in ~/bit, installed with the extras `cloud` and `jax-tpu`, or with `cloud` beside
+# the TensorFlow of the TPU's runtime. Hosts share no disk, so that --logdir must be a bucket.
 # Environment: FOLDER (default: bit), PYTHON (default: python3), both on the hosts.
 
 set -euo pipefail
