@@ -1,0 +1,126 @@
+"""Training runs of several processes on this machine, with a model of some thousand parameters."""
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from conftest import ROOT
+from PIL import Image
+
+FLAGS = ("--dataset", "images", "--weights", "none", "--precision", "float64", "--batch", 8, "--batch_split", 2,
+         "--mixup", 0.1, "--resize", 36, "--crop", 32, "--steps", 20, "--warmup_steps", 1, "--base_lr", 0.01,
+         "--val_fraction", 0.3, "--batch_eval", 3, "--eval_every", 6, "--log_every", 1, "--checkpoint_every", 2,
+         "--keep_best", "--workers", 1)  # fmt: skip
+COMMAND = """
+import runpy, sys, forker
+forker.make_it_small()
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+def make_images(folder: Path) -> None:
+    """Two classes, 14 images to train with and 14 to test."""
+    for split, name, number in itertools.product(("train", "test"), ("cat", "dog"), range(7)):
+        path = folder / "images" / split / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng([number, name == "dog"]).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+class Job:
+    """Processes that train together in `folder`; entered, they have been started, and left, they have ended."""
+
+    def __init__(self, engine: str, folder: Path, name: str, *flags, num_processes: int = 1, variables: dict = {}):  # noqa: B006
+        self.name, self.folder, self.num_processes = name, folder, num_processes
+        self.arguments = [sys.executable, "-c", COMMAND, f"{engine}.train", *map(str, (*FLAGS, "--name", name, *flags))]
+        self.variables = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": ""} | variables
+
+    def __enter__(self):
+        ports = free_ports(self.num_processes)
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        self.processes = []
+        for number in range(self.num_processes if self.num_processes > 1 else 0):
+            place = {
+                "JAX_COORDINATOR_ADDRESS": cluster["worker"][0],
+                "JAX_NUM_PROCESSES": str(self.num_processes),
+                "JAX_PROCESS_ID": str(number),
+                "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": number}}),
+            }
+            self.start(number, place)
+        if self.num_processes == 1:
+            self.start(0, {})
+        return self
+
+    def start(self, number: int, place: dict[str, str]) -> None:
+        with open(self.log(number), "w") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    self.arguments, cwd=self.folder, env=self.variables | place, stdout=log, stderr=subprocess.STDOUT
+                )
+            )
+
+    def log(self, number: int) -> Path:
+        return self.folder / f"{self.name}.{number}.log"
+
+    def __exit__(self, *error) -> None:
+        for process in self.processes:
+            process.kill()  # only if the test has failed
+            process.wait()
+
+    def ends(self, seconds: float = 300) -> list[tuple[int, str]]:
+        """(exit status, output) of every process, once all have ended by themselves."""
+        until = time.monotonic() + seconds
+        return [
+            (process.wait(until - time.monotonic()), self.log(number).read_text())
+            for number, process in enumerate(self.processes)
+        ]
+
+    def finish(self) -> list[str]:
+        """The outputs of the whole run, which nobody disturbs."""
+        with self:
+            ends = self.ends()
+        assert [status for status, _ in ends] == [0] * self.num_processes, ends
+        return [output for _, output in ends]
+
+    def wait_for_line(self, number: int) -> None:
+        """Return once the run has written so many lines of metrics."""
+        path, until = self.folder / "runs" / self.name / "metrics.jsonl", time.monotonic() + 300
+        while not (path.exists() and path.read_bytes().count(b"\n") >= number):
+            assert time.monotonic() < until and self.processes[0].poll() is None, self.log(0).read_text()
+            time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def metrics(folder: Path, name: str) -> list[dict]:
+    """The lines of a run, apart from how fast they came."""
+    lines = [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def assert_close(folder: Path, name: str, reference: str, bound: float) -> None:
+    """The same lines of metrics and the same weights, as far as rounding allows."""
+    ours, theirs = metrics(folder, name), metrics(folder, reference)
+    assert [list(line) for line in ours] == [list(line) for line in theirs]
+    for line, expected in zip(ours, theirs):
+        np.testing.assert_allclose(list(line.values()), list(expected.values()), rtol=bound)
+    found, expected = (np.load(folder / "runs" / each / "weights.npz") for each in (name, reference))
+    with found, expected:
+        assert found.files == expected.files
+        for key in found.files:
+            assert np.abs(found[key] - expected[key]).max() <= bound * max(np.abs(expected[key]).max(), 1e-3), key

@@ -1,0 +1,103 @@
+"""Runs on several devices and in several processes in TensorFlow, against the same run on one device."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from engines import INSTALLED
+from jobs import Job, assert_close, make_images
+
+from common.checkpoint import CURRENT, read
+
+pytestmark = pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="tensorflow is not installed")
+
+
+def test_two_processes(tmp_path):
+    """Micro-batches, mixup, an evaluation set that the processes cannot share evenly, the best weights; one writes."""
+    make_images(tmp_path)
+    Job("bit_tf2", tmp_path, "alone", "--steps", 8).finish()
+    outputs = Job("bit_tf2", tmp_path, "two", "--steps", 8, num_processes=2).finish()
+    assert_close(tmp_path, "two", "alone", 1e-9)
+    assert "Wrote runs/two/weights.npz" in outputs[0] and "step" not in outputs[1]
+
+
+def test_parameters_stay_whole(run):
+    done = run("bit_tf2.train", "--weights", "none", "--shard_parameters", status=2)
+    assert "leave --shard_parameters out" in done.stderr
+
+
+@pytest.mark.slow
+def test_stopped_killed_and_resumed_by_fewer(tmp_path):
+    """SIGTERM to one process saves in all; kill -9 of either ends the other; one goes on where two ended."""
+    make_images(tmp_path)
+    Job("bit_tf2", tmp_path, "alone").finish()
+    with Job("bit_tf2", tmp_path, "two", "--checkpoint_every", 0, num_processes=2) as job:
+        job.wait_for_line(4)
+        job.processes[1].send_signal(signal.SIGTERM)
+        ends = job.ends()
+    step = read(tmp_path / "runs" / "two" / CURRENT).step
+    assert [status for status, _ in ends] == [143, 143] and 3 <= step < 20, ends
+    assert f"Stopped after step {step}; to resume: " in ends[0][1] and "Stopped after" not in ends[1][1]
+    for killed in (1, 0):
+        with Job("bit_tf2", tmp_path, "two", num_processes=2) as job:
+            job.wait_for_line(step + 3)
+            job.processes[killed].kill()
+            started = time.monotonic()
+            status, output = job.ends()[1 - killed]
+        assert status == 2 and time.monotonic() - started < 60, output
+        assert "error: Another process of this run has ended" in output
+        step = read(tmp_path / "runs" / "two" / CURRENT).step
+    Job("bit_tf2", tmp_path, "two").finish()
+    assert_close(tmp_path, "two", "alone", 1e-9)
+
+
+TWO = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from bit_tf2 import api, loop, optim, weights
+from bit_tf2.devices import Devices, FirstDevice, to_device
+from common.models import ResNetConfig
+
+config, rng = ResNetConfig((1,), 0.5, 10), np.random.default_rng(0)
+arrays = {name: rng.normal(size=shape) / 10 for name, shape in config.parameter_shapes().items()}
+batches = [{"images": rng.integers(0, 256, (8, 32, 32, 3), np.uint8), "labels": rng.integers(0, 10, 8, np.int32),
+            "mixup_weight": np.float64(0.3)} for _ in range(3)]
+test = batches[0] | {"mask": np.arange(8) < 5}
+del test["mixup_weight"]
+
+def train(devices, precision, remat):
+    dtype = getattr(tf, precision)
+    model = api.build(config, arrays, precision=precision, remat=remat, devices=devices)
+    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    losses, compiled = [], []
+    for batch in to_device(iter(batches), devices):
+        losses.append(float(loop.train_step(model, optimizer, batch, lr=0.05, batch_split=2, dtype=dtype)))
+        compiled.append(loop.compiled_step.experimental_get_tracing_count())
+    assert compiled[0] == compiled[-1], compiled
+    evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
+    results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
+    arrays_after, state = weights.dump(model), weights.dump_optimizer(model, optimizer)
+    weights.load(model, arrays)
+    assert all(np.array_equal(value, arrays[name].astype(precision)) for name, value in weights.dump(model).items())
+    return results | arrays_after | {f"v {name}": value for name, value in state.items()}
+
+devices = Devices()
+assert (devices.num_devices, devices.num_processes, devices.agree(3)) == (2, 1, 3)
+for precision, remat, bound in (("float32", True, 1e-5), ("float64", False, 1e-9)):
+    expected, found = (train(each, precision, remat) for each in (FirstDevice(), devices))
+    worst = max((np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max(), name) for name in expected)
+    print(precision, worst)
+    assert worst[0] < bound, worst
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_of_one_process():
+    """Every device has the same variables after every step, whose graph is made once."""
+    variables = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
+    subprocess.run([sys.executable, "-c", TWO], check=True, env=os.environ | variables)
