@@ -455,7 +455,7 @@ def memory_of_plans(root: Path, num_batches: int) -> Work:
         def walk() -> None:
             split = open_folder(root)[1]["train"]
             batches = TrainBatches(split, dataclasses.replace(pipeline_recipe(), batch=1024), seed=0)
-            for step in np.random.default_rng(0).integers(0, 100 * len(split) // 1024, num_batches):
+            for step in np.random.default_rng(0).integers(0, 2 * len(split) // 1024, num_batches):  # of two epochs
                 examples = batches.plan(int(step))["examples"]
                 split.targets(examples)
                 split.describe(int(examples[0]))
