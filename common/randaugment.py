@@ -12,6 +12,7 @@ import numpy as np
 MAX_LEVEL = 10
 DRAWS = 3  # numbers in [0, 1) that a layer takes: which operation, its sign or row, its column
 GREY = 128
+VALUES = np.arange(256, dtype=np.uint8)
 
 
 def randaugment(image: np.ndarray, level: float, draws: Sequence[np.ndarray]) -> np.ndarray:
@@ -27,22 +28,22 @@ def randaugment(image: np.ndarray, level: float, draws: Sequence[np.ndarray]) ->
 def autocontrast(image: np.ndarray, *_: float) -> np.ndarray:
     """Every channel stretched to 0 .. 255."""
     tables = []
-    for low, high in zip(image.min((0, 1)).tolist(), image.max((0, 1)).tolist()):
+    for channel in channels(image):
+        low, high = int(channel.min()), int(channel.max())
         scale = np.float32(255 / max(high - low, 1))
-        stretched = truncated(np.arange(256, dtype=np.float32) * scale - np.float32(low) * scale)
-        tables.append(stretched if high > low else np.arange(256, dtype=np.uint8))
-    return looked_up(image, tables)
+        tables.append(truncated(VALUES * scale - np.float32(low) * scale) if high > low else VALUES)
+    return looked_up(image, np.stack(tables, -1))
 
 
 def equalize(image: np.ndarray, *_: float) -> np.ndarray:
     """Every channel with about as many pixels of each value."""
     tables = []
-    for channel in range(3):
-        counts = np.bincount(image[..., channel].ravel(), minlength=256)
+    for channel in channels(image):
+        counts = np.bincount(channel.ravel(), minlength=256)
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
         below = np.cumsum(counts) - counts
-        tables.append(np.minimum((below + step // 2) // step, 255) if step else np.arange(256))
-    return looked_up(image, tables)
+        tables.append(np.minimum((below + step // 2) // step, 255).astype(np.uint8) if step else VALUES)
+    return looked_up(image, np.stack(tables, -1))
 
 
 def invert(image: np.ndarray, *_: float) -> np.ndarray:
@@ -67,7 +68,7 @@ def posterize(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
 
 def solarize(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
     """Inverted from a threshold on. Full strength inverts everything: 256, as a uint8, is the threshold 0."""
-    return np.where(image < int(strength * 256) % 256, image, 255 - image)
+    return looked_up(image, np.where(int(strength * 256) % 256 > VALUES, VALUES, 255 - VALUES))
 
 
 def color(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
@@ -76,11 +77,12 @@ def color(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
 
 def contrast(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
     levels = grey(image)
-    return blended(np.full(image.shape, levels.sum(dtype=np.int64) // levels.size, np.uint8), image, strength)
+    mean = np.full(256, levels.sum(dtype=np.int64) // levels.size, np.uint8)
+    return looked_up(image, blended(mean, VALUES, strength))
 
 
 def brightness(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
-    return blended(np.zeros_like(image), image, strength)
+    return looked_up(image, blended(np.zeros_like(VALUES), VALUES, strength))
 
 
 def sharpness(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
@@ -119,7 +121,8 @@ def cutout(image: np.ndarray, strength: float, top: float, left: float) -> np.nd
 
 def solarize_add(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
     """The dark half made lighter by up to 110."""
-    return np.where(image < 128, np.minimum(image.astype(np.int16) + int(strength * 110), 255).astype(np.uint8), image)
+    lighter = np.minimum(VALUES.astype(int) + int(strength * 110), 255).astype(np.uint8)
+    return looked_up(image, np.where(VALUES < 128, lighter, VALUES))
 
 
 OPERATIONS: tuple[Callable[..., np.ndarray], ...] = (
@@ -137,27 +140,36 @@ def signed(amount: float, draw: float) -> float:
 
 def truncated(values: np.ndarray) -> np.ndarray:
     """float32 to uint8 without rounding."""
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
-def looked_up(image: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
-    """`image` with the values of each channel replaced by those of its table [256]."""
+def channels(image: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The three channels uint8 [H, W], each in one piece: numpy is slow on every third byte."""
     import cv2
 
-    return cv2.LUT(image, np.stack(tables, -1).astype(np.uint8)[None])
+    return cv2.split(image)
+
+
+def looked_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """`image` with its values replaced by those of `table`, uint8 [256], or [256, 3] for each channel."""
+    import cv2
+
+    return cv2.LUT(image, table[None])
 
 
 def grey(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W]: the brightness of every pixel, rounded as `tf.image.rgb_to_grayscale` does."""
-    red, green, blue = np.moveaxis(image * np.float32(1 / 255), -1, 0)
+    red, green, blue = (channel * np.float32(1 / 255) for channel in channels(image))
     brightness = red * np.float32(0.2989) + green * np.float32(0.587) + blue * np.float32(0.114)
     return (brightness * np.float32(255.5)).astype(np.uint8)
 
 
 def blended(start: np.ndarray, end: np.ndarray, strength: float) -> np.ndarray:
     """From a tenth of the way from `start` to `end` (0), through `end` (0.5), to 1.9 of it (1)."""
-    start, factor = start.astype(np.float32), np.float32(strength * 1.8 + 0.1)
-    return truncated(start + factor * (end - start))
+    values = np.subtract(end, start, dtype=np.float32)
+    values *= np.float32(strength * 1.8 + 0.1)
+    values += start
+    return truncated(values)
 
 
 def transformed(image: np.ndarray, x: tuple[float, ...], y: tuple[float, ...]) -> np.ndarray:
