@@ -30,9 +30,13 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Itera
 
 
 def evaluate_main(job: Evaluation) -> None:
-    """Print accuracy and loss on one split."""
+    """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
-    job.show(evaluate(model, job.batches(), dtype=getattr(jnp, job.config.precision)))
+    dtype = getattr(jnp, job.config.precision)
+    for split in job.split_names:
+        job.show(split, evaluate(model, job.batches(split), dtype=dtype))
+        if job.config.output:
+            job.write(split, predict(model, job.batches(split), dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:

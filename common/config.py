@@ -98,7 +98,12 @@ class TrainConfig(ModelConfig, DataConfig):
 class EvaluateConfig(ModelConfig, DataConfig):
     """Flags of `python -m bit_*.evaluate`."""
 
-    split: str | None = flag(None, "split to evaluate", rule="test, or val where there is no test")
+    split: str | None = flag(
+        None, "split to evaluate, or several: train,val,test", rule="test, or val where there is no test"
+    )
+    output: str | None = flag(
+        None, "a folder for SPLIT.npz: features [N, D], logits [N, K], labels of its images", rule="none"
+    )
     batch_eval: int = flag(64, "images per step")
     resolution: int | None = flag(
         None, "side in pixels of what the model sees", rule="the weights' card, or the dataset's by the BiT-HyperRule"

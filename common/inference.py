@@ -1,7 +1,9 @@
 """What `evaluate` and `predict` prepare before an engine computes, and what they show of its numbers."""
 
+import collections
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from common.config import EvaluateConfig, ModelConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError
 from common.files import write_atomically
+from common.formats import npz
 from common.formats.source import card_path, read_model
 from common.models import find_model
 from common.progress import follow
+
+Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
 
 
 class Inference:
@@ -43,18 +48,17 @@ class Inference:
 
 
 class Evaluation(Inference):
-    """`evaluate`: one split of a dataset through one model."""
+    """`evaluate`: splits of a dataset through one model."""
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
-        self.config, self.split_name = config, config.split or dataset.held_out
-        if self.split_name not in dataset.splits:
-            raise UserError(
-                f"{dataset.name} has no split {self.split_name!r}; choose one of {', '.join(dataset.splits)}."
-            )
+        self.config, self.splits = config, dataset.splits
+        self.split_names = list(dict.fromkeys((config.split or dataset.held_out).split(",")))
+        for name in self.split_names:
+            if name not in dataset.splits:
+                raise UserError(f"{dataset.name} has no split {name!r}; choose of {', '.join(dataset.splits)}.")
         self.check_classes(dataset)
-        self.split = dataset.splits[self.split_name]
 
     def check_classes(self, dataset: Dataset) -> None:
         """Raise UserError when the head is for other classes than the dataset's."""
@@ -64,16 +68,22 @@ class Evaluation(Inference):
                 f"{dataset.num_classes}; evaluate weights that were trained on this dataset."
             )
 
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every example of the split, once."""
-        return self.eval_batches(self.split, self.config.batch_eval)
+    def batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+        """Every example of a split, once."""
+        return self.eval_batches(self.splits[split], self.config.batch_eval)
 
-    def show(self, result: dict[str, float]) -> None:
+    def show(self, split: str, result: dict[str, float]) -> None:
         """Print one line a person reads."""
         print(
-            f"{self.config.dataset} {self.split_name}, {len(self.split):,} images: "
+            f"{self.config.dataset} {split}, {len(self.splits[split]):,} images: "
             f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.6f}"
         )
+
+    def write(self, split: str, outputs: Iterator[Outputs]) -> None:
+        """Write SPLIT.npz in the folder --output."""
+        path, images = Path(self.config.output) / f"{split}.npz", self.splits[split]
+        write_outputs(path, unpadded(outputs, len(images)), len(images), labels=images.targets(slice(None)))
+        print(f"Wrote {path}")
 
 
 class Prediction(Inference):
@@ -97,26 +107,53 @@ class Prediction(Inference):
         """Every image, once."""
         return self.eval_batches(self.split, self.config.batch_eval)
 
-    def show(self, outputs: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Print the top classes of every image and write --output, from (features [B, D], logits [B, K]) of batches."""
-        all_features, all_logits, first = [], [], 0
-        for features, logits in outputs:
-            count = min(len(logits), len(self.files) - first)  # the last batch is padded
-            all_features.append(features[:count])
-            all_logits.append(logits[:count])
-            for file, row in zip(self.files[first : first + count], logits[:count]):
-                print(f"{file}: {self.describe(row)}")
-            first += count
+    def show(self, outputs: Iterator[Outputs]) -> None:
+        """Print the top classes of every image and write --output."""
+        shown = self.print_top(unpadded(outputs, len(self.files)))
         if self.config.output:
-            columns = {"logits": np.concatenate(all_logits), "features": np.concatenate(all_features)}
-            columns["files"] = np.array([str(file) for file in self.files])
-            write_atomically(Path(self.config.output), lambda file: np.savez(file, **columns))
+            files = np.array([str(file) for file in self.files])
+            write_outputs(Path(self.config.output), shown, len(self.files), files=files)
+        else:
+            collections.deque(shown, maxlen=0)
+
+    def print_top(self, outputs: Iterator[Outputs]) -> Iterator[Outputs]:
+        """The same, printed as they pass."""
+        files = iter(self.files)
+        for features, logits in outputs:
+            for row in logits:
+                print(f"{next(files)}: {self.describe(row)}")
+            yield features, logits
 
     def describe(self, logits: np.ndarray) -> str:
         """`cat 98.1%, dog 1.2%, ...` of one image's logits [K]."""
         scores = np.exp(logits.astype(np.float64) - logits.max())
         top = np.argsort(-scores, kind="stable")[: self.config.top]
         return ", ".join(f"{self.class_names[k]} {scores[k] / scores.sum():.1%}" for k in top)
+
+
+def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:
+    """The same for `count` images, without the padding of the last batch."""
+    for features, logits in outputs:
+        yield features[:count], logits[:count]
+        count -= len(logits)
+
+
+def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: np.ndarray) -> None:
+    """Write an .npz of `features` and `logits` of `count` images and of `columns`; memory holds one batch of them."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+            arrays, first = {}, 0
+            for batch in outputs:
+                for name, rows in zip(("features", "logits"), batch):
+                    if name not in arrays:
+                        shape = (count, *rows.shape[1:])
+                        arrays[name] = np.memmap(Path(folder) / name, rows.dtype, "w+", shape=shape)
+                    arrays[name][first : first + len(rows)] = rows
+                first += len(batch[1])
+            write_atomically(path, lambda file: npz.fill(file, arrays | columns))
+    except OSError as error:
+        raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
 
 
 def read_card(weights_file: Path) -> dict:

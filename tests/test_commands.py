@@ -64,9 +64,11 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     weights = ("--weights", folder / "weights.npz")
-    shown = run(f"{name}.evaluate", "--dataset", pets, *weights).stdout
-    assert f"16 images: top-1 {test['test/top1']:.2%}" in shown
-    assert float(shown.split()[-1]) == pytest.approx(test["test/loss"], abs=2e-6)  # six digits are shown
+    flags = ("--split", "test,train", "--output", tmp_path / "features")
+    shown = run(f"{name}.evaluate", "--dataset", pets, *weights, *flags).stdout
+    first, wrote, *_ = shown.splitlines()
+    assert f"16 images: top-1 {test['test/top1']:.2%}" in first and wrote.startswith("Wrote")
+    assert float(first.split()[-1]) == pytest.approx(test["test/loss"], abs=2e-6)  # six digits are shown
     outputs = []
     for other in (name, INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]):
         target = tmp_path / f"{other}.npz"
@@ -79,6 +81,9 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     for column in ("logits", "features"):
         np.testing.assert_allclose(outputs[0][column], outputs[1][column], atol=2e-5 * np.abs(outputs[0][column]).max())
     assert (outputs[0]["files"] == outputs[1]["files"]).all()
+    with np.load(tmp_path / "features" / "test.npz") as evaluated:
+        np.testing.assert_array_equal(evaluated["logits"], outputs[0]["logits"])
+        assert (evaluated["logits"].argmax(1) == evaluated["labels"]).mean() == test["test/top1"]
 
 
 def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path, pets):

@@ -11,7 +11,7 @@ from PIL import Image
 from common import images
 from common.config import EvaluateConfig, PredictConfig
 from common.errors import UserError
-from common.inference import Evaluation, Prediction
+from common.inference import Evaluation, Prediction, unpadded, write_outputs
 from common.models import DEFAULT_MODEL
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / f"{DEFAULT_MODEL}.npz"
@@ -37,7 +37,7 @@ def views(weights: Path, card: dict, **flags) -> list[np.ndarray]:
     flags |= {"weights": str(weights), "workers": 1}
     prediction = Prediction(PredictConfig(images=(str(weights.parent / "photo.png"),), **flags))
     evaluation = Evaluation(EvaluateConfig(dataset=str(weights.parent / "data"), **flags))
-    return [next(iter(job.batches()))["images"][0] for job in (prediction, evaluation)]
+    return [next(iter(batches))["images"][0] for batches in (prediction.batches(), evaluation.batches("test"))]
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,28 @@ def test_a_card_with_an_impossible_size_is_refused(weights, value):
         UserError, match=f"card.json says {value!r} as eval_resize, expected 0 or at least its resolution"
     ):
         views(weights, {**CARD, "eval_resize": value})
+
+
+def test_outputs_of_any_length_are_written_batch_by_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(rng.standard_normal((4, 3)).astype("f4"), rng.standard_normal((4, 2)).astype("f4")) for _ in range(3)]
+    seen = []  # how much was read before the next batch was asked for
+
+    def outputs():
+        for batch in rows:
+            seen.append(len(list(tmp_path.glob("out/.*/*"))))
+            yield batch
+
+    labels = np.arange(10)
+    write_outputs(tmp_path / "out" / "a.npz", unpadded(outputs(), 10), 10, labels=labels)
+    with np.load(tmp_path / "out" / "a.npz") as file:
+        assert set(file.files) == {"features", "logits", "labels"} and (file["labels"] == labels).all()
+        for column, name in enumerate(("features", "logits")):
+            np.testing.assert_array_equal(file[name], np.concatenate([row[column] for row in rows])[:10])
+    assert seen == [0, 2, 2] and [path.name for path in (tmp_path / "out").iterdir()] == ["a.npz"]
+
+
+def test_outputs_that_cannot_be_written_are_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write"):
+        write_outputs(tmp_path / "file" / "a.npz", iter([]), 0)
