@@ -110,7 +110,8 @@ def convert(
     config, notes = expressed(found.config, table)
     for line in notes + check_computed(found.config, table, path):
         say(f"Note: {line}.")
-    record = {"config": dump_config(found.config)} | ({"class_names": found.class_names} if found.class_names else {})
+    names = {"class_names": found.class_names} if found.class_names else {}
+    record = names | found.prepared | {"config": dump_config(found.config)}
     facts = WRITERS[to](config, found.class_names) if to in WRITERS else None
     if facts and path.parent.joinpath("config.json").exists() and not target_is_own(path):
         raise UserError(f"{path.parent} holds a config.json of another model; choose another folder.")

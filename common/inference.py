@@ -1,7 +1,6 @@
 """What `evaluate` and `predict` prepare before an engine computes, and what they show of its numbers."""
 
 import collections
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError
 from common.files import write_atomically
 from common.formats import npz
+from common.formats.containers import read_json
 from common.formats.source import card_path, read_model
 from common.models import find_model
 from common.progress import follow
@@ -159,16 +159,15 @@ def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns:
 def read_card(weights_file: Path) -> dict:
     """The card beside a weights file (`card.json` for a run's, `NAME.json` for NAME.npz), or an empty one.
 
-    Of `.safetensors`, the record within or the config.json of timm or Hugging Face tells the names of the classes.
+    Of other files, the record within or the config.json of timm or Hugging Face tells what they can. Raises UserError.
     """
-    if weights_file.suffix not in (".npz", ".h5", ".hdf5"):
-        return {"class_names": read_model(weights_file, values=False).class_names}
     path = card_path(weights_file)
-    try:
-        card = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"The card {path} is no JSON ({error}); restore or remove it.") from error
-    if not isinstance(card, dict) or card.get("resize_kind", "bilinear") not in images.RESIZE_KINDS:
+    if weights_file.suffix not in (".npz", ".h5", ".hdf5"):
+        path, found = weights_file, read_model(weights_file, values=False)
+        card = {"class_names": found.class_names} | found.prepared
+    else:
+        card = read_json(path) if path.is_file() else {}
+    if card.get("resize_kind", "bilinear") not in images.RESIZE_KINDS:
         raise UserError(f"The card {path} names no resize_kind of {', '.join(images.RESIZE_KINDS)}; mend or remove it.")
     eval_resize = card.get("eval_resize", 0)
     if type(eval_resize) is not int or not (eval_resize == 0 or eval_resize >= card.get("resolution", 1)):

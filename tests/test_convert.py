@@ -24,6 +24,7 @@ from common.formats import containers
 from common.formats import npz as npz_files
 from common.formats.recognise import choose_table
 from common.formats.source import RECORD, dump_config, read_model
+from common.inference import read_card
 from common.models import PublishedModel, ResNetConfig, ViTConfig, find_architecture
 from common.models.vit import resize_positions
 
@@ -329,6 +330,18 @@ def test_class_names_travel(tmp_path):
         assert read_model(path).class_names == ["a", "b", "c", "d", "e"]
     labels = json.loads((tmp_path / "huggingface" / "config.json").read_text())["id2label"]
     assert labels == {str(i): name for i, name in enumerate("abcde")}
+
+
+def test_how_a_run_saw_its_images_travels(tmp_path):
+    """So that `predict` with a converted model sees them the same way."""
+    prepared = {"resolution": 32, "resize_kind": "area", "eval_resize": 40}
+    record = {"config": dump_config(VIT), "accuracy": {"test": 0.5}} | prepared
+    np.savez(tmp_path / "weights.npz", **choose_table("vision_transformer", VIT).to_published(random_arrays(VIT), VIT))
+    (tmp_path / "card.json").write_text(json.dumps(record))
+    converted = convert(tmp_path / "weights.npz", tmp_path / "a.safetensors")
+    for path in (converted, convert(converted, tmp_path / "b.npz", "vision_transformer")):
+        card = read_card(path)
+        assert {name: card[name] for name in prepared} == prepared and "accuracy" not in card
 
 
 # --- adaptation on loading

@@ -17,6 +17,7 @@ from common.formats.recognise import Found, family_name, recognise, shorten
 from common.formats.tables import Arrays
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
+PREPARED = ("resolution", "resize_kind", "eval_resize")  # how a run saw its images, which its model wants again
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
 
@@ -30,6 +31,7 @@ class Source(NamedTuple):
     class_names: list[str] | None
     assumed: list[str]  # fields that nothing told, with what the spelling's own code computes
     channels: int  # of the images that the stem takes
+    prepared: dict[str, Any]  # what is known of PREPARED
 
 
 class Facts(NamedTuple):
@@ -38,6 +40,7 @@ class Facts(NamedTuple):
     fields: dict[str, Any]
     recorded: ModelConfig | None
     class_names: list[str] | None
+    prepared: dict[str, Any]
 
 
 def find_weights(path: str | Path) -> Path:
@@ -79,7 +82,8 @@ def read_model(
             there = expressed(config, found.table)[0]
             arrays = found.table.from_published(published, there, found.channels)
             arrays, config = restore(arrays, there, config)
-    return Source(path, found.table.spelling, config, arrays, facts.class_names, found.assumed, found.channels)
+    told = facts.class_names, found.assumed, found.channels, facts.prepared
+    return Source(path, found.table.spelling, config, arrays, *told)
 
 
 def native(array: np.ndarray) -> np.ndarray:
@@ -138,7 +142,7 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
     card = card_path(path)
     if card.is_file():
         return recorded_facts(read_json(card), card)
-    return Facts({}, None, None)
+    return Facts({}, None, None, {})
 
 
 def recorded_facts(record: Any, where: Path) -> Facts:
@@ -147,11 +151,14 @@ def recorded_facts(record: Any, where: Path) -> Facts:
         raise UserError(f"{where} holds a record of its model that is no object; convert it again.")
     names = record.get("class_names")
     names = [str(name) for name in names] if isinstance(names, list) else None
+    prepared = {name: record[name] for name in PREPARED if name in record}
     if "config" not in record:
         known = ("gelu", "layer_norm_epsilon")  # cards of runs without a configuration are BiT's
-        return Facts({name: record[name] for name in known if name in record}, None, names)
+        return Facts({name: record[name] for name in known if name in record}, None, names, prepared)
     config = parse_config(record["config"], where)
-    return Facts({item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, names)
+    return Facts(
+        {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, names, prepared
+    )
 
 
 def foreign_facts(path: Path) -> Facts:
@@ -164,7 +171,7 @@ def foreign_facts(path: Path) -> Facts:
         raise UserError(
             f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
         ) from error
-    return Facts(fields, None, fields.pop("class_names", None))
+    return Facts(fields, None, fields.pop("class_names", None), {})
 
 
 def parse_config(record: Any, where: Path) -> ModelConfig:
