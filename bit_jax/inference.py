@@ -11,6 +11,7 @@ from jax import numpy as jnp
 
 from bit_jax import api
 from bit_jax.devices import to_device
+from bit_jax.layers import standardize_once
 from bit_jax.loop import evaluate, scale
 from bit_jax.model import Model
 from common.inference import Evaluation, Prediction
@@ -32,6 +33,7 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Itera
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    standardize_once(model)
     dtype = getattr(jnp, job.config.precision)
     for split in job.split_names:
         job.show(split, evaluate(model, job.batches(split), dtype=dtype))
@@ -42,4 +44,5 @@ def evaluate_main(job: Evaluation) -> None:
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    standardize_once(model)
     job.show(predict(model, job.batches(), dtype=getattr(jnp, job.config.precision)))

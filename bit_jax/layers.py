@@ -37,6 +37,8 @@ class StdConv(nnx.Module):
 
     def standardized_kernel(self) -> Array:  # [H, W, I, O]
         kernel = self.kernel[...]
+        if self.standardization == "done":
+            return kernel
         if self.standardization == "variance":
             return standardize(kernel, (0, 1, 2), self.epsilon)
         deviation = jnp.sqrt(jnp.var(kernel, (0, 1, 2), correction=0))
@@ -70,6 +72,25 @@ def standardize_backward(
 
 
 standardize.defvjp(standardize_forward, standardize_backward)
+
+
+def standardize_once(model: nnx.Module) -> None:
+    """Put the standardised kernels in the place of the kernels: the same outputs, sooner, of a model that stays as it is.
+
+    It must not be trained or saved afterwards.
+    """
+    replace_kernels(model)
+    for _, conv in nnx.iter_modules(model):
+        if isinstance(conv, StdConv):
+            conv.standardization = "done"
+
+
+@nnx.jit  # one by one, their operations would be compiled for every shape
+def replace_kernels(model: nnx.Module) -> None:
+    """The part of `standardize_once` that computes."""
+    for _, conv in nnx.iter_modules(model):
+        if isinstance(conv, StdConv):
+            conv.kernel[...] = conv.standardized_kernel()
 
 
 class GroupNorm(nnx.Module):

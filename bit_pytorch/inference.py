@@ -7,6 +7,7 @@ import torch
 
 from bit_pytorch import api
 from bit_pytorch.devices import to_device
+from bit_pytorch.layers import standardize_once
 from bit_pytorch.loop import evaluate, scale
 from bit_pytorch.model import Model
 from common.inference import Evaluation, Prediction
@@ -23,6 +24,7 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Ite
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    standardize_once(model)
     dtype = getattr(torch, job.config.precision)
     for split in job.split_names:
         job.show(split, evaluate(model, job.batches(split), dtype=dtype))
@@ -33,4 +35,5 @@ def evaluate_main(job: Evaluation) -> None:
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    standardize_once(model)
     job.show(predict(model, job.batches(), dtype=getattr(torch, job.config.precision)))

@@ -8,6 +8,7 @@ from tensorflow import Tensor
 
 from bit_tf2 import api
 from bit_tf2.devices import to_device
+from bit_tf2.layers import standardize_once
 from bit_tf2.loop import evaluate, scale
 from bit_tf2.model import Model
 from common.inference import Evaluation, Prediction
@@ -30,6 +31,7 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> Iterat
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    standardize_once(model)
     dtype = getattr(tf, job.config.precision)
     for split in job.split_names:
         job.show(split, evaluate(model, job.batches(split), dtype=dtype))
@@ -40,4 +42,5 @@ def evaluate_main(job: Evaluation) -> None:
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    standardize_once(model)
     job.show(predict(model, job.batches(), dtype=getattr(tf, job.config.precision)))

@@ -95,6 +95,7 @@ def engine_inference(args: argparse.Namespace, engine: str) -> Work:
     api, inference, _, _ = import_engine(engine)
     config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
+    inference.standardize_once(model)
     dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     batch = training_batch(args, args.batch) | {"mask": np.ones(args.batch, bool)}
 

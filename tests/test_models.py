@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from format_cases import CASES as FAMILIES
+from format_cases import random_arrays
 from golden.golden_params import image, param
 
 from common.formats import bit
@@ -65,6 +67,19 @@ def test_float32_logits_stay_within_rounding(engine, name):
 def test_a_wrong_epsilon_is_seen(engine, change):
     """The original's logits move by at least 0.18 under each of these: so must ours."""
     assert relative(*golden_logits(engine, case("tiny_eps"), "float64", **change)) > 0.1
+
+
+@pytest.mark.parametrize("name", ("bit", "resnet_v1", "hybrid"))
+def test_kernels_standardised_once_give_the_same_logits(engine, name):
+    """As `evaluate` and `predict` compute them; each kind of standardisation, and models without head or beside a ViT."""
+    config = FAMILIES[name][0]
+    model = engine.build(config, random_arrays(config), "float64")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3))
+    expected = engine.logits(model, images)
+    engine.inference.standardize_once(model)
+    assert relative(engine.logits(model, images), expected) < 1e-14
+    kernels = [value for key, value in engine.weights.dump(model).items() if "conv" in key]
+    assert kernels and all(abs(kernel.mean((0, 1, 2))).max() < 1e-14 for kernel in kernels)
 
 
 @pytest.mark.parametrize("name", ("tiny", "tiny_eps"))
