@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from common import devices
 from common.errors import UserError
@@ -47,11 +47,13 @@ class Devices(devices.Devices):
     def _key(self) -> tuple[Mesh, bool]:
         return self.mesh, self.shard_parameters
 
-    def place(self, *axes: str | None) -> NamedSharding:
+    def place(self, *axes: str | None) -> Sharding:
         """Where an array lies whose axes are cut as `axes` say: whole on every device, or in slices on the `devices`."""
+        if self.num_devices == 1:  # the same program as without a mesh
+            return SingleDeviceSharding(self.mesh.devices.item())
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
-    def place_of_parameter(self, shape: tuple[int, ...]) -> NamedSharding:
+    def place_of_parameter(self, shape: tuple[int, ...]) -> Sharding:
         """Where a parameter of `shape` lies: whole, or cut along its longest axis that the devices divide."""
         axes = [axis for axis in range(len(shape)) if shape[axis] % self.num_devices == 0]
         if not self.shard_parameters or not axes:
@@ -60,10 +62,12 @@ class Devices(devices.Devices):
 
     def gather(self, tree: Any) -> Any:
         """Within a compiled function: the same arrays, whole on every device."""
-        return lax.with_sharding_constraint(tree, self.place())
+        return lax.with_sharding_constraint(tree, self.place()) if self.num_devices > 1 else tree
 
     def scatter(self, params: Any) -> Any:
         """Within a compiled function: the same parameters, or values for each of them, where parameters lie."""
+        if self.num_devices == 1:
+            return params
         return jax.tree.map(lambda v: lax.with_sharding_constraint(v, self.place_of_parameter(v.shape)), params)
 
     def cut(self, values: Array, num_parts: int, part: Array) -> Array:
