@@ -23,6 +23,7 @@ from common.run import Run
 FLAGS = ("--dataset", "images", "--weights", "none", "--batch", 4, "--resize", 32, "--crop", 32, "--steps", 6, "--warmup_steps", 1, "--workers", 1,
          "--val_fraction", 0.2, "--batch_eval", 3, "--eval_every", 2, "--log_every", 2,
          "--checkpoint_every", 1)  # fmt: skip
+PARSING = threading.Lock()  # Python 3.11 does not parse in several threads at once
 
 
 class Team:
@@ -100,7 +101,8 @@ def quick(monkeypatch, tmp_path):
 def train(member: Devices, *flags, disturb=lambda run, step: None) -> Run:
     """`main` of the engines on `member`, with numpy; `disturb` is called in every step."""
     run = Run(parse(TrainConfig, [*map(str, (*FLAGS, *flags))], "train", ""), "numpy")
-    main = numpy_engine.load_main()
+    with PARSING:
+        main = numpy_engine.load_main()
     steps = iter(range(run.recipe.num_steps))
 
     def train_step(*arguments, **options):
