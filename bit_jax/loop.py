@@ -14,9 +14,8 @@ from bit_jax import api, optim, weights
 from bit_jax.devices import Devices, to_device
 from bit_jax.model import Model
 from common.batches import NOISE
+from common.recipes import Recipe
 from common.run import Run
-
-cross_entropy = optax.softmax_cross_entropy_with_integer_labels  # logits [B, K], labels [B] -> losses [B]
 
 
 def scale(images: Array, dtype: jnp.dtype) -> Array:
@@ -29,31 +28,47 @@ def swap_pairs(values: Array) -> Array:
     return jnp.flip(values.reshape(-1, 2, *values.shape[1:]), 1).reshape(values.shape)
 
 
-def loss_fn(model: Model, batch: dict[str, Array], dtype: jnp.dtype) -> Array:
-    """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
+def cross_entropy(logits: Array, labels: Array, loss: str, label_smoothing: float = 0.0) -> Array:
+    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+
+    `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
+    over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
+    """
+    if loss == "softmax" and labels.ndim == 1 and not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[1])
+    targets = targets.astype(logits.dtype)
+    if loss == "softmax":
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    targets = (1 - label_smoothing) * targets + label_smoothing / 2
+    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(1)
+
+
+def loss_fn(model: Model, batch: dict[str, Array], recipe: Recipe, dtype: jnp.dtype) -> Array:
+    """Mean loss of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
     images, labels = scale(batch["images"], model.dtype), batch["labels"]
     noise = {name: batch[name] for name in NOISE if name in batch}
+    options = recipe.loss, recipe.label_smoothing
     if "mixup_weight" not in batch:
-        return cross_entropy(model(images.astype(dtype), **noise), labels).mean()
+        return cross_entropy(model(images.astype(dtype), **noise), labels, *options).mean()
     weight = batch["mixup_weight"].astype(model.dtype)
     images = weight * images + (1 - weight) * swap_pairs(images)
     logits = model(images.astype(dtype), **noise)
-    return (weight * cross_entropy(logits, labels) + (1 - weight) * cross_entropy(logits, swap_pairs(labels))).mean()
+    partners = cross_entropy(logits, swap_pairs(labels), *options)
+    return (weight * cross_entropy(logits, labels, *options) + (1 - weight) * partners).mean()
 
 
 def train_step(
-    model: Model, optimizer: optim.SGD, batch: dict[str, Array], *, lr: float, batch_split: int, dtype: jnp.dtype
+    model: Model, optimizer: optim.Optimizer, batch: dict[str, Array], recipe: Recipe, *, step: int, dtype: jnp.dtype
 ) -> Array:
-    """One update in place; returns the loss before it, still on the device."""
+    """The update that follows `step` completed ones, in place; returns the loss before it, still on the device."""
     params = optimizer.params
-    sums = zeros(params, model.devices) if batch_split > 1 else None
+    sums = zeros(params, model.devices) if recipe.batch_split > 1 else None
     # Not lax.scan: inside of loops XLA's CPU compiler leaves convolutions unoptimised, ten times slower.
-    for part in range(batch_split):
-        sums = add_gradients(
-            sums, params, batch, part, graphdef=optimizer.graphdef, batch_split=batch_split, dtype=dtype
-        )
+    for part in range(recipe.batch_split):
+        sums = add_gradients(sums, params, batch, part, graphdef=optimizer.graphdef, recipe=recipe, dtype=dtype)
     loss, gradients = sums
-    optim.update(optimizer, lr, gradients)
+    optim.update(optimizer, recipe, recipe.update_numbers(step), gradients)
     return loss
 
 
@@ -64,46 +79,53 @@ def zeros(params: optim.Params, devices: Devices) -> tuple[Array, optim.Params]:
     return devices.gather(jnp.zeros((), jax.tree.leaves(gradients)[0].dtype)), gradients
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "batch_split", "dtype"), donate_argnames="sums")
+@functools.partial(jax.jit, static_argnames=("graphdef", "recipe", "dtype"), donate_argnames="sums")
 def add_gradients(
     sums: tuple[Array, optim.Params] | None, params: optim.Params, batch: dict[str, Array], part: Array, *,
-    graphdef: nnx.GraphDef, batch_split: int, dtype: jnp.dtype,
+    graphdef: nnx.GraphDef, recipe: Recipe, dtype: jnp.dtype,
 ) -> tuple[Array, optim.Params]:  # fmt: skip
-    """Loss and gradients of one of `batch_split` parts of the batch; plus `sums`, in their own memory, if any."""
+    """Loss and gradients of one of `recipe.batch_split` parts of the batch; plus `sums`, in their own memory, if any."""
     devices = nnx.merge(graphdef, nnx.from_flat_state(params)).devices
     micro_batch = {
-        name: devices.cut(value, batch_split, part) if value.ndim else value for name, value in batch.items()
+        name: devices.cut(value, recipe.batch_split, part) if value.ndim else value for name, value in batch.items()
     }
 
     def part_loss(params: optim.Params) -> Array:
         model = nnx.merge(graphdef, nnx.from_flat_state(devices.gather(params)))
-        return loss_fn(model, micro_batch, dtype) / batch_split
+        return loss_fn(model, micro_batch, recipe, dtype) / recipe.batch_split
 
     loss, gradients = jax.value_and_grad(part_loss)(params)
     found = devices.gather(loss), devices.scatter(gradients)
     return jax.tree.map(jnp.add, sums, found) if sums else found
 
 
-@functools.partial(nnx.jit, static_argnames="dtype")
-def eval_step(model: Model, batch: dict[str, Array], *, dtype: jnp.dtype) -> Array:
-    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples."""
+@functools.partial(nnx.jit, static_argnames=("loss", "dtype"))
+def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", dtype: jnp.dtype) -> Array:
+    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples.
+
+    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    """
     labels, mask = batch["labels"], batch["mask"]
     logits = model(scale(batch["images"], model.dtype).astype(dtype))
+    losses = cross_entropy(logits, labels, loss)
+    if labels.ndim == 2:
+        mask = mask & (labels > 0).any(1)
+        labels = jnp.where(labels > 0, logits, -jnp.inf).argmax(1)  # the likeliest of an image's own
     own = jnp.take_along_axis(logits, labels[:, None], 1)
     classes = jnp.arange(logits.shape[1])
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
-    losses = jnp.where(mask, cross_entropy(logits, labels), 0)
+    losses = jnp.where(mask, losses, 0)
     sums = jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
     return model.devices.gather(sums)
 
 
-def evaluate(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> dict[str, float]:
+def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: jnp.dtype) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
-    sums = [eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.devices)]
-    top1, top5, loss, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).tolist()
-    return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
+    sums = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
+    top1, top5, total, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).tolist()
+    return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}
 
 
 def main(run: Run) -> None:
@@ -112,25 +134,28 @@ def main(run: Run) -> None:
         recipe, dtype = run.recipe, getattr(jnp, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "devices": devices}
         model = api.build(run.model_config, run.initial, **options)
-        optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)
         losses = run.losses
         for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
-            lr, split = recipe.lrs[step - 1], recipe.batch_split
-            losses.append(train_step(model, optimizer, batch, lr=lr, batch_split=split, dtype=dtype))
+            losses.append(train_step(model, optimizer, batch, recipe, step=step - 1, dtype=dtype))
             if run.wants_log(step):
                 run.log_training(step, [float(loss) for loss in losses])
                 losses = []
             if run.wants_evaluation(step):
-                result = evaluate(model, run.eval_batches("val"), dtype=dtype)
+                optim.swap_average(optimizer)
+                result = evaluate(model, run.eval_batches("val"), loss=recipe.loss, dtype=dtype)
                 if run.log_evaluation(step, "val", result):
                     run.write_best(weights.dump(model))
+                optim.swap_average(optimizer)
             if run.wants_checkpoint(step):
                 state = weights.dump(model), weights.dump_optimizer(model, optimizer)
                 run.save(step, *state, [float(loss) for loss in losses])
+        optim.swap_average(optimizer)
         if run.best is not None:
             weights.load(model, run.read_best())
         for split in run.final_splits:
-            run.log_evaluation(recipe.num_steps, split, evaluate(model, run.eval_batches(split), dtype=dtype))
+            result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+            run.log_evaluation(recipe.num_steps, split, result)
         run.finish(weights.dump(model))

@@ -1,23 +1,28 @@
-"""SGD as every engine here defines it: v = momentum * v + g + weight_decay * w (kernels only); w = w - lr * v."""
+"""The update of a Recipe (common/recipes.py has the formulas), native: moments and moving average beside a model."""
 
 import functools
-from typing import Any
 
 import jax
 import optax
 from flax import nnx
 from jax import Array
+from jax import numpy as jnp
 
-Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or momentum}
+from common.recipes import Recipe, UpdateNumbers
+
+Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or moment}
 
 
-class SGD:
-    """The state of an optax transformation, beside the parameters of the model that it updates in place."""
+class Optimizer:
+    """The parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: array}."""
 
-    def __init__(self, model: nnx.Module, transformation: optax.GradientTransformation):
+    def __init__(self, model: nnx.Module, recipe: Recipe):
         self.graphdef, self.parameters = nnx.graphdef(model), parameters(model)
-        self.transformation = transformation
-        self.state = transformation.init(self.params)
+        self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.params.items()}}
+        if recipe.optimizer == "adam":
+            self.state["second"] = jax.tree.map(jnp.zeros_like, self.params)
+        if recipe.ema:
+            self.state["average"] = jax.tree.map(jnp.copy, self.params)
 
     @property
     def params(self) -> Params:
@@ -29,44 +34,71 @@ class SGD:
         for path, value in self.parameters.items():
             value.set_value(params[path])
 
-    @property
-    def momenta(self) -> Params:
-        """v of every parameter, all that the state holds."""
-        return dict(optax.tree.get(self.state, "trace"))
-
-    @momenta.setter
-    def momenta(self, momenta: Params) -> None:
-        self.state = optax.tree.set(self.state, trace=momenta)
-
 
 def parameters(model: nnx.Module) -> dict[tuple[str | int, ...], nnx.Param]:
     """{attribute path: parameter} of the variables of `model` themselves, not of copies."""
     return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
 
 
-def create_optimizer(model: nnx.Module, *, momentum: float, weight_decay: float) -> SGD:
-    """The optimizer of `model`; its learning rate is given with every update."""
-    return SGD(model, sgd(momentum, weight_decay))
+def zeros(value: Array, dtype: str) -> Array:
+    """A moment of a parameter; in a float64 run all are float64."""
+    return jnp.zeros_like(value, value.dtype if value.dtype == jnp.float64 else dtype)
 
 
-@functools.cache  # the same numbers are the same transformation, for which a compiled step is found again
-def sgd(momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    """From g and w to v."""
-    decay = optax.add_decayed_weights(weight_decay, mask=lambda params: jax.tree.map(lambda w: w.ndim > 1, params))
-    return optax.chain(decay, optax.trace(decay=momentum, nesterov=False))
+def create_optimizer(model: nnx.Module, recipe: Recipe) -> Optimizer:
+    """The optimizer of `model`; the numbers of an update are given with it."""
+    return Optimizer(model, recipe)
 
 
-def update(optimizer: SGD, lr: float, gradients: Params) -> None:
+def is_kernel(path: tuple[str | int, ...]) -> bool:
+    """Whether the name of a parameter in all engines ends in `kernel`."""
+    return path[-1] == "kernel"
+
+
+def global_norm(gradients: Params) -> Array:
+    """The norm of all gradients as one vector."""
+    return optax.global_norm(gradients)
+
+
+def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: Params) -> None:
     """One update of every parameter."""
     optimizer.params, optimizer.state = compiled_update(
-        optimizer.params, optimizer.state, gradients, float(lr), transformation=optimizer.transformation
+        optimizer.params, optimizer.state, gradients, numbers, recipe=recipe
     )
 
 
-@functools.partial(jax.jit, static_argnames="transformation", donate_argnames=("params", "state"))
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnames=("params", "state"))
 def compiled_update(
-    params: Params, state: Any, gradients: Params, lr: Array, *, transformation: optax.GradientTransformation
-) -> tuple[Params, Any]:
-    """(parameters, state) after `update`, in their own memory; lr takes the type of the parameters."""
-    velocity, state = transformation.update(gradients, state, params)
-    return jax.tree.map(lambda w, v: w - lr * v, params, velocity), state
+    params: Params, state: dict[str, Params], gradients: Params, numbers: UpdateNumbers, *, recipe: Recipe
+) -> tuple[Params, dict[str, Params]]:
+    """(parameters, state) after `update`, in their own memory; the numbers take the type of the parameters."""
+    shrink = jnp.minimum(1, recipe.clip / global_norm(gradients)) if recipe.clip else None
+    params, state = dict(params), {part: dict(values) for part, values in state.items()}
+    for path, w in params.items():
+        g = gradients[path] * shrink if recipe.clip else gradients[path]
+        decays = recipe.decays(is_kernel(path))
+        if decays and recipe.decay == "gradient":
+            g = g + recipe.weight_decay * w
+        elif decays:
+            w = (1 - numbers.decay) * w
+        first = state["first"][path].astype(w.dtype)
+        if recipe.optimizer == "sgd":
+            first = recipe.momentum * first + g
+            w = w - numbers.lr * first
+        else:
+            first = recipe.beta1 * first + (1 - recipe.beta1) * g
+            second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
+            w = w - numbers.lr * numbers.bias_correction * first / (jnp.sqrt(second) + numbers.epsilon)
+            state["second"][path] = second
+        state["first"][path] = first.astype(state["first"][path].dtype)
+        if recipe.ema:
+            average = state["average"][path]
+            state["average"][path] = average + (1 - numbers.ema) * (w - average)
+        params[path] = w
+    return params, state
+
+
+def swap_average(optimizer: Optimizer) -> None:
+    """Exchange the parameters and their moving average, if there is one; twice is nothing."""
+    if "average" in optimizer.state:
+        optimizer.params, optimizer.state["average"] = optimizer.state["average"], optimizer.params

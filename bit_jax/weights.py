@@ -4,9 +4,10 @@ import jax
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bit_jax.optim import SGD, parameters
+from bit_jax.optim import Optimizer, parameters
 
 
 def canonical_name(path: tuple[str | int, ...]) -> str:
@@ -38,15 +39,22 @@ def load(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:
         value.set_value(to_value(arrays[canonical_name(path)], value.get_value()))
 
 
-def dump_optimizer(model: nnx.Module, optimizer: SGD) -> dict[str, np.ndarray]:
-    """{canonical name of the parameter: momentum}; zeros before the first update."""
-    return {canonical_name(path): to_array(optimizer.momenta[path]) for path in parameters(model)}
+def dump_optimizer(model: nnx.Module, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """{part of the state/canonical name of the parameter: array}; bfloat16 is written as float32."""
+    return {
+        f"{part}/{canonical_name(path)}": to_array(widened(values[path]))
+        for part, values in optimizer.state.items()
+        for path in parameters(model)
+    }
 
 
-def load_optimizer(model: nnx.Module, optimizer: SGD, arrays: dict[str, np.ndarray]) -> None:
+def widened(value: Array) -> Array:
+    """bfloat16, which numpy lacks, as float32."""
+    return value.astype(jnp.float32) if value.dtype == jnp.bfloat16 else value
+
+
+def load_optimizer(model: nnx.Module, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
-    momenta = optimizer.momenta
-    for path in parameters(model):
-        if canonical_name(path) in arrays:
-            momenta[path] = to_value(arrays[canonical_name(path)], momenta[path])
-    optimizer.momenta = momenta
+    for part, values in optimizer.state.items():
+        for path in parameters(model):
+            values[path] = to_value(arrays[f"{part}/{canonical_name(path)}"], values[path])

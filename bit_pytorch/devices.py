@@ -176,7 +176,8 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, T
     ahead = None
     for batch in batches:
         tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
-        tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
+        if tensors["labels"].ndim == 1:
+            tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
         if devices.device.type == "cuda":
             tensors = {
                 name: value.pin_memory().to(devices.device, non_blocking=True) for name, value in tensors.items()

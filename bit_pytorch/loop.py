@@ -10,6 +10,7 @@ from bit_pytorch import api, optim, weights
 from bit_pytorch.devices import Devices, to_device
 from bit_pytorch.model import Model
 from common.batches import NOISE
+from common.recipes import Recipe
 from common.run import Run
 
 
@@ -23,53 +24,76 @@ def swap_pairs(values: Tensor) -> Tensor:
     return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
-def loss_fn(model: Model, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """Mean softmax cross-entropy of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
+def cross_entropy(logits: Tensor, labels: Tensor, loss: str, label_smoothing: float = 0.0) -> Tensor:
+    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+
+    `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
+    over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
+    """
+    if loss == "softmax":
+        labels = labels.to(logits.dtype) if labels.ndim == 2 else labels
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    targets = labels if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
+    targets = (1 - label_smoothing) * targets.to(logits.dtype) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+
+
+def loss_fn(model: Model, batch: dict[str, Tensor], recipe: Recipe, dtype: torch.dtype) -> Tensor:
+    """Mean loss of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
     images, labels = scale(batch["images"], model.dtype), batch["labels"]
     noise = {name: batch[name] for name in NOISE if name in batch}
+    options = recipe.loss, recipe.label_smoothing
     if "mixup_weight" not in batch:
-        return F.cross_entropy(model(images.to(dtype), **noise), labels)
+        return cross_entropy(model(images.to(dtype), **noise), labels, *options).mean()
     weight = batch["mixup_weight"].to(model.dtype)
     images = weight * images + (1 - weight) * swap_pairs(images)
     logits = model(images.to(dtype), **noise)
-    return weight * F.cross_entropy(logits, labels) + (1 - weight) * F.cross_entropy(logits, swap_pairs(labels))
+    partners = cross_entropy(logits, swap_pairs(labels), *options)
+    return (weight * cross_entropy(logits, labels, *options) + (1 - weight) * partners).mean()
 
 
 def train_step(
-    model: Model, optimizer: optim.SGD, batch: dict[str, Tensor], *, lr: float, batch_split: int, dtype: torch.dtype
+    model: Model, optimizer: optim.Optimizer, batch: dict[str, Tensor], recipe: Recipe, *, step: int, dtype: torch.dtype
 ) -> Tensor:
-    """One update in place; returns the loss before it, still on the device."""
+    """The update that follows `step` completed ones, in place; returns the loss before it, still on the device."""
     total = torch.zeros((), dtype=model.dtype, device=batch["images"].device)
-    chunks = {name: value.chunk(batch_split) for name, value in batch.items() if value.ndim}
-    for part in range(batch_split):
+    chunks = {name: value.chunk(recipe.batch_split) for name, value in batch.items() if value.ndim}
+    for part in range(recipe.batch_split):
         micro_batch = batch | {name: values[part] for name, values in chunks.items()}
-        model.devices.average_gradients(model, part == batch_split - 1)
-        loss = loss_fn(model, micro_batch, dtype) / batch_split
+        model.devices.average_gradients(model, part == recipe.batch_split - 1)
+        loss = loss_fn(model, micro_batch, recipe, dtype) / recipe.batch_split
         loss.backward()
         total += loss.detach()
-    optim.update(optimizer, lr)
+    optim.update(optimizer, recipe, recipe.update_numbers(step))
     return model.devices.sum(total) / model.devices.num_processes
 
 
 @torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training
-def eval_step(model: Model, batch: dict[str, Tensor], *, dtype: torch.dtype) -> Tensor:
-    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64."""
+def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: torch.dtype) -> Tensor:
+    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64.
+
+    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    """
     labels, mask = batch["labels"], batch["mask"]
     logits = model(scale(batch["images"], model.dtype).to(dtype))
+    losses = cross_entropy(logits, labels, loss)
+    if labels.ndim == 2:
+        mask = mask & (labels > 0).any(1)
+        labels = torch.where(labels > 0, logits, -torch.inf).argmax(1)  # the likeliest of an image's own
     own = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
-    losses = torch.where(mask, F.cross_entropy(logits, labels, reduction="none"), 0)
+    losses = torch.where(mask, losses, 0)
     return torch.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()]).double()
 
 
-def evaluate(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> dict[str, float]:
+def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: torch.dtype) -> dict[str, float]:
     """top1, top5 and loss over every example of a split."""
-    sums = sum(eval_step(model, batch, dtype=dtype) for batch in to_device(batches, model.devices))
-    top1, top5, loss, count = model.devices.sum(sums).tolist()
-    return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
+    sums = sum(eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices))
+    top1, top5, total, count = model.devices.sum(sums).tolist()
+    return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}
 
 
 def main(run: Run) -> None:
@@ -78,25 +102,28 @@ def main(run: Run) -> None:
         recipe, dtype = run.recipe, getattr(torch, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "devices": devices}
         model = api.build(run.model_config, run.initial, **options)
-        optimizer = optim.create_optimizer(model, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)
         losses = run.losses
         for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
-            lr, split = recipe.lrs[step - 1], recipe.batch_split
-            losses.append(train_step(model, optimizer, batch, lr=lr, batch_split=split, dtype=dtype))
+            losses.append(train_step(model, optimizer, batch, recipe, step=step - 1, dtype=dtype))
             if run.wants_log(step):
                 run.log_training(step, [float(loss) for loss in losses])
                 losses = []
             if run.wants_evaluation(step):
-                result = evaluate(model, run.eval_batches("val"), dtype=dtype)
+                optim.swap_average(optimizer)
+                result = evaluate(model, run.eval_batches("val"), loss=recipe.loss, dtype=dtype)
                 if run.log_evaluation(step, "val", result):
                     run.write_best(weights.dump(model))
+                optim.swap_average(optimizer)
             if run.wants_checkpoint(step):
                 state = weights.dump(model), weights.dump_optimizer(model, optimizer)
                 run.save(step, *state, [float(loss) for loss in losses])
+        optim.swap_average(optimizer)
         if run.best is not None:
             weights.load(model, run.read_best())
         for split in run.final_splits:
-            run.log_evaluation(recipe.num_steps, split, evaluate(model, run.eval_batches(split), dtype=dtype))
+            result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+            run.log_evaluation(recipe.num_steps, split, result)
         run.finish(weights.dump(model))

@@ -1,20 +1,87 @@
-"""SGD as every engine here defines it: v = momentum * v + g + weight_decay * w (kernels only); w = w - lr * v."""
+"""The update of a Recipe (common/recipes.py has the formulas), native: moments and moving average beside a model."""
 
-from torch import nn
-from torch.optim import SGD
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-
-def create_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -> SGD:
-    """The optimizer of `model`; its learning rate is set before every update."""
-    kernels = [value for value in model.parameters() if value.ndim > 1]
-    others = [value for value in model.parameters() if value.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return SGD(groups, lr=0.0, momentum=momentum, dampening=0, nesterov=False)
+from common.recipes import Recipe, UpdateNumbers
 
 
-def update(optimizer: SGD, lr: float) -> None:
+class Optimizer:
+    """The parameters of a model, and its state: `first`, perhaps `second` and `average`, each {name: tensor}."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe):
+        self.parameters = dict(model.named_parameters())
+        self.state = {"first": {name: zeros(value, recipe.first_moment) for name, value in self.parameters.items()}}
+        if recipe.optimizer == "adam":
+            self.state["second"] = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        if recipe.ema:
+            self.state["average"] = {name: value.detach().clone() for name, value in self.parameters.items()}
+
+
+def zeros(value: Tensor, dtype: str) -> Tensor:
+    """A moment of a parameter; in a float64 run all are float64."""
+    return torch.zeros_like(value, dtype=value.dtype if value.dtype == torch.float64 else getattr(torch, dtype))
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """The optimizer of `model`; the numbers of an update are given with it."""
+    return Optimizer(model, recipe)
+
+
+def is_kernel(name: str, value: Tensor) -> bool:
+    """Whether the name of a parameter in all engines ends in `kernel`."""
+    return name.endswith("weight") and value.ndim > 1
+
+
+def global_norm(gradients: dict[str, Tensor]) -> Tensor:
+    """The norm of all gradients as one vector, of all processes' shards of them."""
+    norm = nn.utils.get_total_norm(gradients.values())
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@torch.no_grad()
+def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers) -> None:
     """One update of every parameter with the gradients that it holds, which are dropped."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    names, w = list(optimizer.parameters), list(optimizer.parameters.values())
+    g = [value.grad for value in w]
+    first, second, average = (
+        [optimizer.state[part][name] for name in names] if part in optimizer.state else []
+        for part in ("first", "second", "average")
+    )
+    decayed = [number for number, name in enumerate(names) if recipe.decays(is_kernel(name, w[number]))]
+    if recipe.clip:
+        torch._foreach_mul_(g, (recipe.clip / global_norm(dict(zip(names, g)))).clamp(max=1))
+    if decayed and recipe.decay == "gradient":
+        torch._foreach_add_([g[i] for i in decayed], [w[i] for i in decayed], alpha=recipe.weight_decay)
+    elif decayed:
+        torch._foreach_mul_([w[i] for i in decayed], 1 - numbers.decay)
+    u = [m.to(value.dtype) for m, value in zip(first, w)]  # the same tensors, but for moments in bfloat16
+    if recipe.optimizer == "sgd":
+        torch._foreach_mul_(u, recipe.momentum)
+        torch._foreach_add_(u, g)
+        torch._foreach_add_(w, u, alpha=-numbers.lr)
+    else:
+        torch._foreach_mul_(u, recipe.beta1)
+        torch._foreach_add_(u, g, alpha=1 - recipe.beta1)
+        torch._foreach_mul_(second, recipe.beta2)
+        torch._foreach_addcmul_(second, g, g, value=1 - recipe.beta2)
+        root = torch._foreach_sqrt(second)
+        torch._foreach_add_(root, numbers.epsilon)
+        torch._foreach_addcdiv_(w, u, root, value=-numbers.lr * numbers.bias_correction)
+    for kept, value in zip(first, u):
+        if kept is not value:
+            kept.copy_(value)
+    if average:
+        torch._foreach_lerp_(average, w, 1 - numbers.ema)
+    for value in w:
+        value.grad = None
+
+
+@torch.no_grad()
+def swap_average(optimizer: Optimizer) -> None:
+    """Exchange the parameters and their moving average, if there is one; twice is nothing."""
+    for name, average in optimizer.state.get("average", {}).items():
+        value = optimizer.parameters[name].clone()
+        optimizer.parameters[name].copy_(average)
+        average.copy_(value)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from bit_pytorch.optim import Optimizer
+
 
 def canonical_name(name: str, tensor: Tensor) -> str:
     """`blocks.0.conv1.weight` -> `blocks/0/conv1/kernel`; PyTorch calls both kernels and scales `weight`."""
@@ -58,15 +60,23 @@ def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:
             fill(value, arrays[canonical_name(name, value)])
 
 
-def dump_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
-    """{canonical name of the parameter: momentum}; empty before the first update."""
-    momenta = {name: optimizer.state[value].get("momentum_buffer") for name, value in model.named_parameters()}
-    return to_arrays(model, ((name, momentum) for name, momentum in momenta.items() if momentum is not None))
+def dump_optimizer(model: nn.Module, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """{part of the state/canonical name of the parameter: array}; bfloat16 is written as float32."""
+    return {
+        f"{part}/{name}": array
+        for part, values in optimizer.state.items()
+        for name, array in to_arrays(model, ((name, widened(value)) for name, value in values.items())).items()
+    }
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
+def widened(value: Tensor) -> Tensor:
+    """bfloat16, which numpy lacks, as float32."""
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+@torch.no_grad()
+def load_optimizer(model: nn.Module, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
-    for name, value in model.named_parameters():
-        if canonical_name(name, value) in arrays:
-            momentum = optimizer.state[value]["momentum_buffer"] = torch.empty_like(value)
-            fill(momentum, arrays[canonical_name(name, value)])
+    for part, values in optimizer.state.items():
+        for name, value in values.items():
+            fill(value, arrays[f"{part}/{canonical_name(name, value)}"])

@@ -1,4 +1,4 @@
-"""SGD as every engine here defines it: v = momentum * v + g + weight_decay * w (kernels only); w = w - lr * v."""
+"""The update of a Recipe (common/recipes.py has the formulas), native: moments and moving average beside a model."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,21 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
+from common.recipes import Recipe, UpdateNumbers
+
 Path = tuple[str | int, ...]  # of attributes
 
 
-class SGD:
-    """v of every parameter of a model. Keras's own SGD keeps the learning rate inside v: another definition."""
+class Optimizer:
+    """The parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: variable}."""
 
-    def __init__(self, model: keras.Model, *, momentum: float, weight_decay: float):
+    def __init__(self, model: keras.Model, recipe: Recipe):
         self.parameters = parameters(model)
-        self.momenta = {path: tf.Variable(tf.zeros_like(value)) for path, value in self.parameters.items()}
-        self.momentum, self.weight_decay = momentum, weight_decay
+        self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.parameters.items()}}
+        if recipe.optimizer == "adam":
+            self.state["second"] = {path: tf.Variable(tf.zeros_like(w)) for path, w in self.parameters.items()}
+        if recipe.ema:
+            self.state["average"] = {path: tf.Variable(tf.identity(w)) for path, w in self.parameters.items()}
 
 
 def parameters(model: keras.Model) -> dict[Path, tf.Variable]:
@@ -35,17 +40,55 @@ def _walk(value: object, path: Path) -> Iterator[tuple[Path, tf.Variable]]:
                 yield from _walk(item, (*path, name.removeprefix("_")))  # Keras's own layers say `_kernel`
 
 
-def create_optimizer(model: keras.Model, *, momentum: float, weight_decay: float) -> SGD:
-    """The optimizer of `model`; its learning rate is given with every update."""
+def zeros(value: tf.Variable, dtype: str) -> tf.Variable:
+    """A moment of a parameter; in a float64 run all are float64."""
+    return tf.Variable(tf.zeros_like(value, value.dtype if value.dtype == tf.float64 else dtype))
+
+
+def create_optimizer(model: keras.Model, recipe: Recipe) -> Optimizer:
+    """The optimizer of `model`; the numbers of an update are given with it."""
     with model.devices.scope():
-        return SGD(model, momentum=momentum, weight_decay=weight_decay)
+        return Optimizer(model, recipe)
 
 
-def update(optimizer: SGD, lr: Tensor, gradients: dict[Path, Tensor]) -> None:
+def is_kernel(path: Path) -> bool:
+    """Whether the name of a parameter in all engines ends in `kernel`."""
+    return path[-1] == "kernel"
+
+
+def global_norm(gradients: dict[Path, Tensor]) -> Tensor:
+    """The norm of all gradients as one vector."""
+    return tf.linalg.global_norm(list(gradients.values()))
+
+
+def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[Path, Tensor]) -> None:
     """One update of every parameter, in place."""
+    state = optimizer.state
+    shrink = tf.minimum(1.0, recipe.clip / global_norm(gradients)) if recipe.clip else None
     for path, w in optimizer.parameters.items():
-        v, g = optimizer.momenta[path], gradients[path]
-        if w.shape.rank > 1 and optimizer.weight_decay:
-            g = g + optimizer.weight_decay * w
-        v.assign(optimizer.momentum * v + g)
-        w.assign_sub(lr * v)
+        g = gradients[path] * shrink if recipe.clip else gradients[path]
+        decays = recipe.decays(is_kernel(path))
+        if decays and recipe.decay == "gradient":
+            g = g + recipe.weight_decay * w
+        elif decays:
+            w.assign((1 - numbers.decay) * w)
+        first = tf.cast(state["first"][path], w.dtype)
+        if recipe.optimizer == "sgd":
+            first = recipe.momentum * first + g
+            w.assign_sub(numbers.lr * first)
+        else:
+            first = recipe.beta1 * first + (1 - recipe.beta1) * g
+            second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
+            w.assign_sub(numbers.lr * numbers.bias_correction * first / (tf.sqrt(second) + numbers.epsilon))
+            state["second"][path].assign(second)
+        state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
+        if recipe.ema:
+            state["average"][path].assign_sub((1 - numbers.ema) * (state["average"][path] - w))
+
+
+def swap_average(optimizer: Optimizer) -> None:
+    """Exchange the parameters and their moving average, if there is one; twice is nothing."""
+    for path, average in optimizer.state.get("average", {}).items():
+        value = tf.identity(optimizer.parameters[path])
+        optimizer.parameters[path].assign(average)
+        average.assign(value)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bit_tf2.optim import SGD, parameters
+from bit_tf2.optim import Optimizer, parameters
 
 
 def canonical_name(path: tuple[str | int, ...]) -> str:
@@ -28,13 +28,22 @@ def load(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
         value.assign(arrays[canonical_name(path)].astype(value.dtype.name, copy=False))
 
 
-def dump_optimizer(model: keras.Model, optimizer: SGD) -> dict[str, np.ndarray]:
-    """{canonical name of the parameter: momentum}; zeros before the first update."""
-    return {canonical_name(path): to_array(optimizer.momenta[path]) for path in parameters(model)}
+def dump_optimizer(model: keras.Model, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """{part of the state/canonical name of the parameter: array}; bfloat16 is written as float32."""
+    return {
+        f"{part}/{canonical_name(path)}": to_array(widened(values[path]))
+        for part, values in optimizer.state.items()
+        for path in parameters(model)
+    }
 
 
-def load_optimizer(model: keras.Model, optimizer: SGD, arrays: dict[str, np.ndarray]) -> None:
+def widened(value: tf.Variable) -> tf.Tensor | tf.Variable:
+    """bfloat16, which numpy lacks, as float32."""
+    return tf.cast(value, tf.float32) if value.dtype == tf.bfloat16 else value
+
+
+def load_optimizer(model: keras.Model, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
-    for path, value in optimizer.momenta.items():
-        if canonical_name(path) in arrays:
-            value.assign(arrays[canonical_name(path)].astype(value.dtype.name, copy=False))
+    for part, values in optimizer.state.items():
+        for path in parameters(model):
+            values[path].assign(tf.cast(arrays[f"{part}/{canonical_name(path)}"], values[path].dtype))

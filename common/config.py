@@ -10,7 +10,8 @@ from typing import Any, get_args, get_type_hints
 from common.errors import UserError, exit_with_sentence, nearest
 from common.images import RESIZE_MODES
 from common.models import DEFAULT_MODEL
-from common.recipes import RECIPES
+from common.recipes import SCHEDULES
+from common.rules import AUGREG, RULES
 
 PRECISIONS = ("float32", "bfloat16", "float64")
 
@@ -51,7 +52,7 @@ class TrainConfig(ModelConfig, DataConfig):
 
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
     logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
-    recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RECIPES))
+    recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RULES))
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
     examples_per_class: int | None = flag(None, "training images per class", rule="all")
     examples_per_class_seed: int = flag(0, "seed of their choice")
@@ -61,10 +62,23 @@ class TrainConfig(ModelConfig, DataConfig):
     base_lr: float | None = flag(None, "learning rate after warm-up", rule="the recipe's")
     steps: int | None = flag(None, "training steps", rule="the recipe's")
     warmup_steps: int | None = flag(None, "steps of linear warm-up", rule="the recipe's")
+    schedule: str | None = flag(None, "decay of the learning rate", rule="the recipe's", choices=tuple(SCHEDULES))
+    cooldown_steps: int | None = flag(None, "steps in which --schedule rsqrt falls to zero at the end", rule="0")
     mixup: float | None = flag(None, "alpha of mixup's Beta distribution; 0 turns it off", rule="the recipe's")
+    augmentation: str | None = flag(
+        None, "level of mixup and RandAugment in the recipe augreg", rule="the recipe's", choices=tuple(AUGREG)
+    )
     dropout: float | None = flag(None, "part of the activations that dropout zeroes, in [0, 1)", rule="the recipe's")
     stochastic_depth: float | None = flag(
         None, "part of the examples that skip a branch of the last block, in [0, 1)", rule="the recipe's"
+    )
+    label_smoothing: float | None = flag(
+        None, "part of a label that is spread over the others, in [0, 1)", rule="the recipe's"
+    )
+    weight_decay: float | None = flag(None, "weight decay, by the recipe's convention", rule="the recipe's")
+    clip: float | None = flag(None, "longest global norm of the gradients; 0: any", rule="the recipe's")
+    ema: float | None = flag(
+        None, "decay of the moving average that is evaluated and saved, in [0, 1); 0: none", rule="the recipe's"
     )
     resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
     resize_mode: str | None = flag(
@@ -80,7 +94,7 @@ class TrainConfig(ModelConfig, DataConfig):
     randaugment_layers: int | None = flag(
         None, "operations of RandAugment on every training image; 0 turns it off", rule="the recipe's"
     )
-    randaugment_magnitude: float | None = flag(None, "strength of RandAugment, 0 to 10", rule="the recipe's")
+    randaugment_magnitude: float | None = flag(None, "strength of RandAugment, 0 to 20", rule="the recipe's")
     eval_every: int | None = flag(
         None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run"
     )
@@ -183,11 +197,14 @@ POSITIVE = (
     "resolution",
     "top",
 )
-FRACTIONS = ("val_fraction", "dropout", "stochastic_depth")
+FRACTIONS = ("val_fraction", "dropout", "stochastic_depth", "label_smoothing", "ema")
 NOT_NEGATIVE = (
     "base_lr",
     "warmup_steps",
+    "cooldown_steps",
     "mixup",
+    "weight_decay",
+    "clip",
     "eval_every",
     "checkpoint_every",
     "seed",

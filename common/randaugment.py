@@ -9,20 +9,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-MAX_LEVEL = 10
+MAX_LEVEL = 10  # at which strength is 1; AugReg (https://arxiv.org/abs/2106.10270) goes on ...
+STRONGEST = 20  # ... to twice as much
 DRAWS = 3  # numbers in [0, 1) that a layer takes: which operation, its sign or row, its column
 GREY = 128
 VALUES = np.arange(256, dtype=np.uint8)
 
 
 def randaugment(image: np.ndarray, level: float, draws: Sequence[np.ndarray]) -> np.ndarray:
-    """`image` after one operation for each three numbers in [0, 1) of `draws`; `level` is their strength, 0 to 10."""
+    """`image` after one operation for each three numbers in [0, 1) of `draws`; `level` is their strength, 0 to 20."""
     for operation, *place in draws:
         image = OPERATIONS[int(operation * len(OPERATIONS))](image, level / MAX_LEVEL, *place)
     return image
 
 
-# --- operations: (image, strength in [0, 1], two numbers in [0, 1)) -> image
+# --- operations: (image, strength in [0, 2], two numbers in [0, 1)) -> image
 
 
 def autocontrast(image: np.ndarray, *_: float) -> np.ndarray:

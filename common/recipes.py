@@ -2,133 +2,153 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
-from common import hyperrule
+from common import schedules
 from common.errors import UserError
 from common.images import RESIZE_MODES
-from common.randaugment import MAX_LEVEL
+from common.randaugment import STRONGEST
+from common.rules import RULES
+
+
+class UpdateNumbers(NamedTuple):
+    """What differs from one update to the next."""
+
+    lr: float
+    decay: float  # part of itself that a decayed parameter loses besides
+    bias_correction: float  # of Adam's direction
+    epsilon: float  # added to the root of the second moment
+    ema: float  # part of the moving average that stays
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Every number that shapes a run, written into its folder; nothing else does but the seed."""
+    """Every number that shapes a run, written into its folder; nothing else does but the seed.
+
+    An update of the parameter w with the gradient g, after clipping (u is the direction, r the update's rate):
+        sgd:   first = momentum * first + g;  u = first
+        adam:  first = beta1 * first + (1 - beta1) * g;  second = beta2 * second + (1 - beta2) * g * g
+               u = first / (1 - beta1^t) / (sqrt(second / (1 - beta2^t)) + epsilon)
+        w = w - r * u
+    """
 
     name: str
     batch: int  # images per update
     batch_split: int  # micro-batches per update
     batch_eval: int
-    lrs: tuple[float, ...]  # the rate of the update that follows `step` completed ones is lrs[step]
+    # The rate of the update that follows `step` completed ones is lrs[step]; too many to be hashed at every step.
+    lrs: tuple[float, ...] = dataclasses.field(hash=False)
     resize: int  # px; training images become squares of this side, or what `resize_mode` says ...
     crop: int  # px; ... and the model sees a random square of this side
     crop_min_area: float  # below 1: a random box of at least this part of the image instead of resize and crop
     mixup: float  # alpha; 0: off
     momentum: float
-    weight_decay: float  # added to the gradient of kernels: g + weight_decay * w
+    weight_decay: float
     resize_kind: str = "bilinear"
     resize_mode: str = "squash"  # to a square; or `small_side`: the smaller side to `resize`, the aspect ratio kept
     eval_resize: int = 0  # px of the smaller side before evaluation's central crop; 0: squashed to `crop`
     randaugment_layers: int = 0  # random operations on every training image; 0: off
-    randaugment_magnitude: float = 0.0  # their strength, from 0 to 10
+    randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
+    loss: str = "softmax"  # or sigmoid: the sum over the classes of the binary cross-entropies
+    label_smoothing: float = 0.0  # part of a label that is spread: over all classes, or in sigmoid towards a half
+    head_bias: float = 0.0  # initial bias of a new head
+    optimizer: str = "sgd"  # or adam
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    epsilon_hat: bool = False  # added before the bias of the second moment is corrected, as Keras and coyo-vit do
+    first_moment: str = "float32"  # how it is kept between updates: or bfloat16, but never in a float64 run
+    clip: float = 0.0  # longest global norm of the gradients; 0: any
+    base_lr: float = 1.0  # where the schedule's factor is 1
+    # gradient:    g = g + weight_decay * w, before the moments
+    # decoupled:   w = w - r * weight_decay * w (PyTorch's AdamW)
+    # independent: w = w - r / base_lr * weight_decay * w (big_vision: the schedule's factor, whatever the rate)
+    decay: str = "gradient"
+    decay_mask: str = "kernels"  # what decays: or all
+    # Moving average of the parameters, which is evaluated and saved: its decay, and min(ema, (1 + t) / (10 + t)) after
+    # t updates, as in `optimizers/ema.py` of coyo-vit, but starting from the parameters and not from zeros; 0: off
+    ema: float = 0.0
 
     @property
     def num_steps(self) -> int:
         return len(self.lrs)
 
+    def decays(self, is_kernel: bool) -> bool:
+        """Whether weight decay applies to a parameter."""
+        return self.weight_decay > 0 and (is_kernel or self.decay_mask == "all")
 
-def bit_finetune(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
-    """Fine-tune by the BiT-HyperRule (common/hyperrule.py): SGD with momentum 0.9, no weight decay.
-
-    Expected: BiT-M-R50x1 reaches 97.4 % on CIFAR-10 (README of google-research/big_transfer); 10,000 steps of 512.
-        python -m bit_pytorch.train --model BiT-M-R50x1 --dataset cifar10
-    """
-    resize, crop = hyperrule.resolution(image_size)
-    schedule = hyperrule.schedule(num_examples)
-    return {
-        "batch": hyperrule.BATCH_SIZE,
-        "resize": round(flags.get("crop", crop) * resize / crop),
-        "crop": crop,
-        "crop_min_area": 1.0,
-        "mixup": hyperrule.mixup(num_examples),
-        "weight_decay": 0.0,
-        "lrs": stepwise(schedule, flags.get("base_lr", hyperrule.BASE_LR), flags),
-    }
-
-
-def bit_pretrain(num_examples: int, image_size: tuple[int, int], flags: dict, cosine: bool = True) -> dict:
-    """Train from scratch as BiT was: SGD 0.9, rate 0.03 x batch / 256, weight decay 1e-4, 90 epochs, random boxes.
-
-    Source: Big Transfer, section 3.2, whose decay is stepwise (`bit_pretrain_stepwise`: by ten after 1/3, 2/3 and
-    8/9 of the run). Cosine is the default because it suits short runs better.
-        python -m bit_pytorch.train --weights none --recipe bit_pretrain --model BiT-S-R50x1 --dataset imagenet2012
-    """
-    batch = flags.get("batch", 256)
-    num_steps = flags.get("steps", math.ceil(90 * num_examples / batch))
-    warmup = min(5000, num_steps // 20)
-    crop = min(224, *image_size)
-    base_lr = flags.get("base_lr", 0.03 * batch / 256)
-    if cosine:
-        lrs = cosine_decay(num_steps, flags.get("warmup_steps", warmup), base_lr)
-    else:
-        decays = (warmup, num_steps // 3, num_steps * 2 // 3, num_steps * 8 // 9, num_steps)
-        lrs = stepwise(decays, base_lr, flags)
-    return {
-        "batch": batch,
-        "resize": flags.get("crop", crop),
-        "crop": crop,
-        "crop_min_area": 0.08,
-        "mixup": 0.0,
-        "weight_decay": 1e-4,
-        "lrs": lrs,
-    }
+    def update_numbers(self, step: int) -> UpdateNumbers:
+        """The numbers of the update that follows `step` completed ones."""
+        lr, t = self.lrs[step], step + 1
+        decay = {"gradient": 0.0, "decoupled": lr, "independent": lr / self.base_lr if self.base_lr else 0.0}
+        # u = first / c1 / (sqrt(second) / c2 + epsilon) = first * (c2 / c1) / (sqrt(second) + c2 * epsilon)
+        c1, c2 = 1 - self.beta1**t, math.sqrt(1 - self.beta2**t)
+        return UpdateNumbers(
+            lr=lr,
+            decay=self.weight_decay * decay[self.decay],
+            bias_correction=c2 / c1,
+            epsilon=self.epsilon * (1 if self.epsilon_hat else c2),
+            ema=min(self.ema, (1 + t) / (10 + t)),
+        )
 
 
-def bit_pretrain_stepwise(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
-    """`bit_pretrain` with the decay of the paper."""
-    return bit_pretrain(num_examples, image_size, flags, cosine=False)
-
-
-RECIPES = {rule.__name__: rule for rule in (bit_finetune, bit_pretrain, bit_pretrain_stepwise)}
+SCHEDULES = {
+    schedule.__name__: schedule
+    for schedule in (schedules.cosine, schedules.linear, schedules.rsqrt, schedules.stepwise)
+}
+DEFAULTS = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay": 0.0, "schedule_numbers": {}}
 FLAGS = (
-    "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "mixup", "dropout", "stochastic_depth", "resize", "crop",
-    "crop_min_area", "resize_mode", "eval_resize", "randaugment_layers", "randaugment_magnitude",
+    "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "schedule", "cooldown_steps", "mixup", "augmentation",
+    "dropout", "stochastic_depth", "label_smoothing", "weight_decay", "clip", "ema", "resize", "crop", "crop_min_area",
+    "resize_mode", "eval_resize", "randaugment_layers", "randaugment_magnitude",
 )  # fmt: skip
-
-
-def stepwise(schedule: tuple[int, ...], base_lr: float, flags: dict) -> tuple[float, ...]:
-    """The BiT-HyperRule's rates; `steps` stretches the whole schedule, `warmup_steps` replaces its first entry."""
-    steps = flags.get("steps", schedule[-1])
-    schedule = tuple(round(point * steps / schedule[-1]) for point in schedule)
-    schedule = (flags.get("warmup_steps", schedule[0]), *schedule[1:])
-    return tuple(hyperrule.learning_rate(step, schedule, base_lr) for step in range(steps))
-
-
-def cosine_decay(num_steps: int, warmup: int, base_lr: float) -> tuple[float, ...]:
-    """Linear warm-up from zero, then half a cosine down to zero."""
-    lrs = []
-    for step in range(num_steps):
-        progress = (step - warmup) / max(1, num_steps - warmup)
-        lrs.append(base_lr * (step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * progress))))
-    return tuple(lrs)
 
 
 def create_recipe(config, num_examples: int, image_size: tuple[int, int], dataset_flags: dict) -> Recipe:
     """The recipe that a TrainConfig asks for: a flag wins over the dataset's row, which wins over the rule.
 
-    Raises UserError for numbers that contradict one another.
+    Raises UserError for numbers that contradict one another, and for flags that the recipe has no use for.
     """
     given = {name: getattr(config, name) for name in FLAGS if getattr(config, name) is not None}
     row = dict(dataset_flags) if config.recipe == "bit_finetune" else {}
     if "crop" in given:
         row.pop("resize", None)  # it was chosen for the row's own crop
     flags = row | given
-    values = RECIPES[config.recipe](num_examples, image_size, flags)
-    values |= {field.name: flags[field.name] for field in dataclasses.fields(Recipe) if field.name in flags}
+    rule = DEFAULTS | RULES[config.recipe](num_examples, image_size, flags)
+    check_flags(config.recipe, rule, flags)
+    values = rule | {name: value for name, value in flags.items() if name != "augmentation"}
+    lrs = create_rates(values, own_schedule=rule["schedule"])
     values["batch_eval"] = flags.get("batch_eval", values["batch"])
-    recipe = Recipe(name=config.recipe, batch_split=config.batch_split, momentum=0.9, **values)
+    fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys()
+    recipe = Recipe(
+        name=config.recipe, batch_split=config.batch_split, lrs=lrs, **{name: values[name] for name in fields}
+    )
     check(recipe)
     return recipe
+
+
+def create_rates(values: dict, own_schedule: str) -> tuple[float, ...]:
+    """The rates that a rule and flags ask for; a rule's numbers are those of its own schedule."""
+    kind = values["schedule"]
+    numbers = values["schedule_numbers"] if kind == own_schedule else {}
+    if "cooldown_steps" in values:
+        numbers = numbers | {"cooldown": values["cooldown_steps"]}
+    return SCHEDULES[kind](values["steps"], values["warmup_steps"], values["base_lr"], **numbers)
+
+
+def check_flags(name: str, rule: dict, flags: dict) -> None:
+    """Raise UserError for a flag that a recipe has no use for, and for a run that would not outlast its warm-up."""
+    if "augmentation" in flags and name != "augreg":
+        raise UserError(f"--augmentation is a level of the recipe augreg; {name} has none, so leave it out.")
+    if "cooldown_steps" in flags and flags.get("schedule", rule["schedule"]) != "rsqrt":
+        raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
+    steps, warmup = flags.get("steps", rule["steps"]), rule["warmup_steps"]
+    if "warmup_steps" not in flags and warmup >= steps:
+        raise UserError(
+            f"The recipe {name} warms up over {warmup} steps and the run has {steps}; give --warmup_steps as well."
+        )
 
 
 def check(recipe: Recipe) -> None:
@@ -146,9 +166,9 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"--eval_resize {recipe.eval_resize} is smaller than --crop {recipe.crop}; give at least the crop, or 0."
         )
-    if not 0 <= recipe.randaugment_magnitude <= MAX_LEVEL:
+    if not 0 <= recipe.randaugment_magnitude <= STRONGEST:
         raise UserError(
-            f"--randaugment_magnitude is {recipe.randaugment_magnitude}, expected 0 to {MAX_LEVEL}; correct the flag."
+            f"--randaugment_magnitude is {recipe.randaugment_magnitude}, expected 0 to {STRONGEST}; correct the flag."
         )
 
 

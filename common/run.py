@@ -61,8 +61,9 @@ class Run:
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         size, self.adapted = (self.recipe.crop, self.recipe.crop), []
         self.model_config, self.initial = weights.starting_values(
-            model, path, dataset.num_classes, config.seed, image_size=size, say=self.adapted.append
-        )
+            model, path, dataset.num_classes, config.seed, image_size=size, head_bias=self.recipe.head_bias,
+            say=self.adapted.append,
+        )  # fmt: skip
         self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
         self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)

@@ -57,22 +57,29 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
 
 def starting_values(
     model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0, *,
-    image_size: tuple[int, int] | None = None, say: Say = log.info,
+    image_size: tuple[int, int] | None = None, head_bias: float = 0.0, say: Say = log.info,
 ) -> tuple[ModelConfig, Arrays]:  # fmt: skip
     """(config, arrays) of `model` with the values in `path`, or initial ones drawn with `seed` where there is no file.
 
     `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
     file's, or the published ones. Another number of classes gets a head of zeros, another size resized positions;
-    `say` is called with a line on each such change.
+    `say` is called with a line on each such change. `head_bias` is the bias of a new head.
     """
     changes = {"image_size": image_size} if image_size and hasattr(model.config(), "image_size") else {}
     if path is None:
         config = dataclasses.replace(model.config(num_classes), **changes)
-        return config, initial_parameters(seed, config)
+        return config, with_head_bias(initial_parameters(seed, config), head_bias)
     source = read_source(path, model.config())
     changes |= {"num_classes": num_classes or source.config.num_classes or model.num_classes}
     config = dataclasses.replace(source.config, **changes)
-    return config, adapt(source.arrays, source.config, config, say)
+    arrays = adapt(source.arrays, source.config, config, say)
+    is_new = source.config.num_classes != config.num_classes
+    return config, with_head_bias(arrays, head_bias) if is_new else arrays
+
+
+def with_head_bias(arrays: Arrays, value: float) -> Arrays:
+    """`arrays` with another bias of the head, if there is a head."""
+    return {name: np.full_like(array, value) if name == "head/bias" else array for name, array in arrays.items()}
 
 
 def read_source(path: str | Path, config: ModelConfig) -> Source:

@@ -7,6 +7,7 @@ machine's load meets all of them; a row shows the median, the range, and the rat
 import argparse
 import dataclasses
 import importlib
+import itertools
 import multiprocessing
 import os
 import platform
@@ -45,6 +46,10 @@ PEERS = {  # our model -> timm's, and the resolution at which they are compared
 Work = Callable[[], float | None]  # one repeat; returns its own figure, or None for its seconds
 CLASSES = 10
 PAGE_BYTES = resource.getpagesize()
+RECIPE = Recipe(  # the BiT-HyperRule's pixels for small images, at any batch
+    name="benchmark", batch=128, batch_split=1, batch_eval=128, lrs=(0.0,), resize=160, crop=128, crop_min_area=1.0,
+    mixup=0.0, momentum=0.9, weight_decay=0.0,
+)  # fmt: skip
 
 
 # --- contenders: each prepares in its process and returns the work of one repeat ---------------------------------
@@ -75,16 +80,14 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
     api, _, loop, optim = import_engine(engine)
     config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
-    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
-    options = {
-        "batch_split": batch_split,
-        "dtype": getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision),
-    }
+    recipe = dataclasses.replace(RECIPE, batch_split=batch_split, lrs=(1e-4,), weight_decay=1e-4)
+    optimizer = optim.create_optimizer(model, recipe)
+    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     on_device = next(iter(loop.to_device(iter([training_batch(args, batch)]), model.devices)))
 
     def work() -> None:
         for _ in range(args.steps):
-            loss = loop.train_step(model, optimizer, on_device, lr=1e-4, **options)
+            loss = loop.train_step(model, optimizer, on_device, recipe, step=0, dtype=dtype)
         float(loss)
 
     return work
@@ -169,7 +172,7 @@ def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool 
 def our_pipeline(folder: Path, workers: int, randaugment_layers: int = 0) -> Work:
     """Images per second of common/batches.py."""
     split, layers = open_dataset(str(folder)).splits["train"], randaugment_layers
-    recipe = dataclasses.replace(pipeline_recipe(), randaugment_layers=layers, randaugment_magnitude=10.0)
+    recipe = dataclasses.replace(RECIPE, randaugment_layers=layers, randaugment_magnitude=10.0)
     steps = len(split) // recipe.batch
     return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps), workers), recipe.batch)
 
@@ -185,14 +188,6 @@ def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
     return work
 
 
-def pipeline_recipe() -> Recipe:
-    """The BiT-HyperRule's pixels for small images, at any batch."""
-    return Recipe(
-        name="benchmark", batch=128, batch_split=1, batch_eval=128, lrs=(0.0,), resize=160, crop=128,
-        crop_min_area=1.0, mixup=0.0, momentum=0.9, weight_decay=0.0,
-    )  # fmt: skip
-
-
 def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
     """Images per second of the torch DataLoader with torchvision's transforms.
 
@@ -202,7 +197,7 @@ def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
     from torchvision import datasets
     from torchvision.transforms import v2
 
-    recipe = pipeline_recipe()
+    recipe = RECIPE
     steps = [v2.Resize((recipe.resize, recipe.resize)), v2.RandomCrop(recipe.crop), v2.RandomHorizontalFlip()]
     if floats:
         steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
@@ -220,7 +215,7 @@ def tf_pipeline(folder: Path, workers: int) -> Work:
     importlib.import_module("bit_tf2").import_tensorflow()
     import tensorflow as tf
 
-    recipe = pipeline_recipe()
+    recipe = RECIPE
     files = sorted(str(path) for path in folder.glob("train/*/*.jpg"))
 
     def view(path):
@@ -455,7 +450,7 @@ def memory_of_plans(root: Path, num_batches: int) -> Work:
     def work() -> float:
         def walk() -> None:
             split = open_folder(root)[1]["train"]
-            batches = TrainBatches(split, dataclasses.replace(pipeline_recipe(), batch=1024), seed=0)
+            batches = TrainBatches(split, dataclasses.replace(RECIPE, batch=1024), seed=0)
             for step in np.random.default_rng(0).integers(0, 2 * len(split) // 1024, num_batches):  # of two epochs
                 examples = batches.plan(int(step))["examples"]
                 split.targets(examples)
@@ -522,19 +517,19 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
     recipe = create_recipe(TrainConfig(), len(split), dataset.image_size, dataset.recipe)
     config = find_model(TrainConfig.model).config(CLASSES)
     model = api.build(config, initial_parameters(0, config))
-    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=0.0)
+    optimizer = optim.create_optimizer(model, recipe)
     dtype = importlib.import_module(FRAMEWORKS[engine]).float32
 
     def work() -> float:
         batches = loop.to_device(prefetch(TrainBatches(split, recipe, 0), range(20), os.cpu_count()), model.devices)
         started, waited = time.perf_counter(), 0.0
-        while True:
+        for step in itertools.count():
             asked = time.perf_counter()
             batch = next(batches, None)
             waited += time.perf_counter() - asked
             if batch is None:
                 return waited / (time.perf_counter() - started)
-            float(loop.train_step(model, optimizer, batch, lr=1e-4, batch_split=1, dtype=dtype))
+            float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype))
 
     return work
 

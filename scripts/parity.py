@@ -15,6 +15,7 @@ import bit_tf2
 from common import weights
 from common.errors import exit_with_sentence
 from common.models import DEFAULT_MODEL, find_model
+from common.recipes import Recipe
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
 
@@ -46,12 +47,16 @@ def training_losses(engine: str, config, arrays: weights.Arrays, images: np.ndar
     api, loop, optim = (importlib.import_module(f"{engine}.{part}") for part in ("api", "loop", "optim"))
     dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     model = api.build(config, arrays, precision=args.precision)
-    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    recipe = Recipe(
+        name="parity", batch=len(images), batch_split=1, batch_eval=len(images), lrs=(args.base_lr,) * args.steps,
+        resize=args.resolution, crop=args.resolution, crop_min_area=1.0, mixup=0.0, momentum=0.9, weight_decay=1e-4,
+    )  # fmt: skip
+    optimizer = optim.create_optimizer(model, recipe)
     batch = {"images": images, "labels": np.arange(len(images), dtype=np.int32) % config.num_classes}
     batches = loop.to_device(iter([batch] * args.steps), model.devices)
     return [
-        float(loop.train_step(model, optimizer, batch, lr=args.base_lr, batch_split=1, dtype=dtype))
-        for batch in batches
+        float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype))
+        for step, batch in enumerate(batches)
     ]
 
 

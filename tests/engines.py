@@ -1,14 +1,24 @@
 """The three engines behind one face, for tests that compare them."""
 
+import dataclasses
 import importlib
 import importlib.util
 
 import numpy as np
 import pytest
 
+from common.recipes import Recipe
+
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax", "bit_tf2": "tensorflow"}
 NAMES = tuple(FRAMEWORKS)
 INSTALLED = tuple(name for name, framework in FRAMEWORKS.items() if importlib.util.find_spec(framework))
+
+
+def recipe_of(lrs, **changes) -> Recipe:
+    """A recipe with these rates: SGD 0.9 on images of 32 pixels but for `changes`."""
+    fields = {"name": "test", "batch": 8, "batch_split": 1, "batch_eval": 8, "resize": 32, "crop": 32} | changes
+    fields = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay": 0.0, "lrs": tuple(lrs)} | fields
+    return Recipe(**fields)
 
 
 class Engine:
@@ -68,18 +78,59 @@ class Engine:
         if self.name == "bit_jax":
             importlib.import_module("jax").clear_caches()
 
-    def train(
-        self, config, arrays, batches, lrs, *, precision, momentum=0.9, weight_decay=0.0, batch_split=1, **options
-    ):
+    def keep_images(self, monkeypatch) -> None:
+        """Let images through that are in [-1, 1] already, as golden ones are."""
+        scale = {
+            "bit_pytorch": lambda images, dtype: images.permute(0, 3, 1, 2).to(dtype),
+            "bit_jax": lambda images, dtype: images.astype(dtype),
+            "bit_tf2": lambda images, dtype: self.cast(images, dtype.name),
+        }[self.name]
+        monkeypatch.setattr(self.loop, "scale", scale)
+        self.forget_compiled()
+
+    def train(self, config, arrays, batches, recipe, *, precision, **options):
         """(losses, trained arrays) of one update per batch."""
         model = self.build(config, arrays, precision, **options)
-        optimizer = self.optim.create_optimizer(model, momentum=momentum, weight_decay=weight_decay)
+        optimizer = self.optim.create_optimizer(model, recipe)
+        dtype = self.dtype(precision)
         losses = [
-            float(
-                self.loop.train_step(
-                    model, optimizer, batch, lr=lr, batch_split=batch_split, dtype=self.dtype(precision)
-                )
-            )
-            for batch, lr in zip(self.devices.to_device(iter(batches), model.devices), lrs)
+            float(self.loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype))
+            for step, batch in enumerate(self.devices.to_device(iter(batches), model.devices))
         ]
+        self.optim.swap_average(optimizer)
         return losses, self.weights.dump(model)
+
+    def gradient_norm(self, model, optimizer, batch, recipe, dtype) -> float:
+        """The global norm of the gradients of a batch, before anything is done to them."""
+        if self.name == "bit_pytorch":
+            self.loop.loss_fn(model, batch, recipe, dtype).backward()
+            gradients = {name: value.grad for name, value in model.named_parameters()}
+        elif self.name == "bit_jax":
+            whole = dataclasses.replace(recipe, batch_split=1)
+            _, gradients = self.loop.add_gradients(
+                None, optimizer.params, batch, 0, graphdef=optimizer.graphdef, recipe=whole, dtype=dtype
+            )
+        else:
+            with importlib.import_module("tensorflow").GradientTape() as tape:
+                loss = self.loop.loss_fn(model, batch, recipe, dtype)
+            gradients = tape.gradient(loss, optimizer.parameters)
+        norm = float(self.optim.global_norm(gradients))
+        if self.name == "bit_pytorch":
+            model.zero_grad()
+        return norm
+
+    def apply(self, model, optimizer, recipe, step, gradients) -> None:
+        """One update by gradients {canonical name: array}."""
+        numbers, arrays = recipe.update_numbers(step), self.weights.dump(model)
+        assert gradients.keys() == arrays.keys()
+        if self.name == "bit_pytorch":
+            for name, value in model.named_parameters():
+                array = gradients[self.weights.canonical_name(name, value)]
+                value.grad = self.weights.to_tensor(array).to(value.dtype)
+            return self.optim.update(optimizer, recipe, numbers)
+        gradients = {path: gradients[self.weights.canonical_name(path)] for path in optimizer.parameters}
+        dtype = next(iter(arrays.values())).dtype.name
+        gradients = {path: self.cast(self.raw(array), dtype) for path, array in gradients.items()}
+        if self.name == "bit_tf2":
+            numbers = type(numbers)(*(self.cast(self.raw(np.array(number)), dtype) for number in numbers))
+        return self.optim.update(optimizer, recipe, numbers, gradients)

@@ -57,10 +57,27 @@ def case(name: str) -> Case:
         "vit_jax_mixer": any_mixer,
         "bv_mixer": any_mixer,
         "bv_bit": bit_paper if "bit_paper" in name else big_vision_bit,
+        "train_steps": trained,
     }[name.partition("/")[0]]
     config, spelling = read(golden["config"], tuple(golden["input"]["shape"][1:3]))
     table = choose_table(spelling, config)
     return Case(name, golden, config, published_names(config, spelling), table.published_shapes(config))
+
+
+def trained(given: dict, size: tuple[int, int]) -> tuple[ModelConfig, str]:
+    """The model of a case of training steps."""
+    model = given["model"]
+    if model == "as vit_jax_vit/tiny_token":
+        return vision_transformer(json.loads((GOLDEN / "vit_jax_vit/tiny_token.json").read_text())["config"], size)
+    given = {"num_classes": given.get("num_classes")} | model
+    read = next(
+        read
+        for key, read in {
+            "tokens_mlp_dim": any_mixer, "hidden_size": coyo, "patch_size": big_vision_vit, "depth": big_vision_bit,
+        }.items()
+        if key in given
+    )  # fmt: skip
+    return read(given, size)
 
 
 def published_names(config: ModelConfig, spelling: str) -> dict[str, str]:

@@ -18,17 +18,17 @@ class Model:
         self.arrays = {name: arrays[name].astype(np.float64) for name in sorted(arrays)}
 
 
-def train_step(model, optimizer, batch, *, lr, batch_split, dtype):
+def train_step(model, optimizer, batch, recipe, *, step, dtype):
     """Something that depends on every image, label, parameter, momentum and rate."""
     signal = np.sin(batch["images"].sum(dtype=np.float64) + batch["labels"].dot(np.arange(len(batch["labels"]))))
     loss = signal**2 + sum(np.abs(array).mean() for array in model.arrays.values())
     for name, array in model.arrays.items():
         optimizer[name] = 0.9 * optimizer.get(name, 0) + np.cos(array + signal)
-        model.arrays[name] = array - lr * optimizer[name]
+        model.arrays[name] = array - recipe.lrs[step] * optimizer[name]
     return loss
 
 
-def evaluate(model, batches, *, dtype):
+def evaluate(model, batches, *, loss, dtype):
     """A number in [0, 1) that goes up and down from one evaluation to the next."""
     pixels = sum(batch["images"][batch["mask"]].sum(dtype=np.float64) for batch in batches)
     top1 = (1000 * sum(array.sum() for array in model.arrays.values()) + pixels) % 1
@@ -47,7 +47,7 @@ def load_main():
     copy = lambda arrays: {name: array.copy() for name, array in arrays.items()}
     names = {
         "api": types.SimpleNamespace(build=lambda config, arrays, **options: Model(arrays)),
-        "optim": types.SimpleNamespace(create_optimizer=lambda model, *, momentum, weight_decay: {}),
+        "optim": types.SimpleNamespace(create_optimizer=lambda model, recipe: {}, swap_average=lambda optimizer: None),
         "weights": types.SimpleNamespace(
             load=load,
             load_optimizer=lambda model, optimizer, arrays: optimizer.update(arrays),

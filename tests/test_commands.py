@@ -86,9 +86,13 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
         assert (evaluated["logits"].argmax(1) == evaluated["labels"]).mean() == test["test/top1"]
 
 
-def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path, pets):
+ADAM = ("--model", "ViT-mu/16", "--weights", "none", "--recipe", "mixer_i1k", "--warmup_steps", 1, "--ema", 0.9)
+
+
+@pytest.mark.parametrize("flags", ((), ADAM), ids=("sgd", "adam"))
+def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path, pets, flags):
     other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    common = ("--dataset", pets, "--checkpoint_every", 4, "--batch_split", 2, "--mixup", 0.2, *QUICK)
+    common = ("--dataset", pets, "--checkpoint_every", 4, "--batch_split", 2, "--mixup", 0.2, *QUICK, *flags)
     run(f"{name}.train", "--name", "a", *common)
     shutil.copytree(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
     second = tmp_path / "runs" / "b"

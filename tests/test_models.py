@@ -151,6 +151,24 @@ def test_evaluation_counts_ties_as_argmax_does_and_nan_as_wrong(engine):
         assert np.isnan(value) or result["loss"] == pytest.approx(np.log(7), rel=1e-6)
 
 
+def test_evaluation_with_several_labels(engine):
+    """Right where the prediction is one of an image's labels; images without labels or of padding do not count."""
+    config = find_model("BiT-T-R26x0.5").config(7)
+    arrays = golden_arrays(config)
+    logits = np.array([3, 1, 2, 0, -1, -2, -3], np.float32)  # of every image
+    head = {"head/kernel": np.zeros_like(arrays["head/kernel"]), "head/bias": logits}
+    labels = np.zeros((6, 7), np.float32)
+    for image, classes in enumerate(((0, 3), (2,), (5, 6), (), (3, 4, 6), (0,))):
+        labels[image, list(classes)] = 1
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    batch = {"images": images, "labels": labels, "mask": np.arange(6) < 5}
+    model = engine.build(config, arrays | head)
+    result = engine.loop.evaluate(model, iter([batch]), loss="sigmoid", dtype=engine.dtype("float32"))
+    assert (result["top1"], result["top5"]) == pytest.approx((1 / 4, 3 / 4))
+    losses = np.log1p(np.exp(logits)).sum() - labels @ logits
+    assert result["loss"] == pytest.approx(losses[[0, 1, 2, 4]].mean(), rel=1e-5)
+
+
 def test_original_h5_gives_the_original_logits(engine):
     """Files and logits written by the original TF2 code; names inside depend on how its model was built."""
     from common.weights import read_weights

@@ -5,7 +5,7 @@ import importlib
 
 import numpy as np
 import pytest
-from engines import INSTALLED, Engine
+from engines import INSTALLED, Engine, recipe_of
 
 from common.batches import TrainBatches, branch_drop_rates
 from common.datasets import Split
@@ -171,10 +171,9 @@ def test_dropout_keeps_the_mean_and_the_rate(engine):
 def test_training_with_noise_is_the_same_in_every_engine(family):
     config = FAMILIES[family]
     size = getattr(config, "image_size", (32, 32))[0]
+    data = batches(config, 2, size, recipe_for(config))
     found = [
-        Engine(name).train(
-            config, parameters(config), batches(config, 2, size, recipe_for(config)), (0.05,) * 2, precision="float64"
-        )
+        Engine(name).train(config, parameters(config), data, recipe_of((0.05,) * 2), precision="float64")
         for name in INSTALLED
     ]
     for losses, arrays in found[1:]:
@@ -185,7 +184,7 @@ def test_training_with_noise_is_the_same_in_every_engine(family):
 
 def test_noise_does_not_depend_on_how_a_batch_is_split(engine):
     runs = [
-        engine.train(VIT, parameters(VIT), batches(VIT), (0.05,) * 3, precision="float64", batch_split=parts)
+        engine.train(VIT, parameters(VIT), batches(VIT), recipe_of((0.05,) * 3, batch_split=parts), precision="float64")
         for parts in (1, 4)
     ]
     np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=1e-10)
@@ -199,9 +198,9 @@ def test_noise_matters(engine):
     plain = [{k: v for k, v in batch.items() if k in ("images", "labels")} for batch in batches(VIT)]
     kept = [{k: v for k, v in batch.items() if k != "dropout_seeds"} for batch in batches(VIT)]
     losses = [
-        engine.train(config, parameters(VIT), plain, (0.05,), precision="float64")[0],
-        engine.train(config, parameters(VIT), kept, (0.05,), precision="float64")[0],
-        engine.train(VIT, parameters(VIT), batches(VIT), (0.05,), precision="float64")[0],
+        engine.train(config, parameters(VIT), plain, recipe_of((0.05,)), precision="float64")[0],
+        engine.train(config, parameters(VIT), kept, recipe_of((0.05,)), precision="float64")[0],
+        engine.train(VIT, parameters(VIT), batches(VIT), recipe_of((0.05,)), precision="float64")[0],
     ]
     assert len({round(loss, 6) for (loss,) in losses}) == 3
 
@@ -212,7 +211,9 @@ def test_recomputed_activations_give_the_same_gradients(engine, family):
     size = getattr(config, "image_size", (32, 32))[0]
     data = batches(config, 1, size, recipe_for(config))
     runs = [
-        engine.train(config, parameters(config), data, (0.05,), precision="float64", batch_split=2, remat=remat)
+        engine.train(
+            config, parameters(config), data, recipe_of((0.05,), batch_split=2), precision="float64", remat=remat
+        )
         for remat in (False, True)
     ]
     np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=1e-12)

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common import schedules
 from common.config import TrainConfig
 from common.datasets import rows
 from common.errors import UserError
@@ -16,6 +19,10 @@ CIFAR10 = (50_000, (32, 32))
 
 def recipe_of(num_examples=CIFAR10[0], image_size=CIFAR10[1], dataset_flags=None, **flags):
     return create_recipe(TrainConfig(**flags), num_examples, image_size, dataset_flags or {})
+
+
+def is_falling_line(lrs):
+    return lrs[-1] < lrs[-2] and np.allclose(np.diff(lrs, 2), 0, atol=1e-12)
 
 
 def test_the_rule_for_cifar10():
@@ -44,6 +51,11 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("steps", 90, lambda r: r.num_steps),
         ("warmup_steps", 17, lambda r: r.lrs.index(max(r.lrs))),
         ("mixup", 0.3, lambda r: r.mixup),
+        ("schedule", "linear", lambda r: "linear" if is_falling_line(r.lrs[-9:]) else "another"),
+        ("label_smoothing", 0.1, lambda r: r.label_smoothing),
+        ("weight_decay", 0.3, lambda r: r.weight_decay),
+        ("clip", 2.0, lambda r: r.clip),
+        ("ema", 0.9, lambda r: r.ema),
         ("dropout", 0.2, lambda r: r.dropout),
         ("stochastic_depth", 0.3, lambda r: r.stochastic_depth),
         ("resize", 300, lambda r: r.resize),
@@ -62,7 +74,8 @@ def test_every_flag_overrides_the_rule(recipe, flag, value, found):
 
 def test_the_flags_tested_above_are_all_there_are():
     overridden = test_every_flag_overrides_the_rule.pytestmark[0].args[1]
-    assert {flag for flag, *_ in overridden} == {*FLAGS, "batch_split"}
+    elsewhere = {"cooldown_steps", "augmentation"}  # each belongs to one schedule, or recipe
+    assert {flag for flag, *_ in overridden} | elsewhere == {*FLAGS, "batch_split"}
 
 
 def test_zero_is_a_value_and_not_an_absent_flag():
@@ -139,8 +152,11 @@ def test_the_crop_alone_scales_the_resize_with_it(crop, resize):
         ({"crop_min_area": math.nan}, "--crop_min_area is nan"),
         ({"eval_resize": 127}, "--eval_resize 127 is smaller than --crop 128"),
         ({"resize_mode": "stretch"}, "--resize_mode is 'stretch', expected squash or small_side"),
-        ({"randaugment_magnitude": 10.5}, "--randaugment_magnitude is 10.5, expected 0 to 10"),
+        ({"randaugment_magnitude": 20.5}, "--randaugment_magnitude is 20.5, expected 0 to 20"),
         ({"randaugment_magnitude": math.nan}, "--randaugment_magnitude is nan"),
+        ({"augmentation": "light1"}, "--augmentation is a level of the recipe augreg; bit_finetune has none"),
+        ({"cooldown_steps": 5}, "--cooldown_steps belongs to --schedule rsqrt"),
+        ({"recipe": "vit_s16_i1k", "steps": 100}, "warms up over 10000 steps and the run has 100"),
     ],
 )
 def test_contradictions_are_refused(flags, words):
@@ -156,3 +172,101 @@ def test_a_recipe_is_plain_json():
     recipe = recipe_of(steps=5)
     read = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert {name: tuple(v) if isinstance(v, list) else v for name, v in read.items()} == dataclasses.asdict(recipe)
+
+
+# --- the published recipes, against what the originals' own code computes
+
+SAMPLES = json.loads((Path(__file__).parent / "golden" / "schedules.json").read_text())["samples"]
+IMAGENET = (1_281_167, (224, 224))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_rates_are_those_of_the_originals(name):
+    """Theirs are float32: 1e-6 of the rate, and the last ones, which are nearly zero, within 1e-7 of the highest."""
+    golden = SAMPLES[name]
+    if name == "coyo, cosine":
+        lrs, base = schedules.cosine(93_600, 10_000, 3e-3), 3e-3
+    elif name == "coyo, linear":
+        lrs, base = schedules.linear(100_000, 10_000, 6e-4, 1e-5 / 6e-4), 6e-4
+    else:
+        base = golden["base_lr"]
+        lrs = recipe_of(golden["num_examples"], recipe=name.partition(" ")[0], base_lr=base).lrs
+    assert len(lrs) == golden["total_steps"]
+    factors = golden.get("factors") or {step: lr / base for step, lr in golden["rates"].items()}
+    for step, factor in factors.items():
+        if int(step) < len(lrs):  # some state the rate after the last update, too
+            assert lrs[int(step)] / base == pytest.approx(factor, rel=1e-6, abs=1e-7), step
+
+
+def test_rsqrt_as_big_vision_writes_it():
+    """1 / sqrt(1 + steps since the warm-up / timescale), times a warm-up, times a cooldown: by hand."""
+    lrs = schedules.rsqrt(50, 10, 0.5, timescale=16, cooldown=10)
+    assert lrs[0] == 0 and lrs[5] == 0.25 and lrs[10] == 0.5
+    assert lrs[26] == pytest.approx(0.5 / math.sqrt(2))
+    assert lrs[40] == pytest.approx(0.5 / math.sqrt(1 + 30 / 16))
+    assert lrs[45] == pytest.approx(0.5 / math.sqrt(1 + 35 / 16) * 5 / 10)
+    flags = {"schedule": "rsqrt", "steps": 50, "warmup_steps": 10, "base_lr": 0.5}
+    recipe = recipe_of(*IMAGENET, recipe="vit_s16_i1k", cooldown_steps=10, **flags)
+    assert recipe.lrs == schedules.rsqrt(50, 10, 0.5, cooldown=10)
+
+
+PUBLISHED = {  # of 1,268,355 images of ImageNet (99 %), or of CIFAR-10; batch, steps, and the rest
+    "vit_s16_i1k": (1024, 111_477, {"optimizer": "adam", "weight_decay": 1e-4, "decay": "independent", "mixup": 0.2,
+                                    "first_moment": "bfloat16", "clip": 1, "randaugment_magnitude": 10, "eval_resize": 256}),
+    "augreg": (4096, 92_897, {"loss": "sigmoid", "head_bias": -6.9, "mixup": 0.5, "randaugment_magnitude": 15, "clip": 1}),
+    "mixer_i1k": (4096, 92_897, {"loss": "sigmoid", "head_bias": -6.9, "mixup": 0.5, "stochastic_depth": 0.1,
+                                 "first_moment": "float32", "randaugment_layers": 2, "randaugment_magnitude": 15}),
+    "bit_i1k": (4096, 27_869, {"optimizer": "sgd", "base_lr": 1.6, "weight_decay": 0.0016, "decay": "independent",
+                               "first_moment": "bfloat16", "mixup": 0, "randaugment_layers": 0, "clip": 1}),
+    "bit_i21k": (4096, 27_869, {"loss": "sigmoid", "head_bias": -10, "base_lr": 0.48, "weight_decay": 0.00048}),
+    "coyo_pretrain": (4096, 7 * 309, {"decay": "decoupled", "decay_mask": "all", "epsilon": 1e-7, "epsilon_hat": True,
+                                      "weight_decay": 0.1, "loss": "sigmoid", "head_bias": 0, "clip": 1, "ema": 0}),
+    "coyo_finetune": (512, 8 * 2477, {"optimizer": "sgd", "crop": 384, "eval_resize": 0, "base_lr": 0.06, "clip": 1}),
+    "vit_finetune": (512, 20_000, {"crop": 384, "crop_min_area": 0.05, "base_lr": 0.03, "weight_decay": 0, "clip": 1,
+                                   "eval_resize": 0, "first_moment": "bfloat16"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_recipes(name):
+    batch, steps, numbers = PUBLISHED[name]
+    flags = {"warmup_steps": 100} if name == "coyo_pretrain" else {}  # COYO-300M has more images than ImageNet
+    recipe = recipe_of(1_268_355, (224, 224), recipe=name, **flags)
+    assert (recipe.batch, recipe.num_steps) == (batch, steps)
+    assert {field: getattr(recipe, field) for field in numbers} == pytest.approx(numbers)
+
+
+def test_the_batch_changes_the_rate_where_the_source_says_so():
+    for name, base_lr, weight_decay in (
+        ("bit_i1k", 0.1, 1e-4), ("bit_i21k", 0.03, 3e-5), ("vit_s16_i1k", 1e-3, 1e-4), ("mixer_i1k", 1e-3, 1e-4),
+    ):  # fmt: skip
+        recipe = recipe_of(*IMAGENET, recipe=name, batch=256)
+        assert (recipe.base_lr, recipe.weight_decay) == (pytest.approx(base_lr), pytest.approx(weight_decay))
+    assert recipe_of(*IMAGENET, recipe="vit_s16_i1k", batch=256).num_steps == round(90 * IMAGENET[0] / 256)
+
+
+def test_the_grid_of_augreg():
+    """Every level; a flag of its own wins; ImageNet-21k, known by its size, has another default and head."""
+    found = {
+        level: recipe_of(*IMAGENET, recipe="augreg", augmentation=level)
+        for level in ("none", "light1", "light2", "medium1", "medium2", "strong1", "strong2")
+    }
+    assert [r.mixup for r in found.values()] == [0, 0, 0.2, 0.2, 0.5, 0.5, 0.8]
+    assert [r.randaugment_layers for r in found.values()] == [0, 2, 2, 2, 2, 2, 2]
+    assert [r.randaugment_magnitude for r in found.values()] == [0, 0, 10, 15, 15, 20, 20]
+    assert recipe_of(*IMAGENET, recipe="augreg", augmentation="strong2", mixup=0.1).mixup == 0.1
+    large = recipe_of(12_743_321, (224, 224), recipe="augreg")
+    assert (large.mixup, large.randaugment_magnitude, large.head_bias) == (0.2, 10, -10)
+
+
+def test_the_end_of_a_linear_schedule_stays_where_the_source_puts_it():
+    """coyo's is 1e-5 whatever the rate, big_vision's 1e-5 of the rate."""
+    flags = {"steps": 1000, "warmup_steps": 0, "base_lr": 0.01}
+    last = {name: recipe_of(*IMAGENET, recipe=name, **flags).lrs[-1] for name in ("coyo_pretrain", "mixer_i1k")}
+    assert last["coyo_pretrain"] == pytest.approx(1e-5 + (0.01 - 1e-5) / 1000)
+    assert last["mixer_i1k"] == pytest.approx(1e-7 + (0.01 - 1e-7) / 1000)
+
+
+def test_a_crop_takes_the_sizes_around_it_along():
+    recipe = recipe_of(*IMAGENET, recipe="vit_s16_i1k", crop=112)
+    assert (recipe.resize, recipe.crop, recipe.eval_resize) == (112, 112, 128)

@@ -181,6 +181,21 @@ def test_a_hundred_kills_at_random_moments(runs):
     assert kill_often(runs, share, seed=1) >= 1
 
 
+ADAM = ("--model", "ViT-mu/16", "--weights", "none", "--recipe", "vit_s16_i1k", "--ema", 0.5, "--eval_resize", 0)
+
+
+def test_adam_and_a_moving_average_go_on_bit_for_bit(runs):
+    """Killed after the first checkpoint, with a first moment in bfloat16; ends as if nothing had happened."""
+    runs.train("adam", *ADAM)
+    runs.stopped("adam_killed", *ADAM, after=2)
+    runs.train("adam_killed", *ADAM)
+    state = {
+        name.split("/")[1] for name in read(runs.folder / "runs" / "adam" / CURRENT).arrays if "optimizer/" in name
+    }
+    assert state == {"first", "second", "average"}
+    runs.assert_same("adam_killed", "adam")
+
+
 # --- SIGTERM and Ctrl-C
 
 LONG = ("--steps", 300, "--checkpoint_every", 0, "--log_every", 7, "--eval_every", 11)

@@ -1,0 +1,271 @@
+"""Loss, clipping, optimizer and moving average of every engine: golden runs of the originals, formulas and peers."""
+
+import dataclasses
+import math
+
+import golden_cases
+import numpy as np
+import pytest
+from engines import INSTALLED, recipe_of
+from golden.golden_params import image
+
+from common import schedules
+from common.models import MixerConfig
+
+SINGLE = lambda value: np.float32(value).astype(float)  # noqa: E731  the originals round some numbers to float32
+BIG_VISION = {"decay": "independent", "clip": 1.0, "weight_decay": 0.01}
+RECIPES = {  # what the cases state, as a Recipe
+    "bv_bit_momentum": {"base_lr": 0.1, **BIG_VISION},
+    "bv_mixer_sigmoid_linear": {"optimizer": "adam", "loss": "sigmoid", "base_lr": 0.01, **BIG_VISION},
+    "bv_vit_s16recipe_adam_cosine": {"optimizer": "adam", "base_lr": 0.01, **BIG_VISION},
+    "coyo_adamw_bce_linear_multihot": {
+        "optimizer": "adam", "loss": "sigmoid", "weight_decay": 0.1, "decay": "decoupled", "decay_mask": "all",
+        "beta1": SINGLE(0.9), "beta2": SINGLE(0.999), "epsilon": 1e-7, "epsilon_hat": True, "clip": 1.0, "base_lr": 6e-4,
+    },
+    "vit_jax_finetune_sgd_accum2": {"clip": 1.0, "base_lr": 0.03, "batch_split": 2},
+}  # fmt: skip
+
+
+def golden_recipe(name: str, **changes):
+    base_lr = RECIPES[name]["base_lr"]
+    if name.startswith("coyo"):
+        lrs = schedules.linear(10, 2, base_lr, 1e-5 / base_lr)
+    elif name.startswith("bv"):  # the schedule's factor is float32
+        lrs = schedules.linear(10, 2, 1.0, 1e-5) if "linear" in name else schedules.cosine(10, 2, 1.0)
+        lrs = base_lr * SINGLE(lrs)
+    else:
+        lrs = SINGLE(schedules.cosine(10, 2, base_lr))
+    return recipe_of(map(float, lrs), **({"batch": 4, "batch_eval": 4} | RECIPES[name] | changes))
+
+
+def golden_batches(golden: dict) -> list[dict[str, np.ndarray]]:
+    return [
+        {
+            "images": image(golden["input"]["shape"], seed).astype(np.float32),
+            "labels": golden_labels(golden, 1000 + seed),
+        }
+        for seed in golden["input"]["seeds_per_step"]
+    ]
+
+
+def golden_labels(golden: dict, seed: int) -> np.ndarray:
+    rng = np.random.RandomState(seed)
+    labels = rng.randint(0, 10, 4)
+    if "multi-hot" not in golden["labels"]:
+        return labels.astype(np.int32)
+    return np.maximum(np.eye(10)[labels], np.eye(10)[rng.randint(0, 10, 4)]).astype(np.float32)
+
+
+def golden_run(engine, monkeypatch, name: str, **changes) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """(losses, gradient norms, trained arrays) of five float64 updates."""
+    engine.keep_images(monkeypatch)
+    case, recipe = golden_cases.case(f"train_steps/{name}"), golden_recipe(name, **changes)
+    model = engine.build(case.config, case.arrays(), "float64")
+    optimizer, dtype = engine.optim.create_optimizer(model, recipe), engine.dtype("float64")
+    losses, norms = [], []
+    for step, batch in enumerate(engine.devices.to_device(iter(golden_batches(case.golden)), model.devices)):
+        norms.append(engine.gradient_norm(model, optimizer, batch, recipe, dtype))
+        losses.append(float(engine.loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
+    engine.forget_compiled()
+    return np.array(losses), np.array(norms), engine.weights.dump(model)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_float64_updates_equal_the_originals(engine, monkeypatch, name):
+    """Losses within 1e-8, gradient norms and every parameter within 1e-9."""
+    case = golden_cases.case(f"train_steps/{name}")
+    losses, norms, trained = golden_run(engine, monkeypatch, name)
+    np.testing.assert_allclose(losses, case.expected("loss"), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(norms, case.expected("grad_global_norm"), rtol=1e-9)
+    initial = case.arrays()
+    for ours, theirs in case.names.items():
+        expected, found = case.golden["final_params"][theirs], trained[ours]
+        moved = np.linalg.norm(found - initial[ours].astype(np.float64))
+        assert np.linalg.norm(found) == pytest.approx(expected["l2"], rel=1e-9), theirs
+        assert moved == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-12), theirs
+        assert found.sum() == pytest.approx(expected["sum"], rel=1e-9, abs=1e-8), theirs
+        np.testing.assert_allclose(found.ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
+
+
+MIXER = MixerConfig((8, 8), 2, 16, 16, 32, 5, image_size=(16, 16))  # of a shape that builds at once
+UPDATES = {
+    "sgd": {},
+    "sgd decayed by the gradient": {"weight_decay": 0.1},
+    "sgd decayed independently": {"weight_decay": 0.1, "decay": "independent", "first_moment": "bfloat16"},
+    "adam clipped": {"optimizer": "adam", "clip": 0.5},
+    "adam unclipped": {"optimizer": "adam", "clip": 1e6},
+    "adam in bfloat16": {"optimizer": "adam", "first_moment": "bfloat16", "decay": "independent", "weight_decay": 0.1},
+    "adamw": {"optimizer": "adam", "decay": "decoupled", "weight_decay": 0.1},
+    "adamw of everything": {"optimizer": "adam", "decay": "decoupled", "weight_decay": 0.1, "decay_mask": "all"},
+    "keras": {"optimizer": "adam", "epsilon": 1e-3, "epsilon_hat": True, "beta1": 0.8, "beta2": 0.99},
+    "average": {"optimizer": "adam", "ema": 0.3},
+    "average, faster at first": {"ema": 0.9999},
+}
+
+
+def update_case(numbers: dict):
+    """(recipe, arrays, gradients of five steps)."""
+    recipe = recipe_of((0.0, 0.02, 0.05, 0.05, 0.01), base_lr=0.05, **numbers)
+    rng = np.random.default_rng(0)
+    drawn = lambda: {name: rng.standard_normal(shape) for name, shape in MIXER.parameter_shapes().items()}
+    return recipe, drawn(), [drawn() for _ in recipe.lrs]
+
+
+def applied(engine, numbers: dict, precision: str) -> tuple[dict, dict, dict]:
+    """(parameters, averaged parameters, state) after five updates by the engine."""
+    recipe, arrays, gradients = update_case(numbers)
+    model = engine.build(MIXER, arrays, precision)
+    optimizer = engine.optim.create_optimizer(model, recipe)
+    for step, gradient in enumerate(gradients):
+        engine.apply(model, optimizer, recipe, step, gradient)
+    raw, state = engine.weights.dump(model), engine.weights.dump_optimizer(model, optimizer)
+    engine.optim.swap_average(optimizer)
+    return raw, engine.weights.dump(model), state
+
+
+def by_formula(numbers: dict, dtype: np.dtype) -> tuple[dict, dict]:
+    """(parameters, averaged parameters) after five updates as the papers write them, one scalar after the other."""
+    recipe, w, gradients = update_case(numbers)
+    w = {name: array.astype(dtype) for name, array in w.items()}
+    average = dict(w)
+    first, second = ({name: np.zeros_like(array) for name, array in w.items()} for _ in range(2))
+    bfloat16 = recipe.first_moment == "bfloat16" and dtype == np.float32
+    for t, (lr, g) in enumerate(zip(recipe.lrs, gradients), 1):
+        norm = math.sqrt(sum((array**2).sum() for array in g.values()))
+        factor = recipe.clip / norm if 0 < recipe.clip < norm else 1
+        for name in w:
+            d, u = (g[name] * factor).astype(dtype), 0
+            decayed = recipe.weight_decay * w[name] * (name.endswith("/kernel") or recipe.decay_mask == "all")
+            if recipe.decay == "gradient":
+                d = d + decayed
+            else:
+                u = decayed * {"decoupled": 1, "independent": 1 / recipe.base_lr}[recipe.decay]
+            if recipe.optimizer == "sgd":
+                first[name] = recipe.momentum * first[name] + d
+                u = u + first[name]
+            else:
+                first[name] = recipe.beta1 * first[name] + (1 - recipe.beta1) * d
+                second[name] = recipe.beta2 * second[name] + (1 - recipe.beta2) * d**2
+                c1, c2 = 1 - recipe.beta1**t, 1 - recipe.beta2**t
+                if recipe.epsilon_hat:
+                    u = u + np.sqrt(c2) / c1 * first[name] / (np.sqrt(second[name]) + recipe.epsilon)
+                else:
+                    u = u + first[name] / c1 / (np.sqrt(second[name] / c2) + recipe.epsilon)
+            if bfloat16:
+                first[name] = rounded_to_bfloat16(first[name])
+            w[name] = (w[name] - lr * u).astype(dtype)
+            decay = min(recipe.ema, (1 + t) / (10 + t))
+            average[name] = decay * average[name] + (1 - decay) * w[name]
+    return w, average
+
+
+def rounded_to_bfloat16(array: np.ndarray) -> np.ndarray:
+    """float32 to its nearest neighbour of 8 significant bits, to the even one of two."""
+    bits = array.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_updates_follow_the_formula(engine, name):
+    w, average = by_formula(UPDATES[name], np.float64)
+    found, averaged, _ = applied(engine, UPDATES[name], "float64")
+    for parameter in w:
+        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(averaged[parameter], average[parameter], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", [name for name in UPDATES if "bfloat16" in UPDATES[name].values()])
+def test_a_first_moment_in_bfloat16(engine, name):
+    """Kept rounded, used unrounded: as the formula says, and otherwise than in float32."""
+    w, _ = by_formula(UPDATES[name], np.float32)
+    precise, _ = by_formula(UPDATES[name] | {"first_moment": "float32"}, np.float32)
+    found, _, state = applied(engine, UPDATES[name], "float32")
+    for parameter in w:
+        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-5, atol=1e-5)
+        kept = state[f"first/{parameter}"]
+        assert kept.dtype == np.float32 and np.array_equal(kept, rounded_to_bfloat16(kept))
+    assert max(np.abs(precise[parameter] - w[parameter]).max() for parameter in w) > 1e-4
+
+
+def test_a_state_comes_back_as_it_was_dumped(engine):
+    numbers = {"optimizer": "adam", "first_moment": "bfloat16", "ema": 0.9}
+    raw, _, state = applied(engine, numbers, "float32")
+    recipe, _, gradients = update_case(numbers)
+    model = engine.build(MIXER, raw)
+    optimizer = engine.optim.create_optimizer(model, recipe)
+    engine.weights.load_optimizer(model, optimizer, state)
+    again = engine.weights.dump_optimizer(model, optimizer)
+    assert {name.partition("/")[0] for name in state} == {"first", "second", "average"}
+    assert again.keys() == state.keys() and all(again[name].tobytes() == state[name].tobytes() for name in state)
+    engine.apply(model, optimizer, recipe, 4, gradients[0])  # into memory of its own
+    assert all(again[name].tobytes() == state[name].tobytes() for name in state)
+
+
+@pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="the peer is torch's")
+def test_decoupled_decay_is_that_of_torch(engine):
+    """torch.optim.AdamW, clipped by torch's own function, whose norm has 1e-6 added."""
+    import torch
+
+    recipe, arrays, gradients = update_case({"decay_mask": "all"})
+    w = {name: torch.tensor(array) for name, array in arrays.items()}
+    peer = torch.optim.AdamW(w.values(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
+    for lr, gradient in zip(recipe.lrs, gradients):
+        peer.param_groups[0]["lr"] = lr
+        for name in w:
+            w[name].grad = torch.tensor(gradient[name])
+        torch.nn.utils.clip_grad_norm_(w.values(), 0.5)
+        peer.step()
+    found, _, _ = applied(engine, UPDATES["adamw of everything"] | {"clip": 0.5}, "float64")
+    for name in w:
+        np.testing.assert_allclose(found[name], w[name].numpy(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.skipif("bit_jax" not in INSTALLED, reason="the peer is optax's")
+@pytest.mark.parametrize("name", ("adamw", "sgd decayed independently"))
+def test_updates_are_those_of_optax(engine, name):
+    """optax.adamw, and the chain of big_vision, both behind optax.clip_by_global_norm."""
+    import jax
+    import optax
+
+    recipe, w, gradients = update_case(UPDATES[name])
+    mask = {parameter: parameter.endswith("/kernel") for parameter in w}
+    lr = lambda count: jax.numpy.asarray(recipe.lrs)[count]
+    if name == "adamw":
+        peer = optax.adamw(lr, weight_decay=0.1, mask=mask)
+    else:
+        peer = optax.chain(
+            optax.trace(0.9), optax.scale(0.05), optax.add_decayed_weights(0.1, mask),
+            optax.scale_by_schedule(lambda count: lr(count) / 0.05), optax.scale(-1),
+        )  # fmt: skip
+    peer = optax.chain(optax.clip_by_global_norm(0.5), peer)
+    jax.config.update("jax_enable_x64", True)
+    w = {parameter: jax.numpy.asarray(array) for parameter, array in w.items()}
+    state = peer.init(w)
+    for gradient in gradients:
+        updates, state = peer.update(gradient, state, w)
+        w = optax.apply_updates(w, updates)
+    found, _, _ = applied(engine, UPDATES[name] | {"clip": 0.5}, "float64")
+    for parameter in w:
+        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-9, atol=1e-12)
+
+
+LOGITS = np.random.default_rng(1).standard_normal((4, 5)) * 3
+CLASSES = np.array([0, 4, 2, 2], np.int32)
+SEVERAL = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], np.float32)
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+@pytest.mark.parametrize("labels", (CLASSES, SEVERAL), ids=("classes", "several"))
+@pytest.mark.parametrize("loss", ("softmax", "sigmoid"))
+def test_losses(engine, loss, labels, smoothing):
+    targets = np.eye(5)[labels] if labels.ndim == 1 else labels
+    if loss == "softmax":
+        targets = (1 - smoothing) * targets + smoothing / 5
+        expected = -(targets * (LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True)))).sum(1)
+    else:
+        targets, right = (1 - smoothing) * targets + smoothing / 2, 1 / (1 + np.exp(-LOGITS))
+        expected = -(targets * np.log(right) + (1 - targets) * np.log(1 - right)).sum(1)
+    raw = engine.raw(labels)
+    raw = raw.long() if engine.name == "bit_pytorch" and labels.ndim == 1 else raw
+    found = engine.array(engine.loop.cross_entropy(engine.raw(LOGITS.astype(np.float32)), raw, loss, smoothing))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
