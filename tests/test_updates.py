@@ -82,7 +82,8 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name):
         expected, found = case.golden["final_params"][theirs], trained[ours]
         moved = np.linalg.norm(found - initial[ours].astype(np.float64))
         assert np.linalg.norm(found) == pytest.approx(expected["l2"], rel=1e-9), theirs
-        assert moved == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-12), theirs
+        # Where the gradient is nothing but rounding (biases ahead of a LayerNorm), so is what Adam makes of it: 1e-11.
+        assert moved == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10), theirs
         assert found.sum() == pytest.approx(expected["sum"], rel=1e-9, abs=1e-8), theirs
         np.testing.assert_allclose(found.ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
 
