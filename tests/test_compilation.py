@@ -12,23 +12,25 @@ from test_noise import RECIPE, VIT, parameters, split
 from common.batches import EvalBatches, TrainBatches, prefetch
 
 CONFIG = dataclasses.replace(VIT, depth=1)
-LRS = (0.1, 0.05, 0.025)
-MIXUP = dataclasses.replace(RECIPE, mixup=0.1, lrs=LRS)
+MIXUP = dataclasses.replace(
+    RECIPE, mixup=0.1, lrs=(0.1, 0.05, 0.025), weight_decay=1e-4, optimizer="adam", clip=1.0, ema=0.9
+)
 
 
 def train(engine: Engine, counted: Callable[[], int]) -> list[int]:
     """What was compiled until each step was done, and the evaluation after it, whose last batch is padded."""
     model = engine.build(CONFIG, parameters(CONFIG))
-    optimizer = engine.optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
-    options = {"batch_split": 1, "dtype": engine.dtype("float32")}
-    steps = prefetch(TrainBatches(split(), MIXUP, 7, config=CONFIG), range(len(LRS)), 1)
-    counts = []
-    for batch, lr in zip(engine.devices.to_device(steps, model.devices), LRS):
-        engine.loop.train_step(model, optimizer, batch, lr=lr, **options)
+    optimizer = engine.optim.create_optimizer(model, MIXUP)
+    dtype, counts = engine.dtype("float32"), []
+    batches = prefetch(TrainBatches(split(), MIXUP, 7, config=CONFIG), range(MIXUP.num_steps), 1)
+    for step, batch in enumerate(engine.devices.to_device(batches, model.devices)):
+        engine.loop.train_step(model, optimizer, batch, MIXUP, step=step, dtype=dtype)
+        engine.optim.swap_average(optimizer)
         batches = EvalBatches(split(), MIXUP.crop, "bilinear", MIXUP.batch_eval)
         assert len(batches) * batches.batch > len(batches.split)
         evaluated = prefetch(batches, range(len(batches)), 1)
-        assert engine.loop.evaluate(model, evaluated, dtype=options["dtype"])["top5"] == 1
+        assert engine.loop.evaluate(model, evaluated, dtype=dtype)["top5"] == 1
+        engine.optim.swap_average(optimizer)
         counts.append(counted())
     return counts
 
