@@ -72,7 +72,7 @@ def compiled_update(
     params: Params, state: dict[str, Params], gradients: Params, numbers: UpdateNumbers, *, recipe: Recipe
 ) -> tuple[Params, dict[str, Params]]:
     """(parameters, state) after `update`, in their own memory; the numbers take the type of the parameters."""
-    shrink = jnp.minimum(1, recipe.clip / global_norm(gradients)) if recipe.clip else None
+    shrink = jnp.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
     params, state = dict(params), {part: dict(values) for part, values in state.items()}
     for path, w in params.items():
         g = gradients[path] * shrink if recipe.clip else gradients[path]

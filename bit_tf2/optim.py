@@ -64,7 +64,7 @@ def global_norm(gradients: dict[Path, Tensor]) -> Tensor:
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[Path, Tensor]) -> None:
     """One update of every parameter, in place."""
     state = optimizer.state
-    shrink = tf.minimum(1.0, recipe.clip / global_norm(gradients)) if recipe.clip else None
+    shrink = tf.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
     for path, w in optimizer.parameters.items():
         g = gradients[path] * shrink if recipe.clip else gradients[path]
         decays = recipe.decays(is_kernel(path))
