@@ -44,25 +44,31 @@ from jax import numpy as jnp
 from bit_jax import api, loop, optim, weights
 from bit_jax.devices import Devices, FirstDevice, to_device
 from common.models import ResNetConfig
+from common.recipes import Recipe
 
 config, rng = ResNetConfig((1,), 0.5, 10), np.random.default_rng(0)
 arrays = {name: rng.normal(size=shape) / 10 for name, shape in config.parameter_shapes().items()}
 batches = [{"images": rng.integers(0, 256, (32, 32, 32, 3), np.uint8), "labels": rng.integers(0, 10, 32, np.int32),
             "mixup_weight": np.float64(0.3)} for _ in range(3)]
+recipe = Recipe(
+    name="test", batch=32, batch_split=2, batch_eval=32, lrs=(0.05,) * 3, resize=32, crop=32, crop_min_area=1.0, mixup=0.1,
+    momentum=0.9, weight_decay=1e-4, decay="decoupled", clip=1.0, ema=0.5,
+)
 test = batches[0] | {"mask": np.arange(32) < 29}
 del test["mixup_weight"]
 
 def train(devices, precision):
     dtype = getattr(jnp, precision)
     model = api.build(config, arrays, precision=precision, devices=devices)
-    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    optimizer = optim.create_optimizer(model, recipe)
     losses, compiled = [], []
-    for batch in to_device(iter(batches), devices):
-        losses.append(float(loop.train_step(model, optimizer, batch, lr=0.05, batch_split=2, dtype=dtype)))
+    for step, batch in enumerate(to_device(iter(batches), devices)):
+        losses.append(float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
         compiled.append(loop.add_gradients._cache_size() + optim.compiled_update._cache_size())
     assert compiled[0] == compiled[-1], compiled
-    for kernel in (model.head.kernel.get_value(), optimizer.momenta["head", "kernel"]):  # [128, 10]
+    for kernel in (model.head.kernel.get_value(), optimizer.state["first"]["head", "kernel"]):  # [128, 10]
         assert kernel.sharding.shard_shape(kernel.shape) == (16 if devices.shard_parameters else 128, 10)
+    optim.swap_average(optimizer)
     evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
     return results | weights.dump(model) | {f"v {n}": v for n, v in weights.dump_optimizer(model, optimizer).items()}

@@ -130,8 +130,8 @@ def test_copies_in_float32(run, folder):
 
 
 def test_shards_in_float64(run, folder):
-    """Parameters and optimizer are gathered for what is written; activations are computed again."""
-    flags = ("--precision", "float64", "--remat")
+    """Parameters and optimizer, Adam clipped with a moving average, are gathered for what is written."""
+    flags = ("--precision", "float64", "--remat", "--recipe", "coyo_pretrain", "--ema", 0.5, "--clip", 0.5)
     run("bit_pytorch.train", *FLAGS, *flags, "--name", "alone")
     finish(folder, *flags, "--shard_parameters", "--name", "two")
     assert_close(folder, "two", "alone", 1e-9)

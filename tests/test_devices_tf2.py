@@ -62,23 +62,29 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from bit_tf2 import api, loop, optim, weights
 from bit_tf2.devices import Devices, FirstDevice, to_device
 from common.models import ResNetConfig
+from common.recipes import Recipe
 
 config, rng = ResNetConfig((1,), 0.5, 10), np.random.default_rng(0)
 arrays = {name: rng.normal(size=shape) / 10 for name, shape in config.parameter_shapes().items()}
 batches = [{"images": rng.integers(0, 256, (8, 32, 32, 3), np.uint8), "labels": rng.integers(0, 10, 8, np.int32),
             "mixup_weight": np.float64(0.3)} for _ in range(3)]
+recipe = Recipe(
+    name="test", batch=8, batch_split=2, batch_eval=8, lrs=(0.05,) * 3, resize=32, crop=32, crop_min_area=1.0, mixup=0.1,
+    momentum=0.9, weight_decay=1e-4, decay="decoupled", clip=1.0, ema=0.5,
+)
 test = batches[0] | {"mask": np.arange(8) < 5}
 del test["mixup_weight"]
 
 def train(devices, precision, remat):
     dtype = getattr(tf, precision)
     model = api.build(config, arrays, precision=precision, remat=remat, devices=devices)
-    optimizer = optim.create_optimizer(model, momentum=0.9, weight_decay=1e-4)
+    optimizer = optim.create_optimizer(model, recipe)
     losses, compiled = [], []
-    for batch in to_device(iter(batches), devices):
-        losses.append(float(loop.train_step(model, optimizer, batch, lr=0.05, batch_split=2, dtype=dtype)))
+    for step, batch in enumerate(to_device(iter(batches), devices)):
+        losses.append(float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
         compiled.append(loop.compiled_step.experimental_get_tracing_count())
     assert compiled[0] == compiled[-1], compiled
+    optim.swap_average(optimizer)
     evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
     arrays_after, state = weights.dump(model), weights.dump_optimizer(model, optimizer)
