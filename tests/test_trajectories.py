@@ -171,12 +171,12 @@ def test_float64_sees_a_wrong_epsilon(engine, reference):
 FAMILIES = {
     "ViT": (
         ViTConfig(
-            (8, 8), 32, 2, 2, 64, 10, image_size=(32, 32), pooling="gap", positions="sincos2d", cls_position=False
+            (8, 8), 64, 2, 2, 128, 10, image_size=(32, 32), pooling="gap", positions="sincos2d", cls_position=False
         ),
         {"optimizer": "adam", "clip": 1.0, "mixup": 0.2, "weight_decay": 0.02, "label_smoothing": 0.1, "ema": 0.8},
     ),
     "Mixer": (
-        MixerConfig((8, 8), 2, 32, 16, 64, 10, image_size=(32, 32)),
+        MixerConfig((8, 8), 32, 2, 16, 64, 10, image_size=(32, 32)),
         {"optimizer": "adam", "clip": 1.0, "loss": "sigmoid", "weight_decay": 0.02, "stochastic_depth": 0.2},
     ),
 }
@@ -209,13 +209,14 @@ def from_scratch(name: str, family: str, precision: str, changes: tuple = ()) ->
 def test_training_from_scratch_gives_the_same_losses(engine, family):
     """20 steps in float32, in which the loss falls by at least a fifth, within 1e-4; in float64 within 1e-8.
 
-    The norms of the trained parameters, of their moving average in one case, are held to the same.
+    In float64 the norms of the parameters, in one case of their moving average, are held to the same. In float32 Adam
+    makes steps of the rounding that is the gradient of biases ahead of a norm.
     """
     losses = from_scratch("bit_pytorch", family, "float32")[:STEPS]
     assert losses[-3:].mean() < 0.8 * losses[:3].mean()
-    for precision, bound in (("float32", 1e-4), ("float64", 1e-8)):
-        found, expected = (from_scratch(name, family, precision) for name in (engine.name, "bit_pytorch"))
-        np.testing.assert_allclose(found, expected, rtol=bound, atol=bound, err_msg=precision)
+    for precision, bound, count in (("float32", 1e-4, STEPS), ("float64", 1e-8, None)):
+        found, expected = (from_scratch(name, family, precision)[:count] for name in (engine.name, "bit_pytorch"))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=precision)
 
 
 @pytest.mark.parametrize("change", WRONG)

@@ -88,7 +88,7 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name):
         np.testing.assert_allclose(found.ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
 
 
-MIXER = MixerConfig((8, 8), 2, 16, 16, 32, 5, image_size=(16, 16))  # of a shape that builds at once
+MIXER = MixerConfig((8, 8), 16, 2, 16, 32, 5, image_size=(16, 16))  # of a shape that builds at once
 UPDATES = {
     "sgd": {},
     "sgd decayed by the gradient": {"weight_decay": 0.1},
