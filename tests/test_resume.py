@@ -184,6 +184,11 @@ def test_a_hundred_kills_at_random_moments(runs):
 ADAM = ("--model", "ViT-mu/16", "--weights", "none", "--recipe", "vit_s16_i1k", "--ema", 0.5, "--eval_resize", 0)
 
 
+@pytest.mark.parametrize(
+    "runs",
+    [pytest.param(name, marks=() if name == INSTALLED[0] else pytest.mark.slow) for name in INSTALLED],
+    indirect=True,
+)
 def test_adam_and_a_moving_average_go_on_bit_for_bit(runs):
     """Killed after the first checkpoint, with a first moment in bfloat16; ends as if nothing had happened."""
     runs.train("adam", *ADAM)

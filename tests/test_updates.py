@@ -12,7 +12,12 @@ from golden.golden_params import image
 from common import schedules
 from common.models import MixerConfig
 
-SINGLE = lambda value: np.float32(value).astype(float)  # noqa: E731  the originals round some numbers to float32
+
+def single(values):
+    """float64 values rounded to float32, as the originals round some numbers."""
+    return np.float32(values).astype(float)
+
+
 BIG_VISION = {"decay": "independent", "clip": 1.0, "weight_decay": 0.01}
 RECIPES = {  # what the cases state, as a Recipe
     "bv_bit_momentum": {"base_lr": 0.1, **BIG_VISION},
@@ -20,7 +25,7 @@ RECIPES = {  # what the cases state, as a Recipe
     "bv_vit_s16recipe_adam_cosine": {"optimizer": "adam", "base_lr": 0.01, **BIG_VISION},
     "coyo_adamw_bce_linear_multihot": {
         "optimizer": "adam", "loss": "sigmoid", "weight_decay": 0.1, "decay": "decoupled", "decay_mask": "all",
-        "beta1": SINGLE(0.9), "beta2": SINGLE(0.999), "epsilon": 1e-7, "epsilon_hat": True, "clip": 1.0, "base_lr": 6e-4,
+        "beta1": single(0.9), "beta2": single(0.999), "epsilon": 1e-7, "epsilon_hat": True, "clip": 1.0, "base_lr": 6e-4,
     },
     "vit_jax_finetune_sgd_accum2": {"clip": 1.0, "base_lr": 0.03, "batch_split": 2},
 }  # fmt: skip
@@ -32,9 +37,9 @@ def golden_recipe(name: str, **changes):
         lrs = schedules.linear(10, 2, base_lr, 1e-5 / base_lr)
     elif name.startswith("bv"):  # the schedule's factor is float32
         lrs = schedules.linear(10, 2, 1.0, 1e-5) if "linear" in name else schedules.cosine(10, 2, 1.0)
-        lrs = base_lr * SINGLE(lrs)
+        lrs = base_lr * single(lrs)
     else:
-        lrs = SINGLE(schedules.cosine(10, 2, base_lr))
+        lrs = single(schedules.cosine(10, 2, base_lr))
     return recipe_of(map(float, lrs), **({"batch": 4, "batch_eval": 4} | RECIPES[name] | changes))
 
 
