@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.formats.arrays import declare, widen
+from common.protobuf import fields, varint
 
 FOOTER_BYTES, MAGIC, TRAILER_BYTES = 48, 0xDB4775248B80FB57, 5
 TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 17: "<u2", 19: "<f2", 22: "<u4",
@@ -43,7 +44,7 @@ class TensorBundle:
         if path.stat().st_size > MAX_INDEX_BYTES:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than an index of names can have.")
         entries = dict(table(path.read_bytes()))
-        header = fields(entries.pop(b""))
+        header = dict(fields(entries.pop(b"")))
         self.num_shards = header[1]
         if header.get(2):
             raise UserError(f"{path} was written on a big-endian machine; convert it there.")
@@ -112,41 +113,12 @@ def block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
 
 def parse_entry(value: bytes) -> Entry | None:
     """What a BundleEntryProto says; None where it is no array."""
-    found = fields(value)
+    found = dict(fields(value))
     if found[1] != BFLOAT16 and found[1] not in TYPES:
         return None
     dtype = None if found[1] == BFLOAT16 else np.dtype(TYPES[found[1]])
-    shape = tuple(fields(dim).get(1, 0) for dim in repeated(found.get(2, b""), 2))
+    shape = tuple(dict(fields(dim)).get(1, 0) for number, dim in fields(found.get(2, b"")) if number == 2)
     return Entry(dtype, shape, found.get(3, 0), found.get(4, 0), found.get(5, 0), found.get(6, 0))
-
-
-def fields(message: bytes) -> dict[int, int | bytes]:
-    """{number: value} of a protocol buffer's fields; of a repeated one, the last."""
-    return dict(parts(message))
-
-
-def repeated(message: bytes, number: int) -> list[bytes]:
-    """The values of one repeated field."""
-    return [value for found, value in parts(message) if found == number]
-
-
-def parts(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of the fields of a protocol buffer, in their order."""
-    place = 0
-    while place < len(message):
-        tag, place = varint(message, place)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, place = varint(message, place)
-        elif kind == 2:
-            length, place = varint(message, place)
-            value, place = message[place : place + length], place + length
-        elif kind in (1, 5):
-            width = 8 if kind == 1 else 4
-            value, place = int.from_bytes(message[place : place + width], "little"), place + width
-        else:
-            raise ValueError(f"a field is of the unknown kind {kind}")
-        yield number, value
 
 
 def varints(data: bytes) -> Iterator[int]:
@@ -155,19 +127,6 @@ def varints(data: bytes) -> Iterator[int]:
     while True:
         value, place = varint(data, place)
         yield value
-
-
-def varint(data: bytes, place: int) -> tuple[int, int]:
-    """(integer at `place`, place after it): seven bits a byte, the lowest first."""
-    value = shift = 0
-    while True:
-        byte = data[place]
-        value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return value, place
-        if shift > 63:
-            raise ValueError("an integer has more than 64 bits")
 
 
 def masked(checksum: int) -> int:

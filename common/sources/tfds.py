@@ -20,6 +20,7 @@ from common import storage
 from common.datasets import MultiLabels, Split
 from common.errors import UserError, nearest
 from common.progress import Count
+from common.protobuf import fields, varint
 from common.sources.index import Arrays, indexed
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
@@ -260,9 +261,9 @@ def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[
 def _values(record: bytes, key: str, where: str) -> list[int | bytes]:
     """The values of feature `key` of a serialized `tf.train.Example`: integers or bytes."""
     try:
-        for _, features in _fields(record):
-            for _, entry in _fields(features):
-                name, feature = (value for _, value in _fields(entry))
+        for _, features in fields(record):
+            for _, entry in fields(features):
+                name, feature = (value for _, value in fields(entry))
                 if name == key.encode():
                     return _feature_values(feature)
     except (IndexError, TypeError, ValueError) as error:
@@ -273,8 +274,8 @@ def _values(record: bytes, key: str, where: str) -> list[int | bytes]:
 def _feature_values(feature: bytes) -> list[int | bytes]:
     """A Feature's values: field 1 is a BytesList, field 3 an Int64List, packed or not."""
     values = []
-    for kind, items in _fields(feature):
-        for _, item in _fields(items):
+    for kind, items in fields(feature):
+        for _, item in fields(items):
             if kind == 3:
                 values += _packed(item) if isinstance(item, bytes) else [_signed(item)]
             elif kind == 1 and isinstance(item, bytes):
@@ -287,37 +288,10 @@ def _feature_values(feature: bytes) -> list[int | bytes]:
 def _packed(data: bytes) -> list[int]:
     numbers, position = [], 0
     while position < len(data):
-        number, position = _varint(data, position)
+        number, position = varint(data, position)
         numbers.append(_signed(number))
     return numbers
 
 
 def _signed(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protocol-buffer message made of varints and length-delimited fields."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        value, position = _varint(message, position)
-        if tag & 7 == 2:
-            start, position = position, position + value
-            if position > len(message):
-                raise ValueError(f"{value} bytes declared, {len(message) - start} left")
-            value = message[start:position]
-        elif tag & 7:
-            raise ValueError(f"wire type {tag & 7}")
-        yield tag >> 3, value
-
-
-def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """(number, next position): seven bits a byte, the lowest first, until a byte below 128."""
-    number = shift = 0
-    while True:
-        byte = message[position]
-        number |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return number, position
