@@ -1,9 +1,10 @@
 """Starts training runs quickly, again and again, and disturbs them: `python forker.py ENGINE`, driven line by line.
 
 The engine is imported once; every run is a fork, which has not yet touched a device. A line of input is a JSON object
-{argv} and what is to happen to the run: `signal` after `delay` seconds; a `deed` of DEEDS at its `at`-th operation on
-files; no file growing beyond `file_limit` bytes; a disk that takes `slow_disk` seconds for every sync. The line of
-output is {status, seconds, output}; a status below zero is the signal that ended the run.
+{argv} and what is to happen to the run: `signal` after `delay` seconds, or once the file `written` holds something; a
+`deed` of DEEDS at its `at`-th operation on files; no file growing beyond `file_limit` bytes; a disk that takes `slow_disk`
+seconds for every sync. The line of output is {status, seconds, output}; a status below zero is the signal that ended the
+run.
 """
 
 import errno
@@ -37,7 +38,9 @@ def main(engine: str) -> None:
         os.close(end)
         text = b""
         if "signal" in order:
-            text = read(output, started + order["delay"])
+            text = read(output, started + order.get("delay", 0))
+            while "written" in order and not holds_something(order["written"]) and not has_ended(child):
+                text += read(output, time.monotonic() + 0.1)
             os.kill(child, order["signal"])
         text += read(output)
         os.close(output)
@@ -45,6 +48,15 @@ def main(engine: str) -> None:
         print(
             json.dumps({"status": status, "seconds": time.monotonic() - started, "output": text.decode()}), flush=True
         )
+
+
+def holds_something(path: str) -> bool:
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
+def has_ended(child: int) -> bool:
+    """Whether a process is over; it is still waited for afterwards."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def read(output: int, until: float | None = None) -> bytes:

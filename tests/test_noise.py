@@ -195,12 +195,13 @@ def test_noise_does_not_depend_on_how_a_batch_is_split(engine):
 def test_noise_matters(engine):
     """Without it, the losses are others: the tests above compare what acts."""
     config = dataclasses.replace(VIT, dropout=0.0)
-    plain = [{k: v for k, v in batch.items() if k in ("images", "labels")} for batch in batches(VIT)]
-    kept = [{k: v for k, v in batch.items() if k != "dropout_seeds"} for batch in batches(VIT)]
+    batch = batches(VIT)[0]
+    plain = {name: batch[name] for name in ("images", "labels")}
+    kept = {name: value for name, value in batch.items() if name != "dropout_seeds"}
     losses = [
-        engine.train(config, parameters(VIT), plain, recipe_of((0.05,)), precision="float64")[0],
-        engine.train(config, parameters(VIT), kept, recipe_of((0.05,)), precision="float64")[0],
-        engine.train(VIT, parameters(VIT), batches(VIT), recipe_of((0.05,)), precision="float64")[0],
+        engine.train(config, parameters(VIT), [plain], recipe_of((0.05,)), precision="float64")[0],
+        engine.train(config, parameters(VIT), [kept], recipe_of((0.05,)), precision="float64")[0],
+        engine.train(VIT, parameters(VIT), [batch], recipe_of((0.05,)), precision="float64")[0],
     ]
     assert len({round(loss, 6) for (loss,) in losses}) == 3
 

@@ -241,7 +241,7 @@ def test_a_signal_at_every_tenth_operation_on_files(numpy_runs):
 
 def test_a_signal_saves_first_in_every_engine(runs):
     answer = runs.train("long", "--steps", 10**6, "--checkpoint_every", 0, "--eval_every", 0,
-                        delay=runs.seconds, signal=signal.SIGTERM)  # fmt: skip
+                        written="runs/long/metrics.jsonl", signal=signal.SIGTERM)  # fmt: skip
     assert answer["status"] == 143, answer["output"]
     assert f"Stopped after step {runs.step('long'):,}; to resume: python -m {runs.engine}.train" in answer["output"]
 
