@@ -108,6 +108,21 @@ class TrainConfig(ModelConfig, DataConfig):
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
 
 
+FREE = {  # flags of train that may change when a run goes on, or between runs that are compared
+    "name",
+    "logdir",
+    "bit_pretrained_dir",
+    "datadir",
+    "tfds_data_dir",
+    "workers",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "remat",
+    "shard_parameters",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(ModelConfig, DataConfig):
     """Flags of `python -m bit_*.evaluate`."""

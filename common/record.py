@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.config import FREE
 from common.errors import UserError
 from common.formats.containers import read_json
 
@@ -113,22 +114,19 @@ def big_vision_name(name: str) -> str:
 
 def accuracy(record: Record) -> tuple[str, float] | None:
     """(name, value) of the accuracy that a run is judged by: of `test`, else `val`, else any."""
-    names = sorted(
-        record.metrics("/top1"), key=lambda name: ("test", "val").index(s) if (s := name[:-5]) in ("test", "val") else 2
-    )
+    names = record.metrics("/top1")
+    names = [name for name in ("test/top1", "val/top1") if name in names] or names
     return (names[0], record.last(names[0])) if names else None
 
 
 # --- several runs
 
-NOT_SETTINGS = ("name", "logdir", "datadir", "tfds_data_dir", "bit_pretrained_dir", "workers", "log_every", "eval_every",
-                "checkpoint_every", "remat")  # fmt: skip
 SEEDS = ("seed", "examples_per_class_seed")
 
 
 def settings(record: Record, *, seeds: bool) -> tuple:
     """What two runs must have in common to be compared; with or without their seeds."""
-    left_out = NOT_SETTINGS if seeds else NOT_SETTINGS + SEEDS
+    left_out = FREE if seeds else FREE.union(SEEDS)
     return tuple(sorted((name, repr(value)) for name, value in record.config.items() if name not in left_out))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from common import curves, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
-from common.config import TrainConfig
+from common.config import FREE, TrainConfig
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
 from common.environment import environment
@@ -33,20 +33,6 @@ from common.models import find_model, with_noise
 from common.progress import Progress, follow
 from common.recipes import check_sharing, create_recipe
 from common.record import read_record
-
-FREE = {  # what may change when a run goes on
-    "name",
-    "logdir",
-    "bit_pretrained_dir",
-    "datadir",
-    "tfds_data_dir",
-    "workers",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "remat",
-    "shard_parameters",
-}
 
 
 class Run:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from engines import INSTALLED
+from jobs import assert_close, metrics
 from PIL import Image
 
 from common.checkpoint import CURRENT, read
@@ -78,27 +78,6 @@ def finish(folder: Path, *flags, **options) -> str:
         status, output = end_of(process)
     assert status == 0, output
     return output
-
-
-def metrics(folder: Path, name: str) -> list[dict]:
-    """The lines of a run, apart from how fast they came."""
-    lines = [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
-
-
-def assert_close(folder: Path, name: str, reference: str, bound: float) -> None:
-    """The same lines of metrics and the same weights, as far as rounding allows."""
-    ours, theirs = metrics(folder, name), metrics(folder, reference)
-    assert [list(line) for line in ours] == [list(line) for line in theirs]
-    for line, expected in zip(ours, theirs):
-        np.testing.assert_allclose(list(line.values()), list(expected.values()), rtol=bound)
-    with (
-        np.load(folder / "runs" / name / "weights.npz") as found,
-        np.load(folder / "runs" / reference / "weights.npz") as expected,
-    ):
-        assert found.files == expected.files
-        for key in found.files:
-            assert np.abs(found[key] - expected[key]).max() <= bound * max(np.abs(expected[key]).max(), 1e-3), key
 
 
 def wait_for_line(folder: Path, name: str, number: int) -> None:
