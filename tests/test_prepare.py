@@ -173,7 +173,11 @@ def test_links_out_of_the_folder_are_refused(server, tmp_path, link):
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("data", [b"not gzip at all", tar({"x": os.urandom(5000)})[:3000], tar({"other": b"x"})])
+@pytest.mark.parametrize(
+    "data",
+    [b"not gzip at all", tar({"x": os.urandom(5000)})[:3000], tar({"other": b"x"})],
+    ids=["no archive", "truncated", "other files"],  # not their bytes: a gzip header holds the time
+)
 def test_an_archive_that_is_none_or_lacks_files(server, tmp_path, data):
     sources = publish(server, {"a.tar.gz": data}, ("x",))
     with pytest.raises(UserError, match="nothing was installed|Cannot write"):
