@@ -1,8 +1,7 @@
-"""What people install: the wheel, the constraints, and the commands that the README shows."""
+"""What people install: the wheel and the constraints."""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import zipfile
@@ -10,10 +9,6 @@ import zipfile
 import pytest
 from conftest import ROOT
 from engines import INSTALLED
-
-from common.config import EvaluateConfig, PredictConfig, TrainConfig, parse
-
-CONFIGS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +48,3 @@ def test_the_wheel_is_complete_and_small(wheel):
 def test_constraints_hold_names_and_versions_only():
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
-
-
-def test_every_command_of_the_readme_is_one_that_we_have():
-    commands = re.findall(r"python -m bit_(\w+)\.(train|evaluate|predict)(.*)", (ROOT / "README.md").read_text())
-    assert len(commands) >= 8
-    for engine, command, arguments in commands:
-        assert f"bit_{engine}" in ("bit_pytorch", "bit_jax", "bit_tf2")
-        parse(CONFIGS[command], shlex.split(arguments.partition("#")[0]), command, "")
-
-
-def test_the_readme_names_files_that_exist():
-    for path in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / path).exists(), path
