@@ -5,6 +5,7 @@ from common.inference import Evaluation
 
 
 def load_main():
+    """What `evaluate` does with its checked flags; imports the framework."""
     from bit_jax.inference import evaluate_main
 
     return evaluate_main

@@ -25,7 +25,7 @@ def features_and_logits(model: Model, images: Array, *, dtype: jnp.dtype) -> tup
 
 
 def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(features [B, D], logits [B, K]) of every batch."""
+    """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
         yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))
 

@@ -122,7 +122,7 @@ def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", d
 
 
 def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: jnp.dtype) -> dict[str, float]:
-    """top1, top5 and loss over every example of a split."""
+    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
     sums = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
     top1, top5, total, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).tolist()
     return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}

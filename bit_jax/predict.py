@@ -5,6 +5,7 @@ from common.inference import Prediction
 
 
 def load_main():
+    """What `predict` does with its checked flags; imports the framework."""
     from bit_jax.inference import predict_main
 
     return predict_main

@@ -7,6 +7,7 @@ from common.run import Run
 
 
 def load_main():
+    """What `train` does with its checked flags; imports the framework."""
     from bit_jax.loop import main
 
     return main

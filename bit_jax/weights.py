@@ -29,7 +29,7 @@ def to_value(array: np.ndarray, like: Array | jax.ShapeDtypeStruct) -> Array:
 
 
 def dump(model: nnx.Module) -> dict[str, np.ndarray]:
-    """{canonical name: array} of every parameter."""
+    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]."""
     return {canonical_name(path): to_array(value.get_value()) for path, value in parameters(model).items()}
 
 

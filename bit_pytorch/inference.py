@@ -15,7 +15,7 @@ from common.inference import Evaluation, Prediction
 
 @torch.inference_mode()
 def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(features [B, D], logits [B, K]) of every batch."""
+    """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
         features = model.features(scale(batch["images"], model.dtype).to(dtype))
         yield features.cpu().numpy(), model.head(features).cpu().numpy()

@@ -49,7 +49,7 @@ def to_arrays(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> dict[s
 
 
 def dump(model: nn.Module) -> dict[str, np.ndarray]:
-    """{canonical name: array} of every parameter."""
+    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]."""
     return to_arrays(model, model.named_parameters())
 
 

@@ -6,6 +6,7 @@ from common.inference import Evaluation
 
 
 def load_main():
+    """What `evaluate` does with its checked flags; imports the framework."""
     import_tensorflow()
     from bit_tf2.inference import evaluate_main
 

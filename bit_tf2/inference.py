@@ -22,7 +22,7 @@ def features_and_logits(model: Model, images: Tensor, *, dtype: tf.DType) -> tup
 
 
 def predict(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(features [B, D], logits [B, K]) of every batch."""
+    """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
         features, logits = features_and_logits(model, batch["images"], dtype=dtype)
         yield features.numpy(), logits.numpy()

@@ -132,7 +132,7 @@ def eval_sums(model: Model, batch: dict[str, Tensor], loss: str, dtype: tf.DType
 
 
 def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: tf.DType) -> dict[str, float]:
-    """top1, top5 and loss over every example of a split."""
+    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
     sums = sum(eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices))
     top1, top5, total, count = sums.numpy().tolist()
     return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}

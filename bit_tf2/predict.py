@@ -6,6 +6,7 @@ from common.inference import Prediction
 
 
 def load_main():
+    """What `predict` does with its checked flags; imports the framework."""
     import_tensorflow()
     from bit_tf2.inference import predict_main
 

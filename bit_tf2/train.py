@@ -8,6 +8,7 @@ from common.run import Run
 
 
 def load_main():
+    """What `train` does with its checked flags; imports the framework."""
     import_tensorflow()
     from bit_tf2.loop import main
 

@@ -18,7 +18,7 @@ def to_array(variable: tf.Variable) -> np.ndarray:
 
 
 def dump(model: keras.Model) -> dict[str, np.ndarray]:
-    """{canonical name: array} of every parameter."""
+    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]."""
     return {canonical_name(path): to_array(value) for path, value in parameters(model).items()}
 
 

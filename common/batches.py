@@ -120,6 +120,7 @@ class EvalBatches:
         return -(-len(self.split) // self.batch)
 
     def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+        """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
         first = step * self.batch + self.first_row
         count = max(0, min(self.share, len(self.split) - first))
         labels = self.split.targets(slice(first, first + count))

@@ -48,7 +48,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(ModelConfig, DataConfig):
-    """Flags of `python -m bit_*.train`."""
+    """Flags of `python -m bit_*.train`, whose help tells their units; None means what `rule` says.
+
+    In Python: `main(Run(TrainConfig(...), engine="bit_jax"))` with `main` of `bit_jax.loop`.
+    """
 
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
     logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")

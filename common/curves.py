@@ -43,6 +43,7 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
 
 
 def has_points(title: str, records: Sequence[Record]) -> bool:
+    """Whether any run has something to show in a panel."""
     return any(record.points(metric) for record in records for metric in PANELS[title](record))
 
 

@@ -40,7 +40,7 @@ class MultiLabels:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Random access to the examples of one split."""
+    """Random access to the examples of one split, 0 <= i < len(split); images are decoded when asked for."""
 
     read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
     labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example

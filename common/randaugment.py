@@ -48,6 +48,7 @@ def equalize(image: np.ndarray, *_: float) -> np.ndarray:
 
 
 def invert(image: np.ndarray, *_: float) -> np.ndarray:
+    """Every level v as 255 - v."""
     return 255 - image
 
 
@@ -73,16 +74,19 @@ def solarize(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
 
 
 def color(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
+    """From grey to more than its own colours."""
     return blended(grey(image)[..., None], image, strength)
 
 
 def contrast(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
+    """From the mean grey level to more than its own contrast."""
     levels = grey(image)
     mean = np.full(256, levels.sum(dtype=np.int64) // levels.size, np.uint8)
     return looked_up(image, blended(mean, VALUES, strength))
 
 
 def brightness(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
+    """From black to brighter than it was."""
     return looked_up(image, blended(np.zeros_like(VALUES), VALUES, strength))
 
 
@@ -97,18 +101,22 @@ def sharpness(image: np.ndarray, strength: float, *_: float) -> np.ndarray:
 
 
 def shear_x(image: np.ndarray, strength: float, sign: float, _: float) -> np.ndarray:
+    """Rows pushed sideways by up to 0.3 of their distance from the top."""
     return transformed(image, (1, signed(strength * 0.3, sign), 0), (0, 1, 0))
 
 
 def shear_y(image: np.ndarray, strength: float, sign: float, _: float) -> np.ndarray:
+    """Columns pushed up or down by up to 0.3 of their distance from the left."""
     return transformed(image, (1, 0, 0), (signed(strength * 0.3, sign), 1, 0))
 
 
 def translate_x(image: np.ndarray, strength: float, sign: float, _: float) -> np.ndarray:
+    """By up to 100 pixels sideways."""
     return transformed(image, (1, 0, signed(strength * 100, sign)), (0, 1, 0))
 
 
 def translate_y(image: np.ndarray, strength: float, sign: float, _: float) -> np.ndarray:
+    """By up to 100 pixels up or down."""
     return transformed(image, (1, 0, 0), (0, 1, signed(strength * 100, sign)))
 
 
@@ -136,6 +144,7 @@ OPERATIONS: tuple[Callable[..., np.ndarray], ...] = (
 
 
 def signed(amount: float, draw: float) -> float:
+    """`amount` with a random sign: `draw` is a number in [0, 1)."""
     return amount if draw >= 0.5 else -amount
 
 

@@ -73,6 +73,7 @@ class Recipe:
 
     @property
     def num_steps(self) -> int:
+        """Updates in the whole run."""
         return len(self.lrs)
 
     def decays(self, is_kernel: bool) -> bool:

@@ -35,10 +35,12 @@ class Record:
 
     @property
     def name(self) -> str:
+        """What the run is called: its folder."""
         return self.folder.name
 
     @property
     def framework(self) -> str:
+        """The engine's name for a person."""
         return ENGINES.get(self.engine, self.engine)
 
     def points(self, metric: str) -> list[tuple[int, float]]:
@@ -101,6 +103,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -36,7 +36,12 @@ from common.record import read_record
 
 
 class Run:
-    """Everything about a run but its mathematics; used as a context manager around the training loop."""
+    """Everything about a run but its mathematics; used as a context manager around the training loop.
+
+    `config` holds the flags, and `engine` is the package that computes. What is missing or wrong (weights, images,
+    numbers that contradict one another) raises UserError here, before a framework is imported or a file written;
+    the folder is made when the context is entered. `folder`, `recipe` and `splits` tell what a run is about.
+    """
 
     def __init__(self, config: TrainConfig, engine: str, open_torchvision: Opener | None = None):
         model = find_model(config.model)
@@ -419,6 +424,7 @@ class Metrics:
             self.num_lines = len(kept)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Append a line. UserError where the disk does not take it."""
         try:
             with open(self.path, "a") as file:
                 file.write(json.dumps({"step": step} | values) + "\n")

@@ -6,6 +6,7 @@ ones that we have. Python runs as it stands, but with the embedded model in the 
 """
 
 import argparse
+import ast
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -23,6 +24,7 @@ from unittest import mock
 
 import pytest
 from conftest import ROOT
+from engines import NAMES as ENGINES
 from test_launch import SLURM, dry_run
 
 import common.config
@@ -205,6 +207,22 @@ def test_flags_in_the_prose_exist(page):
     prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
     found = {flag for span in re.findall(r"`([^`]+)`", prose) for flag in re.findall(r"(?<!\S)--(\w+)", span)}
     assert found <= known_flags(), found - known_flags()
+
+
+def described(path: Path) -> dict[str, bool]:
+    """{public function or class: whether it has a docstring}."""
+    found = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found[f"{path.relative_to(ROOT)}: {node.name}"] = bool(ast.get_docstring(node))
+    return found
+
+
+def test_public_things_are_described():
+    """What an API page would show."""
+    paths = [path for folder in (*ENGINES, "common") for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = {name: has for path in paths for name, has in described(path).items()}
+    assert len(found) > 400 and not [name for name, has in found.items() if not has]
 
 
 def anchors(page: Path) -> set[str]:
