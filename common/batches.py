@@ -176,7 +176,7 @@ def augment(
         else:
             view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
         view = images.crop(view, recipe.crop, draws[0], draws[1])
-    view = images.flip(view) if draws[4] < 0.5 else view
+    view = images.flip(view) if draws[4] < recipe.flip else view
     if recipe.randaugment_layers:
         view = randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
     return view

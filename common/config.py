@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from common.errors import UserError, exit_with_sentence, nearest
 from common.images import RESIZE_MODES
 from common.models import DEFAULT_MODEL
-from common.recipes import SCHEDULES
+from common.recipes import COMPAT, SCHEDULES
 from common.rules import AUGREG, RULES
 
 PRECISIONS = ("float32", "bfloat16", "float64")
@@ -56,6 +56,12 @@ class TrainConfig(ModelConfig, DataConfig):
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
     logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
     recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RULES))
+    compat: str | None = flag(
+        None,
+        "what the original code did otherwise: bit2021 mirrors all training images and resizes without antialiasing",
+        rule="off",
+        choices=tuple(COMPAT),
+    )
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
     examples_per_class: int | None = flag(None, "training images per class", rule="all")
     examples_per_class_seed: int = flag(0, "seed of their choice")
@@ -85,8 +91,12 @@ class TrainConfig(ModelConfig, DataConfig):
     )
     resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
     resize_mode: str | None = flag(
-        None, "to a square, or only the smaller side to --resize", rule="the recipe's", choices=RESIZE_MODES
+        None,
+        "to a square, or only the smaller side to --resize, or `whole`: all of the image to --crop",
+        rule="the recipe's",
+        choices=RESIZE_MODES,
     )
+    flip: float | None = flag(None, "part of the training images that are mirrored, in [0, 1]", rule="the recipe's")
     crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
     crop_min_area: float | None = flag(
         None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's"
@@ -228,6 +238,7 @@ NOT_NEGATIVE = (
     "seed",
     "examples_per_class_seed",
     "eval_resize",
+    "flip",
     "randaugment_layers",
     "randaugment_magnitude",
     *FRACTIONS,

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-RESIZE_MODES = ("squash", "small_side")
+RESIZE_MODES = ("squash", "small_side", "whole")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 JPEG_START = b"\xff\xd8"

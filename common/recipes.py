@@ -44,8 +44,10 @@ class Recipe:
     mixup: float  # alpha; 0: off
     momentum: float
     weight_decay: float
+    flip: float = 0.5  # part of the training images that are mirrored
     resize_kind: str = "bilinear"
-    resize_mode: str = "squash"  # to a square; or `small_side`: the smaller side to `resize`, the aspect ratio kept
+    # To a square; or `small_side`: the smaller side to `resize`, the aspect ratio kept; or `whole`: `resize` is `crop`
+    resize_mode: str = "squash"
     eval_resize: int = 0  # px of the smaller side before evaluation's central crop; 0: squashed to `crop`
     randaugment_layers: int = 0  # random operations on every training image; 0: off
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
@@ -103,12 +105,16 @@ DEFAULTS = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay":
 FLAGS = (
     "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "schedule", "cooldown_steps", "mixup", "augmentation",
     "dropout", "stochastic_depth", "label_smoothing", "weight_decay", "clip", "ema", "resize", "crop", "crop_min_area",
-    "resize_mode", "eval_resize", "randaugment_layers", "randaugment_magnitude",
+    "resize_mode", "flip", "eval_resize", "randaugment_layers", "randaugment_magnitude",
 )  # fmt: skip
+# What google-research/big_transfer did to images in TensorFlow and JAX: `input_pipeline_tf2_or_jax.py` calls
+# `tf.image.flip_left_right` on every training image and `tf.image.resize` without antialias, in evaluation, too. Its
+# PyTorch code flips half of them and resizes by Pillow.
+COMPAT = {"bit2021": {"flip": 1.0, "resize_kind": "bilinear_aliased"}}
 
 
 def create_recipe(config, num_examples: int, image_size: tuple[int, int], dataset_flags: dict) -> Recipe:
-    """The recipe that a TrainConfig asks for: a flag wins over the dataset's row, which wins over the rule.
+    """The recipe that a TrainConfig asks for: a flag wins over --compat, then the dataset's row, then the rule.
 
     Raises UserError for numbers that contradict one another, and for flags that the recipe has no use for.
     """
@@ -116,10 +122,12 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     row = dict(dataset_flags) if config.recipe == "bit_finetune" else {}
     if "crop" in given:
         row.pop("resize", None)  # it was chosen for the row's own crop
-    flags = row | given
+    flags = row | COMPAT.get(config.compat, {}) | given
     rule = DEFAULTS | RULES[config.recipe](num_examples, image_size, flags)
-    check_flags(config.recipe, rule, flags)
+    check_flags(config, rule, flags)
     values = rule | {name: value for name, value in flags.items() if name != "augmentation"}
+    if values.get("resize_mode") == "whole":
+        values["resize"] = values["crop"]
     lrs = create_rates(values, own_schedule=rule["schedule"])
     values["batch_eval"] = flags.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys()
@@ -139,10 +147,17 @@ def create_rates(values: dict, own_schedule: str) -> tuple[float, ...]:
     return SCHEDULES[kind](values["steps"], values["warmup_steps"], values["base_lr"], **numbers)
 
 
-def check_flags(name: str, rule: dict, flags: dict) -> None:
+def check_flags(config, rule: dict, flags: dict) -> None:
     """Raise UserError for a flag that a recipe has no use for, and for a run that would not outlast its warm-up."""
+    name = config.recipe
     if "augmentation" in flags and name != "augreg":
         raise UserError(f"--augmentation is a level of the recipe augreg; {name} has none, so leave it out.")
+    if config.compat and name != "bit_finetune":
+        raise UserError(
+            f"--compat {config.compat} is how BiT was fine-tuned; {name} is another recipe, so leave it out."
+        )
+    if flags.get("resize_mode") == "whole" and config.resize is not None:
+        raise UserError("--resize_mode whole has no use for --resize; leave it out, or give --resize_mode squash.")
     if "cooldown_steps" in flags and flags.get("schedule", rule["schedule"]) != "rsqrt":
         raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
     steps, warmup = flags.get("steps", rule["steps"]), rule["warmup_steps"]
@@ -163,6 +178,12 @@ def check(recipe: Recipe) -> None:
         )
     if recipe.resize_mode not in RESIZE_MODES:
         raise UserError(f"--resize_mode is {recipe.resize_mode!r}, expected {' or '.join(RESIZE_MODES)}; correct it.")
+    if recipe.resize_mode == "whole" and recipe.crop_min_area < 1:
+        raise UserError(
+            f"--resize_mode whole keeps the whole image and --crop_min_area {recipe.crop_min_area} cuts boxes; give one."
+        )
+    if not 0 <= recipe.flip <= 1:
+        raise UserError(f"--flip is {recipe.flip}, expected 0 to 1; correct the flag.")
     if 0 < recipe.eval_resize < recipe.crop:
         raise UserError(
             f"--eval_resize {recipe.eval_resize} is smaller than --crop {recipe.crop}; give at least the crop, or 0."

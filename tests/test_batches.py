@@ -164,6 +164,30 @@ def test_images_of_one_batch_are_flipped_one_by_one():
     assert 15 < sum(flipped) < 49  # 32 +- four deviations of 4
 
 
+@pytest.mark.parametrize(("flags", "share"), [({"flip": 0.0}, 0), ({"flip": 1.0}, 1), ({"compat": "bit2021"}, 1)])
+def test_none_or_all_of_the_images_are_flipped(flags, share):
+    """Whether an image is flipped changes nothing else: the draws stay the same."""
+    split = split_of(64)
+    whole = recipe_of(batch=64, resize_mode="whole", crop=12, resize=None, **flags)
+    batch, usual = (batch_of(TrainBatches(split, recipe, 0), 0) for recipe in (whole, recipe_of(batch=64)))
+    np.testing.assert_array_equal(batch["labels"], usual["labels"])
+    for image, label in zip(batch["images"], batch["labels"]):
+        np.testing.assert_array_equal(image, split.read(label)[:, :: -1 if share else 1])
+
+
+def test_compat_resizes_without_antialiasing():
+    """A fine grating shrunk to a third: antialiased it turns grey, sampled it does not; in evaluation, too."""
+    grating = np.zeros((36, 36, 3), np.uint8)
+    grating[:, ::2] = 255
+    split = Split(lambda i: grating, np.zeros(8, np.int32), str)
+    for compat, is_grey in ((None, True), ("bit2021", False)):
+        recipe = recipe_of(batch=8, resize=12, crop=12, compat=compat)
+        seen = batch_of(TrainBatches(split, recipe, 0), 0), batch_of(EvalBatches(split, 12, recipe.resize_kind, 8), 0)
+        for batch in seen:
+            inside = batch["images"][:, :, 2:-2].astype(float)
+            assert (np.abs(inside - 127.5).max() < 20) == is_grey
+
+
 def test_augment_resizes_crops_and_flips():
     image, recipe = split_of(1, 16).read(0), recipe_of(resize=16, crop=8)
     corner = augment(image, recipe, np.array([0, 0.999, 0, 0, 0.5]))

@@ -62,6 +62,7 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("crop", 24, lambda r: r.crop),
         ("crop_min_area", 0.5, lambda r: r.crop_min_area),
         ("resize_mode", "small_side", lambda r: r.resize_mode),
+        ("flip", 0.0, lambda r: r.flip),
         ("eval_resize", 256, lambda r: r.eval_resize),
         ("randaugment_layers", 2, lambda r: r.randaugment_layers),
         ("randaugment_magnitude", 7.5, lambda r: r.randaugment_magnitude),
@@ -133,6 +134,22 @@ def test_a_flag_wins_over_the_datasets_row_which_wins_over_the_rule():
     assert recipe_of(dataset_flags=row, recipe="bit_pretrain").batch == 256  # the row speaks of fine-tuning
 
 
+def test_compat_is_what_the_original_code_did():
+    """`input_pipeline_tf2_or_jax.py` of google-research/big_transfer; a flag wins over it."""
+    ours, theirs = (dataclasses.asdict(recipe_of(compat=compat)) for compat in (None, "bit2021"))
+    assert {name: value for name, value in theirs.items() if value != ours[name]} == {
+        "flip": 1.0,
+        "resize_kind": "bilinear_aliased",
+    }
+    assert ours["flip"] == 0.5 and recipe_of(compat="bit2021", flip=0.5).flip == 0.5
+
+
+def test_the_whole_image_is_resized_to_the_crop():
+    for flags in ({}, {"crop": 64}):
+        recipe = recipe_of(dataset_flags={"resize_mode": "whole"}, **flags)
+        assert recipe.resize == recipe.crop == flags.get("crop", 128)
+
+
 @pytest.mark.parametrize(("crop", "resize"), [(128, 160), (32, 40)])
 def test_the_crop_alone_scales_the_resize_with_it(crop, resize):
     """160 / 128 of the rule, whatever the dataset's row says of another crop."""
@@ -151,7 +168,11 @@ def test_the_crop_alone_scales_the_resize_with_it(crop, resize):
         ({"crop_min_area": 1.5}, "--crop_min_area is 1.5"),
         ({"crop_min_area": math.nan}, "--crop_min_area is nan"),
         ({"eval_resize": 127}, "--eval_resize 127 is smaller than --crop 128"),
-        ({"resize_mode": "stretch"}, "--resize_mode is 'stretch', expected squash or small_side"),
+        ({"resize_mode": "stretch"}, "--resize_mode is 'stretch', expected squash or small_side or whole"),
+        ({"resize_mode": "whole", "resize": 200}, "--resize_mode whole has no use for --resize"),
+        ({"resize_mode": "whole", "crop_min_area": 0.5}, "--resize_mode whole keeps the whole image"),
+        ({"flip": 1.5}, "--flip is 1.5, expected 0 to 1"),
+        ({"compat": "bit2021", "recipe": "vit_finetune"}, "--compat bit2021 is how BiT was fine-tuned"),
         ({"randaugment_magnitude": 20.5}, "--randaugment_magnitude is 20.5, expected 0 to 20"),
         ({"randaugment_magnitude": math.nan}, "--randaugment_magnitude is nan"),
         ({"augmentation": "light1"}, "--augmentation is a level of the recipe augreg; bit_finetune has none"),
