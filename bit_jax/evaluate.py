@@ -1,4 +1,4 @@
-"""Accuracy and loss of a model on one split, in JAX."""
+"""Accuracy and loss of a model on splits of a dataset, in JAX."""
 
 from common.config import EvaluateConfig, run_command
 from common.inference import Evaluation

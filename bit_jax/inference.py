@@ -12,7 +12,7 @@ from jax import numpy as jnp
 from bit_jax import api
 from bit_jax.devices import to_device
 from bit_jax.layers import standardize_once
-from bit_jax.loop import evaluate, scale
+from bit_jax.loop import evaluate, scale, score
 from bit_jax.model import Model
 from common.inference import Evaluation, Prediction
 
@@ -30,15 +30,25 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Itera
         yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))
 
 
+def predict_and_score(
+    model: Model, batches: Iterator[dict], *, loss: str, dtype: jnp.dtype
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
+    for batch in to_device(batches, model.devices):
+        features, logits = features_and_logits(model, batch["images"], dtype=dtype)
+        yield jax.device_get((features, logits, score(logits, batch, loss)))
+
+
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
     standardize_once(model)
     dtype = getattr(jnp, job.config.precision)
     for split in job.split_names:
-        job.show(split, evaluate(model, job.batches(split), dtype=dtype))
         if job.config.output:
-            job.write(split, predict(model, job.batches(split), dtype=dtype))
+            job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+        else:
+            job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:

@@ -14,6 +14,7 @@ from bit_jax import api, optim, weights
 from bit_jax.devices import Devices, to_device
 from bit_jax.model import Model
 from common.batches import NOISE
+from common.metrics import averages
 from common.recipes import Recipe
 from common.run import Run
 
@@ -99,14 +100,13 @@ def add_gradients(
     return jax.tree.map(jnp.add, sums, found) if sums else found
 
 
-@functools.partial(nnx.jit, static_argnames=("loss", "dtype"))
-def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", dtype: jnp.dtype) -> Array:
+@functools.partial(jax.jit, static_argnames="loss")
+def score(logits: Array, batch: dict[str, Array], loss: str) -> Array:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples.
 
     With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
     """
     labels, mask = batch["labels"], batch["mask"]
-    logits = model(scale(batch["images"], model.dtype).astype(dtype))
     losses = cross_entropy(logits, labels, loss)
     if labels.ndim == 2:
         mask = mask & (labels > 0).any(1)
@@ -117,15 +117,20 @@ def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", d
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
     losses = jnp.where(mask, losses, 0)
-    sums = jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
-    return model.devices.gather(sums)
+    return jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
+
+
+@functools.partial(nnx.jit, static_argnames=("loss", "dtype"))
+def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", dtype: jnp.dtype) -> Array:
+    """The `score` of a batch."""
+    logits = model(scale(batch["images"], model.dtype).astype(dtype))
+    return model.devices.gather(score(logits, batch, loss))
 
 
 def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: jnp.dtype) -> dict[str, float]:
     """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
     sums = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
-    top1, top5, total, count = np.sum(jax.device_get(sums), axis=0, dtype=np.float64).tolist()
-    return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}
+    return averages(np.sum(jax.device_get(sums), axis=0, dtype=np.float64))
 
 
 def main(run: Run) -> None:
@@ -143,10 +148,10 @@ def main(run: Run) -> None:
             if run.wants_log(step):
                 run.log_training(step, [float(loss) for loss in losses])
                 losses = []
-            if run.wants_evaluation(step):
+            for split in run.splits_due(step):
                 optim.swap_average(optimizer)
-                result = evaluate(model, run.eval_batches("val"), loss=recipe.loss, dtype=dtype)
-                if run.log_evaluation(step, "val", result):
+                result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+                if run.log_evaluation(step, split, result):
                     run.write_best(weights.dump(model))
                 optim.swap_average(optimizer)
             if run.wants_checkpoint(step):

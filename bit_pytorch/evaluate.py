@@ -1,4 +1,4 @@
-"""Accuracy and loss of a model on one split, in PyTorch."""
+"""Accuracy and loss of a model on splits of a dataset, in PyTorch."""
 
 import functools
 

@@ -8,7 +8,7 @@ import torch
 from bit_pytorch import api
 from bit_pytorch.devices import to_device
 from bit_pytorch.layers import standardize_once
-from bit_pytorch.loop import evaluate, scale
+from bit_pytorch.loop import evaluate, scale, score
 from bit_pytorch.model import Model
 from common.inference import Evaluation, Prediction
 
@@ -21,15 +21,27 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Ite
         yield features.cpu().numpy(), model.head(features).cpu().numpy()
 
 
+@torch.inference_mode()
+def predict_and_score(
+    model: Model, batches: Iterator[dict], *, loss: str, dtype: torch.dtype
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
+    for batch in to_device(batches, model.devices):
+        features = model.features(scale(batch["images"], model.dtype).to(dtype))
+        logits = model.head(features)
+        yield features.cpu().numpy(), logits.cpu().numpy(), score(logits, batch, loss).cpu().numpy()
+
+
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
     standardize_once(model)
     dtype = getattr(torch, job.config.precision)
     for split in job.split_names:
-        job.show(split, evaluate(model, job.batches(split), dtype=dtype))
         if job.config.output:
-            job.write(split, predict(model, job.batches(split), dtype=dtype))
+            job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+        else:
+            job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:

@@ -10,6 +10,7 @@ from bit_pytorch import api, optim, weights
 from bit_pytorch.devices import Devices, to_device
 from bit_pytorch.model import Model
 from common.batches import NOISE
+from common.metrics import averages
 from common.recipes import Recipe
 from common.run import Run
 
@@ -68,14 +69,12 @@ def train_step(
     return model.devices.sum(total) / model.devices.num_processes
 
 
-@torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training
-def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: torch.dtype) -> Tensor:
+def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64.
 
     With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
     """
     labels, mask = batch["labels"], batch["mask"]
-    logits = model(scale(batch["images"], model.dtype).to(dtype))
     losses = cross_entropy(logits, labels, loss)
     if labels.ndim == 2:
         mask = mask & (labels > 0).any(1)
@@ -89,11 +88,16 @@ def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", 
     return torch.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()]).double()
 
 
+@torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training
+def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: torch.dtype) -> Tensor:
+    """The `score` of a batch."""
+    return score(model(scale(batch["images"], model.dtype).to(dtype)), batch, loss)
+
+
 def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: torch.dtype) -> dict[str, float]:
     """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
     sums = sum(eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices))
-    top1, top5, total, count = model.devices.sum(sums).tolist()
-    return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}
+    return averages(model.devices.sum(sums).tolist())
 
 
 def main(run: Run) -> None:
@@ -111,10 +115,10 @@ def main(run: Run) -> None:
             if run.wants_log(step):
                 run.log_training(step, [float(loss) for loss in losses])
                 losses = []
-            if run.wants_evaluation(step):
+            for split in run.splits_due(step):
                 optim.swap_average(optimizer)
-                result = evaluate(model, run.eval_batches("val"), loss=recipe.loss, dtype=dtype)
-                if run.log_evaluation(step, "val", result):
+                result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+                if run.log_evaluation(step, split, result):
                     run.write_best(weights.dump(model))
                 optim.swap_average(optimizer)
             if run.wants_checkpoint(step):

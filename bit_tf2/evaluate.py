@@ -1,4 +1,4 @@
-"""Accuracy and loss of a model on one split, in TensorFlow."""
+"""Accuracy and loss of a model on splits of a dataset, in TensorFlow."""
 
 from bit_tf2 import import_tensorflow
 from common.config import EvaluateConfig, run_command

@@ -9,7 +9,7 @@ from tensorflow import Tensor
 from bit_tf2 import api
 from bit_tf2.devices import to_device
 from bit_tf2.layers import standardize_once
-from bit_tf2.loop import evaluate, scale
+from bit_tf2.loop import evaluate, scale, score
 from bit_tf2.model import Model
 from common.inference import Evaluation, Prediction
 
@@ -28,15 +28,25 @@ def predict(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> Iterat
         yield features.numpy(), logits.numpy()
 
 
+def predict_and_score(
+    model: Model, batches: Iterator[dict], *, loss: str, dtype: tf.DType
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
+    for batch in to_device(batches, model.devices):
+        features, logits = features_and_logits(model, batch["images"], dtype=dtype)
+        yield features.numpy(), logits.numpy(), score(logits, batch, loss).numpy()
+
+
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     model = api.build(job.model_config, job.arrays, precision=job.config.precision)
     standardize_once(model)
     dtype = getattr(tf, job.config.precision)
     for split in job.split_names:
-        job.show(split, evaluate(model, job.batches(split), dtype=dtype))
         if job.config.output:
-            job.write(split, predict(model, job.batches(split), dtype=dtype))
+            job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+        else:
+            job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:

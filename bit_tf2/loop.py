@@ -9,6 +9,7 @@ from bit_tf2 import api, optim, weights
 from bit_tf2.devices import Devices, to_device
 from bit_tf2.model import Model
 from common.batches import NOISE
+from common.metrics import averages
 from common.recipes import Recipe, UpdateNumbers
 from common.run import Run
 
@@ -102,20 +103,12 @@ def compiled_step(
     return model.devices.local(loss)
 
 
-@tf.function(autograph=False)
-def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: tf.DType) -> Tensor:
+def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
     """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64.
 
     With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
     """
-    (sums,) = model.devices.sum(lambda batch: (eval_sums(model, batch, loss, dtype),), batch)
-    return model.devices.local(sums)
-
-
-def eval_sums(model: Model, batch: dict[str, Tensor], loss: str, dtype: tf.DType) -> Tensor:
-    """`eval_step` on one device."""
     labels, mask = batch["labels"], batch["mask"]
-    logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
     losses = cross_entropy(logits, labels, loss)
     if labels.shape.rank == 2:
         mask = mask & tf.reduce_any(labels > 0, 1)
@@ -131,11 +124,21 @@ def eval_sums(model: Model, batch: dict[str, Tensor], loss: str, dtype: tf.DType
     return tf.stack([tf.cast(tf.reduce_sum(value), tf.float64) for value in sums])
 
 
+@tf.function(autograph=False)
+def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: tf.DType) -> Tensor:
+    """The `score` of a batch."""
+
+    def sums(batch: dict[str, Tensor]) -> tuple[Tensor]:
+        logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
+        return (score(logits, batch, loss),)
+
+    return model.devices.local(*model.devices.sum(sums, batch))
+
+
 def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: tf.DType) -> dict[str, float]:
     """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
     sums = sum(eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices))
-    top1, top5, total, count = sums.numpy().tolist()
-    return {"top1": top1 / count, "top5": top5 / count, "loss": total / count}
+    return averages(sums.numpy())
 
 
 def main(run: Run) -> None:
@@ -153,10 +156,10 @@ def main(run: Run) -> None:
             if run.wants_log(step):
                 run.log_training(step, [float(loss) for loss in losses])
                 losses = []
-            if run.wants_evaluation(step):
+            for split in run.splits_due(step):
                 optim.swap_average(optimizer)
-                result = evaluate(model, run.eval_batches("val"), loss=recipe.loss, dtype=dtype)
-                if run.log_evaluation(step, "val", result):
+                result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+                if run.log_evaluation(step, split, result):
                     run.write_best(weights.dump(model))
                 optim.swap_average(optimizer)
             if run.wants_checkpoint(step):

@@ -8,7 +8,7 @@ from dataclasses import field
 from typing import Any, get_args, get_type_hints
 
 from common.errors import UserError, exit_with_sentence, nearest
-from common.images import RESIZE_MODES
+from common.images import RESIZE_KINDS, RESIZE_MODES
 from common.models import DEFAULT_MODEL
 from common.recipes import COMPAT, SCHEDULES
 from common.rules import AUGREG, RULES
@@ -97,6 +97,7 @@ class TrainConfig(ModelConfig, DataConfig):
         choices=RESIZE_MODES,
     )
     flip: float | None = flag(None, "part of the training images that are mirrored, in [0, 1]", rule="the recipe's")
+    resize_kind: str | None = flag(None, "how training images are resized", rule="the recipe's", choices=RESIZE_KINDS)
     crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
     crop_min_area: float | None = flag(
         None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's"
@@ -104,12 +105,17 @@ class TrainConfig(ModelConfig, DataConfig):
     eval_resize: int | None = flag(
         None, "pixels of the smaller side before evaluation's central crop; 0: squash to the crop", rule="the recipe's"
     )
+    eval_resize_kind: str | None = flag(
+        None, "how evaluation resizes images", rule="the recipe's, or as --resize_kind", choices=RESIZE_KINDS
+    )
     randaugment_layers: int | None = flag(
         None, "operations of RandAugment on every training image; 0 turns it off", rule="the recipe's"
     )
     randaugment_magnitude: float | None = flag(None, "strength of RandAugment, 0 to 20", rule="the recipe's")
-    eval_every: int | None = flag(
-        None, "steps between evaluations on val; 0: only at the end", rule="a tenth of the run"
+    eval_every: str | None = flag(
+        None,
+        "steps between evaluations on val, or of several splits: val:500,v2:2000,real:2000; 0: only at the end",
+        rule="a tenth of the run",
     )
     checkpoint_every: int | None = flag(
         None, "steps between checkpoints; 0: only at the end", rule="a tenth of the run, at most 1000"
@@ -137,30 +143,40 @@ FREE = {  # flags of train that may change when a run goes on, or between runs t
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(ModelConfig, DataConfig):
+class ViewConfig:
+    """How evaluate and predict prepare images."""
+
+    batch_eval: int = flag(64, "images per step")
+    resolution: int | None = flag(
+        None,
+        "side in pixels of what the model sees",
+        rule="the weights' card, the model's own, or the dataset's by the BiT-HyperRule",
+    )
+    eval_resize: int | None = flag(
+        None,
+        "pixels of the smaller side before the central crop; 0: squash to the resolution",
+        rule="the weights' card",
+    )
+    eval_resize_kind: str | None = flag(None, "how images are resized", rule="the weights' card", choices=RESIZE_KINDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(ViewConfig, ModelConfig, DataConfig):
     """Flags of `python -m bit_*.evaluate`."""
 
     split: str | None = flag(
-        None, "split to evaluate, or several: train,val,test", rule="test, or val where there is no test"
+        None, "split to evaluate, or several: val,v2,real", rule="test, or val where there is no test"
     )
     output: str | None = flag(
         None, "a folder for SPLIT.npz: features [N, D], logits [N, K], labels of its images", rule="none"
     )
-    batch_eval: int = flag(64, "images per step")
-    resolution: int | None = flag(
-        None, "side in pixels of what the model sees", rule="the weights' card, or the dataset's by the BiT-HyperRule"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig(ModelConfig):
+class PredictConfig(ViewConfig, ModelConfig):
     """Flags of `python -m bit_*.predict`."""
 
     images: tuple[str, ...] = field(default=(), metadata={"help": "image files or folders", "positional": True})
-    resolution: int | None = flag(
-        None, "side in pixels of what the model sees", rule="the weights' card or the model's own"
-    )
-    batch_eval: int = flag(64, "images per step")
     top: int = flag(5, "classes to print per image")
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
@@ -233,7 +249,6 @@ NOT_NEGATIVE = (
     "mixup",
     "weight_decay",
     "clip",
-    "eval_every",
     "checkpoint_every",
     "seed",
     "examples_per_class_seed",
@@ -255,6 +270,21 @@ def check(config: Any) -> None:
     for name in FRACTIONS:
         if (value := getattr(config, name, None)) is not None and value >= 1:
             raise UserError(f"--{name} is {value}, expected less than 1; correct the flag.")
+    if getattr(config, "eval_every", None) is not None:
+        periods(config.eval_every)
+
+
+def periods(eval_every: str) -> dict[str, int]:
+    """{split: steps between its evaluations} of `500`, which speaks of val, or `val:500,v2:2000`. Raises UserError."""
+    found = {}
+    for part in str(eval_every).split(","):
+        split, colon, steps = part.rpartition(":")
+        if not (steps.isascii() and steps.isdecimal()) or colon and not split or (split or "val") in found:
+            raise UserError(
+                f"--eval_every is {eval_every}, expected a number of steps, or SPLIT:STEPS,SPLIT:STEPS; correct the flag."
+            )
+        found[split or "val"] = int(steps)
+    return found
 
 
 def run_command(

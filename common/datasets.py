@@ -54,6 +54,11 @@ class Split:
         """Whether an example may have several classes, or none."""
         return isinstance(self.labels, MultiLabels)
 
+    @property
+    def num_labelled(self) -> int:
+        """How many examples have a class: those that an evaluation counts."""
+        return int(np.count_nonzero(np.diff(self.labels.first))) if self.is_multi_label else len(self)
+
     def targets(self, examples: np.ndarray | slice) -> np.ndarray:
         """int32 [B], or with several classes float32 multi-hot [B, K], of these examples."""
         labels = self.labels[examples]
@@ -63,6 +68,13 @@ class Split:
     def target_bytes(self) -> int:
         """What `targets` takes for one example."""
         return 4 * self.labels.num_classes if self.is_multi_label else 4
+
+    def renumber(self, numbers: np.ndarray, num_classes: int) -> "Split":
+        """The same examples, class k called `numbers[k]` of `num_classes`."""
+        labels = self.labels
+        if self.is_multi_label:
+            return dataclasses.replace(self, labels=MultiLabels(numbers[labels.classes], labels.first, num_classes))
+        return dataclasses.replace(self, labels=numbers[labels])
 
     def take(self, examples: np.ndarray) -> "Split":
         """The split made of these examples, in this order."""
@@ -100,7 +112,7 @@ class Dataset:
 
     name: str
     class_names: tuple[str, ...]
-    splits: dict[str, Split]  # `train`, and `val` or `test` or both
+    splits: dict[str, Split]  # of `train`, `val`, `test` and ImageNet's `v2` and `real`
     image_size: tuple[int, int]  # typical (height, width), from which the BiT-HyperRule takes the resolution
     recipe: dict = dataclasses.field(default_factory=dict)  # where it departs from the rule: see DatasetRow
 
@@ -153,7 +165,7 @@ def open_dataset(
     tfds_data_dir: str | Path | None = None,
     open_torchvision: Opener | None = None,
 ) -> Dataset:
-    """The dataset called `name`: a row of `rows()`, `tfds:NAME`, or a folder `PATH/{train,val|test}/<class>/*`.
+    """The dataset called `name`: a row of `rows()`, `tfds:NAME`, or a folder `PATH/{train,val,test}/<class>/*`.
 
     `torchvision:NAME` is for the engine that brings `open_torchvision`. Raises UserError when there is no such dataset,
     or its files are missing or broken.
@@ -179,7 +191,7 @@ def open_dataset(
             f"No dataset or folder is called {name!r}{nearest(name, known)} Give one of {', '.join(known)}, tfds:NAME, "
             "or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
         )
-    return Dataset(name, class_names, splits, typical_size(splits["train"]))
+    return Dataset(name, class_names, splits, typical_size(next(iter(splits.values()))))
 
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:

@@ -10,41 +10,55 @@ import numpy as np
 
 from common import hyperrule, images, weights
 from common.batches import EvalBatches, prefetch
-from common.config import EvaluateConfig, ModelConfig, PredictConfig
+from common.classes import match_classes
+from common.config import EvaluateConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError
 from common.files import write_atomically
 from common.formats import npz
 from common.formats.containers import read_json
 from common.formats.source import card_path, read_model
+from common.metrics import averages
 from common.models import find_model
 from common.progress import follow
+from common.recipes import LOSSES
 
 Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
 
 
 class Inference:
-    """The model of a command: `model_config`, `arrays`, and the `card` beside its weights file."""
+    """The model of a command: `model_config`, `arrays`, and the `card` beside its weights file, or the manifest's."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: EvaluateConfig | PredictConfig):
         model = find_model(config.model)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
-        self.card = read_card(path) if path else {}
+        self.config, self.published = config, model if config.weights == "pretrained" else None
+        self.card = (self.published.card if self.published else {}) | (read_card(path) if path else {})
         size = (config.resolution, config.resolution) if config.resolution else None
         self.model_config, self.arrays = weights.starting_values(model, path, image_size=size, say=print)
         self.resolution = config.resolution or self.card.get("resolution") or model.resolution
         if hasattr(self.model_config, "image_size"):
             self.resolution = self.model_config.image_size[0]
-        self.resize_kind, self.eval_resize = self.card.get("resize_kind", "bilinear"), self.card.get("eval_resize", 0)
+        self.resize_kind = config.eval_resize_kind or self.card.get("resize_kind", "bilinear")
+        self.loss = self.card.get("loss", "softmax")
         self.workers = config.workers or os.cpu_count()
 
     def eval_batches(self, split: Split, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
-        # At another resolution than the card's, the middle of the image that the model sees is the same.
-        eval_resize = round(self.eval_resize * crop_px / self.card.get("resolution", crop_px))
-        batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)), eval_resize)
+        batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)), self.eval_resize(crop_px))
         return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), "images")
+
+    def eval_resize(self, crop_px: int) -> int:
+        """Pixels of the smaller side before the central crop, or 0."""
+        wanted = self.config.eval_resize
+        if wanted is None:  # at another resolution than the card's, the middle that the model sees is the same
+            return round(self.card.get("eval_resize", 0) * crop_px / self.card.get("resolution", crop_px))
+        if 0 < wanted < crop_px:
+            raise UserError(
+                f"--eval_resize {wanted} is smaller than the {crop_px} px that the model sees; give more, or 0."
+            )
+        return wanted
 
 
 class Evaluation(Inference):
@@ -53,20 +67,28 @@ class Evaluation(Inference):
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
-        self.config, self.splits = config, dataset.splits
+        self.splits = self.matched(dataset)
         self.split_names = list(dict.fromkeys((config.split or dataset.held_out).split(",")))
         for name in self.split_names:
             if name not in dataset.splits:
                 raise UserError(f"{dataset.name} has no split {name!r}; choose of {', '.join(dataset.splits)}.")
-        self.check_classes(dataset)
 
-    def check_classes(self, dataset: Dataset) -> None:
-        """Raise UserError when the head is for other classes than the dataset's."""
-        if self.model_config.num_classes != dataset.num_classes:
+    def matched(self, dataset: Dataset) -> dict[str, Split]:
+        """The splits of the dataset with the model's numbers of classes: by name where it has only some of them.
+
+        Raises UserError when the head is for other classes than the dataset's.
+        """
+        num_classes, known = self.model_config.num_classes, self.card.get("class_names") or ()
+        if dataset.num_classes == num_classes:
+            return dataset.splits
+        if len(known) != num_classes:
             raise UserError(
-                f"The weights know {self.model_config.num_classes} classes and {dataset.name} has "
-                f"{dataset.num_classes}; evaluate weights that were trained on this dataset."
+                f"The weights know {num_classes} classes and {dataset.name} has {dataset.num_classes}; evaluate weights "
+                "that were trained on this dataset."
             )
+        numbers = match_classes(dataset.name, dataset.class_names, known)
+        print(f"{dataset.name} has {dataset.num_classes} of the {num_classes:,} classes that the weights know.")
+        return {name: split.renumber(numbers, num_classes) for name, split in dataset.splits.items()}
 
     def batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         """Every example of a split, once."""
@@ -75,14 +97,28 @@ class Evaluation(Inference):
     def show(self, split: str, result: dict[str, float]) -> None:
         """Print one line a person reads."""
         print(
-            f"{self.config.dataset} {split}, {len(self.splits[split]):,} images: "
-            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, loss {result['loss']:.6f}"
+            f"{self.config.dataset} {split}, {self.splits[split].num_labelled:,} images: "
+            f"top-1 {result['top1']:.2%}{self.expected(split)}, top-5 {result['top5']:.2%}, loss {result['loss']:.6f}"
         )
 
-    def write(self, split: str, outputs: Iterator[Outputs]) -> None:
-        """Write SPLIT.npz in the folder --output."""
-        path, images = Path(self.config.output) / f"{split}.npz", self.splits[split]
-        write_outputs(path, unpadded(outputs, len(images)), len(images), labels=images.targets(slice(None)))
+    def expected(self, split: str) -> str:
+        """The published accuracy of these weights on these images, if there is one."""
+        accuracy = self.published and self.published.accuracy
+        if not accuracy or self.config.dataset not in ("imagenet2012", "tfds:imagenet2012") or split != "val":
+            return ""
+        return f" (published: {accuracy:.2%} at {self.published.resolution} px)"
+
+    def write(self, split: str, outputs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        """Write features and logits as SPLIT.npz in the folder --output, and show what the scores add up to."""
+        path, images, sums = Path(self.config.output) / f"{split}.npz", self.splits[split], np.zeros(4)
+
+        def written() -> Iterator[Outputs]:
+            for features, logits, score in outputs:
+                sums[:] += score
+                yield features, logits
+
+        write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
+        self.show(split, averages(sums))
         print(f"Wrote {path}")
 
 
@@ -91,14 +127,12 @@ class Prediction(Inference):
 
     def __init__(self, config: PredictConfig):
         super().__init__(config)
-        self.config, self.files = config, find_images(config.images)
+        self.files = find_images(config.images)
         if config.output and Path(config.output).suffix != ".npz":
             raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
         labels = np.zeros(len(self.files), np.int32)
         self.split = Split(lambda i: self.files[i].read_bytes(), labels, lambda i: str(self.files[i]))
         self.class_names = self.card.get("class_names")
-        if self.class_names is None and config.weights == "pretrained":
-            self.class_names = find_model(config.model).class_names
         if self.class_names is None:
             self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
             print("No card with class names lies beside the weights: classes are shown by number.")
@@ -167,8 +201,9 @@ def read_card(weights_file: Path) -> dict:
         card = {"class_names": found.class_names} | found.prepared
     else:
         card = read_json(path) if path.is_file() else {}
-    if card.get("resize_kind", "bilinear") not in images.RESIZE_KINDS:
-        raise UserError(f"The card {path} names no resize_kind of {', '.join(images.RESIZE_KINDS)}; mend or remove it.")
+    for name, known in (("resize_kind", images.RESIZE_KINDS), ("loss", LOSSES)):
+        if card.get(name, known[0]) not in known:
+            raise UserError(f"The card {path} names no {name} of {', '.join(known)}; mend or remove it.")
     eval_resize = card.get("eval_resize", 0)
     if type(eval_resize) is not int or not (eval_resize == 0 or eval_resize >= card.get("resolution", 1)):
         raise UserError(

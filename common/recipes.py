@@ -45,10 +45,11 @@ class Recipe:
     momentum: float
     weight_decay: float
     flip: float = 0.5  # part of the training images that are mirrored
-    resize_kind: str = "bilinear"
+    resize_kind: str = "bilinear"  # of training images
     # To a square; or `small_side`: the smaller side to `resize`, the aspect ratio kept; or `whole`: `resize` is `crop`
     resize_mode: str = "squash"
     eval_resize: int = 0  # px of the smaller side before evaluation's central crop; 0: squashed to `crop`
+    eval_resize_kind: str = "bilinear"
     randaugment_layers: int = 0  # random operations on every training image; 0: off
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
@@ -101,11 +102,13 @@ SCHEDULES = {
     schedule.__name__: schedule
     for schedule in (schedules.cosine, schedules.linear, schedules.rsqrt, schedules.stepwise)
 }
+LOSSES = ("softmax", "sigmoid")
 DEFAULTS = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay": 0.0, "schedule_numbers": {}}
 FLAGS = (
     "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "schedule", "cooldown_steps", "mixup", "augmentation",
     "dropout", "stochastic_depth", "label_smoothing", "weight_decay", "clip", "ema", "resize", "crop", "crop_min_area",
-    "resize_mode", "flip", "eval_resize", "randaugment_layers", "randaugment_magnitude",
+    "resize_mode", "resize_kind", "flip", "eval_resize", "eval_resize_kind", "randaugment_layers",
+    "randaugment_magnitude",
 )  # fmt: skip
 # What google-research/big_transfer did to images in TensorFlow and JAX: `input_pipeline_tf2_or_jax.py` calls
 # `tf.image.flip_left_right` on every training image and `tf.image.resize` without antialias, in evaluation, too. Its
@@ -128,6 +131,7 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     values = rule | {name: value for name, value in flags.items() if name != "augmentation"}
     if values.get("resize_mode") == "whole":
         values["resize"] = values["crop"]
+    values.setdefault("eval_resize_kind", values.get("resize_kind", "bilinear"))
     lrs = create_rates(values, own_schedule=rule["schedule"])
     values["batch_eval"] = flags.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys()

@@ -87,11 +87,15 @@ def vit_finetune(num_examples: int, image_size: tuple[int, int], flags: dict) ->
 
 
 def big_vision(num_examples: int, flags: dict, epochs: int, batch: int) -> dict:
-    """What the configurations of google-research/big_vision for training from scratch have in common."""
+    """What the configurations of google-research/big_vision for training from scratch have in common.
+
+    Their `resize_small` averages areas (`pp/ops_image.py`).
+    """
     batch = flags.get("batch", batch)
     return {
         "batch": batch,
         **boxes(224, flags, eval_resize=256),
+        "eval_resize_kind": "area",
         "optimizer": "adam",
         "first_moment": "bfloat16",
         "clip": 1.0,
@@ -211,6 +215,7 @@ def coyo_pretrain(num_examples: int, image_size: tuple[int, int], flags: dict) -
     return {
         "batch": batch,
         **boxes(224, flags, eval_resize=256),
+        "eval_resize_kind": "area",
         "loss": "sigmoid",
         "optimizer": "adam",
         "epsilon": 1e-7,

@@ -12,7 +12,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ import numpy as np
 from common import curves, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
-from common.config import FREE, TrainConfig
+from common.config import FREE, TrainConfig, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
 from common.environment import environment
@@ -33,6 +33,8 @@ from common.models import find_model, with_noise
 from common.progress import Progress, follow
 from common.recipes import check_sharing, create_recipe
 from common.record import read_record
+
+SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
 
 
 class Run:
@@ -46,7 +48,8 @@ class Run:
     def __init__(self, config: TrainConfig, engine: str, open_torchvision: Opener | None = None):
         model = find_model(config.model)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
-        self.splits = choose_splits(dataset, config)
+        given = {} if config.eval_every is None else periods(config.eval_every)
+        self.splits = choose_splits(dataset, config, given)
         self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
         self.engine, self.dataset = engine, dataset
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
@@ -57,7 +60,7 @@ class Run:
         )  # fmt: skip
         self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
-        self.eval_every = config.eval_every if config.eval_every is not None else max(1, self.recipe.num_steps // 10)
+        self.periods = {"val": max(1, self.recipe.num_steps // 10)} | given
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
@@ -214,7 +217,8 @@ class Run:
         """What a run keeps from its first step to its last, besides its flags."""
         recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
         recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
-        return recipe | {f"number of {name} images": len(split) for name, split in self.splits.items()}
+        splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
+        return recipe | {f"number of {name} images": len(split) for name, split in splits.items()}
 
     def summary(self) -> str:
         """What a person wants to know before the first step."""
@@ -254,7 +258,7 @@ class Run:
         recipe, devices = self.recipe, self.devices
         self.evaluation_started = time.monotonic()
         batch_eval = -(-recipe.batch_eval // devices.num_devices) * devices.num_devices  # what is too much is masked
-        sizes = recipe.crop, recipe.resize_kind, batch_eval, recipe.eval_resize
+        sizes = recipe.crop, recipe.eval_resize_kind, batch_eval, recipe.eval_resize
         batches = EvalBatches(self.splits[split], *sizes, devices.process, devices.num_processes)
         prepared = prefetch(batches, range(len(batches)), self.workers)
         for number, batch in enumerate(follow(prepared, len(batches), split) if self.writes else prepared):
@@ -266,16 +270,20 @@ class Run:
     @property
     def final_splits(self) -> list[str]:
         """The splits that are evaluated once training has ended."""
-        return [split for split in ("val", "test") if split in self.splits]
+        return [split for split in self.splits if split != "train"]
 
     def wants_log(self, step: int) -> bool:
         """Whether losses are read after `step` completed updates."""
         return step % self.config.log_every == 0 or step == self.recipe.num_steps
 
-    def wants_evaluation(self, step: int) -> bool:
-        """Whether `val` is evaluated after `step` completed updates; the end of the run evaluates anyway."""
-        last = step == self.recipe.num_steps and not self.config.keep_best
-        return "val" in self.splits and self.eval_every > 0 and step % self.eval_every == 0 and not last
+    def splits_due(self, step: int) -> list[str]:
+        """The splits that are evaluated after `step` completed updates; the end of the run evaluates all of them anyway."""
+        due = [
+            split for split, period in self.periods.items() if split in self.splits and period and step % period == 0
+        ]
+        if step == self.recipe.num_steps:
+            return [split for split in due if split == "val" and self.config.keep_best]
+        return due
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint follows `step` completed updates: one is due, the run ends, or a signal asks for it.
@@ -394,8 +402,9 @@ class Run:
             "model": self.config.model,
             "class_names": self.dataset.class_names,
             "resolution": self.recipe.crop,
-            "resize_kind": self.recipe.resize_kind,
+            "resize_kind": self.recipe.eval_resize_kind,
             "eval_resize": self.recipe.eval_resize,
+            "loss": self.recipe.loss,
             "config": dump_config(self.model_config),
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",
             "accuracy": self.results,
@@ -442,11 +451,20 @@ def is_json(line: bytes) -> bool:
     return True
 
 
-def choose_splits(dataset: Dataset, config: TrainConfig) -> dict[str, Split]:
-    """`train`, the split `val` that curves and choices may read, and the dataset's held-out split.
+def choose_splits(dataset: Dataset, config: TrainConfig, wanted: Collection[str] = ()) -> dict[str, Split]:
+    """`train`, the split `val` that curves and choices may read, the dataset's held-out split, and others that are `wanted`.
 
-    With --val_fraction, `val` is carved from `train`, and a dataset's own `val` is held out like a test set.
+    With --val_fraction, `val` is carved from `train`, and a dataset's own `val` is held out like a test set. Raises
+    UserError.
     """
+    if "train" not in dataset.splits:
+        raise UserError(
+            f"{dataset.name} has no training images, only {', '.join(dataset.splits)}; add some, or choose another --dataset."
+        )
+    for name in wanted:
+        if name != "val" and (name in SPLITS or name not in dataset.splits):
+            others = ", ".join(["val", *(split for split in dataset.splits if split not in SPLITS)])
+            raise UserError(f"--eval_every names the split {name!r}, expected some of {others}; correct the flag.")
     train, splits = dataset.splits["train"], dict(dataset.splits)
     if not ({"val", "test"} & set(splits)) and not config.val_fraction:
         raise UserError(f"{dataset.name} has no held-out part; add val/ or test/, or give --val_fraction.")
@@ -456,4 +474,5 @@ def choose_splits(dataset: Dataset, config: TrainConfig) -> dict[str, Split]:
         train, splits["val"] = carve(train, config.val_fraction)
     if config.examples_per_class:
         train = few_shot(train, dataset.class_names, config.examples_per_class, config.examples_per_class_seed)
-    return {"train": train} | {name: splits[name] for name in ("val", "test") if name in splits}
+    names = dict.fromkeys(("val", "test", *wanted))
+    return {"train": train} | {name: splits[name] for name in names if name in splits}

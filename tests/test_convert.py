@@ -334,7 +334,7 @@ def test_class_names_travel(tmp_path):
 
 def test_how_a_run_saw_its_images_travels(tmp_path):
     """So that `predict` with a converted model sees them the same way."""
-    prepared = {"resolution": 32, "resize_kind": "area", "eval_resize": 40}
+    prepared = {"resolution": 32, "resize_kind": "area", "eval_resize": 40, "loss": "sigmoid"}
     record = {"config": dump_config(VIT), "accuracy": {"test": 0.5}} | prepared
     np.savez(tmp_path / "weights.npz", **choose_table("vision_transformer", VIT).to_published(random_arrays(VIT), VIT))
     (tmp_path / "card.json").write_text(json.dumps(record))

@@ -69,7 +69,7 @@ def test_a_symbolic_link_to_a_folder_is_a_folder(folder, tmp_path):
         (lambda root: write_image(root / "val/bird/a.png"), r"val holds the class 'bird', which .*train lacks"),
         (lambda root: (root / "train/ant").mkdir(), r"class folder .*train/ant holds no image"),
         (
-            lambda root: (root / "train").rename(root / "training"),
+            lambda root: [(root / split).rename(root / f"my {split}") for split in ("train", "val", "test")],
             r"holds no class folders in .*train; expected train/",
         ),
         (
@@ -77,7 +77,7 @@ def test_a_symbolic_link_to_a_folder_is_a_folder(folder, tmp_path):
             r"val holds no class folders",
         ),
     ],
-    ids=("unknown class in val", "empty class folder", "no train folder", "empty val folder"),
+    ids=("unknown class in val", "empty class folder", "no split", "empty val folder"),
 )
 def test_a_folder_with_another_layout_is_explained(folder, damage, words):
     damage(folder)

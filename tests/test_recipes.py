@@ -63,7 +63,9 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("crop_min_area", 0.5, lambda r: r.crop_min_area),
         ("resize_mode", "small_side", lambda r: r.resize_mode),
         ("flip", 0.0, lambda r: r.flip),
+        ("resize_kind", "bicubic", lambda r: r.resize_kind),
         ("eval_resize", 256, lambda r: r.eval_resize),
+        ("eval_resize_kind", "area", lambda r: r.eval_resize_kind),
         ("randaugment_layers", 2, lambda r: r.randaugment_layers),
         ("randaugment_magnitude", 7.5, lambda r: r.randaugment_magnitude),
     ],
@@ -77,6 +79,12 @@ def test_the_flags_tested_above_are_all_there_are():
     overridden = test_every_flag_overrides_the_rule.pytestmark[0].args[1]
     elsewhere = {"cooldown_steps", "augmentation"}  # each belongs to one schedule, or recipe
     assert {flag for flag, *_ in overridden} | elsewhere == {*FLAGS, "batch_split"}
+
+
+def test_evaluation_resizes_as_training_does_unless_told_otherwise():
+    assert recipe_of(resize_kind="bicubic").eval_resize_kind == "bicubic"
+    assert recipe_of(resize_kind="bicubic", eval_resize_kind="area").resize_kind == "bicubic"
+    assert recipe_of(recipe="augreg", warmup_steps=1, resize_kind="bicubic").eval_resize_kind == "area"  # as its source
 
 
 def test_zero_is_a_value_and_not_an_absent_flag():
@@ -140,6 +148,7 @@ def test_compat_is_what_the_original_code_did():
     assert {name: value for name, value in theirs.items() if value != ours[name]} == {
         "flip": 1.0,
         "resize_kind": "bilinear_aliased",
+        "eval_resize_kind": "bilinear_aliased",
     }
     assert ours["flip"] == 0.5 and recipe_of(compat="bit2021", flip=0.5).flip == 0.5
 

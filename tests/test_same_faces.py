@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 ALONE = {"bit_pytorch": {"datasets.py", "import_weights.py"}}  # torchvision:NAME and pickles exist in one engine only
 SHARED = ("create_model", "load_weights", "save_weights", "build", "dump", "load", "dump_optimizer", "load_optimizer",
-          "create_optimizer", "scale", "swap_pairs", "loss_fn", "train_step", "eval_step", "evaluate", "to_device", "Devices.__init__", "main",
-          "predict", "evaluate_main", "predict_main", "load_main", "max_pool", "StdConv.__init__", "GroupNorm.__init__",
+          "create_optimizer", "scale", "swap_pairs", "loss_fn", "train_step", "score", "eval_step", "evaluate", "to_device", "Devices.__init__", "main",
+          "predict", "predict_and_score", "evaluate_main", "predict_main", "load_main", "max_pool", "StdConv.__init__", "GroupNorm.__init__",
           "Bottleneck.__init__", "ResNet.__init__", "ResNet.features", "ResNetV1.features", "Backbone.__init__",
           "Backbone.features", "Stem.__init__", "conv", "norm", "ViT.__init__", "ViT.features", "ViT.embed", "ViT.pooled",
           "AttentionPool.__init__", "Block.__init__", "Mixer.__init__", "Mixer.features", "Model.__init__", "Model.dtype",

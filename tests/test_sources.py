@@ -347,6 +347,74 @@ def test_imagenet_has_one_order(tmp_path):
         open_dataset("imagenet2012", tmp_path / "none", tmp_path / "nowhere")
 
 
+def write_features(folder: Path, **labels: bool) -> None:
+    """`features.json` and names of two classes for these labels; True: a sequence of classes."""
+    one = {"classLabel": {"numClasses": "2"}}
+    features = {
+        name: {"sequence": {"feature": one, "length": "-1"}} if several else one for name, several in labels.items()
+    }
+    features |= {"image": {"image": {}}, "file_name": {"text": {}}}
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    for name in labels:
+        (folder / f"{name}.labels.txt").write_text("n01\nn02\n")
+
+
+@pytest.fixture
+def suites(tmp_path):
+    """ImageNet with V2 and ReaL as a folder in data/ and, shuffled, as TFDS files in tfds/."""
+    real = {1: [0, 1], 2: [], 3: [1], 4: [0]}
+    root = tmp_path / "data/imagenet2012"
+    val, v2, records = [], [], {}
+    for number, label in ((1, 1), (2, 0), (3, 0), (4, 1)):
+        file, image = f"ILSVRC2012_val_{number:08d}.JPEG", png(pixels(1, 4)[0])
+        val.append((root / "val" / f"n0{label + 1}" / file, image))
+        v2.append((root / "v2" / str(label) / f"{9 - number}.jpeg", png(pixels(1, 4)[0])))
+        for split, facts in (
+            ("train", {"label": label}),
+            ("real", {"original_label": label, "real_label": real[number]}),
+        ):
+            records.setdefault(split, []).append(example(file_name=file.encode(), image=image, **facts))
+        name = f"/prepared/elsewhere/{label}/{v2[-1][0].name}".encode()
+        records.setdefault("v2", []).append(example(file_name=name, image=v2[-1][1], label=label))
+    for path, image in (*val, *[(root / "train" / path.parent.name / path.name, image) for path, image in val], *v2):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    (root / "real.json").write_text(json.dumps(list(real.values())))
+    folder, names = tmp_path / "tfds", ["n01", "n02"]
+    both = {"train": [records["train"]], "validation": [records["train"][:1], records["train"][1:]]}
+    write_tfds(folder / "imagenet2012/5.1.0", both, names)
+    write_tfds(folder / "imagenet_v2/matched-frequency/3.0.0", {"test": [records["v2"]]}, names)
+    write_tfds(folder / "imagenet2012_real/1.0.0", {"validation": [records["real"]]}, names)
+    write_features(folder / "imagenet2012_real/1.0.0", original_label=False, real_label=True)
+    return tmp_path
+
+
+def test_imagenets_suites_have_one_order(suites):
+    folder = open_dataset("imagenet2012", suites / "data", suites / "nowhere")
+    tfds = open_dataset("imagenet2012", suites / "none", suites / "tfds")
+    assert folder.class_names == tfds.class_names and sorted(folder.splits) == sorted(tfds.splits)
+    assert sorted(tfds.splits) == ["real", "train", "v2", "val"]
+    for split, images in folder.splits.items():
+        np.testing.assert_array_equal(images.targets(slice(None)), tfds.splits[split].targets(slice(None)), split)
+        assert [images.read(i) for i in range(4)] == [tfds.splits[split].read(i) for i in range(4)], split
+    assert folder.splits["real"].targets(slice(None)).tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
+
+
+def test_a_folder_of_imagenet_takes_the_suites_of_tfds(suites):
+    (suites / "data/imagenet2012/real.json").unlink()
+    dataset = open_dataset("imagenet2012", suites / "data", suites / "tfds")
+    assert dataset.splits["real"].num_labelled == 3 and "tfds" in dataset.splits["real"].describe(0)
+    assert "tfds" not in dataset.splits["v2"].describe(0)
+    names = suites / "tfds/imagenet2012_real/1.0.0/real_label.labels.txt"
+    names.write_text("n01\nn03\n")  # another data set's
+    assert "real" not in open_dataset("imagenet2012", suites / "data", suites / "tfds").splits
+
+
+def test_a_suite_alone_can_be_evaluated(suites):
+    dataset = open_dataset("tfds:imagenet_v2/matched-frequency", tfds_data_dir=suites / "tfds")
+    assert list(dataset.splits) == ["test"] and dataset.held_out == "test"
+
+
 HIDE = """
 import sys
 from importlib.machinery import PathFinder

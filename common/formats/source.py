@@ -17,7 +17,8 @@ from common.formats.recognise import Found, family_name, recognise, shorten
 from common.formats.tables import Arrays
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
-PREPARED = ("resolution", "resize_kind", "eval_resize")  # how a run saw its images, which its model wants again
+# How a run saw its images, which its model wants again, and which loss it was trained with.
+PREPARED = ("resolution", "resize_kind", "eval_resize", "loss")
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
 

@@ -94,6 +94,10 @@ class PublishedModel:
     bytes: int | None = None
     sha256: str | None = None
     accuracy: float | None = None  # top-1 on ImageNet's validation images that its source states, a fraction
+    # How its source prepares images to evaluate it, and its loss in training; as in a card.
+    resize_kind: str = "bilinear"
+    eval_resize: int = 0
+    loss: str = "softmax"
     changes: dict[str, Any] = dataclasses.field(
         default_factory=dict
     )  # fields that the architecture's row has otherwise
@@ -104,6 +108,13 @@ class PublishedModel:
         if self.resolution and hasattr(config, "image_size"):
             config = dataclasses.replace(config, image_size=(self.resolution, self.resolution))
         return config
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a card beside the published file would say."""
+        facts = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize, "loss": self.loss}
+        known = {"resolution": self.resolution, "class_names": self.class_names}
+        return facts | {name: value for name, value in known.items() if value}
 
     @property
     def file(self) -> str:
@@ -160,7 +171,9 @@ def find_model(name: str) -> PublishedModel:
 def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:
     """The model whose file name, parsed by a pattern of the manifest, says how it was trained."""
     parts = found.groupdict()
-    classes = pattern["classes"][parts["tuned"] or parts["upstream"]]
+    trained = parts["tuned"] or parts["upstream"]
+    classes = pattern["classes"][trained]
     resolution = int(parts["resolution"] or 224)
     url = pattern["url"].format(file=parts["file"])
-    return PublishedModel(name, pattern["architectures"][parts["variant"]], classes, pattern["source"], resolution, url)
+    architecture, prepared = pattern["architectures"][parts["variant"]], pattern["prepared"][trained]
+    return PublishedModel(name, architecture, classes, pattern["source"], resolution, url, **prepared)

@@ -31,26 +31,41 @@ FLOWERS = tuple(
 )
 
 
+SUITES = {  # split of imagenet2012 -> (set of TFDS, its split, its label, its order)
+    "v2": ("imagenet_v2/matched-frequency", "test", "label", ("label", "file_name")),
+    "real": ("imagenet2012_real", "val", "real_label", ("original_label", "file_name")),
+}
 PET_LISTS = {"train": "trainval", "test": "test"}  # our split -> the official list
 
 
 def open_imagenet(name: str, datadir: Path, *, tfds_data_dir: str | Path | None = None) -> Opened:
-    """(class names, splits) of ImageNet: `train` and `val`, from the folder, or else from ArrayRecord files of TFDS.
+    """(class names, splits) of ImageNet: `train`, `val`, and where they are at hand `v2` and `real`.
 
-    Both give one order: classes (wnids) by name, and within a class files by name.
+    They come from the folder, or else from ArrayRecord files of TFDS; `train` may be missing. Both give one order:
+    classes (wnids) by name, and within a class files by name. Raises UserError.
     """
     root = Path(datadir) / name
-    if all((root / split).is_dir() for split in ("train", "val")):
+    if (root / "val").is_dir():
         class_names, splits = image_folder.open_folder(root)
-    elif (tfds.data_folder(tfds_data_dir, name) / name).is_dir():
-        class_names, splits = tfds.open_tfds(name, tfds_data_dir, order_by="file_name")
+    elif is_prepared(name, tfds_data_dir):
+        class_names, splits = tfds.open_tfds(name, tfds_data_dir, order_by=("label", "file_name"))
     else:
         raise UserError(
             f"The dataset {name} is not prepared: its licence asks everyone to fetch it by hand, from "
             f"https://image-net.org; expected its images as {IMAGENET_LAYOUT.format(folder=root)}, or ArrayRecord "
             f"files of TFDS in {tfds.data_folder(tfds_data_dir) / name}."
         )
-    return class_names, {split: splits[split] for split in ("train", "val")}
+    for split, (suite, its_split, label, order_by) in SUITES.items():
+        if split not in splits and is_prepared(suite, tfds_data_dir):
+            its_names, its_splits = tfds.open_tfds(suite, tfds_data_dir, label=label, order_by=order_by)
+            if its_names == class_names:  # a folder called imagenet2012 may hold a part of the classes
+                splits[split] = its_splits[its_split]
+    return class_names, {split: splits[split] for split in ("train", "val", *SUITES) if split in splits}
+
+
+def is_prepared(name: str, tfds_data_dir: str | Path | None) -> bool:
+    """Whether TFDS has prepared the set `NAME` or `NAME/CONFIG`."""
+    return (tfds.data_folder(tfds_data_dir, name) / name).is_dir()
 
 
 def open_pets(name: str, datadir: Path) -> Opened:

@@ -2,12 +2,15 @@
 
 Where images have any number of classes, `PATH/{train,val|test}/labels.tsv` lists them in place of the class folders: a
 line `path<TAB>class,class,...` each, the path below the split's folder. A large folder is scanned once: see index.py.
+
+ImageNet's further suites lie beside: `PATH/v2/<class>/*`, where a class may also be called by its number, as ImageNet-V2
+calls it, and `PATH/real.json` with other labels of `val` (real.py). A folder without `train` can be evaluated on.
 """
 
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,9 +19,10 @@ from common.datasets import MultiLabels, Split
 from common.errors import UserError, nearest
 from common.images import EXTENSIONS
 from common.progress import Count
+from common.sources import real
 from common.sources.index import Arrays, indexed
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "v2")
 LABELS = "labels.tsv"
 SAMPLE = Path(__file__).resolve().parent.parent / "cifar10-sample.zip"  # stored, not deflated: JPEGs do not shrink
 
@@ -26,8 +30,8 @@ SAMPLE = Path(__file__).resolve().parent.parent / "cifar10-sample.zip"  # stored
 def open_folder(root: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     """(class names, splits) of an image folder; classes and files in the order of their names, or of `labels.tsv`.
 
-    Raises UserError for a folder without `train`, without classes, with a class that holds no image, or with a line of
-    `labels.tsv` that fits nothing.
+    Raises UserError for a folder without classes, with a class that holds no image or that `train` lacks, or with a line
+    of `labels.tsv` or an entry of `real.json` that fits nothing.
     """
     splits = [split for split in SPLITS if (root / split).is_dir()]
     listed = [split for split in splits if (root / split / LABELS).is_file()]
@@ -38,14 +42,20 @@ def open_folder(root: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
         )
     if listed:
         return _open_listed(root, splits)
-    class_names = tuple(sorted(entry.name for entry in _folders(root / "train")))
+    naming = ("train",) if "train" in splits or not splits else ("val", "test")
+    class_names = tuple(sorted({entry.name for split in naming for entry in _folders(root / split)}))
     if not class_names:
-        raise UserError(f"The folder {root} holds no class folders in {root / 'train'}; expected train/<class>/*.jpg.")
+        raise UserError(
+            f"The folder {root} holds no class folders in {root / naming[0]}; expected {naming[0]}/<class>/*.jpg."
+        )
     folders = {split: _class_folders(root, split, class_names) for split in splits}
     watched = [path for split in splits for path in folders[split]]
     arrays = indexed(root, watched, lambda: _scan(root, folders, class_names))
     files = {split: Files(root / split, arrays[f"{split}/names"], arrays[f"{split}/ends"]) for split in splits}
-    return class_names, {split: files[split].split(arrays[f"{split}/labels"]) for split in splits}
+    opened = {split: files[split].split(arrays[f"{split}/labels"]) for split in splits}
+    if "val" in opened and (root / real.FILE).is_file():
+        opened["real"] = real.relabelled(opened["val"], root / real.FILE, len(class_names))
+    return class_names, opened
 
 
 class Files:
@@ -77,9 +87,10 @@ def packed(names: Sequence[str]) -> tuple[bytes, np.ndarray]:
 
 
 def _class_folders(root: Path, split: str, class_names: tuple[str, ...]) -> list[Path]:
-    """The class folders of a split, in the order of their names."""
-    found = sorted(_folders(root / split), key=lambda folder: folder.name)
-    unknown = sorted({folder.name for folder in found} - set(class_names))
+    """The class folders of a split, in the order of the classes."""
+    number = _class_numbers(split, class_names)
+    found = _folders(root / split)
+    unknown = sorted({folder.name for folder in found} - set(number))
     if unknown:
         raise UserError(
             f"{root / split} holds the class {unknown[0]!r}, which {root / 'train'} lacks; "
@@ -87,15 +98,21 @@ def _class_folders(root: Path, split: str, class_names: tuple[str, ...]) -> list
         )
     if not found:
         raise UserError(f"{root / split} holds no class folders; expected {split}/<class>/*.jpg.")
-    return found
+    return sorted(found, key=lambda folder: number[folder.name])
+
+
+def _class_numbers(split: str, class_names: tuple[str, ...]) -> dict[str, int]:
+    """{name of a class folder: label}; ImageNet-V2 calls its 1,000 folders 0, 1, 2, 3, ..."""
+    numbered = {str(label): label for label in range(len(class_names))} if split == "v2" else {}
+    return numbered | {class_name: label for label, class_name in enumerate(class_names)}
 
 
 def _scan(root: Path, folders: dict[str, list[Path]], class_names: tuple[str, ...]) -> Arrays:
     """`names`, `ends` and `labels` int32 [N] of every split."""
-    number, arrays = {class_name: label for label, class_name in enumerate(class_names)}, {}
+    arrays = {}
     with Count(f"indexing {root}", sum(map(len, folders.values())), "folders") as count:
         for split, paths in folders.items():
-            names, ends, labels, total_bytes = [], [], [], 0
+            names, ends, labels, total_bytes, number = [], [], [], 0, _class_numbers(split, class_names)
             for path in paths:
                 files = _image_names(path)
                 text, stops = packed([f"{path.name}/{file}" for file in files])
@@ -116,7 +133,7 @@ def _image_names(folder: Path) -> list[str]:
     return names
 
 
-def _folders(path: Path) -> Iterable[Path]:
+def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:

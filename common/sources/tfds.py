@@ -43,38 +43,39 @@ class Shard:
 
 
 def open_tfds(
-    name: str, tfds_data_dir: str | Path | None = None, *, order_by: str | None = None
+    name: str, tfds_data_dir: str | Path | None = None, *, label: str | None = None, order_by: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
     """(class names, splits) of `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, the newest by default.
 
-    Examples come in the order of the files, or by class and then by the text feature `order_by`. Where no feature is a
-    class, a sequence of classes is the label. Labels are collected in one pass that decodes no image (50,000 records of
+    Examples come in the order of the files, or by the features `order_by`. The label is the feature `label`, or the one
+    that is a class, or where none is a sequence of classes. Labels are collected in one pass that decodes no image (50,000 records of
     CIFAR-10 in about 3 s) and kept: see index.py. Splits without labels are left out. Raises UserError when the folder is
     missing, in another format, or damaged.
     """
+    purpose = (f"-{label}" if label else "") + (f"-by-{'-'.join(order_by)}" if order_by else "")
     folder = _find(name, data_folder(tfds_data_dir, re.split("[:/]", name)[0]))
     info, features = _read_json(folder / "dataset_info.json"), _read_json(folder / "features.json")
     _check_format(info, folder)
     try:
         features = features["featuresDict"]["features"]
         image = _feature(features, "image", "image", folder)
-        label, description, several = _label(features, folder)
+        label, description, several = _label(features if label is None else {label: features[label]}, folder)
         class_names = _class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
         shards = {SPLITS[row["name"]]: _shards(info, row, folder) for row in info["splits"] if row["name"] in SPLITS}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder} describes its data in an unknown way ({error!r}); prepare it with a newer TFDS."
         ) from error
-    keys = (label, order_by) if order_by else (label,)
     files = [Path(shard.filename) for split in shards.values() for shard in split]
     records = {split: _records(shards[split]) for split in shards if any(shard.take for shard in shards[split])}
 
     def scan() -> Arrays:
-        found = {split: _scan(source, keys, several, f"{split} of {folder}") for split, source in records.items()}
+        where = {split: f"{split} of {folder}" for split in records}
+        found = {split: _scan(source, label, order_by, several, where[split]) for split, source in records.items()}
         return {f"{split}/{name}": array for split, arrays in found.items() for name, array in arrays.items()}
 
     descriptions = [folder / "dataset_info.json", folder / "features.json"]
-    arrays = indexed(folder, [*descriptions, *files], scan, f"-by-{order_by}" if order_by else "")
+    arrays = indexed(folder, [*descriptions, *files], scan, purpose)
     splits = {}
     for split, source in records.items():
         classes, first, where = arrays[f"{split}/classes"], arrays[f"{split}/first"], f"{split} of {folder}"
@@ -88,10 +89,10 @@ def open_tfds(
         labels = MultiLabels(classes, first, len(class_names)) if several else classes
         opened = _split(source, image, labels, where)
         splits[split] = opened.take(arrays[f"{split}/order"]) if order_by else opened
-    if "train" not in splits or len(splits) < 2:
+    if not splits:
         raise UserError(
-            f"{folder} has the labelled splits {', '.join(splits) or 'none'}, expected train and validation or test; "
-            "choose another dataset or make an image folder of it."
+            f"{folder} has no labelled split, expected train, validation or test; choose another dataset or make an image "
+            "folder of it."
         )
     return class_names, splits
 
@@ -215,19 +216,20 @@ def _records(shards: list[Shard]) -> Sequence[bytes]:
     return ArrayRecordDataSource(shards)
 
 
-def _scan(records: Sequence[bytes], keys: tuple[str, ...], several: bool, where: str) -> Arrays:
-    """The classes of record i, classes[first[i] : first[i + 1]], and the records' `order` by `keys`, if it is not theirs."""
-    classes, first, sorting_keys = [], [0], []
+def _scan(records: Sequence[bytes], label: str, order_by: Sequence[str], several: bool, where: str) -> Arrays:
+    """The classes of record i, classes[first[i] : first[i + 1]], and the records' `order` by features, if it is not theirs."""
+    classes, first, sorting_keys, keys = [], [0], [], tuple(dict.fromkeys((label, *order_by)))
     with Count(f"indexing {where}", len(records), "records") as count:
-        for own, *key in _collect(records, keys, where):
+        for values in _collect(records, keys, where):
+            own = values[0]
             if len(own) != 1 and not several or not all(isinstance(value, int) and abs(value) < 2**31 for value in own):
                 raise UserError(f"Record {len(sorting_keys)} of {where} holds no label but {own}; prepare it again.")
             classes += own
             first.append(len(classes))
-            sorting_keys.append((own, *key))
+            sorting_keys.append([values[keys.index(name)] for name in order_by])
             count.advance(1)
     arrays = {"classes": np.array(classes, np.int32), "first": np.array(first, np.int64)}
-    if len(keys) > 1:
+    if order_by:
         arrays["order"] = np.array(sorted(range(len(records)), key=lambda i: sorting_keys[i]), np.int64)
     return arrays
 
