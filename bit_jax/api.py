@@ -25,19 +25,21 @@ def build(
     *,
     precision: str = "float32",
     remat: bool = False,
+    train_only: str = "all",
     devices: Devices | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices` or else JAX's first device.
 
     Its parameters are float64 for the precision float64, else float32. float64 switches the whole process to JAX's
     64-bit types; float32 means float32, on GPUs and TPUs as well: bit_jax/layers.py states it where it matters.
-    With `remat`, the backward pass computes activations again instead of keeping them.
+    With `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
+    what is trained (common/models/): the rest is frozen.
     """
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
-    model.devices = devices or FirstDevice()
+    model.devices, model.train_only = devices or FirstDevice(), train_only
     for variable in engine_weights.parameters(model).values():
         place = model.devices.place_of_parameter(variable.shape)
         variable.set_value(jax.ShapeDtypeStruct(variable.shape, dtype, sharding=place))

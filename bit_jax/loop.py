@@ -63,11 +63,11 @@ def train_step(
     model: Model, optimizer: optim.Optimizer, batch: dict[str, Array], recipe: Recipe, *, step: int, dtype: jnp.dtype
 ) -> Array:
     """The update that follows `step` completed ones, in place; returns the loss before it, still on the device."""
-    params = optimizer.params
+    params, frozen = optimizer.params, optimizer.frozen
     sums = zeros(params, model.devices) if recipe.batch_split > 1 else None
     # Not lax.scan: inside of loops XLA's CPU compiler leaves convolutions unoptimised, ten times slower.
     for part in range(recipe.batch_split):
-        sums = add_gradients(sums, params, batch, part, graphdef=optimizer.graphdef, recipe=recipe, dtype=dtype)
+        sums = add_gradients(sums, params, frozen, batch, part, graphdef=optimizer.graphdef, recipe=recipe, dtype=dtype)
     loss, gradients = sums
     optim.update(optimizer, recipe, recipe.update_numbers(step), gradients)
     return loss
@@ -82,17 +82,17 @@ def zeros(params: optim.Params, devices: Devices) -> tuple[Array, optim.Params]:
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "recipe", "dtype"), donate_argnames="sums")
 def add_gradients(
-    sums: tuple[Array, optim.Params] | None, params: optim.Params, batch: dict[str, Array], part: Array, *,
-    graphdef: nnx.GraphDef, recipe: Recipe, dtype: jnp.dtype,
+    sums: tuple[Array, optim.Params] | None, params: optim.Params, frozen: optim.Params, batch: dict[str, Array],
+    part: Array, *, graphdef: nnx.GraphDef, recipe: Recipe, dtype: jnp.dtype,
 ) -> tuple[Array, optim.Params]:  # fmt: skip
     """Loss and gradients of one of `recipe.batch_split` parts of the batch; plus `sums`, in their own memory, if any."""
-    devices = nnx.merge(graphdef, nnx.from_flat_state(params)).devices
+    devices = nnx.merge(graphdef, nnx.from_flat_state(params | frozen)).devices
     micro_batch = {
         name: devices.cut(value, recipe.batch_split, part) if value.ndim else value for name, value in batch.items()
     }
 
     def part_loss(params: optim.Params) -> Array:
-        model = nnx.merge(graphdef, nnx.from_flat_state(devices.gather(params)))
+        model = nnx.merge(graphdef, nnx.from_flat_state(devices.gather(params | frozen)))
         return loss_fn(model, micro_batch, recipe, dtype) / recipe.batch_split
 
     loss, gradients = jax.value_and_grad(part_loss)(params)
@@ -137,8 +137,8 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(jnp, run.config.precision)
-        options = {"precision": run.config.precision, "remat": run.config.remat, "devices": devices}
-        model = api.build(run.model_config, run.initial, **options)
+        options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
+        model = api.build(run.model_config, run.initial, **options, devices=devices)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

@@ -8,16 +8,20 @@ from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 
+from common.models import trained_parameters
 from common.recipes import Recipe, UpdateNumbers
 
 Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or moment}
 
 
 class Optimizer:
-    """The parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: array}."""
+    """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: array}."""
 
     def __init__(self, model: nnx.Module, recipe: Recipe):
-        self.graphdef, self.parameters = nnx.graphdef(model), parameters(model)
+        self.graphdef, found = nnx.graphdef(model), parameters(model)
+        trained = trained_parameters(model.config, model.train_only)
+        self.parameters = {path: value for path, value in found.items() if canonical_name(path) in trained}
+        self.frozen_parameters = {path: value for path, value in found.items() if path not in self.parameters}
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.params.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = jax.tree.map(jnp.zeros_like, self.params)
@@ -26,7 +30,7 @@ class Optimizer:
 
     @property
     def params(self) -> Params:
-        """The values of the model's parameters."""
+        """The values of the trained parameters."""
         return {path: value.get_value() for path, value in self.parameters.items()}
 
     @params.setter
@@ -34,10 +38,20 @@ class Optimizer:
         for path, value in self.parameters.items():
             value.set_value(params[path])
 
+    @property
+    def frozen(self) -> Params:
+        """The values of the others."""
+        return {path: value.get_value() for path, value in self.frozen_parameters.items()}
+
 
 def parameters(model: nnx.Module) -> dict[tuple[str | int, ...], nnx.Param]:
     """{attribute path: parameter} of the variables of `model` themselves, not of copies."""
     return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+
+
+def canonical_name(path: tuple[str | int, ...]) -> str:
+    """`("blocks", 0, "conv1", "kernel")` -> `blocks/0/conv1/kernel`; flax's leaves have the canonical names."""
+    return "/".join(map(str, path))
 
 
 def zeros(value: Array, dtype: str) -> Array:
@@ -61,7 +75,7 @@ def global_norm(gradients: Params) -> Array:
 
 
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: Params) -> None:
-    """One update of every parameter."""
+    """One update of every trained parameter."""
     optimizer.params, optimizer.state = compiled_update(
         optimizer.params, optimizer.state, gradients, numbers, recipe=recipe
     )

@@ -7,12 +7,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bit_jax.optim import Optimizer, parameters
-
-
-def canonical_name(path: tuple[str | int, ...]) -> str:
-    """`("blocks", 0, "conv1", "kernel")` -> `blocks/0/conv1/kernel`; flax's leaves have the canonical names."""
-    return "/".join(map(str, path))
+from bit_jax.optim import Optimizer, canonical_name, parameters
 
 
 def to_array(value: Array) -> np.ndarray:
@@ -44,7 +39,7 @@ def dump_optimizer(model: nnx.Module, optimizer: Optimizer) -> dict[str, np.ndar
     return {
         f"{part}/{canonical_name(path)}": to_array(widened(values[path]))
         for part, values in optimizer.state.items()
-        for path in parameters(model)
+        for path in optimizer.parameters
     }
 
 
@@ -56,5 +51,5 @@ def widened(value: Array) -> Array:
 def load_optimizer(model: nnx.Module, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
     for part, values in optimizer.state.items():
-        for path in parameters(model):
+        for path in optimizer.parameters:
             values[path] = to_value(arrays[f"{part}/{canonical_name(path)}"], values[path])

@@ -12,7 +12,15 @@ from bit_pytorch.resnet import ResNet
 from bit_pytorch.resnet_v1 import ResNetV1
 from bit_pytorch.vit import ViT
 from common import weights as common_weights
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_model
+from common.models import (
+    MixerConfig,
+    ModelConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    ViTConfig,
+    find_model,
+    trained_parameters,
+)
 
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
 
@@ -23,12 +31,14 @@ def build(
     *,
     precision: str = "float32",
     remat: bool = False,
+    train_only: str = "all",
     devices: Devices | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices`, or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
-    `remat`, the backward pass computes activations again instead of keeping them.
+    `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
+    what is trained (common/models/): the rest is frozen.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     dtype = torch.float64 if precision == "float64" else torch.float32
@@ -36,6 +46,9 @@ def build(
         model = MODELS[type(config)](config, remat=remat)
     model.devices = devices or FirstDevice()
     model = model.to(dtype)
+    trained = trained_parameters(config, train_only)
+    for name, value in model.named_parameters():
+        value.requires_grad_(engine_weights.canonical_name(name, value) in trained)
     model.devices.shard(model)
     model.to_empty(device=model.devices.device)
     engine_weights.load(model, arrays)

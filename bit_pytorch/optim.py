@@ -8,10 +8,10 @@ from common.recipes import Recipe, UpdateNumbers
 
 
 class Optimizer:
-    """The parameters of a model, and its state: `first`, perhaps `second` and `average`, each {name: tensor}."""
+    """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {name: tensor}."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.state = {"first": {name: zeros(value, recipe.first_moment) for name, value in self.parameters.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
@@ -42,7 +42,7 @@ def global_norm(gradients: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers) -> None:
-    """One update of every parameter with the gradients that it holds, which are dropped."""
+    """One update of every trained parameter with the gradients that it holds, which are dropped."""
     names, w = list(optimizer.parameters), list(optimizer.parameters.values())
     g = [value.grad for value in w]
     first, second, average = (

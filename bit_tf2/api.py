@@ -24,12 +24,14 @@ def build(
     *,
     precision: str = "float32",
     remat: bool = False,
+    train_only: str = "all",
     devices: Devices | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices` or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
-    `remat`, the backward pass computes activations again instead of keeping them.
+    `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
+    what is trained (common/models/): the rest is frozen.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     users_policy = keras.config.dtype_policy()
@@ -40,7 +42,7 @@ def build(
             model = MODELS[type(config)](config, remat=remat)
     finally:
         keras.config.set_dtype_policy(users_policy)
-    model.devices = devices
+    model.devices, model.train_only = devices, train_only
     engine_weights.load(model, arrays)
     return model
 

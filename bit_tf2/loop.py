@@ -145,8 +145,8 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(tf, run.config.precision)
-        options = {"precision": run.config.precision, "remat": run.config.remat, "devices": devices}
-        model = api.build(run.model_config, run.initial, **options)
+        options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
+        model = api.build(run.model_config, run.initial, **options, devices=devices)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

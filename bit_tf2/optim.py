@@ -6,16 +6,18 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
+from common.models import trained_parameters
 from common.recipes import Recipe, UpdateNumbers
 
 Path = tuple[str | int, ...]  # of attributes
 
 
 class Optimizer:
-    """The parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: variable}."""
+    """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: variable}."""
 
     def __init__(self, model: keras.Model, recipe: Recipe):
-        self.parameters = parameters(model)
+        trained = trained_parameters(model.config, model.train_only)
+        self.parameters = {path: value for path, value in parameters(model).items() if canonical_name(path) in trained}
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.parameters.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = {path: tf.Variable(tf.zeros_like(w)) for path, w in self.parameters.items()}
@@ -40,6 +42,11 @@ def _walk(value: object, path: Path) -> Iterator[tuple[Path, tf.Variable]]:
                 yield from _walk(item, (*path, name.removeprefix("_")))  # Keras's own layers say `_kernel`
 
 
+def canonical_name(path: Path) -> str:
+    """`("blocks", 0, "conv1", "kernel")` -> `blocks/0/conv1/kernel`."""
+    return "/".join(map(str, path))
+
+
 def zeros(value: tf.Variable, dtype: str) -> tf.Variable:
     """A moment of a parameter; in a float64 run all are float64."""
     return tf.Variable(tf.zeros_like(value, value.dtype if value.dtype == tf.float64 else dtype))
@@ -62,7 +69,7 @@ def global_norm(gradients: dict[Path, Tensor]) -> Tensor:
 
 
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[Path, Tensor]) -> None:
-    """One update of every parameter, in place."""
+    """One update of every trained parameter, in place."""
     state = optimizer.state
     shrink = tf.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
     for path, w in optimizer.parameters.items():

@@ -4,12 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bit_tf2.optim import Optimizer, parameters
-
-
-def canonical_name(path: tuple[str | int, ...]) -> str:
-    """`("blocks", 0, "conv1", "kernel")` -> `blocks/0/conv1/kernel`."""
-    return "/".join(map(str, path))
+from bit_tf2.optim import Optimizer, canonical_name, parameters
 
 
 def to_array(variable: tf.Variable) -> np.ndarray:
@@ -33,7 +28,7 @@ def dump_optimizer(model: keras.Model, optimizer: Optimizer) -> dict[str, np.nda
     return {
         f"{part}/{canonical_name(path)}": to_array(widened(values[path]))
         for part, values in optimizer.state.items()
-        for path in parameters(model)
+        for path in optimizer.parameters
     }
 
 
@@ -45,5 +40,5 @@ def widened(value: tf.Variable) -> tf.Tensor | tf.Variable:
 def load_optimizer(model: keras.Model, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
     for part, values in optimizer.state.items():
-        for path in parameters(model):
+        for path in optimizer.parameters:
             values[path].assign(tf.cast(arrays[f"{part}/{canonical_name(path)}"], values[path].dtype))

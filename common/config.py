@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 from common.errors import UserError, exit_with_sentence, nearest
 from common.images import RESIZE_KINDS, RESIZE_MODES
-from common.models import DEFAULT_MODEL
+from common.models import DEFAULT_MODEL, TRAIN_ONLY
 from common.recipes import COMPAT, SCHEDULES
 from common.rules import AUGREG, RULES
 
@@ -61,6 +61,9 @@ class TrainConfig(ModelConfig, DataConfig):
         "what the original code did otherwise: bit2021 mirrors all training images and resizes without antialiasing",
         rule="off",
         choices=tuple(COMPAT),
+    )
+    train_only: str = flag(
+        "all", "all parameters, the head, or norms (scales and biases) and head; the rest is frozen", choices=TRAIN_ONLY
     )
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
     examples_per_class: int | None = flag(None, "training images per class", rule="all")

@@ -73,6 +73,7 @@ class Recipe:
     # Moving average of the parameters, which is evaluated and saved: its decay, and min(ema, (1 + t) / (10 + t)) after
     # t updates, as in `optimizers/ema.py` of coyo-vit, but starting from the parameters and not from zeros; 0: off
     ema: float = 0.0
+    train_only: str = "all"  # or what is not frozen: see `trained_parameters` of common/models/
 
     @property
     def num_steps(self) -> int:
@@ -135,9 +136,8 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     lrs = create_rates(values, own_schedule=rule["schedule"])
     values["batch_eval"] = flags.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys()
-    recipe = Recipe(
-        name=config.recipe, batch_split=config.batch_split, lrs=lrs, **{name: values[name] for name in fields}
-    )
+    own = {"name": config.recipe, "batch_split": config.batch_split, "train_only": config.train_only, "lrs": lrs}
+    recipe = Recipe(**own, **{name: values[name] for name in fields})
     check(recipe)
     return recipe
 

@@ -29,7 +29,7 @@ from common.errors import UserError
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
-from common.models import find_model, with_noise
+from common.models import find_model, trained_parameters, with_noise
 from common.progress import Progress, follow
 from common.recipes import check_sharing, create_recipe
 from common.record import read_record
@@ -231,10 +231,17 @@ class Run:
         return (
             f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {self.engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
-            f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}\n"
+            f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._frozen()}\n"
             f"Folder {self.place}; to resume: {self.command}"
             + (f"\nContinuing after step {self.step:,}, which {self.restored_engine} saved" if self.step else "")
         )
+
+    def _frozen(self) -> str:
+        """What --train_only leaves to train, in words."""
+        if self.recipe.train_only == "all":
+            return ""
+        trained = len(trained_parameters(self.model_config, self.recipe.train_only))
+        return f", {trained} of {len(self.initial)} parameter arrays trained"
 
     @property
     def command(self) -> str:

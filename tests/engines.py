@@ -108,7 +108,14 @@ class Engine:
         elif self.name == "bit_jax":
             whole = dataclasses.replace(recipe, batch_split=1)
             _, gradients = self.loop.add_gradients(
-                None, optimizer.params, batch, 0, graphdef=optimizer.graphdef, recipe=whole, dtype=dtype
+                None,
+                optimizer.params,
+                optimizer.frozen,
+                batch,
+                0,
+                graphdef=optimizer.graphdef,
+                recipe=whole,
+                dtype=dtype,
             )
         else:
             with importlib.import_module("tensorflow").GradientTape() as tape:

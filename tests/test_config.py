@@ -104,7 +104,7 @@ def test_predict_takes_many_images():
         (["--batchsize", "1"], "--batch"),
         (["--evalevery=5"], "did you mean --eval_every"),
         (["--qqqq"], "knows no '--qqqq'. --help lists the flags."),
-        (["train"], "knows no 'train'. --help"),
+        (["cifar10"], "knows no 'cifar10'. --help"),
         (["--bat", "5"], "did you mean --batch"),  # no abbreviations: a later flag must not change their meaning
     ],
 )

@@ -183,6 +183,16 @@ def test_from_one_process_to_three_with_shards_and_back(run, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flag", ((), ("--shard_parameters",)))
+def test_copies_and_shards_of_which_only_some_parameters_are_trained(run, folder, flag):
+    """Clipped by the norm of what is trained, over all processes."""
+    flags = ("--precision", "float64", "--train_only", "norm", "--clip", 0.1, "--weight_decay", 0.1, "--ema", 0.5)
+    run("bit_pytorch.train", *FLAGS, *flags, "--name", "alone")
+    finish(folder, *flags, *flag, "--name", "two")
+    assert_close(folder, "two", "alone", 1e-9)
+
+
+@pytest.mark.slow
 def test_a_process_that_no_longer_answers_ends_the_job(folder):
     """It is stopped, as if its machine were gone: nobody's connection breaks, and nobody waits for ever."""
     with launched(folder, *LONG, "--steps", 10**6, "--name", "silent") as process:

@@ -22,6 +22,7 @@ __all__ = [
     "ARCHITECTURES",
     "DEFAULT_MODEL",
     "PACKAGED_WEIGHTS",
+    "TRAIN_ONLY",
     "MixerConfig",
     "ModelConfig",
     "PublishedModel",
@@ -33,12 +34,14 @@ __all__ = [
     "find_model",
     "num_parameters",
     "published_models",
+    "trained_parameters",
     "with_noise",
 ]
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
 CLASS_NAMES = Path(__file__).resolve().parent.parent / "imagenet-classes.zip"
 DEFAULT_MODEL = "BiT-T-R26x0.5"
+TRAIN_ONLY = ("all", "norm", "head")
 ModelConfig = ResNetConfig | ResNetV1Config | ViTConfig | MixerConfig
 
 
@@ -74,6 +77,20 @@ def with_noise(config: ModelConfig, dropout: float, stochastic_depth: float) -> 
     if dropout and not config.num_dropouts:
         raise UserError(f"--dropout {dropout} is for ViT only; give 0.")
     return dataclasses.replace(config, dropout=dropout) if config.num_dropouts else config
+
+
+def trained_parameters(config: ModelConfig, train_only: str) -> frozenset[str]:
+    """Names of the parameters that a run trains: `all`, those of the `head`, or of the head and every `norm`.
+
+    A norm is what has a scale; a scale and a bias are all it has.
+    """
+    names = frozenset(config.parameter_shapes())
+    if train_only == "all":
+        return names
+    trained = {"head"}
+    if train_only == "norm":
+        trained |= {name.removesuffix("/scale") for name in names if name.endswith("/scale")}
+    return frozenset(name for name in names if name.rpartition("/")[0] in trained)
 
 
 def num_parameters(config: ModelConfig) -> int:
