@@ -351,3 +351,18 @@ def test_random_boxes_touch_every_edge():
     for draws, edge in (((0, 0.431, 0, 0), image[0, 0]), ((0, 0.431, last, last), image[-1, -1])):  # 0.75 + 0.25 = 1
         box = images.inception_crop(image, 0.25, np.array(draws))
         assert box.shape == (20, 20, 3) and any((corner == edge).all() for corner in (box[0, 0], box[-1, -1]))
+
+
+@pytest.mark.parametrize("size", [(375, 500), (1200, 900), (200, 260)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("area", {"method": "area"}), ("bilinear_aliased", {}), ("bilinear", {"antialias": True})],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_smaller_side_is_resized_as_tensorflow_does(size, kind, options):
+    """As the originals evaluate: `area` is big_vision's `resize_small`, `bilinear_aliased` what `tf.image.resize` does."""
+    Engine("bit_tf2")
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    found = images.resize_small(image, 256, kind)
+    expected = importlib.import_module("tensorflow").image.resize(image, found.shape[:2], **options).numpy()
+    assert np.abs(found - expected).max() <= 1.01  # of 255: half for rounding, the rest is fixed-point arithmetic
