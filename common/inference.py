@@ -74,18 +74,20 @@ class Evaluation(Inference):
                 raise UserError(f"{dataset.name} has no split {name!r}; choose of {', '.join(dataset.splits)}.")
 
     def matched(self, dataset: Dataset) -> dict[str, Split]:
-        """The splits of the dataset with the model's numbers of classes: by name where it has only some of them.
+        """The splits of the dataset with the model's numbers of classes: by name where it has only some, or another order.
 
         Raises UserError when the head is for other classes than the dataset's.
         """
         num_classes, known = self.model_config.num_classes, self.card.get("class_names") or ()
-        if dataset.num_classes == num_classes:
-            return dataset.splits
+        if dataset.num_classes == num_classes and sorted(dataset.class_names) != sorted(known):
+            return dataset.splits  # named otherwise, as ImageNet's are by their WordNet ids
         if len(known) != num_classes:
             raise UserError(
                 f"The weights know {num_classes} classes and {dataset.name} has {dataset.num_classes}; evaluate weights "
                 "that were trained on this dataset."
             )
+        if list(dataset.class_names) == list(known):
+            return dataset.splits
         numbers = match_classes(dataset.name, dataset.class_names, known)
         print(f"{dataset.name} has {dataset.num_classes} of the {num_classes:,} classes that the weights know.")
         return {name: split.renumber(numbers, num_classes) for name, split in dataset.splits.items()}

@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.inference import Evaluation, Inference
 from common.metrics import averages
 from common.models import find_model
+from common.record import accuracy, read_record
 from common.run import Run
 
 CLASSES = tuple(f"n{number:08d}" for number in range(1, 12))  # 11, so that the order of names is not that of numbers
@@ -174,6 +175,9 @@ def test_a_run_evaluates_every_split_in_its_own_time(prepared, tmp_path, monkeyp
     for split in ("val", "v2", "real"):
         assert [line["step"] for line in lines if f"{split}/top1" in line] == expected.get(split, [])
     assert json.loads(Path("runs/a/card.json").read_text())["accuracy"].keys() == expected.keys()
+    record = read_record("runs/a")  # of which reports and curves are made
+    assert sorted(record.metrics("/top1")) == sorted(f"{split}/top1" for split in expected)
+    assert accuracy(record)[0] == "val/top1"
 
 
 def test_what_a_run_only_looks_at_does_not_bind_it(prepared):
@@ -220,8 +224,14 @@ def suites_of(name: str, run, prepared: Path, tmp_path: Path) -> None:
             assert float(each.split()[-1]) == pytest.approx(losses.mean(), rel=1e-6, abs=1e-6)  # six digits are shown
 
 
-def test_suites_from_training_to_evaluation(run, prepared, tmp_path):
+def test_suites_from_training_to_evaluation(run, prepared, tmp_path, imagenet):
     suites_of(INSTALLED[0], run, prepared, tmp_path)
+    write_real(imagenet, REAL[1:])
+    for command in ("train", "evaluate"):
+        assert (
+            "real.json lists the classes of 12"
+            in run(f"{INSTALLED[0]}.{command}", "--dataset", imagenet, status=2).stderr
+        )
 
 
 @pytest.mark.slow
@@ -308,6 +318,19 @@ def test_classes_are_matched_by_name(monkeypatch, objects, capsys):
     splits = job.matched(open_dataset(str(objects)))
     assert splits["test"].labels.tolist() == [0, 207, 805] and splits["test"].labels.dtype == np.int32
     assert "3 of the 1,000 classes" in capsys.readouterr().out
+
+
+def test_classes_in_another_order_are_matched_by_name(monkeypatch, objects):
+    """What was trained on a set that numbers its classes otherwise is evaluated on folders, which are in alphabetical order."""
+    job = inference(monkeypatch, "ViT-B/16-ILSVRC2012")
+    monkeypatch.setattr(job, "model_config", find_model("ViT-B/16").config(3))
+    for known, labels in (
+        (["soccer ball", "golden_retriever", "Tench"], [2, 1, 0]),
+        (["Tench", "golden_retriever", "soccer ball"], [0, 1, 2]),
+        (["n1", "n2", "n3"], [0, 1, 2]),  # other names: by number
+    ):
+        job.card = {"class_names": known}
+        assert job.matched(open_dataset(str(objects)))["test"].labels.tolist() == labels
 
 
 @pytest.mark.parametrize(
