@@ -38,7 +38,9 @@ class ModelConfig:
 class DataConfig:
     """Where the images come from."""
 
-    dataset: str = flag("cifar10-sample", "a name, tfds:NAME, or a folder PATH/{train,val|test}/<class>/*.jpg")
+    dataset: str = flag(
+        "cifar10-sample", "a name, tfds:NAME, vtab:TASK, or a folder PATH/{train,val|test}/<class>/*.jpg"
+    )
     datadir: str = flag("data", "folder of prepared datasets")
     tfds_data_dir: str | None = flag(
         None, "folder of prepared TFDS datasets; gs:// and s3://, too", rule="~/tensorflow_datasets"
@@ -130,6 +132,14 @@ class TrainConfig(ModelConfig, DataConfig):
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
 
 
+@dataclasses.dataclass(frozen=True)
+class VtabConfig(TrainConfig):
+    """Flags of `python -m common.vtab`: those of train, for every task."""
+
+    engine: str = flag("bit_pytorch", "engine that trains", choices=("bit_pytorch", "bit_jax", "bit_tf2"))
+    tasks: str | None = flag(None, "some of the 19 tasks, with commas between", rule="all")
+
+
 FREE = {  # flags of train that may change when a run goes on, or between runs that are compared
     "name",
     "logdir",
@@ -183,6 +193,22 @@ class PredictConfig(ViewConfig, ModelConfig):
     top: int = flag(5, "classes to print per image")
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
+
+
+def arguments(config: Any) -> list[str]:
+    """The flags of a config that differ from their defaults, as on a command line."""
+    given = [
+        (f"--{f.name}", getattr(config, f.name))
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != f.default
+    ]
+    return [word for name, value in given for word in ([name] if value is True else [name, str(value)])]
+
+
+def changes(before: dict[str, Any], config: Any) -> list[tuple[str, Any, Any]]:
+    """(flag, value before, value now) of the flags that may not change when a run goes on, and do."""
+    values = [(f.name, before.get(f.name, f.default), getattr(config, f.name)) for f in dataclasses.fields(config)]
+    return [(name, old, new) for name, old, new in values if name not in FREE and old != new]
 
 
 ENGINE_PACKAGES = {  # what the extra of the same name installs

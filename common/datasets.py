@@ -165,12 +165,12 @@ def open_dataset(
     tfds_data_dir: str | Path | None = None,
     open_torchvision: Opener | None = None,
 ) -> Dataset:
-    """The dataset called `name`: a row of `rows()`, `tfds:NAME`, or a folder `PATH/{train,val,test}/<class>/*`.
+    """The dataset called `name`: a row of `rows()`, `tfds:NAME`, `vtab:TASK`, or a folder `PATH/{train,val,test}/<class>/*`.
 
     `torchvision:NAME` is for the engine that brings `open_torchvision`. Raises UserError when there is no such dataset,
     or its files are missing or broken.
     """
-    known = rows(tfds_data_dir)
+    known, recipe = rows(tfds_data_dir), {}
     if name in known:
         class_names, splits = known[name].open(name, Path(datadir))
         return Dataset(name, class_names, splits, known[name].image_size, known[name].recipe)
@@ -178,6 +178,10 @@ def open_dataset(
         from common.sources import tfds
 
         class_names, splits = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
+    elif name.startswith("vtab:"):
+        from common.sources import vtab
+
+        class_names, splits, recipe = vtab.open_vtab(name.removeprefix("vtab:"), tfds_data_dir)
     elif name.startswith("torchvision:"):
         if open_torchvision is None:
             raise UserError(f"--dataset {name} needs PyTorch; use bit_pytorch, or tfds:NAME or a folder of images.")
@@ -189,9 +193,9 @@ def open_dataset(
     else:
         raise UserError(
             f"No dataset or folder is called {name!r}{nearest(name, known)} Give one of {', '.join(known)}, tfds:NAME, "
-            "or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
+            "vtab:TASK, or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
         )
-    return Dataset(name, class_names, splits, typical_size(next(iter(splits.values()))))
+    return Dataset(name, class_names, splits, typical_size(next(iter(splits.values()))), recipe)
 
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:

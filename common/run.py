@@ -21,7 +21,7 @@ import numpy as np
 from common import curves, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
-from common.config import FREE, TrainConfig, periods
+from common.config import FREE, TrainConfig, arguments, changes, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
 from common.environment import environment
@@ -182,13 +182,11 @@ class Run:
             self._check_config(old)
 
     def _check_config(self, old: dict[str, Any]) -> None:
-        for item in dataclasses.fields(self.config):
-            before, now = old.get(item.name, item.default), getattr(self.config, item.name)
-            if item.name not in FREE and before != now:
-                raise UserError(
-                    f"{self.place} holds a run with --{item.name} {before}, not {now}; continue it with the flags in "
-                    "its config.json, or choose another --name."
-                )
+        for name, before, now in changes(old, self.config):
+            raise UserError(
+                f"{self.place} holds a run with --{name} {before}, not {now}; continue it with the flags in its "
+                "config.json, or choose another --name."
+            )
 
     def _continue_from(self, checkpoint: Checkpoint) -> int:
         """Take up the state of a checkpoint of this run; returns the number of its metrics lines."""
@@ -246,13 +244,7 @@ class Run:
     @property
     def command(self) -> str:
         """What starts this run again."""
-        words = (word for name, value in self._given() for word in ([name] if value is True else [name, value]))
-        return shlex.join(("python", "-m", f"{self.engine}.train", *words))
-
-    def _given(self) -> list[tuple[str, str | bool]]:
-        """The flags that differ from their defaults."""
-        values = [(f, getattr(self.config, f.name)) for f in dataclasses.fields(self.config)]
-        return [(f"--{f.name}", value is True or str(value)) for f, value in values if value != f.default]
+        return shlex.join(("python", "-m", f"{self.engine}.train", *arguments(self.config)))
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""

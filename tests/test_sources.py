@@ -13,6 +13,7 @@ from common.datasets import open_dataset
 from common.errors import UserError
 from common.prepare import SOURCES
 from common.sources.archives import FLOWERS
+from common.sources.tfds import Features, Part, open_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(0)
@@ -179,11 +180,13 @@ def field(number: int, data: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def example(**features: bytes | int | list[int]) -> bytes:
-    """A serialized tf.train.Example."""
+def example(**features: bytes | int | list[int] | np.ndarray) -> bytes:
+    """A serialized tf.train.Example; an array is floats."""
     entries = b""
     for name, value in features.items():
-        if isinstance(value, list):
+        if isinstance(value, np.ndarray):
+            feature = field(2, field(1, value.astype("<f4").tobytes()))
+        elif isinstance(value, list):
             feature = field(3, field(1, b"".join(map(varint, value))) if value else b"")
         else:
             feature = field(3, field(1, varint(value))) if isinstance(value, int) else field(1, field(1, value))
@@ -454,6 +457,10 @@ with tfds.core.registered.skip_registration():
                 "other": tfds.features.ClassLabel(num_classes=2),
                 "box": tfds.features.BBoxFeature(),
                 "numbers": tfds.features.Tensor(shape=(3,), dtype=np.int64),
+                "objects": tfds.features.Sequence({
+                    "type": tfds.features.ClassLabel(num_classes=8),
+                    "location": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+                }),
             }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
         def _split_generators(self, dl_manager):
@@ -462,7 +469,9 @@ with tfds.core.registered.skip_registration():
             for i in range(count):
                 box = tfds.features.BBox(0.0, 0.0, 0.5, 1.0)
                 image = np.full((4, 6, 3), i, np.uint8)
-                yield i, dict(id=str(i), image=image, label=i % 3, other=i % 2, box=box, numbers=[i, 2**40, -i])
+                objects = [dict(type=k, location=[0.5, -k, i + k / 4]) for k in range(i % 4)]
+                numbers = [i, 2**40, -i]
+                yield i, dict(id=str(i), image=image, label=i % 3, other=i % 2, box=box, numbers=numbers, objects=objects)
     class Several(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
         name = "several"
@@ -494,6 +503,18 @@ def test_tfds_as_the_library_writes_it(tmp_path):
         values = [int(split.decode(i)[0, 0, 0]) for i in range(len(split))]
         assert sorted(values) == list(range(len(split)))
         assert split.labels.tolist() == [value % 3 for value in values]
+    # Of sequences of matrices, too; parts of splits are taken in the order of the files.
+    order = [int(dataset.splits["train"].decode(i)[0, 0, 0]) for i in range(20)]
+    seen = []
+    features = Features(("objects/type", "objects/location"), lambda *values: seen.append(values) or len(values[0]), 4)
+    parts = {"some": [Part("train", 0, 3), Part("train", 50, 4)], "rest": [Part("train", 90)]}
+    splits = open_parts(tmp_path / "real/1.0.0", parts, features, "test")
+    for name, expected in (("some", order[:3] + order[10:14]), ("rest", order[18:])):
+        assert [int(splits[name].decode(i)[0, 0, 0]) for i in range(len(splits[name]))] == expected
+        assert splits[name].labels.tolist() == [value % 4 for value in expected]
+    for value, (types, locations) in zip(order[:3], seen):
+        assert types == list(range(value % 4))
+        assert locations == [number for k in types for number in (0.5, -k, value + k / 4)]
     dataset = open_dataset("tfds:several", tfds_data_dir=tmp_path)
     train, expected = dataset.splits["train"], [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert dataset.class_names == ("a", "b", "c") and list(dataset.splits) == ["train", "test"]

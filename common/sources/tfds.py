@@ -6,13 +6,14 @@ here takes no second of imports and leaves images encoded; `tensorflow_datasets`
 Source: https://www.tensorflow.org/datasets/external_tfrecord and https://protobuf.dev/programming-guides/encoding
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,19 +54,12 @@ def open_tfds(
     missing, in another format, or damaged.
     """
     purpose = (f"-{label}" if label else "") + (f"-by-{'-'.join(order_by)}" if order_by else "")
-    folder = _find(name, data_folder(tfds_data_dir, re.split("[:/]", name)[0]))
-    info, features = _read_json(folder / "dataset_info.json"), _read_json(folder / "features.json")
-    _check_format(info, folder)
-    try:
-        features = features["featuresDict"]["features"]
+    folder = find_prepared(name, tfds_data_dir)
+    with described(folder) as (features, info):
         image = _feature(features, "image", "image", folder)
         label, description, several = _label(features if label is None else {label: features[label]}, folder)
-        class_names = _class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
+        class_names = read_class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
         shards = {SPLITS[row["name"]]: _shards(info, row, folder) for row in info["splits"] if row["name"] in SPLITS}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder} describes its data in an unknown way ({error!r}); prepare it with a newer TFDS."
-        ) from error
     files = [Path(shard.filename) for split in shards.values() for shard in split]
     records = {split: _records(shards[split]) for split in shards if any(shard.take for shard in shards[split])}
 
@@ -95,6 +89,61 @@ def open_tfds(
             "folder of it."
         )
     return class_names, splits
+
+
+class Part(NamedTuple):
+    """`count` examples of an official split, or all that follow, from `percent` of it on: as TFDS cuts, by their order."""
+
+    split: str
+    percent: int = 0
+    count: int | None = None
+
+
+class Features(NamedTuple):
+    """What the label of an example is made of."""
+
+    keys: tuple[str, ...]  # features of an example
+    label: Callable[..., int]  # the values of each of them -> class
+    num_classes: int
+    image: str = "image"
+
+
+def open_parts(folder: Path, splits: dict[str, Sequence[Part]], features: Features, purpose: str) -> dict[str, Split]:
+    """Splits of a prepared folder, each made of parts of the official ones.
+
+    Only their records are read, once: labels are kept under the name `purpose`. Raises UserError when an official split is
+    too small, or a label is no class.
+    """
+    with described(folder) as (_, info):
+        rows = {row["name"]: row for row in info["splits"]}
+        parts = {name: [s for part in own for s in _cut(info, rows, part, folder)] for name, own in splits.items()}
+    records = {name: _records(own) for name, own in parts.items()}
+    where = {name: f"{name} of {folder}" for name in records}
+
+    def scan() -> Arrays:
+        return {name: _scan_labels(source, features, where[name]) for name, source in records.items()}
+
+    files = dict.fromkeys(Path(shard.filename) for own in parts.values() for shard in own)
+    arrays = indexed(folder, [folder / "dataset_info.json", folder / "features.json", *files], scan, f"-{purpose}")
+    return {name: _split(records[name], features.image, arrays[name], where[name]) for name in records}
+
+
+def find_prepared(name: str, tfds_data_dir: str | Path | None = None) -> Path:
+    """The folder of the dataset `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`; UserError without one."""
+    return _find(name, data_folder(tfds_data_dir, re.split("[:/]", name)[0]))
+
+
+@contextlib.contextmanager
+def described(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(features, dataset_info.json) of a prepared folder; what is missing in them becomes a UserError."""
+    info, features = _read_json(folder / "dataset_info.json"), _read_json(folder / "features.json")
+    _check_format(info, folder)
+    try:
+        yield features["featuresDict"]["features"], info
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder} describes its data in an unknown way ({error!r}); prepare it with a newer TFDS."
+        ) from error
 
 
 def data_folder(tfds_data_dir: str | Path | None = None, part: str = "") -> Path:
@@ -181,7 +230,7 @@ def _label(features: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any],
     return label, features[label]["classLabel"], False
 
 
-def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
+def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     """The lines of the file, or numbers where TFDS knows no names."""
     if not path.is_file():
         return tuple(str(label) for label in range(num_classes))
@@ -204,6 +253,27 @@ def _shards(info: dict[str, Any], split: dict[str, Any], folder: Path) -> list[S
             raise UserError(f"{folder} lacks {file}, which its dataset_info.json lists; prepare the dataset again.")
         shards.append(Shard(str(folder / file), length))
     return shards
+
+
+def _cut(info: dict[str, Any], rows: dict[str, dict], part: Part, folder: Path) -> list[Shard]:
+    """The shards, or pieces of them, that hold a part."""
+    if part.split not in rows:
+        raise UserError(f"{folder} has the splits {', '.join(rows)}, expected {part.split}, too; prepare it again.")
+    shards = _shards(info, rows[part.split], folder)
+    total = sum(shard.take for shard in shards)
+    first = part.percent * total // 100
+    last = total if part.count is None else first + part.count
+    if not first < last <= total:
+        raise UserError(
+            f"The split {part.split} of {folder} holds {total:,} examples, expected at least {max(last, 1):,}; prepare it again."
+        )
+    pieces, start = [], 0
+    for shard in shards:
+        low, high = max(first, start), min(last, start + shard.take)
+        if low < high:
+            pieces.append(Shard(shard.filename, high - low, low - start))
+        start += shard.take
+    return pieces
 
 
 def _records(shards: list[Shard]) -> Sequence[bytes]:
@@ -234,6 +304,24 @@ def _scan(records: Sequence[bytes], label: str, order_by: Sequence[str], several
     return arrays
 
 
+def _scan_labels(records: Sequence[bytes], features: Features, where: str) -> np.ndarray:
+    """int32 [N]: the class of every record."""
+    labels = np.empty(len(records), np.int32)
+    with Count(f"indexing {where}", len(records), "records") as count:
+        for i, values in enumerate(_collect(records, features.keys, where)):
+            try:
+                labels[i] = features.label(*values)
+            except (ValueError, IndexError, TypeError, OverflowError) as error:
+                raise UserError(f"Record {i} of {where} holds no label but {values}; prepare it again.") from error
+            if not 0 <= labels[i] < features.num_classes:
+                raise UserError(
+                    f"Record {i} of {where} holds the label {labels[i]}, expected less than {features.num_classes}; "
+                    "prepare it again."
+                )
+            count.advance(1)
+    return labels
+
+
 def _split(records: Sequence[bytes], image: str, labels: np.ndarray | MultiLabels, where: str) -> Split:
     def read(i: int) -> bytes:
         values = _values(_record(records, i, where), image, f"Record {i} of {where}")
@@ -260,8 +348,8 @@ def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[
             yield tuple(_values(record, key, f"Record {i} of {where}") for key in keys)
 
 
-def _values(record: bytes, key: str, where: str) -> list[int | bytes]:
-    """The values of feature `key` of a serialized `tf.train.Example`: integers or bytes."""
+def _values(record: bytes, key: str, where: str) -> list[int | float | bytes]:
+    """The values of feature `key` of a serialized `tf.train.Example`: numbers or bytes, those of a matrix row by row."""
     try:
         for _, features in fields(record):
             for _, entry in fields(features):
@@ -273,17 +361,19 @@ def _values(record: bytes, key: str, where: str) -> list[int | bytes]:
     raise UserError(f"{where} lacks the feature {key!r}; prepare the dataset again.")
 
 
-def _feature_values(feature: bytes) -> list[int | bytes]:
-    """A Feature's values: field 1 is a BytesList, field 3 an Int64List, packed or not."""
+def _feature_values(feature: bytes) -> list[int | float | bytes]:
+    """A Feature's values: field 1 is a BytesList, 2 a FloatList, 3 an Int64List; numbers are packed or not."""
     values = []
     for kind, items in fields(feature):
         for _, item in fields(items):
             if kind == 3:
                 values += _packed(item) if isinstance(item, bytes) else [_signed(item)]
+            elif kind == 2:
+                values += np.frombuffer(item if isinstance(item, bytes) else item.to_bytes(4, "little"), "<f4").tolist()
             elif kind == 1 and isinstance(item, bytes):
                 values.append(item)
             else:
-                raise ValueError(f"a value of kind {kind} where bytes or an integer belongs")
+                raise ValueError(f"a value of kind {kind} where bytes or a number belongs")
     return values
 
 
