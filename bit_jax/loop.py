@@ -14,7 +14,7 @@ from bit_jax import api, optim, weights
 from bit_jax.devices import Devices, to_device
 from bit_jax.model import Model
 from common.batches import NOISE
-from common.metrics import averages
+from common.metrics import Keep, summarize
 from common.recipes import Recipe
 from common.run import Run
 
@@ -102,7 +102,7 @@ def add_gradients(
 
 @functools.partial(jax.jit, static_argnames="loss")
 def score(logits: Array, batch: dict[str, Array], loss: str) -> Array:
-    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples.
+    """[B, 6]: right among 1, right among 5, loss and count of each example, 0 where masked; likeliest class; its probability.
 
     With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
     """
@@ -116,8 +116,10 @@ def score(logits: Array, batch: dict[str, Array], loss: str) -> Array:
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
-    losses = jnp.where(mask, losses, 0)
-    return jnp.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()])
+    probabilities = jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)
+    right = (rank < 1) & mask, (rank < 5) & mask
+    rows = *right, jnp.where(mask, losses, 0), mask, logits.argmax(1), probabilities.max(1)
+    return jnp.stack([row.astype(jnp.promote_types(logits.dtype, jnp.float32)) for row in rows], 1)
 
 
 @functools.partial(nnx.jit, static_argnames=("loss", "dtype"))
@@ -127,10 +129,15 @@ def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", d
     return model.devices.gather(score(logits, batch, loss))
 
 
-def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: jnp.dtype) -> dict[str, float]:
-    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
-    sums = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
-    return averages(np.sum(jax.device_get(sums), axis=0, dtype=np.float64))
+def evaluate(
+    model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: jnp.dtype, keep: Keep | None = None
+) -> dict[str, float]:
+    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}.
+
+    `keep` is told the likeliest class of each, int32 [N], and its probability, float32 [N], padding included.
+    """
+    scores = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
+    return summarize(np.concatenate(jax.device_get(scores)), keep)
 
 
 def main(run: Run) -> None:
@@ -161,6 +168,7 @@ def main(run: Run) -> None:
         if run.best is not None:
             weights.load(model, run.read_best())
         for split in run.final_splits:
-            result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+            batches, keep = run.eval_batches(split), run.keeper(split)
+            result = evaluate(model, batches, loss=recipe.loss, dtype=dtype, keep=keep)
             run.log_evaluation(recipe.num_steps, split, result)
         run.finish(weights.dump(model))

@@ -87,6 +87,14 @@ class Devices(devices.Devices):
             distributed.all_reduce(values)
         return values
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Of `rows` [steps, share, ...] of every process those of the global batches [steps, B, ...]."""
+        if self.num_processes == 1:
+            return rows
+        shares = [torch.empty_like(rows) for _ in range(self.num_processes)]
+        distributed.all_gather(shares, rows)
+        return torch.cat(shares, 1)
+
     def shard(self, model: nn.Module) -> None:
         """Spread the parameters over the processes, if asked to: a block at a time is whole while it computes."""
         if self.shard_parameters:

@@ -10,7 +10,7 @@ from bit_pytorch import api, optim, weights
 from bit_pytorch.devices import Devices, to_device
 from bit_pytorch.model import Model
 from common.batches import NOISE
-from common.metrics import averages
+from common.metrics import Keep, summarize
 from common.recipes import Recipe
 from common.run import Run
 
@@ -70,7 +70,7 @@ def train_step(
 
 
 def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
-    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64.
+    """[B, 6]: right among 1, right among 5, loss and count of each example, 0 where masked; likeliest class; its probability.
 
     With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
     """
@@ -84,8 +84,10 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
-    losses = torch.where(mask, losses, 0)
-    return torch.stack([((rank < 1) & mask).sum(), ((rank < 5) & mask).sum(), losses.sum(), mask.sum()]).double()
+    probabilities = logits.softmax(1) if loss == "softmax" else logits.sigmoid()
+    right = (rank < 1) & mask, (rank < 5) & mask
+    rows = *right, torch.where(mask, losses, 0), mask, logits.argmax(1), probabilities.amax(1)
+    return torch.stack([row.double() for row in rows], 1)
 
 
 @torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training
@@ -94,10 +96,15 @@ def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", 
     return score(model(scale(batch["images"], model.dtype).to(dtype)), batch, loss)
 
 
-def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: torch.dtype) -> dict[str, float]:
-    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
-    sums = sum(eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices))
-    return averages(model.devices.sum(sums).tolist())
+def evaluate(
+    model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: torch.dtype, keep: Keep | None = None
+) -> dict[str, float]:
+    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}.
+
+    `keep` is told the likeliest class of each, int32 [N], and its probability, float32 [N], padding included.
+    """
+    scores = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
+    return summarize(model.devices.gather(torch.stack(scores)).flatten(0, 1).cpu().numpy(), keep)
 
 
 def main(run: Run) -> None:
@@ -128,6 +135,7 @@ def main(run: Run) -> None:
         if run.best is not None:
             weights.load(model, run.read_best())
         for split in run.final_splits:
-            result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+            batches, keep = run.eval_batches(split), run.keeper(split)
+            result = evaluate(model, batches, loss=recipe.loss, dtype=dtype, keep=keep)
             run.log_evaluation(recipe.num_steps, split, result)
         run.finish(weights.dump(model))

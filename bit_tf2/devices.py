@@ -59,6 +59,13 @@ class Devices(devices.Devices):
         """Within a graph: what `function` makes of each device's slice of a batch, averaged, on every device."""
         return self._reduced(tf.distribute.ReduceOp.MEAN, function, batch)
 
+    def gather(self, function: Callable[[dict], Tensor], batch: dict[str, Any]) -> Tensor:
+        """Within a graph: the rows that `function` makes of each device's slice of a batch, in the order of the batch."""
+        if not self.strategy:
+            return function(batch)
+        gathered = lambda batch: tf.distribute.get_replica_context().all_gather(function(batch), 0)
+        return self.local(self.strategy.run(gathered, (batch,)))
+
     def sum(self, function: Callable[[dict], tuple[Tensor, ...]], batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """Within a graph: what `function` makes of each device's slice of a batch, added up, on every device."""
         return self._reduced(tf.distribute.ReduceOp.SUM, function, batch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -9,7 +10,7 @@ from bit_tf2 import api, optim, weights
 from bit_tf2.devices import Devices, to_device
 from bit_tf2.model import Model
 from common.batches import NOISE
-from common.metrics import averages
+from common.metrics import Keep, summarize
 from common.recipes import Recipe, UpdateNumbers
 from common.run import Run
 
@@ -104,7 +105,7 @@ def compiled_step(
 
 
 def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
-    """[correct among 1, correct among 5, sum of losses, count] of the unmasked examples, float64.
+    """[B, 6]: right among 1, right among 5, loss and count of each example, 0 where masked; likeliest class; its probability.
 
     With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
     """
@@ -119,26 +120,32 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - tf.reduce_sum(tf.cast(behind, tf.int32), 1)
-    losses = tf.where(mask, losses, 0)
-    sums = (tf.cast((rank < 1) & mask, tf.int32), tf.cast((rank < 5) & mask, tf.int32), losses, tf.cast(mask, tf.int32))
-    return tf.stack([tf.cast(tf.reduce_sum(value), tf.float64) for value in sums])
+    probabilities = tf.nn.softmax(logits) if loss == "softmax" else tf.sigmoid(logits)
+    right = (rank < 1) & mask, (rank < 5) & mask
+    rows = *right, tf.where(mask, losses, 0), mask, tf.argmax(logits, 1), tf.reduce_max(probabilities, 1)
+    return tf.stack([tf.cast(row, tf.float64) for row in rows], 1)
 
 
 @tf.function(autograph=False)
 def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: tf.DType) -> Tensor:
     """The `score` of a batch."""
 
-    def sums(batch: dict[str, Tensor]) -> tuple[Tensor]:
+    def scores(batch: dict[str, Tensor]) -> Tensor:
         logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
-        return (score(logits, batch, loss),)
+        return score(logits, batch, loss)
 
-    return model.devices.local(*model.devices.sum(sums, batch))
+    return model.devices.gather(scores, batch)
 
 
-def evaluate(model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: tf.DType) -> dict[str, float]:
-    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}."""
-    sums = sum(eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices))
-    return averages(sums.numpy())
+def evaluate(
+    model: Model, batches: Iterator[dict], *, loss: str = "softmax", dtype: tf.DType, keep: Keep | None = None
+) -> dict[str, float]:
+    """{top1, top5: fractions, loss: the mean} over every unmasked example of batches {images uint8, labels, mask}.
+
+    `keep` is told the likeliest class of each, int32 [N], and its probability, float32 [N], padding included.
+    """
+    scores = [eval_step(model, batch, loss=loss, dtype=dtype) for batch in to_device(batches, model.devices)]
+    return summarize(np.concatenate([score.numpy() for score in scores]), keep)
 
 
 def main(run: Run) -> None:
@@ -169,6 +176,7 @@ def main(run: Run) -> None:
         if run.best is not None:
             weights.load(model, run.read_best())
         for split in run.final_splits:
-            result = evaluate(model, run.eval_batches(split), loss=recipe.loss, dtype=dtype)
+            batches, keep = run.eval_batches(split), run.keeper(split)
+            result = evaluate(model, batches, loss=recipe.loss, dtype=dtype, keep=keep)
             run.log_evaluation(recipe.num_steps, split, result)
         run.finish(weights.dump(model))

@@ -130,6 +130,7 @@ class TrainConfig(ModelConfig, DataConfig):
     remat: bool = flag(False, "compute activations again in the backward pass: less memory, more time")
     shard_parameters: bool = flag(False, "spread parameters and optimizer over the devices: less memory on each")
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
+    tensorboard: bool = flag(False, "write scalars and first images for TensorBoard, too (extra `tensorboard`)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +153,7 @@ FREE = {  # flags of train that may change when a run goes on, or between runs t
     "checkpoint_every",
     "remat",
     "shard_parameters",
+    "tensorboard",
 }
 
 

@@ -15,14 +15,19 @@ PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it 
     "Loss": lambda record: ["train/loss", *[name for name in record.metrics("/loss") if name != "train/loss"]],
     "Learning rate": lambda record: ["train/lr"],
     "Top-1 accuracy": lambda record: record.metrics("/top1"),
-    "Images per second": lambda record: ["images_per_second"],
+    "Images per second": lambda record: record.metrics("images_per_second"),
+    "Images per second and core": lambda record: record.metrics("images_per_second_per_core"),
 }
 CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is written
 
 
 def draw(axes, title: str, records: Sequence[Record]) -> None:
-    """One panel: colour tells the engine, or the run where all have one engine; the dashes tell the metric."""
-    several = len({record.engine for record in records}) > 1
+    """One panel: colour tells the engine, or the run where all have one engine; the dashes tell the metric.
+
+    Of engines, each is drawn thinner than the one below it, so that all are seen where they agree.
+    """
+    engines = list(dict.fromkeys(record.engine for record in records))
+    several = len(engines) > 1
     metrics = list(dict.fromkeys(name for record in records for name in PANELS[title](record)))
     labelled = set()
     for number, record in enumerate(records):
@@ -30,13 +35,19 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
         for metric in PANELS[title](record):
             points = record.points(metric)
             who = record.framework if several else record.name
-            label = " ".join([who] * (len(records) > 1) + [metric] * (len(metrics) > 1 or len(records) == 1))
+            what = metric.removesuffix("/top1").removesuffix("/loss")
+            label = " ".join([who] * (len(records) > 1) + [what] * (len(metrics) > 1 or len(records) == 1))
             if points:
-                style = {"linestyle": STYLES[metrics.index(metric) % len(STYLES)], "linewidth": 1.4}
-                style |= {"marker": "o", "markersize": 4} if len(points) < 20 else {}
+                above = len(engines) - 1 - engines.index(record.engine)
+                style = {"linestyle": STYLES[metrics.index(metric) % len(STYLES)], "linewidth": 1.4 + 1.3 * above}
+                style |= {"marker": "o", "markersize": 4 + 1.5 * above} if len(points) < 20 else {}
                 axes.plot(*zip(*points), color=colour, label=None if label in labelled else label, **style)
                 labelled.add(label)
-    axes.set(title=title, xlabel="step")
+    axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(1, *(record.step for record in records))))
+    if "second" in title:
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+    if "accuracy" in title:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.grid(alpha=0.3)
     if labelled:
         axes.legend(fontsize="small", framealpha=0)

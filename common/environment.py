@@ -1,5 +1,6 @@
 """Where a run ran, and in which versions."""
 
+import collections
 import importlib.metadata
 import os
 import platform
@@ -8,6 +9,7 @@ from pathlib import Path
 from common.config import ENGINE_PACKAGES
 
 CPU_INFO = Path("/proc/cpuinfo")
+GPU_INFO = Path("/proc/driver/nvidia/gpus")  # a folder for each that the driver knows
 
 
 def environment(engine: str) -> dict[str, str | int]:
@@ -15,7 +17,8 @@ def environment(engine: str) -> dict[str, str | int]:
     facts = {"engine": engine, "python": platform.python_version()}
     for package in ("numpy", *ENGINE_PACKAGES.get(engine, ())):
         facts[package] = importlib.metadata.version(package)
-    return facts | {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
+    facts |= {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
+    return facts | ({"accelerators": found} if (found := accelerators()) else {})
 
 
 def processor() -> str:
@@ -23,3 +26,14 @@ def processor() -> str:
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def accelerators() -> str:
+    """The machine's GPUs, such as `2 x NVIDIA H100`, whether the engine uses them or not; empty without NVIDIA's driver."""
+    models = [
+        line.partition(":")[2].strip()
+        for path in sorted(GPU_INFO.glob("*/information"))
+        for line in path.read_text().splitlines()
+        if line.startswith("Model:")
+    ]
+    return ", ".join(f"{count} x {model}" for model, count in collections.Counter(models).items())

@@ -18,7 +18,7 @@ from common.files import write_atomically
 from common.formats import npz
 from common.formats.containers import read_json
 from common.formats.source import card_path, read_model
-from common.metrics import averages
+from common.metrics import add_up, averages
 from common.models import find_model
 from common.progress import follow
 from common.recipes import LOSSES
@@ -116,7 +116,7 @@ class Evaluation(Inference):
 
         def written() -> Iterator[Outputs]:
             for features, logits, score in outputs:
-                sums[:] += score
+                sums[:] += add_up(score)
                 yield features, logits
 
         write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))

@@ -1,12 +1,28 @@
 """What an evaluation adds up over batches, and what comes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from common.errors import UserError
 
+Keep = Callable[[np.ndarray, np.ndarray], None]  # is told the likeliest class [N] and its probability [N]
+
+
+def summarize(scores: np.ndarray, keep: Keep | None = None) -> dict[str, float]:
+    """{top1, top5, loss} of every example's row of an engine's `score`, [N, 6]; `keep` is told the rest of it."""
+    if keep:
+        keep(scores[:, 4].astype(np.int32), scores[:, 5].astype(np.float32))
+    return averages(add_up(scores))
+
+
+def add_up(scores: np.ndarray) -> np.ndarray:
+    """[correct among 1, correct among 5, sum of losses, count], float64, of rows of `score`, [N, 6]."""
+    return scores[:, :4].sum(0, dtype=np.float64)
+
 
 def averages(sums: Sequence[float]) -> dict[str, float]:
-    """{top1, top5, loss} of [correct among 1, correct among 5, sum of losses, count], as an engine's `score` gives it.
+    """{top1, top5, loss} of [correct among 1, correct among 5, sum of losses, count].
 
     Raises UserError where nothing was counted: images without labels are not.
     """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from common.config import FREE
 from common.errors import UserError
 from common.formats.containers import read_json
+from common.predictions import PREDICTIONS, Predictions, read_predictions
 
 ENGINES = {"bit_pytorch": "PyTorch", "bit_jax": "JAX", "bit_tf2": "TensorFlow", "big_vision": "big_vision"}
 BIG_VISION_LOG = "big_vision_metrics.txt"
@@ -16,6 +18,7 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
     "training_loss": "train/loss",
     "global_schedule": "train/lr",
     "img/sec": "images_per_second",
+    "img/sec/core": "images_per_second_per_core",
     "prec@1": "top1",
 }
 
@@ -31,7 +34,8 @@ class Record:
     card: dict[str, Any]
     environment: dict[str, Any]
     lines: list[dict[str, float]]
-    notes: list[str]  # what a reader should know
+    notes: list[str]  # what is wrong with the folder, or not there yet
+    predictions: Predictions | None = None  # on its held-out images
 
     @property
     def name(self) -> str:
@@ -42,6 +46,16 @@ class Record:
     def framework(self) -> str:
         """The engine's name for a person."""
         return ENGINES.get(self.engine, self.engine)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has left its weights, the last of its files; logs of big_vision do not tell."""
+        return self.engine == "big_vision" or (self.folder / "weights.npz").exists()
+
+    @property
+    def step(self) -> int:
+        """The last step of which there is a metric."""
+        return max((line["step"] for line in self.lines), default=0)
 
     def points(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of one metric."""
@@ -70,15 +84,22 @@ def read_record(folder: str | Path) -> Record:
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no {name}, so it is no run that has begun; name another folder.")
     config, recipe = read_json(folder / "config.json"), optional(folder / "recipe.json")
-    lines, notes = read_lines(folder / "metrics.jsonl")
     card, environment = optional(folder / "card.json"), optional(folder / "environment.json")
-    engine = environment.get("engine") or str(card.get("source", "")).partition(",")[0]
-    if not engine or "model" not in config:
+    engine = str(environment.get("engine") or str(card.get("source", "")).partition(",")[0])
+    if not engine or not isinstance(config.get("model"), str):
         raise UserError(f"{folder} was written by another version, which did not say its engine; report it with that.")
-    if not (folder / "weights.npz").exists():
-        steps = len(recipe.get("lrs", ()))
-        notes.append(f"has not ended: step {lines[-1]['step'] if lines else 0:,} of {steps:,}")
-    return Record(folder, engine, config, recipe, card, environment, lines, notes)
+    lines, notes = read_lines(folder / "metrics.jsonl")
+    record = Record(folder, engine, config, recipe, card, environment, lines, notes)
+    if not record.has_ended:
+        lrs = recipe.get("lrs")
+        of = f" of {len(lrs):,}" if isinstance(lrs, list) else ""
+        notes.append(f"has not ended: it has come to step {record.step:,}{of}")
+    elif (folder / PREDICTIONS).exists():
+        try:
+            return dataclasses.replace(record, predictions=read_predictions(folder / PREDICTIONS))
+        except UserError as error:
+            notes.append(f"has unreadable predictions: {error}".removesuffix("."))
+    return record
 
 
 def optional(path: Path) -> dict[str, Any]:
@@ -87,24 +108,32 @@ def optional(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
-    """(the lines of a log that hold a step and numbers, a note on the others)."""
-    good, broken = [], 0
-    for text in path.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            good.append(
-                {"step": int(line["step"])} | {n: float(v) for n, v in line.items() if is_number(v) and n != "step"}
-            )
-        except (ValueError, KeyError, TypeError):
-            broken += 1
-    if not good and broken:
+    """(the lines of a log that hold a step and numbers, a note on the others); half a line at the end is being written."""
+    try:
+        *whole, last = path.read_text(errors="replace").split("\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); name another run.") from error
+    found = [read_line(text) for text in whole if text.strip()]
+    good = [line for line in (*found, read_line(last)) if line]
+    broken = found.count(None)
+    if not good and (broken or last):
         raise UserError(f"{path} holds no line with a step and numbers; name another run.")
-    return good, [f"{broken} broken lines of {path.name} were passed over"] if broken else []
+    return good, [f"has {broken} broken lines in {path.name}, which were passed over"] if broken else []
+
+
+def read_line(text: str) -> dict[str, float] | None:
+    """The step and the finite numbers of one line, or None where it holds no step."""
+    try:
+        line = json.loads(text)
+        step = int(line["step"])
+        return {"step": step} | {n: float(v) for n, v in line.items() if is_number(v) and n != "step"}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value of JSON is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def big_vision_name(name: str) -> str:

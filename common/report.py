@@ -1,10 +1,9 @@
 """Runs side by side: `python -m common.report RUN... [--output report.html]`.
 
-One file that needs no network, as HTML; or the same as Markdown with its PNG beside it, or the PNG alone. A run whose
-folder cannot be read is named on stderr, the others are reported, and the exit status is 2.
+One file that needs no network, as HTML; or the same as Markdown with its PNG beside it, or the PNG alone. What cannot be
+read, has not ended or has nothing to be compared by is named on stderr, the rest is reported, and the exit status is 2.
 """
 
-import dataclasses
 import html
 import statistics
 import string
@@ -15,6 +14,7 @@ from common import curves
 from common.config import Parser
 from common.errors import UserError, exit_with_sentence
 from common.files import write_atomically
+from common.mistakes import Mistakes, Table, mistakes
 from common.record import Record, accuracy, differing_settings, gaps, groups, read_record
 
 SUFFIXES = (".html", ".md", ".png")
@@ -22,17 +22,8 @@ AGREEMENT = (
     "The same seeds give the same images in every engine, so the columns show how far the engines agree. "
     "They are no ranking of frameworks."
 )
+MACHINE = ("system", "processor", "cores", "accelerators")  # of an environment.json; the rest are versions
 PAGE = Path(__file__).with_name("report.html")
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Text for a person, before it is HTML or Markdown."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
 
 
 def main() -> None:
@@ -50,6 +41,7 @@ def main() -> None:
         if records:
             write_report(records, args.output)
             print(f"Wrote {args.output}: {len(records)} runs")
+        errors += problems(records)
         if errors:
             raise UserError(" ".join(errors))
 
@@ -63,6 +55,16 @@ def read_records(folders: Sequence[str | Path]) -> tuple[list[Record], list[str]
         except UserError as error:
             errors.append(str(error))
     return records, errors
+
+
+def problems(records: Sequence[Record]) -> list[str]:
+    """A sentence on whatever is wrong with the runs that can be read."""
+    found = [f"{record.folder} {note}." for record in records for note in record.notes]
+    return found + [
+        f"{gap.second.folder} has no step in common with {gap.first.folder}, so their losses were not compared."
+        for gap in gaps(records)
+        if not gap.steps
+    ]
 
 
 def write_report(records: Sequence[Record], path: Path) -> None:
@@ -84,11 +86,11 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """Everything but the curves; no table without rows."""
     found = [
         overview(records),
+        notes(records),
         seeds(records),
         differences(records),
         settings(records),
         environments(records),
-        notes(records),
     ]
     return [table for table in found if table.rows]
 
@@ -97,20 +99,28 @@ def overview(records: Sequence[Record]) -> Table:
     """One row per run."""
     rows = []
     for record in records:
-        judged, loss, speeds = accuracy(record), record.last("train/loss"), record.points("images_per_second")
+        judged, loss = accuracy(record), record.last("train/loss")
         rows.append(
             (
                 record.name,
                 record.framework,
                 str(record.config.get("model", "")),
                 str(record.config.get("dataset", "")),
-                f"{max((line['step'] for line in record.lines), default=0):,}",
+                f"{record.step:,}",
                 f"{loss:.4f}" if loss is not None else "",
                 f"{judged[1]:.2%} ({judged[0]})" if judged else "",
-                f"{statistics.median(speed for _, speed in speeds):,.0f}" if speeds else "",
+                speed(record),
             )
         )
     return Table("Runs", ("run", "engine", "model", "dataset", "steps", "loss", "accuracy", "images/s"), rows)
+
+
+def speed(record: Record) -> str:
+    """The median of what a run has logged."""
+    for metric, unit in (("images_per_second", ""), ("images_per_second_per_core", " a core")):
+        if points := record.points(metric):
+            return f"{statistics.median(value for _, value in points):,.0f}{unit}"
+    return ""
 
 
 def seeds(records: Sequence[Record]) -> Table:
@@ -147,18 +157,31 @@ def differences(records: Sequence[Record]) -> Table:
 
 
 def settings(records: Sequence[Record]) -> Table:
-    """The flags in which the runs differ."""
+    """The flags in which the runs differ; what most of them do not share is shaded."""
     ours = [record for record in records if record.config]
-    rows = [(f"--{name}", *map(str, values)) for name, values in differing_settings(ours).items()]
-    return Table("Settings that differ", ("flag", *(record.name for record in ours)), rows)
+    rows, shades = [], {}
+    for name, values in differing_settings(ours).items():
+        words = [*map(str, values)]
+        usual = statistics.mode(words)
+        shades |= {(len(rows), column): 1.0 for column, word in enumerate(words, 1) if word != usual}
+        rows.append((f"--{name}", *words))
+    return Table("Settings that differ", ("flag", *(record.name for record in ours)), rows, shades=shades)
 
 
 def environments(records: Sequence[Record]) -> Table:
-    """Where the runs ran, and in which versions."""
-    ours = [record for record in records if record.environment]
-    names = dict.fromkeys(name for record in ours for name in record.environment)
-    rows = [(name, *(str(record.environment.get(name, "")) for record in ours)) for name in names]
-    return Table("Hardware and versions", ("", *(record.name for record in ours)), rows)
+    """Where the runs ran, and in which versions: a row for those that ran in the same way."""
+    found: dict[tuple, list[str]] = {}
+    for record in records:
+        if record.environment:
+            facts = {name: str(value) for name, value in record.environment.items() if name != "engine"}
+            machine = [facts.pop(name, "") for name in MACHINE]
+            versions = ", ".join(f"{name} {version}" for name, version in facts.items())
+            found.setdefault((record.framework, versions, *machine), []).append(record.name)
+    rows = [(framework, ", ".join(names), *facts) for (framework, *facts), names in found.items()]
+    columns = ("engine", "runs", "versions", *MACHINE)
+    told = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    rows = [[row[i] for i in told] for row in rows]
+    return Table("Hardware and versions", [columns[i] for i in told], rows)
 
 
 def notes(records: Sequence[Record]) -> Table:
@@ -171,32 +194,72 @@ def notes(records: Sequence[Record]) -> Table:
 
 def as_markdown(records: Sequence[Record], picture: str) -> str:
     """The report as Markdown that shows the file `picture`."""
-    parts = [f"# {headline(records)}", f"![Curves]({picture})"]
-    for table in tables(records):
-        cell = lambda text: text.replace("|", "\\|")
-        lines = [f"## {table.title}", "", *(["", table.note, ""] if table.note else [])]
-        lines += [f"| {' | '.join(map(cell, table.columns))} |", "|" + "---|" * len(table.columns)]
-        lines += [f"| {' | '.join(map(cell, row))} |" for row in table.rows]
-        parts.append("\n".join(lines))
+    parts = [f"# {headline(records)}", f"![Curves]({picture})", *(as_markdown_table(t, "##") for t in tables(records))]
+    for told in filter(None, map(mistakes, records)):
+        parts += [f"## {told.title}", *(as_markdown_table(table, "###") for table in told.tables)]
+        parts += [
+            "### Most confident mistakes",
+            "\n".join(f"- {picture.caption}" for picture in told.pictures) or told.note,
+        ]
     return "\n\n".join(parts) + "\n"
+
+
+def as_markdown_table(table: Table, level: str) -> str:
+    """One table; what is shaded fully is bold."""
+
+    def row(cells: Sequence[str], number: int = -1) -> str:
+        bold = lambda column: "**" if table.shades.get((number, column)) == 1 else ""
+        cells = [f"{bold(i)}{cell.replace('|', chr(92) + '|')}{bold(i)}" for i, cell in enumerate(cells)]
+        return f"| {' | '.join(cells)} |"
+
+    lines = [f"{level} {table.title}", "", *([table.note, ""] if table.note else [])]
+    lines += [row(table.columns), "|" + "---|" * len(table.columns), *(row(r, i) for i, r in enumerate(table.rows))]
+    return "\n".join(lines)
 
 
 def as_html(records: Sequence[Record]) -> str:
     """The report as one page."""
     figures = "".join(f"<figure>{svg}</figure>" for svg in curves.svgs(records).values())
-    sections = "".join(as_section(table) for table in tables(records))
+    sections = "".join(f"<section>{as_html_table(table, 'h2')}</section>" for table in tables(records))
+    told = [*filter(None, map(mistakes, records))]
+    if told:
+        sections += (
+            "<section><h2>Mistakes</h2>" + "".join(as_details(t, is_open=t is told[0]) for t in told) + "</section>"
+        )
     page = string.Template(PAGE.read_text())
     return page.substitute(title=html.escape(headline(records)), figures=figures, sections=sections)
 
 
-def as_section(table: Table) -> str:
-    """One table as HTML; it scrolls by itself where it is wider than the screen."""
-    row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def as_html_table(table: Table, level: str) -> str:
+    """One table; it scrolls by itself where it is wider than the screen."""
+
+    def cell(text: str, place: tuple[int, int]) -> str:
+        shade = table.shades.get(place)
+        return f"<td{f' style=--shade:{shade:.2f}' if shade else ''}>{html.escape(text)}</td>"
+
     note = f"<p>{html.escape(table.note)}</p>" if table.note else ""
-    body = "".join(row(cells, "td") for cells in table.rows)
+    head = "".join(f"<th><span>{html.escape(text)}</span></th>" for text in table.columns)
+    rows = ("".join(cell(text, (i, j)) for j, text in enumerate(row)) for i, row in enumerate(table.rows))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    kind = html.escape(table.title.lower().replace(" ", "-"))
     return (
-        f"<section><h2>{html.escape(table.title)}</h2>{note}<div class=wide><table><thead>{row(table.columns, 'th')}"
-        f"</thead><tbody>{body}</tbody></table></div></section>"
+        f"<{level}>{html.escape(table.title)}</{level}>{note}<div class=wide><table class={kind}>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def as_details(told: Mistakes, *, is_open: bool) -> str:
+    """What one run's predictions tell, to be unfolded."""
+    figures = "".join(
+        f'<figure><img alt="" src="{picture.source}"><figcaption>{html.escape(picture.caption)}</figcaption></figure>'
+        for picture in told.pictures
+    )
+    note = f"<p>{html.escape(told.note)}</p>" if told.note else ""
+    parts = [as_html_table(table, "h3") for table in told.tables]
+    parts.append(f"<h3>Most confident mistakes</h3>{note}<div class=pictures>{figures}</div>")
+    return (
+        f"<details{' open' if is_open else ''}><summary>{html.escape(told.title)}</summary>"
+        f"<div class=told>{''.join(f'<div>{part}</div>' for part in parts)}</div></details>"
     )
 
 

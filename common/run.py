@@ -1,7 +1,7 @@
 """A training run: what it prepares before the first step, and what it leaves in `{logdir}/{name}/`.
 
 `config.json`, `recipe.json`, `environment.json`, `train.log`, `metrics.jsonl`, the checkpoints, and at the end
-`weights.npz`, `card.json` and `curves.png`.
+`weights.npz`, `card.json`, `predictions.npz` and `curves.png`; with --tensorboard, an event file.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from common import curves, storage, weights
+from common import curves, events, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import FREE, TrainConfig, arguments, changes, periods
@@ -29,7 +29,9 @@ from common.errors import UserError
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
+from common.metrics import Keep
 from common.models import find_model, trained_parameters, with_noise
+from common.predictions import PREDICTIONS, Predictions, write_predictions
 from common.progress import Progress, follow
 from common.recipes import check_sharing, create_recipe
 from common.record import read_record
@@ -61,6 +63,8 @@ class Run:
         self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
         self.periods = {"val": max(1, self.recipe.num_steps // 10)} | given
+        if config.tensorboard:
+            events.check_installed()
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
@@ -124,7 +128,7 @@ class Run:
         write_json(self.folder / "config.json", dataclasses.asdict(self.config))
         write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
         write_json(self.folder / "environment.json", environment(self.engine))
-        self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines)
+        self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines, tensorboard=self.config.tensorboard)
         self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
         stack.callback(self.progress.close)
         for line in (*self.checkpoints.damaged, *self.metrics.damaged, self.summary(), *self.adapted):
@@ -250,7 +254,10 @@ class Run:
         """The batches of the steps that remain."""
         share = self.devices.process, self.devices.num_processes
         batches = TrainBatches(self.splits["train"], self.recipe, self.config.seed, *share, config=self.model_config)
-        return prefetch(batches, range(self.step, self.recipe.num_steps), self.workers)
+        prepared = prefetch(batches, range(self.step, self.recipe.num_steps), self.workers)
+        if self.writes and self.metrics.events:
+            prepared = self.metrics.events.with_first_images(prepared, self.step + 1)
+        return prepared
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         """Every example of one split, at the resolution of the recipe; of every batch, this process's share."""
@@ -270,6 +277,20 @@ class Run:
     def final_splits(self) -> list[str]:
         """The splits that are evaluated once training has ended."""
         return [split for split in self.splits if split != "train"]
+
+    def keeper(self, split: str) -> Keep | None:
+        """What `evaluate` tells its predictions on `split`: those on the held-out images, of one class each, are kept."""
+        images, held_out = self.splits[split], "test" if "test" in self.splits else "val"
+        if split != held_out or images.is_multi_label:
+            return None
+
+        def keep(predicted: np.ndarray, probability: np.ndarray) -> None:
+            if self.writes:
+                count = len(images)  # the last batch is padded
+                found = Predictions(split, images.labels, predicted[:count], probability[:count])
+                write_predictions(self.folder / PREDICTIONS, found)
+
+        return keep
 
     def wants_log(self, step: int) -> bool:
         """Whether losses are read after `step` completed updates."""
@@ -420,9 +441,9 @@ class Run:
 class Metrics:
     """`metrics.jsonl`: one object a line, whole lines only."""
 
-    def __init__(self, path: Path, num_lines: int):
+    def __init__(self, path: Path, num_lines: int, *, tensorboard: bool = False):
         """Keep the first `num_lines` of an interrupted run: what came after its checkpoint will come again."""
-        self.path, self.num_lines, self.damaged = path, 0, []
+        self.path, self.num_lines, self.damaged, kept = path, 0, [], []
         if path.exists():
             lines = path.read_bytes().split(b"\n")[:-1][:num_lines]  # what follows the last newline is half a line
             kept = [line for line in lines if is_json(line)]
@@ -430,6 +451,7 @@ class Metrics:
                 self.damaged = [f"{path} had {len(lines) - len(kept)} damaged lines, which were dropped."]
             write_atomically(path, lambda file: file.writelines(line + b"\n" for line in kept))
             self.num_lines = len(kept)
+        self.events = events.EventFile(path.with_name(events.FILE), [*map(json.loads, kept)]) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append a line. UserError where the disk does not take it."""
@@ -439,6 +461,8 @@ class Metrics:
         except OSError as error:
             raise UserError(f"Cannot write {self.path} ({error.strerror or error}); free its disk.") from error
         self.num_lines += 1
+        if self.events:
+            self.events.write(step, values)
 
 
 def is_json(line: bytes) -> bool:

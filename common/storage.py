@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from common import events
 from common.checkpoint import CURRENT, PREVIOUS
 from common.errors import UserError
 from common.files import locked_log
+from common.predictions import PREDICTIONS
 from common.progress import Count
 
 POINTER = "checkpoint.json"
@@ -27,8 +29,17 @@ STATE = (
     "metrics.jsonl",
     "train.log",
     "best.npz",
+    events.FILE,
 )  # what a run needs, with a checkpoint
-RESULTS = ("card.json", "curves.png", "metrics.jsonl", "train.log", "weights.npz")  # the last one says: finished
+RESULTS = (
+    "card.json",
+    "curves.png",
+    PREDICTIONS,
+    events.FILE,
+    "metrics.jsonl",
+    "train.log",
+    "weights.npz",  # says: finished
+)
 
 
 def is_remote(path: str | Path | None) -> bool:

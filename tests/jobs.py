@@ -14,6 +14,8 @@ import numpy as np
 from conftest import ROOT
 from PIL import Image
 
+from common.predictions import read_predictions
+
 FLAGS = ("--dataset", "images", "--weights", "none", "--precision", "float64", "--batch", 8, "--batch_split", 2,
          "--mixup", 0.1, "--resize", 36, "--crop", 32, "--steps", 20, "--warmup_steps", 1, "--base_lr", 0.01,
          "--val_fraction", 0.3, "--batch_eval", 3, "--eval_every", 6, "--log_every", 1, "--checkpoint_every", 2,
@@ -114,11 +116,15 @@ def metrics(folder: Path, name: str) -> list[dict]:
 
 
 def assert_close(folder: Path, name: str, reference: str, bound: float) -> None:
-    """The same lines of metrics and the same weights, as far as rounding allows."""
+    """The same lines of metrics, predictions and weights, as far as rounding allows."""
     ours, theirs = metrics(folder, name), metrics(folder, reference)
     assert [list(line) for line in ours] == [list(line) for line in theirs]
     for line, expected in zip(ours, theirs):
         np.testing.assert_allclose(list(line.values()), list(expected.values()), rtol=bound)
+    told, expected = (read_predictions(folder / "runs" / each / "predictions.npz") for each in (name, reference))
+    np.testing.assert_array_equal(told.labels, expected.labels)
+    np.testing.assert_array_equal(told.predicted, expected.predicted)
+    np.testing.assert_allclose(told.probability, expected.probability, rtol=max(bound, 1e-6))  # kept in float32
     found, expected = (np.load(folder / "runs" / each / "weights.npz") for each in (name, reference))
     with found, expected:
         assert found.files == expected.files

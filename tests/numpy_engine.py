@@ -28,9 +28,13 @@ def train_step(model, optimizer, batch, recipe, *, step, dtype):
     return loss
 
 
-def evaluate(model, batches, *, loss, dtype):
-    """A number in [0, 1) that goes up and down from one evaluation to the next."""
+def evaluate(model, batches, *, loss, dtype, keep=None):
+    """A number in [0, 1) that goes up and down from one evaluation to the next; every image is taken for class 1."""
+    batches = list(batches)
     pixels = sum(batch["images"][batch["mask"]].sum(dtype=np.float64) for batch in batches)
+    if keep:
+        count = sum(len(batch["mask"]) for batch in batches)
+        keep(np.ones(count, np.int32), np.linspace(0, 1, count, dtype=np.float32))
     top1 = (1000 * sum(array.sum() for array in model.arrays.values()) + pixels) % 1
     return {"top1": float(top1), "top5": 1.0, "loss": float(1 - top1)}
 

@@ -12,6 +12,7 @@ from conftest import ROOT
 from engines import FRAMEWORKS, INSTALLED
 
 from common.datasets import open_dataset
+from common.predictions import read_predictions
 
 QUICK = ("--steps", 6, "--batch", 8, "--warmup_steps", 1, "--base_lr", 0.02, "--log_every", 1, "--workers", 2)
 QUICK += ("--resize", 36, "--crop", 32)
@@ -52,7 +53,7 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     folder = tmp_path / "runs" / "a"
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "recipe.json", "environment.json", "train.log", "metrics.jsonl", "checkpoint.safetensors",
-        "weights.npz", "card.json", "curves.png",
+        "weights.npz", "card.json", "curves.png", "predictions.npz",
     }  # fmt: skip
     assert f"python -m {name}.train" in done.stdout and "--name a" in done.stdout
     lines = metrics(folder)
@@ -62,6 +63,8 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     assert 0 <= test["test/top1"] <= 1 and test["test/top5"] == 1  # two classes
     assert json.loads((folder / "card.json").read_text())["class_names"] == ["cat", "dog"]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    told = read_predictions(folder / "predictions.npz")
+    assert told.split == "test" and told.num_right == test["test/top1"] * len(told.labels) == test["test/top1"] * 16
 
     weights = ("--weights", folder / "weights.npz")
     flags = ("--split", "test,train", "--output", tmp_path / "features")

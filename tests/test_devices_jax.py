@@ -70,7 +70,9 @@ def train(devices, precision):
         assert kernel.sharding.shard_shape(kernel.shape) == (16 if devices.shard_parameters else 128, 10)
     optim.swap_average(optimizer)
     evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
+    rows = loop.eval_step(model, next(to_device(iter([test]), devices)), dtype=dtype)  # in the order of the images
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
+    results |= {"rows": np.asarray(rows)}
     return results | weights.dump(model) | {f"v {n}": v for n, v in weights.dump_optimizer(model, optimizer).items()}
 
 for precision, bound, shard_parameters in (("float32", 1e-5, False), ("float64", 1e-9, True)):

@@ -86,7 +86,9 @@ def train(devices, precision, remat):
     assert compiled[0] == compiled[-1], compiled
     optim.swap_average(optimizer)
     evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
+    rows = loop.eval_step(model, next(to_device(iter([test]), devices)), dtype=dtype)  # in the order of the images
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
+    results |= {"rows": rows.numpy()}
     arrays_after, state = weights.dump(model), weights.dump_optimizer(model, optimizer)
     weights.load(model, arrays)
     assert all(np.array_equal(value, arrays[name].astype(precision)) for name, value in weights.dump(model).items())

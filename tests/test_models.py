@@ -146,8 +146,14 @@ def test_evaluation_counts_ties_as_argmax_does_and_nan_as_wrong(engine):
     for value, top1, top5 in ((0, 2 / 5, 4 / 5), (np.nan, 0, 0)):
         head = {name: np.full_like(arrays[name], value) for name in ("head/kernel", "head/bias")}
         model = engine.build(config, arrays | head)
-        result = engine.loop.evaluate(model, iter([batch]), dtype=engine.dtype("float32"))
+        kept = []
+        batches = iter([batch, batch])
+        result = engine.loop.evaluate(
+            model, batches, dtype=engine.dtype("float32"), keep=lambda *told: kept.extend(told)
+        )
         assert (result["top1"], result["top5"]) == pytest.approx((top1, top5))
+        if value == 0:
+            assert kept[0].tolist() == [0] * 12 and kept[1] == pytest.approx([1 / 7] * 12, rel=1e-6)
         assert np.isnan(value) or result["loss"] == pytest.approx(np.log(7), rel=1e-6)
 
 
@@ -163,7 +169,10 @@ def test_evaluation_with_several_labels(engine):
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     batch = {"images": images, "labels": labels, "mask": np.arange(6) < 5}
     model = engine.build(config, arrays | head)
-    result = engine.loop.evaluate(model, iter([batch]), loss="sigmoid", dtype=engine.dtype("float32"))
+    kept = []
+    options = {"loss": "sigmoid", "dtype": engine.dtype("float32"), "keep": lambda *told: kept.extend(told)}
+    result = engine.loop.evaluate(model, iter([batch]), **options)
+    assert kept[0].tolist() == [0] * 6 and kept[1] == pytest.approx([1 / (1 + np.exp(-3))] * 6, rel=1e-5)
     assert (result["top1"], result["top5"]) == pytest.approx((1 / 4, 3 / 4))
     losses = np.log1p(np.exp(logits)).sum() - labels @ logits
     assert result["loss"] == pytest.approx(losses[[0, 1, 2, 4]].mean(), rel=1e-5)

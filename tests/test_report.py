@@ -1,5 +1,6 @@
 """`python -m common.report`: what it shows of runs, what it says of folders that are none, and the page in a browser."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from common import record, report
+from common import curves, environment, record, report
+from common.datasets import open_dataset
 from common.errors import UserError
+from common.predictions import PREDICTIONS, Predictions, write_predictions
 
 CONFIG = {"model": "BiT-T-R26x0.5", "dataset": "cifar10-sample", "weights": "pretrained", "seed": 0, "base_lr": 0.02}
 
@@ -60,27 +64,58 @@ def test_engines_seeds_and_settings_are_compared(tmp_path):
     (gap,) = rows(report.differences(records))  # another rate is no comparison
     assert (gap["engine"], gap["against"], gap["losses compared"]) == ("JAX", "PyTorch", "3")
     assert gap["largest loss difference"] == "3.0e-02 (step 30)" and gap["accuracy difference"] == "0.10%"
-    settings = rows(report.settings(records))
-    assert {row["flag"] for row in settings} == {"--seed", "--base_lr"}
+    settings = report.settings(records)
+    assert {row["flag"] for row in rows(settings)} == {"--seed", "--base_lr"}
+    highlighted = {(settings.rows[i][0], settings.columns[j]) for i, j in settings.shades}
+    assert highlighted == {("--seed", "torch1"), ("--seed", "torch2"), ("--base_lr", "tf")}
+    assert "| --base_lr | 0.02 | 0.02 | 0.02 | 0.02 | **0.1** |" in report.as_markdown(records, "a.png")
+    assert report.as_html(records).count("style=--shade:1.00") == 3
     assert rows(report.overview(records))[0]["accuracy"] == "50.00% (test/top1)"
 
 
 def test_runs_without_a_common_step_say_so(tmp_path):
-    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", "bit_jax")
-    (second / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.0}\n')
-    (gap,) = rows(report.differences([record.read_record(first), record.read_record(second)]))
-    assert gap["largest loss difference"] == "no step with a loss in common" and gap["losses compared"] == "0"
+    make_run(tmp_path / "a"), make_run(tmp_path / "b", "bit_jax"), make_run(tmp_path / "c", "bit_tf2")
+    (tmp_path / "b" / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.0}\n')
+    done = run_command("a", "b", "c", "--output", "report.md", folder=tmp_path, status=2)
+    assert done.stderr == "error: b has no step in common with a, so their losses were not compared.\n"
+    text = (tmp_path / "report.md").read_text()
+    assert "| b - a | JAX | PyTorch | no step with a loss in common | 0 |" in text
+    assert "| c - a | TensorFlow | PyTorch | 0.0e+00 (step 10) | 3 |" in text
+
+
+def test_machines_and_versions_of_runs_alike_share_a_row(tmp_path, monkeypatch):
+    alike = [record.read_record(make_run(tmp_path / name)) for name in "ab"]
+    gpus = tmp_path / "gpus"
+    for number in range(2):
+        (gpus / str(number)).mkdir(parents=True)
+        (gpus / str(number) / "information").write_text("Model: \t\t NVIDIA H100\nIRQ:   \t 5\n")
+    monkeypatch.setattr(environment, "GPU_INFO", gpus)
+    other = record.read_record(make_run(tmp_path / "c", "bit_jax"))
+    other = dataclasses.replace(other, environment=environment.environment("none") | {"engine": "bit_jax"})
+    first, second = rows(report.environments([*alike, other]))
+    assert (first["runs"], first["versions"], first["processor"]) == ("a, b", "python 3.11", "<a & b>")
+    assert (second["runs"], second["accelerators"]) == ("c", "2 x NVIDIA H100")
+    assert "accelerators" not in report.environments(alike).columns
 
 
 def test_one_page_without_a_network(tmp_path):
-    make_run(tmp_path / "a<b>"), make_run(tmp_path / "c", "bit_jax", ended=False)
+    make_run(tmp_path / "a<b>"), make_run(tmp_path / "c", "bit_jax")
     done = run_command("a<b>", "c", folder=tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "Wrote report.html: 2 runs" in done.stdout
     assert page.count("<svg") == 4 and "a&lt;b&gt;" in page and "a<b>" not in page and "&lt;a &amp; b&gt;" in page
     for outside in ("src=", 'href="http', "url(http", "@import", "<script"):
         assert outside not in page
-    assert "has not ended: step 30 of 30" in page and "prefers-color-scheme: dark" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_run_that_is_being_written_is_reported_as_far_as_it_has_come(tmp_path):
+    run = make_run(tmp_path / "run", ended=False)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "train/lo')  # the rest comes in a moment
+    done = run_command("run", "--output", "report.md", folder=tmp_path, status=2)
+    assert done.stderr == "error: run has not ended: it has come to step 30 of 30.\n"
+    assert "| run | has not ended: it has come to step 30 of 30 |" in (tmp_path / "report.md").read_text()
 
 
 def test_markdown_with_its_picture_and_the_picture_alone(tmp_path):
@@ -96,14 +131,20 @@ def test_markdown_with_its_picture_and_the_picture_alone(tmp_path):
 def test_logs_of_big_vision(tmp_path):
     (tmp_path / "bv").mkdir()
     lines = [
-        {"step": 50, "training_loss": 6.9, "global_schedule": 0.1, "img/sec/core": 300.0},
+        {"step": 50, "training_loss": 6.9, "global_schedule": 0.1, "img/sec/core": 300.0, "minival/prec@1": 0.2},
         {"step": 100, "val/prec@1": 0.1, "v2/prec@1": 0.08, "real/prec@1": 0.12, "val/loss": 6.0, "note": None},
     ]
     (tmp_path / "bv" / record.BIG_VISION_LOG).write_text("\n".join(map(json.dumps, lines)))
     found = record.read_record(tmp_path / "bv")
-    assert found.points("train/loss") == [(50, 6.9)] and found.metrics("/top1") == ["val/top1", "v2/top1", "real/top1"]
+    assert found.points("train/loss") == [(50, 6.9)] and found.points("train/lr") == [(50, 0.1)]
+    assert found.metrics("/top1") == ["minival/top1", "val/top1", "v2/top1", "real/top1"]
     assert record.accuracy(found) == ("val/top1", 0.1)
-    assert "<svg" in report.as_html([found])
+    assert rows(report.overview([found]))[0]["images/s"] == "300 a core"
+    drawn = curves.svgs([found])
+    assert list(drawn) == ["Loss", "Learning rate", "Top-1 accuracy", "Images per second and core"]
+    for text in (">val<", ">v2<", ">real<", ">minival<", ">10 %<"):
+        assert text in drawn["Top-1 accuracy"]
+    run_command("bv", folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +156,13 @@ def test_logs_of_big_vision(tmp_path):
         (lambda run: (run / "config.json").write_text("{"), "is no readable JSON"),
         (lambda run: (run / "config.json").write_text("{}"), "another version"),
         (lambda run: (run / "environment.json").unlink(), "another version"),
+        (lambda run: (run / "config.json").write_text('{"model": ["B'), "is no readable JSON"),
+        (lambda run: (run / "config.json").write_text("[]"), "is no readable JSON"),
+        (lambda run: (run / "config.json").write_text('{"model": []}'), "another version"),
+        (lambda run: (run / "recipe.json").write_text("{"), "is no readable JSON"),
         (lambda run: (run / "metrics.jsonl").write_text("nothing\n"), "no line with a step"),
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\x00\n" * 9), "no line with a step"),
+        (lambda run: [path.unlink() for path in run.iterdir()], "holds no config.json"),
     ],
 )
 def test_a_folder_that_is_no_run_is_one_sentence(damage, words, tmp_path):
@@ -132,12 +179,46 @@ def test_the_other_runs_are_reported(tmp_path):
     assert "| good |" in (tmp_path / "report.md").read_text()
 
 
+BROKEN = (
+    '{"step": 40, "train/lo',
+    "[]",
+    '{"no": 1}',
+    '{"step": 1e999}',
+    '{"step": "x"}',
+    "[" * 10**5,
+    '{"step": null}',
+)
+
+
 def test_broken_lines_are_passed_over_and_counted(tmp_path):
     run = make_run(tmp_path / "run")
     with open(run / "metrics.jsonl", "a") as file:
-        file.write('{"step": 40, "train/lo\n[]\n{"no": 1}\n')
+        file.write("".join(f"{line}\n" for line in BROKEN))
+        file.write('\n{"step": 50, "train/loss": NaN, "train/lr": 1e999, "val/top1": true, "val/loss": "1"}\n')
+        file.write(f'{{"step": 60, "train/loss": {"9" * 400}}}\n')
     found = record.read_record(run)
-    assert len(found.lines) == 4 and found.notes == ["3 broken lines of metrics.jsonl were passed over"]
+    assert found.lines[4:] == [{"step": 50}] and found.notes == [
+        "has 8 broken lines in metrics.jsonl, which were passed over"
+    ]
+    make_run(tmp_path / "other", "bit_jax")
+    done = run_command("run", "other", "--output", "report.md", folder=tmp_path, status=2)
+    assert done.stderr == "error: run has 8 broken lines in metrics.jsonl, which were passed over.\n"
+    assert "Wrote report.md: 2 runs" in done.stdout
+
+
+@pytest.mark.parametrize("value", ([], {}, 5, "x", None), ids=repr)
+def test_values_of_another_type_in_a_run_end_no_report(value, tmp_path):
+    """What is not understood of a folder is left out; nothing ends in a traceback."""
+    run = make_run(tmp_path / "run")
+    (run / "recipe.json").write_text(json.dumps({"lrs": value}))
+    (run / "card.json").write_text(json.dumps({"class_names": value, "source": value}))
+    for name in ("dataset", "weights", "seed", "examples_per_class"):
+        (run / "config.json").write_text(json.dumps(CONFIG | {name: value}))
+        assert report.tables([record.read_record(run)])
+    (run / "environment.json").write_text(json.dumps({"engine": value, "python": value, "cores": value}))
+    records, errors = report.read_records([run])
+    assert len(records) + len(errors) == 1
+    assert report.as_markdown(records, "a.png") if records else "another version" in errors[0]
 
 
 def test_an_unknown_form_is_refused(tmp_path):
@@ -157,15 +238,25 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed (Debian: apt-get install chromium)")
-@pytest.mark.parametrize("width", (390, 1280))
-def test_a_browser_shows_the_page_without_scrolling_sideways(width, tmp_path):
+@pytest.mark.parametrize("width, dark", ((390, True), (1280, False)))
+def test_a_browser_shows_the_page_without_scrolling_sideways(width, dark, tmp_path):
+    """Its pictures, too, in the colours that the reader prefers."""
     runs = [make_run(tmp_path / f"run{i}", "bit_jax" if i % 2 else "bit_pytorch", seed=i // 2) for i in range(12)]
+    labels, probability = open_dataset("cifar10-sample").splits["test"].labels, np.linspace(0, 1, 500, dtype=np.float32)
+    told = Predictions("test", labels, (labels + np.arange(500, dtype=np.int32) % 2) % 10, probability)
+    write_predictions(runs[0] / PREDICTIONS, told)
     page = tmp_path / "report.html"
     report.write_report([record.read_record(run) for run in runs], page)
-    probe = "<script>document.title = [document.documentElement.scrollWidth <= innerWidth, document.images.length]"
-    page.write_text(page.read_text() + probe + "</script>")
+    probe = """<script>document.title = [
+        document.documentElement.scrollWidth <= innerWidth,
+        [...document.images].filter(image => image.naturalWidth == 32 && image.getBoundingClientRect().width > 60).length,
+        getComputedStyle(document.body).backgroundColor]</script>"""
+    page.write_text(page.read_text() + probe)
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom", page.as_uri()],
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", scheme, f"--window-size={width},900", "--dump-dom",
+         page.as_uri()],
         check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert "<title>true,0</title>" in done.stdout and done.stdout.count("<svg") == 4
+    colour = "rgb(22, 22, 24)" if dark else "rgb(255, 255, 255)"
+    assert f"<title>true,12,{colour}</title>" in done.stdout and done.stdout.count("<svg") == 4

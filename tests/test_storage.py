@@ -64,7 +64,7 @@ def assert_same(bucket, name: str, reference: str) -> None:
 
 
 def test_a_run_in_an_object_store(train, bucket, tmp_path, capfd):
-    train("whole")
+    train("whole", "--tensorboard")
     found = objects(bucket, "whole")
     pointer = json.loads(found[storage.POINTER])
     assert found.keys() == {*storage.STATE, *storage.RESULTS, storage.POINTER, *pointer.values()}
