@@ -27,8 +27,8 @@ def match_classes(dataset: str, class_names: Sequence[str], known: Sequence[str]
             )
         if not found:
             raise UserError(
-                f"The weights know {len(known)} classes, but none called {name!r}, a class of "
-                f"{dataset}{nearest(plain(name), numbers)} Evaluate weights that were trained on this dataset."
+                f"The weights know {len(known)} classes and {dataset} has {len(class_names)}, among them {name!r}, which they "
+                f"do not know{nearest(plain(name), numbers)} Evaluate weights that were trained on this dataset."
             )
     return np.array([numbers[plain(name)][0] for name in class_names], np.int32)
 
