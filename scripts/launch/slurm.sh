@@ -31,7 +31,8 @@ gpus=${SLURM_GPUS_ON_NODE:?is not set; give sbatch --gpus-per-node}
 srun=(srun --kill-on-bad-exit=1 --nodes "$nodes")
 case $engine in
 bit_pytorch)
-  first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")  # no `head`: it may end before the last name is written
+  first=${hosts%%$'\n'*}
   port=${PORT:-$((20000 + SLURM_JOB_ID % 20000))}
   run "${srun[@]}" --ntasks-per-node 1 "$python" -m torch.distributed.run --nnodes "$nodes" --nproc_per_node "$gpus" \
     --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "$first:$port" -m bit_pytorch.train "$@"
