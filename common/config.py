@@ -13,6 +13,11 @@ from common.models import DEFAULT_MODEL, TRAIN_ONLY
 from common.recipes import COMPAT, SCHEDULES
 from common.rules import AUGREG, RULES
 
+ENGINE_PACKAGES = {  # what the extra of the same name installs
+    "bit_pytorch": ("torch", "torchvision"),
+    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
+    "bit_tf2": ("tensorflow", "keras"),
+}
 PRECISIONS = ("float32", "bfloat16", "float64")
 
 
@@ -137,7 +142,7 @@ class TrainConfig(ModelConfig, DataConfig):
 class VtabConfig(TrainConfig):
     """Flags of `python -m common.vtab`: those of train, for every task."""
 
-    engine: str = flag("bit_pytorch", "engine that trains", choices=("bit_pytorch", "bit_jax", "bit_tf2"))
+    engine: str = flag("bit_pytorch", "engine that trains", choices=tuple(ENGINE_PACKAGES))
     tasks: str | None = flag(None, "some of the 19 tasks, with commas between", rule="all")
 
 
@@ -211,13 +216,6 @@ def changes(before: dict[str, Any], config: Any) -> list[tuple[str, Any, Any]]:
     """(flag, value before, value now) of the flags that may not change when a run goes on, and do."""
     values = [(f.name, before.get(f.name, f.default), getattr(config, f.name)) for f in dataclasses.fields(config)]
     return [(name, old, new) for name, old, new in values if name not in FREE and old != new]
-
-
-ENGINE_PACKAGES = {  # what the extra of the same name installs
-    "bit_pytorch": ("torch", "torchvision"),
-    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
-    "bit_tf2": ("tensorflow", "keras"),
-}
 
 
 class Parser(argparse.ArgumentParser):

@@ -47,7 +47,7 @@ class Suite:
             raise UserError("VTAB-1k chooses the dataset, and the BiT-HyperRule the recipe; leave both flags out.")
         if storage.is_remote(config.logdir):
             raise UserError(f"--logdir {config.logdir} is not on this machine, where the summary reads; name a folder.")
-        self.config, self.signal = config, None
+        self.config = config
         self.name = config.name or f"vtab_{config.model.replace('/', '_')}"
         self.folder = Path(config.logdir) / self.name
         names = list(dict.fromkeys(config.tasks.split(","))) if config.tasks else list(TASKS)

@@ -182,7 +182,10 @@ def test_compat_resizes_without_antialiasing():
     split = Split(lambda i: grating, np.zeros(8, np.int32), str)
     for compat, is_grey in ((None, True), ("bit2021", False)):
         recipe = recipe_of(batch=8, resize=12, crop=12, compat=compat)
-        seen = batch_of(TrainBatches(split, recipe, 0), 0), batch_of(EvalBatches(split, 12, recipe.resize_kind, 8), 0)
+        seen = (
+            batch_of(TrainBatches(split, recipe, 0), 0),
+            batch_of(EvalBatches(split, 12, recipe.eval_resize_kind, 8), 0),
+        )
         for batch in seen:
             inside = batch["images"][:, :, 2:-2].astype(float)
             assert (np.abs(inside - 127.5).max() < 20) == is_grey

@@ -98,7 +98,9 @@ def check_python(words: list[str], parsed) -> None:
             ".safetensors",
         )
     if isinstance(config, TrainConfig | EvaluateConfig):
-        assert config.dataset in rows() or re.match(r"(tfds|torchvision):\w|path/to/", config.dataset), config.dataset
+        assert config.dataset in rows() or re.match(r"(tfds|torchvision|vtab):\w|path/to/", config.dataset), (
+            config.dataset
+        )
 
 
 def check_download(words: list[str], folder: Path) -> None:

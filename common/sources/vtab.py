@@ -8,7 +8,7 @@ tasks, and a file of `task_adaptation/data/`, named below for each, defines spli
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import images
@@ -53,7 +53,7 @@ def its_class(values: Sequence[int]) -> int:
     return label
 
 
-def quantised(num_values: int, num_classes: int) -> Features.label:
+def quantised(num_values: int, num_classes: int) -> Callable[[Sequence[int]], int]:
     """A class for every num_values / num_classes neighbouring values."""
     return lambda values: its_class(values) * num_classes // num_values
 
