@@ -4,12 +4,15 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from common.files import write_atomically
 from common.record import Record
 
 # Distinguishable with every kind of colour vision, on white and on black.
 COLOURS = {"bit_pytorch": "#d95926", "bit_jax": "#2a78d6", "bit_tf2": "#1a9e6b", "big_vision": "#8b5fbf"}
 OTHERS = ("#2a78d6", "#d95926", "#1a9e6b", "#8b5fbf", "#c2891b", "#c0417f")
+GREY = "#808080"
 STYLES = ("-", "--", ":", "-.")
 PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it shows
     "Loss": lambda record: ["train/loss", *[name for name in record.metrics("/loss") if name != "train/loss"]],
@@ -27,30 +30,42 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
     Of engines, each is drawn thinner than the one below it, so that all are seen where they agree.
     """
     engines = list(dict.fromkeys(record.engine for record in records))
-    several = len(engines) > 1
     metrics = list(dict.fromkeys(name for record in records for name in PANELS[title](record)))
-    labelled = set()
+    who = {}  # name -> how its lines look
     for number, record in enumerate(records):
-        colour = COLOURS.get(record.engine) if several else OTHERS[number % len(OTHERS)]
+        above = len(engines) - 1 - engines.index(record.engine)
+        style = {"color": OTHERS[number % len(OTHERS)], "linewidth": 1.4 + 1.3 * above}
+        if len(engines) > 1:
+            style["color"] = COLOURS.get(record.engine)
+        who[record.framework if len(engines) > 1 else record.name] = style
         for metric in PANELS[title](record):
             points = record.points(metric)
-            who = record.framework if several else record.name
-            what = metric.removesuffix("/top1").removesuffix("/loss")
-            label = " ".join([who] * (len(records) > 1) + [what] * (len(metrics) > 1 or len(records) == 1))
-            if points:
-                above = len(engines) - 1 - engines.index(record.engine)
-                style = {"linestyle": STYLES[metrics.index(metric) % len(STYLES)], "linewidth": 1.4 + 1.3 * above}
-                style |= {"marker": "o", "markersize": 4 + 1.5 * above} if len(points) < 20 else {}
-                axes.plot(*zip(*points), color=colour, label=None if label in labelled else label, **style)
-                labelled.add(label)
+            marks = {"marker": "o", "markersize": 4 + 1.5 * above} if 0 < len(points) < 20 else {}
+            axes.plot(*np.reshape(points, (-1, 2)).T, linestyle=dashes(metric, metrics), **style, **marks)
     axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(1, *(record.step for record in records))))
     if "second" in title:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     if "accuracy" in title:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.grid(alpha=0.3)
-    if labelled:
-        axes.legend(fontsize="small", framealpha=0)
+    explain(axes, who, metrics)
+
+
+def dashes(metric: str, metrics: Sequence[str]) -> str:
+    """How the line of one of several metrics is dashed."""
+    return STYLES[metrics.index(metric) % len(STYLES)]
+
+
+def explain(axes, who: dict[str, dict], metrics: Sequence[str]) -> None:
+    """The legend: who has which colour, and which metric which dashes."""
+    from matplotlib.lines import Line2D
+
+    colour = GREY if len(who) > 1 else next(iter(who.values()))["color"]
+    handles = [Line2D([], [], label=name, **style) for name, style in who.items() if len(who) > 1]
+    for metric in metrics if len(metrics) > 1 or len(who) == 1 else ():
+        label = metric.removesuffix("/top1").removesuffix("/loss")
+        handles.append(Line2D([], [], label=label, color=colour, linewidth=1.4, linestyle=dashes(metric, metrics)))
+    axes.legend(handles=handles, fontsize="small", framealpha=0, ncols=1 + (len(handles) > 6))
 
 
 def has_points(title: str, records: Sequence[Record]) -> bool:
