@@ -13,7 +13,11 @@ SRUN = "srun --kill-on-bad-exit=1 --nodes 2 "
 
 def dry_run(tmp_path, launcher: str, *words: str, **environment: str) -> str:
     """What a launcher would run, with 8 GPUs here and SLURM's own command that names the machines of a job."""
-    for name, text in (("nvidia-smi", "seq 8"), ("scontrol", "echo node1; sleep 0.1; echo node2"), ("nproc", "echo 64")):
+    for name, text in (
+        ("nvidia-smi", "seq 8"),
+        ("scontrol", "echo node1; sleep 0.1; echo node2"),
+        ("nproc", "echo 64"),
+    ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     command = [LAUNCHERS / launcher, "--dry_run", *words]

@@ -15,12 +15,12 @@ from conftest import ROOT
 from engines import INSTALLED
 from test_sources import example, png, write_tfds
 
-from common import vtab
+from common import vtab, weights
 from common.checkpoint import CURRENT
 from common.config import VtabConfig, parse
 from common.datasets import open_dataset
 from common.errors import UserError
-from common.models import find_model
+from common.models import PACKAGED_WEIGHTS, find_model
 from common.sources.vtab import TASKS, find_task, nearest_object, nearest_vehicle, number_of_objects, open_vtab
 
 # --- the table
@@ -171,7 +171,7 @@ def test_sets_that_are_not_what_they_should_be(tmp_path):
 # --- the command
 
 FLAGS = ("--batch", "8", "--crop", "32", "--steps", "6", "--warmup_steps", "1", "--base_lr", "0.01", "--mixup", "0",
-         "--batch_eval", "50", "--log_every", "1", "--checkpoint_every", "5", "--workers", "1", "--name", "suite",
+         "--batch_eval", "50", "--log_every", "1", "--checkpoint_every", "5", "--workers", "1", "--name", "suite", "--train_only", "head",
          "--tasks", "caltech101,dsprites-xpos,kitti-distance")  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def stop_in(process: subprocess.Popen, run: Path, number: int) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_the_command_from_first_to_last(data, tmp_path, number):
     """Stopped in the second of the two tasks that have data: it goes on there, and the first is not run again."""
-    runs, longer = tmp_path / "runs" / "suite", ("--steps", "30")
+    runs, longer = tmp_path / "runs" / "suite", ("--steps", "60")
     output = stop_in(start(data, tmp_path, *longer), runs / "kitti-distance", number)
     first = (runs / "dsprites-xpos" / "weights.npz").stat()
     assert not (runs / "kitti-distance" / "weights.npz").exists()
@@ -210,12 +210,13 @@ def test_the_command_from_first_to_last(data, tmp_path, number):
     assert process.returncode == 0 and "Continuing after step" in output, output
     assert (runs / "dsprites-xpos" / "weights.npz").stat().st_mtime_ns == first.st_mtime_ns
     recipe = json.loads((runs / "dsprites-xpos" / "recipe.json").read_text())
-    assert (recipe["flip"], recipe["resize"], recipe["crop"], len(recipe["lrs"])) == (0.0, 32, 32, 30)
+    assert (recipe["flip"], recipe["resize"], recipe["crop"], len(recipe["lrs"])) == (0.0, 32, 32, 60)
     check_summary(output, runs)
+    check_frozen(output, runs / "kitti-distance" / "weights.npz")
     again = vtab.Suite(config(data, tmp_path, *longer))
     assert {outcome.status for outcome in again.outcomes.values()} == {"done", "missing"}
-    with pytest.raises(UserError, match="was made with --steps 30, not 31; choose another --name"):
-        vtab.Suite(config(data, tmp_path, "--steps", "31"))
+    with pytest.raises(UserError, match="was made with --steps 60, not 61; choose another --name"):
+        vtab.Suite(config(data, tmp_path, "--steps", "61"))
 
 
 def check_summary(output: str, runs: Path) -> None:
@@ -233,6 +234,16 @@ def check_summary(output: str, runs: Path) -> None:
         assert f"structured   {name:22} {top1:7.2%}" in output
     assert f"all          mean                   {mean:7.2%} of 2 of 19 tasks, not the benchmark's number yet" in output
     assert "caltech101             missing" in output and "tfds build caltech101 --file_format=array_record" in output
+
+
+def check_frozen(output: str, file: Path) -> None:
+    """All but the head are the embedded model's, bit for bit."""
+    assert ", 2 of 81 parameter arrays trained" in output
+    model = find_model("BiT-T-R26x0.5")
+    before = weights.read_weights(PACKAGED_WEIGHTS / model.file, model.config())
+    after = weights.read_weights(file, model.config(4))
+    changed = {name for name in after if after[name].tobytes() != before[name].tobytes()}
+    assert changed == {"head/kernel", "head/bias"}
 
 
 def config(data: Path, folder: Path, *flags: str) -> VtabConfig:
