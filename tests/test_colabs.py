@@ -127,10 +127,11 @@ NEEDS = {
 @pytest.mark.parametrize(
     "name", [name if name in CHEAP else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 )
-def test_runs_from_top_to_bottom(name):
+def test_runs_from_top_to_bottom(name, monkeypatch):
     """Without a network, and showing the kinds of things that are stored."""
     if not {*NEEDS.get(name, (name,))} <= {*INSTALLED}:
         pytest.skip("an engine that it shows is not installed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tests run side by side: threads of PyTorch would wait for one another
     run = execute(read(name))
     for cell, before in zip(code(run), code(stored(name)), strict=True):
         assert shown(cell) == shown(before), cell.source
