@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from common.batches import TrainBatches, prefetch
+from common.convert import convert
 from common.datasets import open_dataset
 from common.errors import UserError, exit_with_sentence
 from common.initializers import initial_parameters
@@ -267,17 +268,33 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
-def loading(args: argparse.Namespace, engine: str, file: Path, measure: str) -> Work:
-    """Seconds, or growth of memory relative to the file, from an .npz file to a model."""
+def loading(args: argparse.Namespace, engine: str, file: Path) -> Work:
+    """From an .npz file to a model."""
     import_engine(engine)
     create_model = importlib.import_module(engine).create_model
 
     def work() -> None:
         create_model("BiT-M-R50x1", weights=file)
 
-    if measure == "seconds":
-        return work
-    return lambda: peak_growth_bytes("the process", work) / file.stat().st_size
+    return work
+
+
+def memory_of_loading(args: argparse.Namespace, engine: str, file: Path) -> Work:
+    """Growth of memory from an .npz file to a model, in sizes of the file, each in a fresh process."""
+
+    def work() -> float:
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            return process.apply(growth_while_loading, (engine, file)) / file.stat().st_size
+
+    return work
+
+
+def growth_while_loading(engine: str, file: Path) -> float:
+    """Bytes by which memory grows while a file becomes a model, after a small model has been made."""
+    import_engine(engine)
+    create_model = importlib.import_module(engine).create_model
+    create_model("BiT-T-R26x0.5", weights="pretrained")
+    return peak_growth_bytes("the process", lambda: create_model("BiT-M-R50x1", weights=file))
 
 
 # --- the interleaved measurement --------------------------------------------------------------------------------
@@ -468,11 +485,59 @@ def load_section(args: argparse.Namespace) -> None:
         file = Path(folder) / "BiT-M-R50x1.npz"
         write_weights(file, initial_parameters(0, model.config()), model.config())
         size = f"BiT-M-R50x1.npz ({file.stat().st_size / 1e6:,.0f} MB)"
-        rows = {engine: (loading, args, engine, file, "seconds") for engine in args.engines}
+        rows = {engine: (loading, args, engine, file) for engine in args.engines}
         show(f"Loading {size}", measure(rows, args.repeats), "s")
-        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        rows = {engine: (loading, args, engine, file, "memory") for engine in args.engines}
+        rows = {engine: (memory_of_loading, args, engine, file) for engine in args.engines}
         show(f"Growth of memory while loading {size}, in sizes of the file", measure(rows, 3), "x")
+
+
+def convert_section(args: argparse.Namespace) -> None:
+    """Conversions, verified by reading back, against a bare copy of the arrays."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        published = folder / "ViT-B_16.npz"
+        config = find_model("ViT-B/16-ILSVRC2012").config()
+        write_weights(published, initial_parameters(0, config), config)
+        convert(published, folder / "timm", "timm")
+        rows = {
+            "arrays copied, .npz to safetensors": (copying, published, folder / "copy.safetensors"),
+            "vision_transformer to timm": (converting, published, folder / "there", "timm"),
+            "timm to vision_transformer": (converting, folder / "timm", folder / "back.npz", "vision_transformer"),
+            "vision_transformer to huggingface": (converting, published, folder / "hub", "huggingface"),
+        }
+        size = f"{config.image_size[0]}-px ViT-B/16 ({published.stat().st_size / 1e6:,.0f} MB)"
+        seconds = measure(rows, args.repeats)
+        megabytes = {row: [published.stat().st_size / 1e6 / value for value in seconds[row]] for row in rows}
+        show(f"Conversion of {size}", megabytes, "MB/s")
+        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        rows = {row: (growing, published.stat().st_size, *work) for row, work in rows.items()}
+        show("Growth of memory while converting, in sizes of the file", measure(rows, 3), "x")
+
+
+def copying(source: Path, target: Path) -> Work:
+    """NumPy reads, the safetensors library writes; no names change and nothing is verified."""
+    from safetensors.numpy import save_file
+
+    def work() -> None:
+        with np.load(source) as arrays:
+            save_file(dict(arrays), target)
+
+    return work
+
+
+def converting(source: Path, target: Path, to: str) -> Work:
+    """`python -m common.convert SOURCE TARGET --to TO` without the start of a process."""
+
+    def work() -> None:
+        convert(source, target, to)
+
+    return work
+
+
+def growing(size: int, prepare: Callable[..., Work], *arguments) -> Work:
+    """Growth of memory during some work, relative to a size in bytes."""
+    work = prepare(*arguments)
+    return lambda: peak_growth_bytes("the process", work) / size
 
 
 def startup_section(args: argparse.Namespace) -> None:
@@ -542,6 +607,7 @@ SECTIONS = {
     "randaugment": randaugment_section,
     "index": index_section,
     "load": load_section,
+    "convert": convert_section,
     "startup": startup_section,
     "overlap": overlap_section,
 }
