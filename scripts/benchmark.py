@@ -231,10 +231,23 @@ def tf_pipeline(folder: Path, workers: int) -> Work:
 
 
 def peak_of_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> Work:
-    """Bytes by which memory grows during a step, beyond what stays when it is over."""
+    """MiB by which memory grows during a step, beyond what stays when it is over."""
+    if engine == "bit_tf2":  # keeps the memory of its tensors: only the first step of a process shows how much
+        return lambda: in_fresh_process(growth_of_first_step, args, engine, batch, batch_split) / 2**20
     step = engine_training(args, engine, batch, batch_split)
     step()  # compiled, momenta allocated
     return lambda: peak_growth_bytes(engine, step) / 2**20
+
+
+def growth_of_first_step(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> float:
+    """Bytes by which memory grows during the first step, the compiled graph and the momenta included."""
+    return peak_growth_bytes(engine, engine_training(args, engine, batch, batch_split))
+
+
+def in_fresh_process(function: Callable, *arguments):
+    """What `function` returns in a process of its own, whose memory nothing has used before."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(function, arguments)
 
 
 def peak_growth_bytes(engine: str, work: Callable[[], None]) -> float:
@@ -282,11 +295,7 @@ def loading(args: argparse.Namespace, engine: str, file: Path) -> Work:
 def memory_of_loading(args: argparse.Namespace, engine: str, file: Path) -> Work:
     """Growth of memory from an .npz file to a model, in sizes of the file, each in a fresh process."""
 
-    def work() -> float:
-        with multiprocessing.get_context("spawn").Pool(1) as process:
-            return process.apply(growth_while_loading, (engine, file)) / file.stat().st_size
-
-    return work
+    return lambda: in_fresh_process(growth_while_loading, engine, file) / file.stat().st_size
 
 
 def growth_while_loading(engine: str, file: Path) -> float:
