@@ -501,44 +501,50 @@ def load_section(args: argparse.Namespace) -> None:
 
 
 def convert_section(args: argparse.Namespace) -> None:
-    """Conversions, verified by reading back, against a bare copy of the arrays."""
+    """Conversions into new files, verified by reading back, against a bare copy of the arrays."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         published = folder / "ViT-B_16.npz"
         config = find_model("ViT-B/16-ILSVRC2012").config()
         write_weights(published, initial_parameters(0, config), config)
-        convert(published, folder / "timm", "timm")
+        timm = convert(published, folder / "timm", "timm")
         rows = {
             "arrays copied, .npz to safetensors": (copying, published, folder / "copy.safetensors"),
-            "vision_transformer to timm": (converting, published, folder / "there", "timm"),
-            "timm to vision_transformer": (converting, folder / "timm", folder / "back.npz", "vision_transformer"),
-            "vision_transformer to huggingface": (converting, published, folder / "hub", "huggingface"),
+            "vision_transformer to timm": (converting, published, folder / "there" / "model.safetensors", "timm"),
+            "timm to vision_transformer": (converting, timm.parent, folder / "back.npz", "vision_transformer"),
+            "vision_transformer to huggingface": (converting, published, folder / "hub" / "model.safetensors", "huggingface"),
         }
         size = f"{config.image_size[0]}-px ViT-B/16 ({published.stat().st_size / 1e6:,.0f} MB)"
-        seconds = measure(rows, args.repeats)
-        megabytes = {row: [published.stat().st_size / 1e6 / value for value in seconds[row]] for row in rows}
-        show(f"Conversion of {size}", megabytes, "MB/s")
+        show(f"Conversion of {size}", measure(rows, args.repeats), "MB/s")
         os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
         rows = {row: (growing, published.stat().st_size, *work) for row, work in rows.items()}
         show("Growth of memory while converting, in sizes of the file", measure(rows, 3), "x")
 
 
 def copying(source: Path, target: Path) -> Work:
-    """NumPy reads, the safetensors library writes; no names change and nothing is verified."""
+    """MB/s where NumPy reads and the safetensors library writes; no name changes and nothing is verified or synced."""
     from safetensors.numpy import save_file
 
-    def work() -> None:
+    def copy() -> None:
         with np.load(source) as arrays:
             save_file(dict(arrays), target)
 
-    return work
+    return written(target, copy)
 
 
 def converting(source: Path, target: Path, to: str) -> Work:
-    """`python -m common.convert SOURCE TARGET --to TO` without the start of a process."""
+    """MB/s of `python -m common.convert SOURCE TARGET --to TO` without the start of a process."""
+    return written(target, lambda: convert(source, target, to))
 
-    def work() -> None:
-        convert(source, target, to)
+
+def written(target: Path, write: Callable[[], object]) -> Work:
+    """MB/s at which a file is written that is not there before."""
+
+    def work() -> float:
+        target.unlink(missing_ok=True)
+        started = time.perf_counter()
+        write()
+        return target.stat().st_size / 1e6 / (time.perf_counter() - started)
 
     return work
 
