@@ -23,20 +23,8 @@ pytestmark = pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="torch is
 FLAGS = ("--dataset", "images", "--batch", 8, "--batch_split", 2, "--mixup", 0.1, "--resize", 36, "--crop", 32, "--steps", 4,
          "--warmup_steps", 1, "--base_lr", 0.01, "--val_fraction", 0.3, "--batch_eval", 3, "--eval_every", 2, "--log_every", 1,
          "--workers", 1)  # fmt: skip
-LONG = (
-    "--precision",
-    "float64",
-    "--batch",
-    4,
-    "--batch_split",
-    1,
-    "--steps",
-    14,
-    "--eval_every",
-    0,
-    "--checkpoint_every",
-    1,
-)
+LONG = ("--precision", "float64", "--batch", 4, "--batch_split", 1, "--steps", 14, "--eval_every", 0,
+        "--checkpoint_every", 1)  # fmt: skip
 
 
 @pytest.fixture
