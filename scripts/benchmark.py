@@ -509,10 +509,20 @@ def convert_section(args: argparse.Namespace) -> None:
         write_weights(published, initial_parameters(0, config), config)
         timm = convert(published, folder / "timm", "timm")
         rows = {
-            "arrays copied, .npz to safetensors": (copying, published, folder / "copy.safetensors"),
+            "arrays copied, .npz to safetensors": (copying, published, folder / "copy" / "model.safetensors"),
             "vision_transformer to timm": (converting, published, folder / "there" / "model.safetensors", "timm"),
-            "timm to vision_transformer": (converting, timm.parent, folder / "back.npz", "vision_transformer"),
-            "vision_transformer to huggingface": (converting, published, folder / "hub" / "model.safetensors", "huggingface"),
+            "timm to vision_transformer": (
+                converting,
+                timm.parent,
+                folder / "back" / "model.npz",
+                "vision_transformer",
+            ),
+            "vision_transformer to huggingface": (
+                converting,
+                published,
+                folder / "hub" / "model.safetensors",
+                "huggingface",
+            ),
         }
         size = f"{config.image_size[0]}-px ViT-B/16 ({published.stat().st_size / 1e6:,.0f} MB)"
         show(f"Conversion of {size}", measure(rows, args.repeats), "MB/s")
@@ -538,10 +548,11 @@ def converting(source: Path, target: Path, to: str) -> Work:
 
 
 def written(target: Path, write: Callable[[], object]) -> Work:
-    """MB/s at which a file is written that is not there before."""
+    """MB/s at which a file is written into a folder of its own, which is empty before."""
 
     def work() -> float:
-        target.unlink(missing_ok=True)
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.parent.mkdir()
         started = time.perf_counter()
         write()
         return target.stat().st_size / 1e6 / (time.perf_counter() - started)

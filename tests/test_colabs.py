@@ -116,7 +116,7 @@ def test_setup_in_colab(name, monkeypatch):
     assert extras is None or {*extras.split(",")} <= {*PROJECT["optional-dependencies"]}
 
 
-CHEAP = ("bit_pytorch", "analyze_metrics")
+CHEAP = ("analyze_metrics",)
 NEEDS = {
     "compare_frameworks": ENGINES,
     "vit_and_mixer": ("bit_pytorch",),

@@ -115,44 +115,6 @@ def test_bfloat16_trains(name, run, tmp_path, pets):
     np.testing.assert_allclose(losses(tmp_path / "runs" / "bfloat16"), losses(tmp_path / "runs" / "float32"), atol=0.05)
 
 
-BLOCKED = """
-import runpy, sys
-from importlib.machinery import PathFinder
-find_spec = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in {absent!r} else find_spec(name, *rest)
-sys.argv[1:] = {argv!r}
-runpy.run_module({module!r}, run_name="__main__")
-"""
-PACKAGES = {
-    "bit_pytorch": ("torch", "torchvision", "timm"),
-    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
-    "bit_tf2": ("tensorflow", "keras", "tensorflow_datasets"),
-}
-
-
-def run_without(absent: tuple[str, ...], module: str, cwd, *argv) -> subprocess.CompletedProcess:
-    code = BLOCKED.format(absent=absent, module=module, argv=list(map(str, argv)))
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
-                          capture_output=True, text=True, timeout=600)  # fmt: skip
-
-
-def test_an_engine_runs_alone(name, tmp_path, pets):
-    """With the packages of the two other engines missing."""
-    absent = tuple(package for other in FRAMEWORKS if other != name for package in PACKAGES[other])
-    done = run_without(absent, f"{name}.train", tmp_path, "--name", "a", "--dataset", pets, *QUICK)
-    assert done.returncode == 0, done.stderr
-    image = tmp_path / "cat.jpg"
-    image.write_bytes(open_dataset("cifar10-sample").splits["test"].read(150))
-    done = run_without(absent, f"{name}.predict", tmp_path, "--weights", tmp_path / "runs/a/weights.npz", image)
-    assert done.returncode == 0 and "cat.jpg: " in done.stdout, done.stderr
-
-
-def test_a_missing_framework_is_one_sentence(name, tmp_path):
-    done = run_without(PACKAGES[name], f"{name}.train", tmp_path, "--steps", 1)
-    extra = name.removeprefix("bit_")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"[{extra}]" in done.stderr, done.stderr
-
-
 # --- What is wrong ends in one sentence and status 2. Flags and data are checked by the same code in every engine, so
 # most cases run in the first installed engine, and one of each kind in all.
 

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from engines import INSTALLED
+from engines import FRAMEWORKS, INSTALLED
+
+from common.datasets import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +26,49 @@ def wheel(tmp_path_factory):
     return folder / "site"
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_the_wheel_trains_without_the_checkout(wheel, name, tmp_path):
-    code = (
-        f"import sys, common.models as m; assert m.__file__.startswith({str(wheel)!r}); "
-        f"import runpy; sys.argv[1:] = '--steps 2 --batch 4 --resize 36 --crop 32'.split(); "
-        f"runpy.run_module('{name}.train', run_name='__main__')"
-    )
+BLOCKED = """
+import runpy, sys
+from importlib.machinery import PathFinder
+find_spec = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in {absent!r} else find_spec(name, *rest)
+import common
+assert common.__path__[0].startswith({place!r})
+sys.argv[1:] = {argv!r}
+runpy.run_module({module!r}, run_name="__main__")
+"""
+PACKAGES = {
+    "bit_pytorch": ("torch", "torchvision", "timm"),
+    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
+    "bit_tf2": ("tensorflow", "keras", "tensorflow_datasets"),
+}
+
+
+def run_without(absent: tuple[str, ...], place: Path, module: str, folder: Path, *argv) -> subprocess.CompletedProcess:
+    """A command of the packages in `place`, given in `folder`, with some packages missing."""
+    code = BLOCKED.format(absent=absent, place=str(place), module=module, argv=list(map(str, argv)))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    environment["PYTHONPATH"] = str(wheel)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment["PYTHONPATH"] = str(place)
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_engine_of_the_wheel_runs_alone(wheel, name, tmp_path):
+    """Far from the checkout, with the packages of the two other engines missing."""
+    absent = tuple(package for other in FRAMEWORKS if other != name for package in PACKAGES[other])
+    flags = ("--name", "a", "--steps", 2, "--batch", 4, "--resize", 36, "--crop", 32)
+    done = run_without(absent, wheel, f"{name}.train", tmp_path, *flags)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("runs/*/weights.npz"))) == 1
+    image = tmp_path / "cat.jpg"
+    image.write_bytes(open_dataset("cifar10-sample").splits["test"].read(150))
+    done = run_without(absent, wheel, f"{name}.predict", tmp_path, "--weights", tmp_path / "runs/a/weights.npz", image)
+    assert done.returncode == 0 and "cat.jpg: " in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_missing_framework_is_one_sentence(name, tmp_path):
+    done = run_without(PACKAGES[name], ROOT, f"{name}.train", tmp_path, "--steps", 1)
+    extra = name.removeprefix("bit_")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"[{extra}]" in done.stderr, done.stderr
 
 
 def test_the_wheel_is_complete_and_small(wheel):
