@@ -1,6 +1,5 @@
 """Loss, clipping, optimizer and moving average of every engine: golden runs of the originals, formulas and peers."""
 
-import dataclasses
 import math
 
 import golden_cases
