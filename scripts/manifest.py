@@ -15,18 +15,12 @@ pipelines of big_transfer.
 import json
 from pathlib import Path
 
+from common.sources.vtab import TASKS
+
 MANIFEST = Path(__file__).resolve().parent.parent / "weights" / "manifest.json"
 BUCKET = "https://storage.googleapis.com/bit_models"
 ARCHITECTURES = ("R50x1", "R101x1", "R50x3", "R101x3", "R152x2", "R152x4")
 VTAB_ARCHITECTURES = ("R50x1", "R101x1", "R50x3", "R101x3", "R152x4")
-VTAB_TASKS = {  # task -> classes; VTAB, appendix A (https://arxiv.org/abs/1910.04867)
-    "caltech101": 102, "diabetic_retinopathy": 5, "dtd": 47, "oxford_flowers102": 102, "oxford_iiit_pet": 37,
-    "resisc45": 45, "sun397": 397, "cifar100": 100, "eurosat": 10, "patch_camelyon": 2, "smallnorb-elevation": 9,
-    "svhn": 10, "dsprites-orientation": 16, "smallnorb-azimuth": 18, "clevr-distance": 6, "clevr-count": 8,
-    "dmlab": 6, "kitti-distance": 4, "dsprites-xpos": 16,
-}  # fmt: skip
-
-
 MIDDLE_224 = {"resize_kind": "area", "eval_resize": 256}  # big_vision: resize_small(256), central_crop(224)
 TF_RESIZE = {"resize_kind": "bilinear_aliased"}  # big_transfer and vision_transformer: tf.image.resize to a square
 SIGMOID = {"loss": "sigmoid"}
@@ -133,10 +127,9 @@ def published_rows():
     yield row("R152x2_T_384", "R152x2", 1000, teacher, "distill/R152x2_T_384", 384, accuracy=0.843)
     for arch in VTAB_ARCHITECTURES:
         for run in range(3):
-            for task, classes in VTAB_TASKS.items():
-                yield row(
-                    f"vtab/BiT-M-{arch}-run{run}-{task}", arch, classes, f"ImageNet-21k, fine-tuned on VTAB-1k {task}"
-                )
+            for name, task in TASKS.items():
+                source = f"ImageNet-21k, fine-tuned on VTAB-1k {name}"
+                yield row(f"vtab/BiT-M-{arch}-run{run}-{name}", arch, task.features.num_classes, source)
 
 
 def main():
