@@ -28,6 +28,7 @@ import numpy as np
 from common.batches import TrainBatches, prefetch
 from common.convert import convert
 from common.datasets import open_dataset
+from common.environment import processor
 from common.errors import UserError, exit_with_sentence
 from common.initializers import initial_parameters
 from common.models import ModelConfig, PublishedModel, find_model
@@ -665,12 +666,6 @@ def main() -> None:
     )
     for section in args.sections or SECTIONS:
         SECTIONS[section](args)
-
-
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ def relabelled(val: Split, path: Path, num_classes: int) -> Split:
     """
     labels, numbers = read_labels(path, num_classes), [image_number(val.describe(i), path) for i in range(len(val))]
     if sorted(numbers) != list(range(1, len(labels) + 1)):
-        missing = next((n for n in range(1, len(labels) + 1) if n not in set(numbers)), len(labels) + 1)
+        there = set(numbers)
+        missing = next((n for n in range(1, len(labels) + 1) if n not in there), len(labels) + 1)
         raise UserError(
             f"{path} lists the classes of {len(labels):,} images and there are {len(numbers):,} validation images, "
             f"which do not match from number {missing:,} on; bring both into agreement, or remove {path.name}."
