@@ -13,6 +13,11 @@ from tensorflow import Tensor
 from common.models import vit
 
 
+def uninitialized(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Memory that nothing has touched yet: kernels, the bulk of a model, get their values on loading."""
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype)
+
+
 class StdConv(keras.layers.Layer):
     """Convolution without bias whose kernel is standardised over H, W and input channels.
 
@@ -25,7 +30,7 @@ class StdConv(keras.layers.Layer):
         standardization: str = "variance", same: bool = False,
     ):  # fmt: skip
         super().__init__(autocast=False)
-        self.kernel = self.add_weight((kernel_size, kernel_size, in_width, out_width), "zeros", name="kernel")
+        self.kernel = self.add_weight((kernel_size, kernel_size, in_width, out_width), uninitialized, name="kernel")
         self.stride, self.same, self.padding = stride, same, (kernel_size - 1) // 2
         self.epsilon, self.standardization = epsilon, standardization
         self.built = True
@@ -108,7 +113,7 @@ class Dense(keras.layers.Layer):
 
     def __init__(self, in_width: int, out_width: int):
         super().__init__(autocast=False)
-        self.kernel = self.add_weight((in_width, out_width), "zeros", name="kernel")
+        self.kernel = self.add_weight((in_width, out_width), uninitialized, name="kernel")
         self.bias = self.add_weight((out_width,), "zeros", name="bias")
         self.built = True
 
@@ -123,7 +128,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
         super().__init__(autocast=False)
-        self.kernel = self.add_weight((*patch_size, in_width, out_width), "zeros", name="kernel")
+        self.kernel = self.add_weight((*patch_size, in_width, out_width), uninitialized, name="kernel")
         self.bias = self.add_weight((out_width,), "zeros", name="bias")
         self.patch_size = patch_size
         self.built = True

@@ -19,7 +19,8 @@ def dump(model: keras.Model) -> dict[str, np.ndarray]:
 
 def load(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
     """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
-    for path, value in parameters(model).items():
+    for path, value in sorted(parameters(model).items(), key=lambda item: -item[1].shape.num_elements()):
+        # The largest first: TensorFlow copies each on its way, and so while the others are still uninitialized.
         value.assign(arrays[canonical_name(path)].astype(value.dtype.name, copy=False))
 
 
