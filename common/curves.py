@@ -13,7 +13,7 @@ from common.record import Record
 COLOURS = {"bit_pytorch": "#d95926", "bit_jax": "#2a78d6", "bit_tf2": "#1a9e6b", "big_vision": "#8b5fbf"}
 OTHERS = ("#2a78d6", "#d95926", "#1a9e6b", "#8b5fbf", "#c2891b", "#c0417f")
 GREY = "#808080"
-STYLES = ("-", "--", ":", "-.")
+STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))
 PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it shows
     "Loss": lambda record: ["train/loss", *[name for name in record.metrics("/loss") if name != "train/loss"]],
     "Learning rate": lambda record: ["train/lr"],
@@ -21,6 +21,7 @@ PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it 
     "Images per second": lambda record: record.metrics("images_per_second"),
     "Images per second and core": lambda record: record.metrics("images_per_second_per_core"),
 }
+PLAIN = {"text.parse_math": False}  # a run may be called $x$
 CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is written
 
 
@@ -51,7 +52,7 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
     explain(axes, who, metrics)
 
 
-def dashes(metric: str, metrics: Sequence[str]) -> str:
+def dashes(metric: str, metrics: Sequence[str]) -> str | tuple:
     """How the line of one of several metrics is dashed."""
     return STYLES[metrics.index(metric) % len(STYLES)]
 
@@ -75,14 +76,16 @@ def has_points(title: str, records: Sequence[Record]) -> bool:
 
 def write_png(records: Sequence[Record], path: Path) -> None:
     """The panels side by side."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     titles = [title for title in PANELS if has_points(title, records)] or ["Loss"]
-    figure = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
-    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles):
-        draw(axes, title, records)
-    write_atomically(path, lambda file: FigureCanvasAgg(figure).print_png(file))
+    with matplotlib.rc_context(PLAIN):
+        figure = Figure(figsize=(4 * len(titles), 3.6), layout="constrained")
+        for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles):
+            draw(axes, title, records)
+        write_atomically(path, lambda file: FigureCanvasAgg(figure).print_png(file))
 
 
 def svgs(records: Sequence[Record]) -> dict[str, str]:
@@ -92,7 +95,7 @@ def svgs(records: Sequence[Record]) -> dict[str, str]:
     from matplotlib.figure import Figure
 
     style = {"svg.fonttype": "none", "font.family": "sans-serif", "text.color": CURRENT, "axes.labelcolor": CURRENT}
-    style |= {
+    style |= PLAIN | {
         "axes.edgecolor": CURRENT,
         "axes.titlecolor": CURRENT,
         "axes.facecolor": "none",

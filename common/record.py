@@ -1,13 +1,15 @@
 """What a run has left in its folder, for who compares runs; logs of big_vision, too."""
 
+import collections
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import FREE
+from common.config import FREE, TrainConfig
 from common.errors import UserError
 from common.formats.containers import read_json
 from common.predictions import PREDICTIONS, Predictions, read_predictions
@@ -36,11 +38,12 @@ class Record:
     lines: list[dict[str, float]]
     notes: list[str]  # what is wrong with the folder, or not there yet
     predictions: Predictions | None = None  # on its held-out images
+    name_parts: int = 1  # of the folder's path, which tell the run from others
 
     @property
     def name(self) -> str:
         """What the run is called: its folder."""
-        return self.folder.name
+        return "/".join(Path(os.path.abspath(self.folder)).parts[-self.name_parts :])
 
     @property
     def framework(self) -> str:
@@ -58,8 +61,9 @@ class Record:
         return max((line["step"] for line in self.lines), default=0)
 
     def points(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of one metric."""
-        return [(line["step"], line[metric]) for line in self.lines if metric in line]
+        """(step, value) of one metric, where it is finite."""
+        points = [(line["step"], line[metric]) for line in self.lines if metric in line]
+        return [point for point in points if math.isfinite(point[1])]
 
     def last(self, metric: str) -> float | None:
         """The last value of one metric."""
@@ -67,12 +71,16 @@ class Record:
         return points[-1][1] if points else None
 
     def metrics(self, ending: str) -> list[str]:
-        """The metrics whose name ends so, in the order of their first appearance."""
-        return list(dict.fromkeys(name for line in self.lines for name in line if name.endswith(ending)))
+        """The metrics whose name ends so and that have points, in the order of their first appearance."""
+        names = dict.fromkeys(name for line in self.lines for name in line if name.endswith(ending))
+        return [name for name in names if self.points(name)]
 
 
 def read_record(folder: str | Path) -> Record:
-    """The run in `folder`, finished or not. UserError where it holds none, or one of another version."""
+    """The run in `folder`, finished or not; flags that its version did not know have their defaults.
+
+    UserError where it holds none, or one of another version that did not say enough.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the folder of a run, such as runs/NAME.")
@@ -80,15 +88,17 @@ def read_record(folder: str | Path) -> Record:
         lines, notes = read_lines(folder / BIG_VISION_LOG)
         lines = [{big_vision_name(name): value for name, value in line.items()} for line in lines]
         return Record(folder, "big_vision", {}, {}, {}, {}, lines, notes)
-    for name in ("config.json", "metrics.jsonl"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} holds no {name}, so it is no run that has begun; name another folder.")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no config.json, so it is no run that has begun; name another folder.")
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(f"{folder} holds no metrics.jsonl yet; wait for its first line, or name another folder.")
     config, recipe = read_json(folder / "config.json"), optional(folder / "recipe.json")
     card, environment = optional(folder / "card.json"), optional(folder / "environment.json")
     engine = str(environment.get("engine") or str(card.get("source", "")).partition(",")[0])
     if not engine or not isinstance(config.get("model"), str):
         raise UserError(f"{folder} was written by another version, which did not say its engine; report it with that.")
     lines, notes = read_lines(folder / "metrics.jsonl")
+    config = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | config
     record = Record(folder, engine, config, recipe, card, environment, lines, notes)
     if not record.has_ended:
         lrs = recipe.get("lrs")
@@ -102,38 +112,58 @@ def read_record(folder: str | Path) -> Record:
     return record
 
 
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """The same runs, each of them once; those of the same name are called by more of their folders' paths."""
+    records = list({record.folder.resolve(): record for record in records}.values())
+    while True:
+        counts = collections.Counter(record.name for record in records)
+        if len(counts) == len(records):
+            return records
+        more = {name: int(count > 1) for name, count in counts.items()}
+        records = [dataclasses.replace(r, name_parts=r.name_parts + more[r.name]) for r in records]
+
+
 def optional(path: Path) -> dict[str, Any]:
     """The object in a JSON file that a run writes late."""
     return read_json(path) if path.exists() else {}
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
-    """(the lines of a log that hold a step and numbers, a note on the others); half a line at the end is being written."""
+    """(a log's numbers, one line for every step in order, notes on what is wrong with it).
+
+    Where a step comes again, as after a restart, the later numbers count. Half a line at the end is being written.
+    """
     try:
         *whole, last = path.read_text(errors="replace").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); name another run.") from error
     found = [read_line(text) for text in whole if text.strip()]
     good = [line for line in (*found, read_line(last)) if line]
-    broken = found.count(None)
-    if not good and (broken or last):
+    if not good:
         raise UserError(f"{path} holds no line with a step and numbers; name another run.")
-    return good, [f"has {broken} broken lines in {path.name}, which were passed over"] if broken else []
+    steps: dict[int, dict[str, float]] = {}
+    for line in good:
+        steps[line["step"]] = steps.get(line["step"], {}) | line
+    broken, infinite = found.count(None), sum(not all(map(math.isfinite, line.values())) for line in good)
+    notes = [f"has {broken} broken lines in {path.name}, which were passed over"] if broken else []
+    notes += [f"has numbers that are not finite in {infinite} lines of {path.name}"] if infinite else []
+    return [steps[step] for step in sorted(steps)], notes
 
 
 def read_line(text: str) -> dict[str, float] | None:
-    """The step and the finite numbers of one line, or None where it holds no step."""
+    """The step and the numbers of one line, or None where it holds no step."""
     try:
         line = json.loads(text)
         step = int(line["step"])
-        return {"step": step} | {n: float(v) for n, v in line.items() if is_number(v) and n != "step"}
+        numbers = {name: float(value) for name, value in line.items() if is_number(value)}
+        return numbers | {"step": step} if 0 <= step < 2**53 else None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value of JSON is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def big_vision_name(name: str) -> str:
@@ -208,7 +238,7 @@ def gap(first: Record, second: Record) -> Gap:
     differences = {step: abs(here[step] - there[step]) for step in here if step in there}
     at = max(differences, key=differences.get, default=0)
     ends = accuracy(first), accuracy(second)
-    same = all(ends) and ends[0][0] == ends[1][0]
+    same = all(ends) and ends[0][0] == ends[1][0] and first.step == second.step
     return Gap(
         first, second, len(differences), differences.get(at, float("nan")), at,
         abs(ends[0][1] - ends[1][1]) if same else None,

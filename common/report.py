@@ -7,21 +7,23 @@ read, has not ended or has nothing to be compared by is named on stderr, the res
 import html
 import statistics
 import string
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
 from common import curves
-from common.config import Parser
+from common.config import FREE, Parser
 from common.errors import UserError, exit_with_sentence
 from common.files import write_atomically
 from common.mistakes import Mistakes, Table, mistakes
-from common.record import Record, accuracy, differing_settings, gaps, groups, read_record
+from common.record import SEEDS, Record, accuracy, differing_settings, gaps, groups, read_record, settings, told_apart
 
 SUFFIXES = (".html", ".md", ".png")
 AGREEMENT = (
-    "The same seeds give the same images in every engine, so the columns show how far the engines agree. "
+    "min <- median -> max of the accuracy, and in brackets the number of runs. The same seeds give the same images in every engine, so the columns show how far the engines agree. "
     "They are no ranking of frameworks."
 )
+TITLE = ("model", "dataset", "weights", "examples_per_class")  # flags that a setting's title tells
 MACHINE = ("system", "processor", "cores", "accelerators")  # of an environment.json; the rest are versions
 PAGE = Path(__file__).with_name("report.html")
 
@@ -40,7 +42,7 @@ def main() -> None:
         records, errors = read_records(args.runs)
         if records:
             write_report(records, args.output)
-            print(f"Wrote {args.output}: {len(records)} runs")
+            print(f"Wrote {args.output}: {len(records)} run{'s' * (len(records) != 1)}")
         errors += problems(records)
         if errors:
             raise UserError(" ".join(errors))
@@ -54,7 +56,7 @@ def read_records(folders: Sequence[str | Path]) -> tuple[list[Record], list[str]
             records.append(read_record(folder))
         except UserError as error:
             errors.append(str(error))
-    return records, errors
+    return told_apart(records), errors
 
 
 def problems(records: Sequence[Record]) -> list[str]:
@@ -72,7 +74,7 @@ def write_report(records: Sequence[Record], path: Path) -> None:
     if path.suffix == ".html":
         text = as_html(records)
     elif path.suffix == ".md":
-        text = as_markdown(records, path.with_suffix(".png").name)
+        text = as_markdown(records, urllib.parse.quote(path.with_suffix(".png").name))
     if path.suffix != ".html":
         curves.write_png(records, path.with_suffix(".png"))
     if path.suffix != ".png":
@@ -89,7 +91,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
         notes(records),
         seeds(records),
         differences(records),
-        settings(records),
+        different_flags(records),
         environments(records),
     ]
     return [table for table in found if table.rows]
@@ -124,22 +126,42 @@ def speed(record: Record) -> str:
 
 
 def seeds(records: Sequence[Record]) -> Table:
-    """One row per engine and setting of which there are several seeds."""
-    rows = []
-    for group in groups(records):
+    """One row per setting of which an engine has several seeds that have ended, one column per engine."""
+    firsts, spreads = {}, {}
+    for group in groups([record for record in records if record.has_ended]):
         values = [judged[1] for judged in map(accuracy, group) if judged]
-        if len(values) > 1:
-            spread = f"{min(values):.1%} <- {statistics.median(values):.1%} -> {max(values):.1%}"
-            rows.append((group[0].framework, title(group[0]), str(len(values)), spread))
-    return Table("Over the seeds", ("engine", "setting", "runs", "min <- median -> max"), rows, AGREEMENT)
+        if group[0].config and values:
+            key = settings(group[0], seeds=False)
+            firsts.setdefault(key, group[0])
+            spreads.setdefault(key, {})[group[0].framework] = values
+    told = {key: found for key, found in spreads.items() if any(len(values) > 1 for values in found.values())}
+    engines = list(dict.fromkeys(name for found in told.values() for name in found))
+    titles = setting_titles([firsts[key] for key in told])
+    rows = [(text, *(spread(found.get(name, [])) for name in engines)) for text, found in zip(titles, told.values())]
+    return Table("Over the seeds", ("setting", *engines), rows, AGREEMENT)
+
+
+def spread(values: Sequence[float]) -> str:
+    """`40.0% <- 50.0% -> 60.0% (3)` of accuracies."""
+    if len(values) < 2:
+        return "".join(f"{value:.1%} (1)" for value in values)
+    return f"{min(values):.1%} <- {statistics.median(values):.1%} -> {max(values):.1%} ({len(values)})"
+
+
+def setting_titles(records: Sequence[Record]) -> list[str]:
+    """A title for each, with the further flags in which they differ."""
+    further = [name for name in differing_settings(records) if name not in FREE.union(SEEDS, TITLE)]
+    return [title(r) + "".join(f", --{name} {r.config.get(name)}" for name in further) for r in records]
 
 
 def title(record: Record) -> str:
     """A few words on what a run was asked to do."""
     config = record.config
     few = config.get("examples_per_class")
-    start = {"none": "from scratch", "pretrained": "fine-tuned"}.get(config.get("weights"), config.get("weights"))
-    return f"{config.get('model')} on {config.get('dataset')}, {start}" + (f", {few} images a class" if few else "")
+    start = {"none": "from scratch", "pretrained": "fine-tuned"}.get(str(config.get("weights")), config.get("weights"))
+    return f"{config.get('model')} on {config.get('dataset')}, {start}" + (
+        f", {few} image{'s' * (few != 1)} a class" if few else ""
+    )
 
 
 def differences(records: Sequence[Record]) -> Table:
@@ -156,7 +178,7 @@ def differences(records: Sequence[Record]) -> Table:
     return Table("Engines with the same settings and seed", columns, rows)
 
 
-def settings(records: Sequence[Record]) -> Table:
+def different_flags(records: Sequence[Record]) -> Table:
     """The flags in which the runs differ; what most of them do not share is shaded."""
     ours = [record for record in records if record.config]
     rows, shades = [], {}
@@ -193,7 +215,7 @@ def notes(records: Sequence[Record]) -> Table:
 
 
 def as_markdown(records: Sequence[Record], picture: str) -> str:
-    """The report as Markdown that shows the file `picture`."""
+    """The report as Markdown that shows the picture at the address `picture`."""
     parts = [f"# {headline(records)}", f"![Curves]({picture})", *(as_markdown_table(t, "##") for t in tables(records))]
     for told in filter(None, map(mistakes, records)):
         parts += [f"## {told.title}", *(as_markdown_table(table, "###") for table in told.tables)]

@@ -57,20 +57,48 @@ def test_engines_seeds_and_settings_are_compared(tmp_path):
     runs = [make_run(tmp_path / f"torch{seed}", seed=seed, shift=seed / 100) for seed in range(3)]
     runs += [make_run(tmp_path / "jax0", "bit_jax", shift=1e-3), make_run(tmp_path / "tf", "bit_tf2", base_lr=0.1)]
     records = [record.read_record(folder) for folder in runs]
-    seeds = rows(report.seeds(records))
-    assert [(row["engine"], row["runs"], row["min <- median -> max"]) for row in seeds] == [
-        ("PyTorch", "3", "50.0% <- 51.0% -> 52.0%")
-    ]
+    (spread,) = rows(report.seeds(records))
+    assert spread["PyTorch"] == "50.0% <- 51.0% -> 52.0% (3)" and spread["JAX"] == "50.1% (1)"
+    assert "TensorFlow" not in spread  # another rate is another setting
     (gap,) = rows(report.differences(records))  # another rate is no comparison
     assert (gap["engine"], gap["against"], gap["losses compared"]) == ("JAX", "PyTorch", "3")
     assert gap["largest loss difference"] == "3.0e-02 (step 30)" and gap["accuracy difference"] == "0.10%"
-    settings = report.settings(records)
+    settings = report.different_flags(records)
     assert {row["flag"] for row in rows(settings)} == {"--seed", "--base_lr"}
     highlighted = {(settings.rows[i][0], settings.columns[j]) for i, j in settings.shades}
     assert highlighted == {("--seed", "torch1"), ("--seed", "torch2"), ("--base_lr", "tf")}
     assert "| --base_lr | 0.02 | 0.02 | 0.02 | 0.02 | **0.1** |" in report.as_markdown(records, "a.png")
     assert report.as_html(records).count("style=--shade:1.00") == 3
     assert rows(report.overview(records))[0]["accuracy"] == "50.00% (test/top1)"
+
+
+def test_seeds_are_those_of_runs_that_have_ended_each_counted_once(tmp_path):
+    """Settings that would have one title tell in what they differ."""
+    same = [make_run(tmp_path / f"same{seed}", seed=seed, examples_per_class=1) for seed in range(2)]
+    fast = [make_run(tmp_path / f"fast{seed}", seed=seed, examples_per_class=1, base_lr=0.1) for seed in range(2)]
+    going = make_run(tmp_path / "going", seed=2, examples_per_class=1, ended=False)
+    records, _ = report.read_records([*same, *fast, going, f"{same[0]}/", tmp_path / "going" / ".." / "same1"])
+    assert [found.name for found in records] == ["same0", "same1", "fast0", "fast1", "going"]
+    told = rows(report.seeds(records))
+    title = "BiT-T-R26x0.5 on cifar10-sample, fine-tuned, 1 image a class"
+    assert [row["setting"] for row in told] == [f"{title}, --base_lr 0.02", f"{title}, --base_lr 0.1"]
+    assert [row["PyTorch"] for row in told] == ["50.0% <- 50.0% -> 50.0% (2)"] * 2
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    for folder in ("a/x/run", "b/x/run", "other"):
+        make_run(tmp_path / folder, seed=len(folder))
+    records, _ = report.read_records([tmp_path / "a" / "x" / "run", tmp_path / "b" / "x" / "run", tmp_path / "other"])
+    assert [found.name for found in records] == ["a/x/run", "b/x/run", "other"]
+    assert all(f">{name}<" in curves.svgs(records)["Learning rate"] for name in ("a/x/run", "b/x/run", "other"))
+    monkeypatch.chdir(tmp_path / "other")
+    assert record.read_record(".").name == "other"
+
+
+def test_flags_that_a_run_of_another_version_did_not_know_have_their_defaults(tmp_path):
+    old, new = make_run(tmp_path / "old"), make_run(tmp_path / "new", "bit_jax", schedule=None, batch_split=1)
+    records = [record.read_record(folder) for folder in (old, new)]
+    assert len(record.gaps(records)) == 1 and not rows(report.different_flags(records))
 
 
 def test_runs_without_a_common_step_say_so(tmp_path):
@@ -120,10 +148,10 @@ def test_a_run_that_is_being_written_is_reported_as_far_as_it_has_come(tmp_path)
 
 def test_markdown_with_its_picture_and_the_picture_alone(tmp_path):
     make_run(tmp_path / "a|b")
-    run_command("a|b", "--output", "out/report.md", folder=tmp_path)
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert "![Curves](report.png)" in text and "| a\\|b | PyTorch |" in text
-    assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+    run_command("a|b", "--output", "out/my report.md", folder=tmp_path)
+    text = (tmp_path / "out" / "my report.md").read_text()
+    assert "![Curves](my%20report.png)" in text and "| a\\|b | PyTorch |" in text
+    assert (tmp_path / "out" / "my report.png").read_bytes().startswith(b"\x89PNG")
     run_command("a|b", "--output", "curves.png", folder=tmp_path)
     assert (tmp_path / "curves.png").is_file() and not (tmp_path / "curves.md").exists()
 
@@ -147,6 +175,30 @@ def test_logs_of_big_vision(tmp_path):
     run_command("bv", folder=tmp_path)
 
 
+def test_a_log_of_big_vision_that_was_started_again_counts_every_step_once(tmp_path):
+    lines = [{"step": step, "training_loss": 10.0 - step, "val/prec@1": step / 10} for step in (1, 2, 3)]
+    again = [{"step": step, "training_loss": 5.0 - step} for step in (3, 4, 2)]
+    (tmp_path / record.BIG_VISION_LOG).write_text("\n".join(map(json.dumps, lines + again)) + "\n")
+    found = record.read_record(tmp_path)
+    assert found.points("train/loss") == [(1, 9), (2, 3), (3, 2), (4, 1)] and found.last("val/top1") == 0.3
+
+
+def test_seven_metrics_have_seven_kinds_of_dashes(tmp_path):
+    splits = ("a", "b", "c", "d", "e", "f", "g")
+    lines = [{"step": step} | {f"{split}/prec@1": 0.5 for split in splits} for step in (1, 2)]
+    (tmp_path / record.BIG_VISION_LOG).write_text("\n".join(map(json.dumps, lines)))
+    metrics = record.read_record(tmp_path).metrics("/top1")
+    assert len({curves.dashes(metric, metrics) for metric in metrics}) == 7
+    assert curves.svgs([record.read_record(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ("$x$", "_hidden", "$\\frac$"), ids=("dollars", "underscore", "tex"))
+def test_a_legend_shows_any_name_as_it_is(name, tmp_path):
+    records = [record.read_record(make_run(tmp_path / folder)) for folder in (name, "other")]
+    assert f">{name}<" in curves.svgs(records)["Learning rate"]
+    curves.write_png(records, tmp_path / "curves.png")
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
@@ -161,6 +213,7 @@ def test_logs_of_big_vision(tmp_path):
         (lambda run: (run / "config.json").write_text('{"model": []}'), "another version"),
         (lambda run: (run / "recipe.json").write_text("{"), "is no readable JSON"),
         (lambda run: (run / "metrics.jsonl").write_text("nothing\n"), "no line with a step"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "no line with a step"),
         (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\x00\n" * 9), "no line with a step"),
         (lambda run: [path.unlink() for path in run.iterdir()], "holds no config.json"),
     ],
@@ -187,6 +240,7 @@ BROKEN = (
     '{"step": "x"}',
     "[" * 10**5,
     '{"step": null}',
+    f'{{"step": {"9" * 400}, "train/loss": 1}}',
 )
 
 
@@ -197,12 +251,14 @@ def test_broken_lines_are_passed_over_and_counted(tmp_path):
         file.write('\n{"step": 50, "train/loss": NaN, "train/lr": 1e999, "val/top1": true, "val/loss": "1"}\n')
         file.write(f'{{"step": 60, "train/loss": {"9" * 400}}}\n')
     found = record.read_record(run)
-    assert found.lines[4:] == [{"step": 50}] and found.notes == [
-        "has 8 broken lines in metrics.jsonl, which were passed over"
+    assert (found.step, found.points("train/loss")[-1]) == (50, (30, 2 / 30))
+    assert found.notes == [
+        "has 9 broken lines in metrics.jsonl, which were passed over",
+        "has numbers that are not finite in 1 lines of metrics.jsonl",
     ]
     make_run(tmp_path / "other", "bit_jax")
     done = run_command("run", "other", "--output", "report.md", folder=tmp_path, status=2)
-    assert done.stderr == "error: run has 8 broken lines in metrics.jsonl, which were passed over.\n"
+    assert done.stderr == f"error: run {found.notes[0]}. run {found.notes[1]}.\n"
     assert "Wrote report.md: 2 runs" in done.stdout
 
 
