@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ class Evaluation(Inference):
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
-        self.splits = self.matched(dataset)
+        self.splits, self.is_imagenet = self.matched(dataset), is_imagenet(dataset)
         self.split_names = list(dict.fromkeys((config.split or dataset.held_out).split(",")))
         for name in self.split_names:
             if name not in dataset.splits:
@@ -106,7 +107,7 @@ class Evaluation(Inference):
     def expected(self, split: str) -> str:
         """The published accuracy of these weights on these images, if there is one."""
         accuracy = self.published and self.published.accuracy
-        if not accuracy or self.config.dataset not in ("imagenet2012", "tfds:imagenet2012") or split != "val":
+        if not accuracy or not self.is_imagenet or split != "val":
             return ""
         return f" (published: {accuracy:.2%} at {self.published.resolution} px)"
 
@@ -122,6 +123,14 @@ class Evaluation(Inference):
         write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
         self.show(split, averages(sums))
         print(f"Wrote {path}")
+
+
+def is_imagenet(dataset: Dataset) -> bool:
+    """Whether the published accuracies are of the images in `val`: by the dataset's name, or its classes and their number."""
+    if dataset.name in ("imagenet2012", "tfds:imagenet2012"):
+        return True
+    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in dataset.class_names)
+    return wordnet and dataset.num_classes == 1000 and len(dataset.splits.get("val", ())) == 50_000
 
 
 class Prediction(Inference):

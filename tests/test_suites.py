@@ -11,9 +11,9 @@ from engines import INSTALLED
 from PIL import Image
 
 from common.config import EvaluateConfig, TrainConfig, parse, periods
-from common.datasets import MultiLabels, open_dataset
+from common.datasets import Dataset, MultiLabels, open_dataset
 from common.errors import UserError
-from common.inference import Evaluation, Inference
+from common.inference import Evaluation, Inference, is_imagenet
 from common.metrics import averages
 from common.models import find_model
 from common.record import accuracy, read_record
@@ -243,7 +243,7 @@ def test_suites_in_the_other_engines(name, run, prepared, tmp_path):
 # --- published models
 
 
-def inference(monkeypatch, model: str, dataset: str = "imagenet2012", **flags) -> Evaluation:
+def inference(monkeypatch, model: str, dataset: str = "imagenet2012", classes: tuple = (), **flags) -> Evaluation:
     """An evaluation of published weights that are not there, on images that are not there either."""
     monkeypatch.setattr("common.weights.choose_file", lambda *_: None)
     monkeypatch.setattr("common.weights.starting_values", lambda model, *_, **__: (model.config(), {}))
@@ -251,6 +251,7 @@ def inference(monkeypatch, model: str, dataset: str = "imagenet2012", **flags) -
     Inference.__init__(job, EvaluateConfig(model=model, dataset=dataset, **flags))
     labels = np.zeros(50_000, np.int32)
     job.splits = {"val": open_dataset("cifar10-sample").splits["test"].take(labels), "v2": None}
+    job.is_imagenet = is_imagenet(Dataset(dataset, classes, job.splits, (224, 224)))
     return job
 
 
@@ -283,6 +284,16 @@ def test_published_accuracies_stand_beside_measured_ones(monkeypatch, capsys):
     result = {"top1": 0.7651, "top5": 0.93, "loss": 1.0}
     inference(monkeypatch, "ViT-S/16-i1k-90ep").show("val", result)
     assert "50,000 images: top-1 76.51% (published: 76.50% at 224 px), top-5" in capsys.readouterr().out
+    wordnet_ids = tuple(f"n{number:08d}" for number in range(1000))
+    for dataset, classes, shown in (
+        ("path", wordnet_ids, True),
+        ("path", wordnet_ids[:999], False),
+        ("path", ("cat",) * 1000, False),
+    ):
+        job = inference(monkeypatch, "ViT-S/16-i1k-90ep", dataset, classes)
+        assert bool(job.expected("val")) == shown  # a folder, too, where it is ImageNet
+        job.splits["val"] = job.splits["val"].take(np.arange(9))
+        assert not is_imagenet(Dataset(dataset, classes, job.splits, (224, 224)))
     for model, dataset, split, weights in (
         ("ViT-S/16-i1k-150ep", "imagenet2012", "val", "pretrained"),  # its source states none
         ("ViT-S/16-i1k-90ep", "cifar10", "val", "pretrained"),
