@@ -9,3 +9,7 @@ def __getattr__(name: str):  # jax takes seconds to import: only when something 
     if name in __all__:
         return getattr(importlib.import_module("bit_jax.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:  # what `help` and completion show
+    return [*globals(), *__all__]

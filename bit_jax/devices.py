@@ -120,6 +120,7 @@ def join_processes() -> None:
 
     That is JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or what SLURM's
     srun, Open MPI's mpirun and Cloud TPU virtual machines say. Not run on TPUs yet.
+    UserError where they cannot be reached.
     """
     tasks = max(int(os.environ.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     has_tpus = importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))

@@ -44,3 +44,7 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def __dir__() -> list[str]:  # what `help` and completion show
+    return [*globals(), *__all__]

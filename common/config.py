@@ -222,6 +222,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence, with the nearest flag, and exit status 2."""
 
     def error(self, message: str):
+        """Raise UserError with what argparse says."""
         raise UserError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 

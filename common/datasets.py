@@ -118,6 +118,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """K, the number of classes."""
         return len(self.class_names)
 
     @property
@@ -206,7 +207,10 @@ def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
 
 
 def carve(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:
-    """(rest, part): `part` holds `fraction` of the examples, drawn with `seed`, each half in the split's own order."""
+    """(rest, part): `part` holds `fraction` of the examples, drawn with `seed`, each half in the split's own order.
+
+    UserError where one of them would be empty.
+    """
     count = round(fraction * len(split))
     if not 0 < count < len(split):
         raise UserError(
@@ -218,7 +222,10 @@ def carve(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:
 
 
 def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, seed: int = 0) -> Split:
-    """`examples_per_class` examples of every class, drawn with `seed`, in the split's own order."""
+    """`examples_per_class` examples of every class, drawn with `seed`, in the split's own order.
+
+    UserError where a class has fewer, or images have several classes.
+    """
     if split.is_multi_label:
         raise UserError(
             "--examples_per_class draws images of one class each, and those of this dataset may have several; leave it off."

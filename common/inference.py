@@ -184,7 +184,10 @@ def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:
 
 
 def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: np.ndarray) -> None:
-    """Write an .npz of `features` and `logits` of `count` images and of `columns`; memory holds one batch of them."""
+    """Write an .npz of `features` and `logits` of `count` images and of `columns`; memory holds one batch of them.
+
+    UserError where it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
@@ -224,7 +227,10 @@ def read_card(weights_file: Path) -> dict:
 
 
 def find_images(paths: tuple[str, ...]) -> list[Path]:
-    """Image files in the order given; a folder stands for the images below it, in the order of their names."""
+    """Image files in the order given; a folder stands for the images below it, in the order of their names.
+
+    UserError where there are none.
+    """
     files = []
     for path in map(Path, paths):
         if path.is_dir():

@@ -32,6 +32,7 @@ class Archive:
 
     @property
     def file(self) -> str:
+        """Its name without the address."""
         return self.url.rpartition("/")[2]
 
 

@@ -81,6 +81,7 @@ class Progress:
         self.last_time += seconds
 
     def close(self) -> None:
+        """Take the bar away."""
         self.bar.close()
 
     def _keep(self, text: str) -> None:

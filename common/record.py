@@ -132,6 +132,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     """(a log's numbers, one line for every step in order, notes on what is wrong with it).
 
     Where a step comes again, as after a restart, the later numbers count. Half a line at the end is being written.
+    UserError where the log cannot be read, or holds no line with a step.
     """
     try:
         *whole, last = path.read_text(errors="replace").split("\n")

@@ -48,7 +48,10 @@ def is_remote(path: str | Path | None) -> bool:
 
 
 def local_file(path: str | Path, *beside: str) -> Path:
-    """`path` itself, or a copy of the object that it names, in a folder with those of the names `beside` that exist."""
+    """`path` itself, or a copy of the object that it names, in a folder with those of the names `beside` that exist.
+
+    UserError where there is no such object.
+    """
     if not is_remote(path):
         return Path(path)
     folder, name = str(path).rsplit("/", 1)
@@ -62,7 +65,10 @@ def local_file(path: str | Path, *beside: str) -> Path:
 
 
 def local_folder(path: str | Path, part: str) -> Path:
-    """`path` itself, or a local folder that holds a copy of the objects below `part`; what is there already stays."""
+    """`path` itself, or a local folder that holds a copy of the objects below `part`; what is there already stays.
+
+    UserError where an object's name leads out of it.
+    """
     if not is_remote(path):
         return Path(path)
     source, copies = RemoteFolder(str(path)), staging_folder(str(path))
@@ -85,7 +91,10 @@ def staging_folder(url: str) -> Path:
 
 @contextlib.contextmanager
 def explained(action: str) -> Iterator[None]:
-    """Whatever goes wrong with a network becomes one sentence; every library has errors of its own."""
+    """Whatever goes wrong with a network becomes one sentence; every library has errors of its own.
+
+    Raises UserError.
+    """
     try:
         yield
     except UserError:

@@ -147,7 +147,7 @@ class Suite:
 
 
 def read_accuracy(run: Path) -> float:
-    """The test top-1 of a finished run."""
+    """The test top-1 of a finished run. UserError where its card states none."""
     try:
         return float(read_json(run / "card.json")["accuracy"]["test"])
     except (KeyError, TypeError, ValueError) as error:

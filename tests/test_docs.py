@@ -10,6 +10,7 @@ import ast
 import concurrent.futures
 import contextlib
 import dataclasses
+import importlib
 import io
 import multiprocessing
 import os
@@ -211,20 +212,36 @@ def test_flags_in_the_prose_exist(page):
     assert found <= known_flags(), found - known_flags()
 
 
-def described(path: Path) -> dict[str, bool]:
-    """{public function or class: whether it has a docstring}."""
+def described(path: Path) -> dict[str, str | None]:
+    """{public function or class, in common/ its methods, too: its docstring}; what raises UserError has to say so."""
     found = {}
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            found[f"{path.relative_to(ROOT)}: {node.name}"] = bool(ast.get_docstring(node))
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        docstring, name = ast.get_docstring(node), f"{path.relative_to(ROOT)}: {node.name}"
+        found[name] = docstring
+        if isinstance(node, ast.ClassDef):
+            methods = [
+                each for each in node.body if isinstance(each, ast.FunctionDef) and path.is_relative_to(ROOT / "common")
+            ]
+            found |= {f"{name}.{each.name}": ast.get_docstring(each) for each in methods if each.name[0] != "_"}
+        elif any("UserError" in ast.unparse(each) for each in ast.walk(node) if isinstance(each, ast.Raise)):
+            found[f"{name} raises UserError"] = re.search("UserError|raises", docstring or "")
     return found
 
 
 def test_public_things_are_described():
     """What an API page would show."""
     paths = [path for folder in (*ENGINES, "common") for path in sorted((ROOT / folder).rglob("*.py"))]
-    found = {name: has for path in paths for name, has in described(path).items()}
-    assert len(found) > 400 and not [name for name, has in found.items() if not has]
+    found = {name: told for path in paths for name, told in described(path).items()}
+    assert len(found) > 600 and not [name for name, told in found.items() if not told]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_help_would_show_the_public_functions(engine):
+    """They are there for `dir`, and so for `help` and completion, before the framework is imported."""
+    module = importlib.import_module(engine)
+    assert {*module.__all__} <= {*dir(module)}
 
 
 def anchors(page: Path) -> set[str]:

@@ -32,7 +32,10 @@ def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
 
 
 def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
-    """{published name: data set} of a file of the original TF2 code, whose sizes tell the order of its names."""
+    """{published name: data set} of a file of the original TF2 code, whose sizes tell the order of its names.
+
+    UserError where their number is another.
+    """
     found = _ordered_datasets(file, path)
     layers = [_text(layer) for layer in file.attrs["layer_names"]]
     counts = [sum(data.shape[:2] == (3, 3) for data in found if data.name.startswith(f"/{layer}/")) for layer in layers]
@@ -46,7 +49,7 @@ def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
 
 
 def all_datasets(group: h5py.Group, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """(path within the file, data set) of every data set of a file."""
+    """(path within the file, data set) of every data set of a file. UserError where its groups are nested too deep."""
     for name in group:
         member = _follow(group, name, path)
         if isinstance(member, h5py.Group):

@@ -45,7 +45,10 @@ class Facts(NamedTuple):
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file of arrays that a path means: itself, `model.safetensors` in a folder, or a TensorFlow checkpoint's index."""
+    """The file of arrays that a path means: itself, `model.safetensors` in a folder, or a TensorFlow checkpoint's index.
+
+    UserError for a folder without weights.
+    """
     path = Path(path)
     index = path.with_name(f"{path.name}.index")  # its own tools name a checkpoint without any ending
     if not path.exists() and index.is_file():
@@ -129,7 +132,10 @@ def card_name(weights_file: Path) -> str:
 
 
 def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
-    """What a file's metadata, the config.json in its folder, or its card say; in this order, the first that exists."""
+    """What a file's metadata, the config.json in its folder, or its card say; in this order, the first that exists.
+
+    UserError where that is broken.
+    """
     if RECORD in metadata:
         try:
             record = json.loads(metadata[RECORD])
@@ -147,7 +153,7 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
 
 
 def recorded_facts(record: Any, where: Path) -> Facts:
-    """What a record or a card of ours says."""
+    """What a record or a card of ours says. UserError where it is broken."""
     if not isinstance(record, dict):
         raise UserError(f"{where} holds a record of its model that is no object; convert it again.")
     names = record.get("class_names")
@@ -163,7 +169,7 @@ def recorded_facts(record: Any, where: Path) -> Facts:
 
 
 def foreign_facts(path: Path) -> Facts:
-    """What a config.json of timm or Hugging Face says."""
+    """What a config.json of timm or Hugging Face says. UserError where it is none."""
     config = read_json(path)
     reader = huggingface.read_config if "model_type" in config else timm.read_config
     try:

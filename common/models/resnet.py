@@ -64,6 +64,7 @@ class ResNetConfig:
 
     @property
     def stem_width(self) -> int:
+        """Channels after the first convolution."""
         return int(64 * self.width_factor)
 
     @property
@@ -120,6 +121,7 @@ class ResNetV1Config:
 
     @property
     def stem_width(self) -> int:
+        """Channels after the first convolution."""
         return int(64 * self.width_factor)
 
     @property

@@ -66,14 +66,17 @@ class Files:
         self.folder, self.names, self.ends = os.fsencode(folder), names, ends
 
     def path(self, i: int) -> str:
+        """Where example `i` lies."""
         start = self.ends[i - 1] if i else 0
         return os.fsdecode(b"%b/%b" % (self.folder, self.names[start : self.ends[i]].tobytes()))
 
     def read(self, i: int) -> bytes:
+        """The bytes of example `i`. Raises OSError."""
         with open(self.path(i), "rb", buffering=0) as file:  # a Path takes as long as the file
             return file.read()
 
     def split(self, labels: np.ndarray | MultiLabels) -> Split:
+        """The split of these files, with labels int32 [N] or several for each."""
         return Split(self.read, labels, self.path)
 
 

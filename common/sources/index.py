@@ -106,7 +106,10 @@ def keep(places: Sequence[Path], state: State, arrays: Arrays) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the operating system's lock on the folder itself, which takes no file; without it where there are no locks."""
+    """Hold the operating system's lock on the folder itself, which takes no file; without it where there are no locks.
+
+    UserError for a broken disk.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

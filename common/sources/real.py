@@ -61,7 +61,7 @@ def is_classes(own: Any, num_classes: int) -> bool:
 
 
 def image_number(image: str, path: Path) -> int:
-    """The number in a file's name, by which the labels are ordered."""
+    """The number in a file's name, by which the labels are ordered. UserError where it has none."""
     found = NAME.fullmatch(Path(image).name)
     if not found:
         raise UserError(

@@ -40,6 +40,7 @@ class Shard:
 
     @property
     def examples_in_shard(self) -> int:
+        """What array_record asks a shard for."""
         return self.take
 
 
@@ -231,7 +232,10 @@ def _label(features: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any],
 
 
 def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
-    """The lines of the file, or numbers where TFDS knows no names."""
+    """The lines of the file, or numbers where TFDS knows no names.
+
+    UserError where it names another number of classes.
+    """
     if not path.is_file():
         return tuple(str(label) for label in range(num_classes))
     names = tuple(path.read_text().splitlines())
