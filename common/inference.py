@@ -24,6 +24,7 @@ from common.models import find_model
 from common.progress import follow
 from common.recipes import LOSSES
 
+WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
 Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
 
 
@@ -80,16 +81,24 @@ class Evaluation(Inference):
         Raises UserError when the head is for other classes than the dataset's.
         """
         num_classes, known = self.model_config.num_classes, self.card.get("class_names") or ()
-        if dataset.num_classes == num_classes and sorted(dataset.class_names) != sorted(known):
-            return dataset.splits  # named otherwise, as ImageNet's are by their WordNet ids
+        as_many, names = dataset.num_classes == num_classes, dataset.class_names
+        if as_many and (len(known) != num_classes or list(names) == list(known)):
+            return dataset.splits
         if len(known) != num_classes:
             raise UserError(
                 f"The weights know {num_classes} classes and {dataset.name} has {dataset.num_classes}; evaluate weights "
                 "that were trained on this dataset."
             )
-        if list(dataset.class_names) == list(known):
+        try:
+            numbers = match_classes(dataset.name, names, known)
+        except UserError:
+            if not as_many:
+                raise
+            numbers = ()
+        if as_many and len(set(numbers)) < num_classes:
+            if not all(map(WORDNET_ID.fullmatch, names)):  # which stand in the order of ImageNet's classes
+                print(f"{dataset.name} calls its classes otherwise than the weights, so they are taken in their order.")
             return dataset.splits
-        numbers = match_classes(dataset.name, dataset.class_names, known)
         print(f"{dataset.name} has {dataset.num_classes} of the {num_classes:,} classes that the weights know.")
         return {name: split.renumber(numbers, num_classes) for name, split in dataset.splits.items()}
 
@@ -129,7 +138,7 @@ def is_imagenet(dataset: Dataset) -> bool:
     """Whether the published accuracies are of the images in `val`: by the dataset's name, or its classes and their number."""
     if dataset.name in ("imagenet2012", "tfds:imagenet2012"):
         return True
-    wordnet = all(re.fullmatch(r"n\d{8}", name) for name in dataset.class_names)
+    wordnet = all(map(WORDNET_ID.fullmatch, dataset.class_names))
     return wordnet and dataset.num_classes == 1000 and len(dataset.splits.get("val", ())) == 50_000
 
 

@@ -331,17 +331,20 @@ def test_classes_are_matched_by_name(monkeypatch, objects, capsys):
     assert "3 of the 1,000 classes" in capsys.readouterr().out
 
 
-def test_classes_in_another_order_are_matched_by_name(monkeypatch, objects):
+def test_classes_in_another_order_are_matched_by_name(monkeypatch, objects, capsys):
     """What was trained on a set that numbers its classes otherwise is evaluated on folders, which are in alphabetical order."""
     job = inference(monkeypatch, "ViT-B/16-ILSVRC2012")
     monkeypatch.setattr(job, "model_config", find_model("ViT-B/16").config(3))
     for known, labels in (
         (["soccer ball", "golden_retriever", "Tench"], [2, 1, 0]),
         (["Tench", "golden_retriever", "soccer ball"], [0, 1, 2]),
+        (["soccer ball", "golden retriever, a dog", "tench, Tinca tinca"], [2, 1, 0]),  # named by some of its names
         (["n1", "n2", "n3"], [0, 1, 2]),  # other names: by number
+        (["tench", "Tinca", "n3"], [0, 1, 2]),
     ):
         job.card = {"class_names": known}
         assert job.matched(open_dataset(str(objects)))["test"].labels.tolist() == labels
+        assert ("otherwise than the weights" in capsys.readouterr().out) == ("n3" in known)
 
 
 @pytest.mark.parametrize(
