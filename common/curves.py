@@ -38,7 +38,8 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
         style = {"color": OTHERS[number % len(OTHERS)], "linewidth": 1.4 + 1.3 * above}
         if len(engines) > 1:
             style["color"] = COLOURS.get(record.engine)
-        who[record.framework if len(engines) > 1 else record.name] = style
+        if has_points(title, [record]):
+            who[record.framework if len(engines) > 1 else record.name] = style
         for metric in PANELS[title](record):
             points = record.points(metric)
             marks = {"marker": "o", "markersize": 4 + 1.5 * above} if 0 < len(points) < 20 else {}
@@ -61,7 +62,7 @@ def explain(axes, who: dict[str, dict], metrics: Sequence[str]) -> None:
     """The legend: who has which colour, and which metric which dashes."""
     from matplotlib.lines import Line2D
 
-    colour = GREY if len(who) > 1 else next(iter(who.values()))["color"]
+    colour = next(iter(who.values()))["color"] if len(who) == 1 else GREY
     handles = [Line2D([], [], label=name, **style) for name, style in who.items() if len(who) > 1]
     for metric in metrics if len(metrics) > 1 or len(who) == 1 else ():
         label = metric.removesuffix("/top1").removesuffix("/loss")

@@ -172,6 +172,8 @@ def test_logs_of_big_vision(tmp_path):
     assert list(drawn) == ["Loss", "Learning rate", "Top-1 accuracy", "Images per second and core"]
     for text in (">val<", ">v2<", ">real<", ">minival<", ">10 %<"):
         assert text in drawn["Top-1 accuracy"]
+    both = curves.svgs([found, record.read_record(make_run(tmp_path / "ours"))])
+    assert ">PyTorch<" in both["Loss"] and ">PyTorch<" not in both["Images per second and core"]
     run_command("bv", folder=tmp_path)
 
 
