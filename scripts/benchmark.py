@@ -385,16 +385,22 @@ def describe(args: argparse.Namespace) -> str:
 
 
 def memory_section(args: argparse.Namespace) -> None:
-    """Peak memory of a training step with and without --batch_split."""
+    """Peak memory of a training step with and without --batch_split, and what of it grows with the images."""
     # Freed memory returns to the system at once, so that what is in use can be seen from outside.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    few = args.memory_batch // 4
     for engine in args.engines:
         rows = {
-            f"{engine} --batch_split {split}": (peak_of_training, args, engine, args.memory_batch, split)
+            f"{engine}, {batch} images, --batch_split {split}": (peak_of_training, args, engine, batch, split)
             for split in (1, 8)
+            for batch in (args.memory_batch, few)
         }
-        title = f"Growth of memory during a step, {args.model}, batch {args.memory_batch}, {args.resolution} px"
-        show(title, measure(rows, 3), "MiB")
+        figures = measure(rows, 3)
+        show(f"Growth of memory during a step, {args.model}, {args.resolution} px", figures, "MiB")
+        whole, whole_few, split, split_few = map(statistics.median, figures.values())
+        activations, of_split = (x / (1 - few / args.memory_batch) for x in (whole - whole_few, split - split_few))
+        print(f"  activations, extrapolated from both batches: {activations:,.0f} and {of_split:,.0f} MiB, ", end="")
+        print(f"{of_split / activations:.2f}", flush=True)
 
 
 def pipeline_section(args: argparse.Namespace) -> None:
