@@ -89,7 +89,8 @@ def read_record(folder: str | Path) -> Record:
         lines = [{big_vision_name(name): value for name, value in line.items()} for line in lines]
         return Record(folder, "big_vision", {}, {}, {}, {}, lines, notes)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no config.json, so it is no run that has begun; name another folder.")
+        other = f"the runs in it, {folder}/*" if any(folder.glob("*/config.json")) else "another folder"
+        raise UserError(f"{folder} holds no config.json, so it is no run that has begun; name {other}.")
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder} holds no metrics.jsonl yet; wait for its first line, or name another folder.")
     config, recipe = read_json(folder / "config.json"), optional(folder / "recipe.json")
