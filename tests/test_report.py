@@ -257,8 +257,8 @@ def test_broken_lines_are_passed_over_and_counted(tmp_path):
     found = record.read_record(run)
     assert (found.step, found.points("train/loss")[-1]) == (50, (30, 2 / 30))
     assert found.notes == [
-        "has 9 broken lines in metrics.jsonl, which were passed over",
-        "has numbers that are not finite in 1 lines of metrics.jsonl",
+        "has 9 broken lines in metrics.jsonl, passed over",
+        "has numbers that are not finite in 1 line of metrics.jsonl",
     ]
     make_run(tmp_path / "other", "bit_jax")
     done = run_command("run", "other", "--output", "report.md", folder=tmp_path, status=2)
