@@ -1,0 +1,133 @@
+"""The transfer study: every cell is a training run of its own, and the table is made from their folders alone."""
+
+import argparse
+import itertools
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+CONTENDERS = {  # engine and precision; the last one tells what the rounding of float32 is worth
+    "PyTorch": ("bit_pytorch", "float32"),
+    "JAX": ("bit_jax", "float32"),
+    "TensorFlow": ("bit_tf2", "float32"),
+    "PyTorch, float64": ("bit_pytorch", "float64"),
+}
+STARTS = {"pretrained": "embedded model", "none": "from scratch"}
+SHOTS = (1, 5, 10, None)  # images a class; None: all of them
+SEEDS = range(5)  # of the choice of images, their order and the initial values; all images are trained on once
+NUM_CLASSES = 10
+MARKS = "<!-- made by scripts/study --readme -->", "<!-- end of the study -->"
+
+
+def flags(shots: int | None) -> list[str]:
+    """What the sample's row says, at the resolution of pre-training and with few steps, for every engine and start."""
+    batch, steps, warmup = (64, 300, 50) if shots is None else (min(50, NUM_CLASSES * shots), 50, 10)
+    return (
+        f"--batch {batch} --steps {steps} --warmup_steps {warmup} --base_lr 0.02 --mixup 0 --resize 54 --crop 48 "
+        "--batch_eval 250 --eval_every 0 --checkpoint_every 0"
+    ).split()
+
+
+def cells():
+    """(name of the run, contender, start, shots, seed) of every run."""
+    for shots, seed in itertools.product(SHOTS, SEEDS):
+        for contender, start in itertools.product(CONTENDERS, STARTS):
+            is_long, is_reference = shots is None, contender == "PyTorch, float64"
+            if (is_long and (seed or is_reference)) or (is_reference and start == "none"):
+                continue
+            name = f"{contender}_{start}_{shots or 'all'}_{seed}".replace(", ", "_")
+            yield name, contender, start, shots, seed
+
+
+def train(folder: Path, logdir: Path, name: str, contender: str, start: str, shots: int | None, seed: int) -> None:
+    """One run, unless it has ended already; an interrupted one goes on."""
+    if (logdir / name / "weights.npz").exists():
+        return
+    engine, precision = CONTENDERS[contender]
+    few = [] if shots is None else ["--examples_per_class", str(shots), "--examples_per_class_seed", str(seed)]
+    command = [
+        sys.executable, "-m", f"{engine}.train", "--dataset", str(folder), "--logdir", str(logdir), "--name", name,
+        "--weights", start, "--precision", precision, "--seed", str(seed), *flags(shots), *few,
+    ]  # fmt: skip
+    status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    if status:
+        sys.exit(status)
+
+
+def top1(logdir: Path) -> dict[tuple, list[float]]:
+    """{(contender, start, shots): test accuracies of the runs that have ended, by seed}."""
+    found = {}
+    for name, contender, start, shots, _ in cells():
+        if (logdir / name / "weights.npz").exists():
+            last = json.loads((logdir / name / "metrics.jsonl").read_text().splitlines()[-1])
+            found.setdefault((contender, start, shots), []).append(last["test/top1"])
+    return found
+
+
+def table(found: dict[tuple, list[float]]) -> str:
+    """Markdown: one row per number of images and start, one column per engine, and what rounding explains."""
+    engines = [name for name in CONTENDERS if name != "PyTorch, float64"]
+    lines = [f"| images a class | start | {' | '.join(engines)} |", "|---|---|" + "---|" * len(engines)]
+    for shots, start in itertools.product(SHOTS, STARTS):
+        results = [summary(found.get((engine, start, shots), [])) for engine in engines]
+        lines.append(f"| {shots or 'all'} | {STARTS[start]} | {' | '.join(results)} |")
+    return "\n".join([*lines, "", rounding(found, engines)])
+
+
+def summary(values: list[float]) -> str:
+    """min <- median -> max in per cent; a single run is one number."""
+    if len(values) < 2:
+        return " ".join(f"{value:.2%}" for value in values)
+    return f"{min(values):.1%} <- **{statistics.median(values):.1%}** -> {max(values):.1%}"
+
+
+def rounding(found: dict[tuple, list[float]], engines: list[str]) -> str:
+    """How far runs of the same seed lie apart: between engines, and between float32 and float64 of one engine."""
+    lines = []
+    for other in (*engines[1:], "PyTorch, float64"):
+        gaps = [
+            abs(a - b)
+            for start, shots in itertools.product(STARTS, SHOTS)
+            for a, b in zip(found.get(("PyTorch", start, shots), []), found.get((other, start, shots), []))
+            if start == "pretrained" and shots
+        ]
+        if gaps:
+            lines.append(f"{other} {statistics.median(gaps):.2%} (at most {max(gaps):.2%}, {len(gaps)} runs)")
+    return f"Difference from PyTorch in float32, same seed, few-shot from the embedded model: {'; '.join(lines)}."
+
+
+def write_readme(text: str, path: Path = Path("README.md")) -> None:
+    """Put the table between its marks."""
+    pattern = re.compile(f"(?<={re.escape(MARKS[0])}\n).*?(?={re.escape(MARKS[1])})", re.DOTALL)
+    path.write_text(pattern.sub(lambda _: text + "\n", path.read_text()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="CIFAR-10 as {train,test}/<class>/*.jpg; trains what is missing"
+    )
+    parser.add_argument(
+        "--logdir", type=Path, default=Path("runs/study"), help="folder of the runs (default: runs/study)"
+    )
+    parser.add_argument("--table", action="store_true", help="print the table only")
+    parser.add_argument("--readme", action="store_true", help="write it into README.md, too")
+    options = parser.parse_args()
+    if options.folder:
+        everything = list(cells())
+        for number, cell in enumerate(everything, start=1):
+            print(f"{number}/{len(everything)} {cell[0]}", flush=True)
+            train(options.folder, options.logdir, *cell)
+    elif not (options.table or options.readme):
+        parser.error("give the folder of CIFAR-10, or --table")
+    text = table(top1(options.logdir))
+    print(text)
+    if options.readme:
+        write_readme(text)
+
+
+if __name__ == "__main__":
+    main()
