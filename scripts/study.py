@@ -1,6 +1,7 @@
 """The transfer study: every cell is a training run of its own, and the table is made from their folders alone."""
 
 import argparse
+import collections
 import itertools
 import json
 import re
@@ -57,22 +58,22 @@ def train(folder: Path, logdir: Path, name: str, contender: str, start: str, sho
         sys.exit(status)
 
 
-def top1(logdir: Path) -> dict[tuple, list[float]]:
-    """{(contender, start, shots): test accuracies of the runs that have ended, by seed}."""
-    found = {}
-    for name, contender, start, shots, _ in cells():
+def top1(logdir: Path) -> dict[tuple, dict[int, float]]:
+    """{(contender, start, shots): {seed: test accuracy}} of the runs that have ended."""
+    found = collections.defaultdict(dict)
+    for name, contender, start, shots, seed in cells():
         if (logdir / name / "weights.npz").exists():
             last = json.loads((logdir / name / "metrics.jsonl").read_text().splitlines()[-1])
-            found.setdefault((contender, start, shots), []).append(last["test/top1"])
+            found[contender, start, shots][seed] = last["test/top1"]
     return found
 
 
-def table(found: dict[tuple, list[float]]) -> str:
+def table(found: dict[tuple, dict[int, float]]) -> str:
     """Markdown: one row per number of images and start, one column per engine, and what rounding explains."""
     engines = [name for name in CONTENDERS if name != REFERENCE]
     lines = [f"| images a class | start | {' | '.join(engines)} |", "|---|---|" + "---|" * len(engines)]
     for shots, start in itertools.product(SHOTS, STARTS):
-        results = [summary(found.get((engine, start, shots), [])) for engine in engines]
+        results = [summary(list(found[engine, start, shots].values())) for engine in engines]
         lines.append(f"| {shots or 'all'} | {STARTS[start]} | {' | '.join(results)} |")
     return "\n".join([*lines, "", rounding(found, engines)])
 
@@ -84,7 +85,7 @@ def summary(values: list[float]) -> str:
     return f"{min(values):.1%} <- **{statistics.median(values):.1%}** -> {max(values):.1%}"
 
 
-def rounding(found: dict[tuple, list[float]], engines: list[str]) -> str:
+def rounding(found: dict[tuple, dict[int, float]], engines: list[str]) -> str:
     """Markdown: how far few-shot runs of one seed lie from PyTorch's in float32; float64 shows what rounding does."""
     lines = [
         "| difference from PyTorch, same seed | " + " | ".join(STARTS.values()) + " |",
@@ -95,12 +96,15 @@ def rounding(found: dict[tuple, list[float]], engines: list[str]) -> str:
     return "\n".join(lines)
 
 
-def gaps(found: dict[tuple, list[float]], other: str, start: str) -> str:
+def gaps(found: dict[tuple, dict[int, float]], other: str, start: str) -> str:
     """Median and largest difference of test accuracy over the seeds and numbers of images, in points."""
-    both = [
-        (found.get(("PyTorch", start, shots), []), found.get((other, start, shots), [])) for shots in SHOTS if shots
+    values = [
+        100 * abs(found["PyTorch", start, shots][seed] - accuracy)
+        for shots in SHOTS
+        if shots
+        for seed, accuracy in found[other, start, shots].items()
+        if seed in found["PyTorch", start, shots]
     ]
-    values = [100 * abs(a - b) for ours, theirs in both for a, b in zip(ours, theirs)]
     return f"{statistics.median(values):.2f}, at most {max(values):.2f}" if values else ""
 
 
