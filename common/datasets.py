@@ -150,7 +150,7 @@ def rows(tfds_data_dir: str | Path | None = None) -> dict[str, DatasetRow]:
         "cifar10-sample": DatasetRow(
             folder.open_sample,
             (32, 32),
-            dict(steps=100, batch=64, base_lr=0.02, resize=72, crop=64, batch_eval=250, mixup=0.0),
+            {"steps": 100, "batch": 64, "base_lr": 0.02, "resize": 72, "crop": 64, "batch_eval": 250, "mixup": 0.0},
         ),
         "cifar10": DatasetRow(cifar.open_cifar, (32, 32)),
         "cifar100": DatasetRow(cifar.open_cifar, (32, 32)),

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from common.errors import UserError
 from common.files import write_json
 from common.formats import containers
 from common.formats.express import express, expressed
-from common.formats.npz import Npz
 from common.formats.recognise import choose_table, shorten
 from common.formats.source import Source, card_name, card_path, dump_config, read_model
 from common.initializers import initial_parameters
@@ -139,21 +137,6 @@ def needs_card(config: ModelConfig) -> bool:
     """Whether names and shapes do not tell everything about a model: they do of a BiT of the paper."""
     is_bit = isinstance(config, ResNetConfig)
     return not is_bit or config != ResNetConfig(config.num_units, config.width_factor, config.num_classes)
-
-
-def read_npz(path: Path, check: Callable[[Arrays], None] = lambda declared: None) -> Arrays:
-    """Every array of an `.npz` file; nothing in it is executed, and no more memory is taken than the file accounts for.
-
-    `check` sees arrays of the declared shapes and types, which take no memory, before any value is read.
-    """
-
-    def read() -> Arrays:
-        with Npz(Path(path)) as file:
-            check(file.declared)
-            file.check_bytes()
-            return {name: file.get(name) for name in file.declared}
-
-    return containers.guarded(Path(path), read)
 
 
 def with_classes(config: ResNetConfig, num_classes: int) -> ResNetConfig:

@@ -14,7 +14,7 @@ def run(engine: str, folder: Path, arguments: list[str]) -> dict:
     print(f"\n== {engine}", flush=True)
     started = time.monotonic()
     command = [sys.executable, "-m", f"{engine}.train", "--logdir", str(folder), "--name", engine, *arguments]
-    status = subprocess.run(command).returncode
+    status = subprocess.run(command, check=False).returncode
     if status:
         sys.exit(status)
     lines = [json.loads(line) for line in (folder / engine / "metrics.jsonl").read_text().splitlines()]

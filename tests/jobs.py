@@ -3,16 +3,14 @@
 import contextlib
 import itertools
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from conftest import ROOT
 from PIL import Image
+from processes import Server
 
 from common.predictions import read_predictions
 
@@ -20,12 +18,6 @@ FLAGS = ("--dataset", "images", "--weights", "none", "--precision", "float64", "
          "--mixup", 0.1, "--resize", 36, "--crop", 32, "--steps", 20, "--warmup_steps", 1, "--base_lr", 0.01,
          "--val_fraction", 0.3, "--batch_eval", 3, "--eval_every", 6, "--log_every", 1, "--checkpoint_every", 2,
          "--keep_best", "--workers", 1)  # fmt: skip
-COMMAND = """
-import runpy, sys, forker
-forker.make_it_small()
-del sys.argv[0]
-runpy.run_module(sys.argv[0], run_name="__main__")
-"""
 
 
 def make_images(folder: Path) -> None:
@@ -40,37 +32,17 @@ def make_images(folder: Path) -> None:
 class Job:
     """Processes that train together in `folder`; entered, they have been started, and left, they have ended."""
 
-    def __init__(self, engine: str, folder: Path, name: str, *flags, num_processes: int = 1, variables: dict = {}):  # noqa: B006
-        self.name, self.folder, self.num_processes = name, folder, num_processes
-        self.arguments = [sys.executable, "-c", COMMAND, f"{engine}.train", *map(str, (*FLAGS, "--name", name, *flags))]
-        self.variables = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": ""} | variables
+    def __init__(self, server: Server, folder: Path, name: str, *flags, num_processes: int = 1, variables: dict = {}):  # noqa: B006
+        self.server, self.folder, self.name, self.num_processes = server, folder, name, num_processes
+        self.flags, self.variables = (*FLAGS, "--name", name, *flags), {"CUDA_VISIBLE_DEVICES": ""} | variables
 
-    def __enter__(self):
-        ports = free_ports(self.num_processes)
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
-        self.processes = []
-        for number in range(self.num_processes if self.num_processes > 1 else 0):
-            place = {
-                "JAX_COORDINATOR_ADDRESS": cluster["worker"][0],
-                "JAX_NUM_PROCESSES": str(self.num_processes),
-                "JAX_PROCESS_ID": str(number),
-                "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": number}}),
-            }
-            self.start(number, place)
-        if self.num_processes == 1:
-            self.start(0, {})
+    def __enter__(self) -> Self:
+        places = places_of(self.num_processes) if self.num_processes > 1 else [{}]
+        module = f"{self.server.package}.train"
+        self.processes = [
+            self.server.start(module, self.flags, self.folder, self.variables | place, small=True) for place in places
+        ]
         return self
-
-    def start(self, number: int, place: dict[str, str]) -> None:
-        with open(self.log(number), "w") as log:
-            self.processes.append(
-                subprocess.Popen(
-                    self.arguments, cwd=self.folder, env=self.variables | place, stdout=log, stderr=subprocess.STDOUT
-                )
-            )
-
-    def log(self, number: int) -> Path:
-        return self.folder / f"{self.name}.{number}.log"
 
     def __exit__(self, *error) -> None:
         for process in self.processes:
@@ -80,24 +52,41 @@ class Job:
     def ends(self, seconds: float = 300) -> list[tuple[int, str]]:
         """(exit status, output) of every process, once all have ended by themselves."""
         until = time.monotonic() + seconds
-        return [
-            (process.wait(until - time.monotonic()), self.log(number).read_text())
-            for number, process in enumerate(self.processes)
-        ]
+        return [(process.wait(until - time.monotonic()), process.output) for process in self.processes]
 
     def finish(self) -> list[str]:
         """The outputs of the whole run, which nobody disturbs."""
         with self:
             ends = self.ends()
-        assert [status for status, _ in ends] == [0] * self.num_processes, ends
+        assert all(status == 0 for status, _ in ends), ends
         return [output for _, output in ends]
 
     def wait_for_line(self, number: int) -> None:
         """Return once the run has written so many lines of metrics."""
         path, until = self.folder / "runs" / self.name / "metrics.jsonl", time.monotonic() + 300
         while not (path.exists() and path.read_bytes().count(b"\n") >= number):
-            assert time.monotonic() < until and self.processes[0].poll() is None, self.log(0).read_text()
+            assert time.monotonic() < until and self.processes[0].poll() is None, self.processes[0].output
             time.sleep(0.02)
+
+
+def places_of(num_processes: int) -> list[dict[str, str]]:
+    """What the environment of each process tells it: by torchrun's, JAX's and TensorFlow's rules."""
+    ports = free_ports(num_processes)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    return [
+        {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(ports[0]),
+            "WORLD_SIZE": str(num_processes),
+            "RANK": str(number),
+            "LOCAL_RANK": str(number),
+            "JAX_COORDINATOR_ADDRESS": addresses[0],
+            "JAX_NUM_PROCESSES": str(num_processes),
+            "JAX_PROCESS_ID": str(number),
+            "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}}),
+        }
+        for number in range(num_processes)
+    ]
 
 
 def free_ports(count: int) -> list[int]:

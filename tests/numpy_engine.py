@@ -1,12 +1,15 @@
 """A fourth engine, of a few lines of numpy, that runs the very `main` of the others: for tests of what surrounds it."""
 
 import ast
+import functools
 import types
 from pathlib import Path
 
 import numpy as np
 
+from common.config import TrainConfig, run_command
 from common.devices import Devices
+from common.run import Run
 
 LOOP = Path(__file__).resolve().parent.parent / "bit_jax" / "loop.py"
 
@@ -66,3 +69,7 @@ def load_main():
     }
     exec(compile(tree, str(LOOP), "exec"), names)  # noqa: S102
     return names["main"]
+
+
+if __name__ == "__main__":
+    run_command("numpy", "train", TrainConfig, __doc__, functools.partial(Run, engine="numpy"), load_main)

@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step), and threads that are bounded, ordered and cleaned up."""
 
+import itertools
 import threading
 import time
 
@@ -38,8 +39,8 @@ def batch_of(batches, step: int) -> dict[str, np.ndarray]:
 
 def assert_same(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
 # --- a pure function of (seed, step)
@@ -59,7 +60,7 @@ def test_a_batch_depends_on_seed_and_step_alone(flags):
         assert_same(batch_of(asked, step), in_order[step])
     other_seed = batch_of(TrainBatches(split, recipe, 4), 0)
     assert (other_seed["labels"] != in_order[0]["labels"]).any()
-    assert all((a["labels"] != b["labels"]).any() for a, b in zip(in_order, in_order[1:]))
+    assert all((a["labels"] != b["labels"]).any() for a, b in itertools.pairwise(in_order))
 
 
 @pytest.mark.parametrize("num_workers", (1, 8))

@@ -15,7 +15,7 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from make_colabs import COLABS, NAMES, WORDS, execute, read  # noqa: E402
+from make_colabs import COLABS, NAMES, WORDS, execute, read
 
 ADDRESS = PROJECT["urls"]["Repository"]
 NAME = pytest.mark.parametrize("name", NAMES)

@@ -1,28 +1,18 @@
 """`common/` runs on a machine without any framework: importing all of it imports none."""
 
-import subprocess
-import sys
-from pathlib import Path
+from conftest import ROOT
+from processes import run_without
 
-ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in (ROOT / "common").rglob("*.py")
     if "__" not in path.name
 )
+FRAMEWORKS = (
+    "torch", "torchvision", "jax", "jaxlib", "flax", "optax", "tensorflow", "keras", "tf_keras", "timm", "transformers",
+)  # fmt: skip
 SCRIPT = """
-import importlib, sys
-
-FRAMEWORKS = {"torch", "torchvision", "jax", "jaxlib", "flax", "optax", "tensorflow", "keras", "tf_keras", "timm", "transformers"}
-
-
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in FRAMEWORKS:
-            raise ImportError(f"{name} was imported")
-
-
-sys.meta_path.insert(0, Block())
+import importlib
 for module in sys.argv[1:]:
     importlib.import_module(module)
 slow = {"matplotlib.pyplot", "scipy", "cv2", "tensorflow_datasets"} & set(sys.modules)
@@ -32,9 +22,7 @@ assert not slow, f"{slow} belongs into the functions that need it"
 
 def test_no_module_of_common_imports_a_framework():
     assert len(MODULES) > 15 and "common.formats.bit" in MODULES
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *MODULES], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = run_without(FRAMEWORKS, SCRIPT, *MODULES)
     assert done.returncode == 0, done.stderr
 
 

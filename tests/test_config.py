@@ -33,7 +33,9 @@ def command(*argv, code: str = "") -> subprocess.CompletedProcess:
     run = f"import runpy, sys; sys.argv[1:] = {list(argv[1:])!r}; {code}; "
     run += f"runpy.run_module('bit_pytorch.{argv[0]}', run_name='__main__')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", run], check=False, env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
 # --- help

@@ -2,20 +2,16 @@
 
 import dataclasses
 import json
-import os
 import pickle
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from format_cases import CASES, SMALL, random_arrays
 
-from common import convert as command
+from common import convert as module
 from common import weights
 from common.adapt import adapt, adapt_channels, check_same_model
 from common.convert import convert, describe, inspect, parse
@@ -47,37 +43,28 @@ def npz(path: Path, config=VIT, spelling="vision_transformer", edit=lambda publi
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Run the command as a user does, in an empty folder."""
-
-    def run_command(*arguments: str, status: int = 0) -> str:
-        words = [sys.executable, "-m", "common.convert", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == status, done.stdout + done.stderr
-        assert status == 0 or done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
-        return done.stdout + done.stderr
-
-    return run_command
+def command(run):
+    """What `python -m common.convert` says."""
+    return lambda *arguments, status=0: run("common.convert", *arguments, status=status).output
 
 
 # --- the command
 
 
-def test_the_command_says_what_it_found_and_did(run, tmp_path):
+def test_the_command_says_what_it_found_and_did(command, tmp_path):
     npz(tmp_path / "a.npz")
-    said = run("a.npz", "b", "--to", "huggingface")
+    said = command("a.npz", "b", "--to", "huggingface")
     assert "a.npz: ViT in the spelling vision_transformer, 5 classes, 32 x 32 pixels" in said
     assert "no file tells: gelu tanh, layer_norm_epsilon 1e-06" in said and "read back and equal" in said
-    shown = run("--inspect", "b")
+    shown = command("--inspect", "b")
     for words in ("ViT", "huggingface", "32 x 32", "gelu tanh", r"parameters +24,069", "[0-9a-f]{64}"):
         assert re.search(words, shown), shown
-    assert run("b", status=2).startswith("error: Nothing to do")
+    assert command("b", status=2).startswith("error: Nothing to do")
 
 
 def test_the_command_needs_no_framework():
     """It reads, converts and writes every case of test_formats.py with `common/` alone; see test_common_is_numpy_only."""
-    source = Path(command.__file__).read_text()
+    source = Path(module.__file__).read_text()
     assert not re.search(r"import (torch|jax|tensorflow|keras|timm|transformers)", source)
 
 
@@ -87,7 +74,7 @@ def test_inspect_names_the_architecture_and_the_digest(tmp_path):
     shown = inspect(path)
     assert re.search(r"architecture +ViT-Ti/16\n", shown) and re.search(r"resolution +224 x 224\n", shown)
     assert re.search(r"classes +3\n", shown) and re.search(r"spelling +vision_transformer\n", shown)
-    assert command.digest(path) in shown
+    assert module.digest(path) in shown
     assert "ViT-Ti/16" in describe(read_model(path, values=False))
 
 
@@ -187,10 +174,10 @@ def test_numbers_that_names_and_shapes_do_not_tell(tmp_path):
 
 
 @pytest.mark.parametrize("cut", (4, 8, 100, -1))
-def test_a_truncated_safetensors_is_one_sentence(cut, run, tmp_path):
+def test_a_truncated_safetensors_is_one_sentence(cut, command, tmp_path):
     path = ours(tmp_path / "a.safetensors")
     path.write_bytes(path.read_bytes()[:cut])
-    error = run("a.safetensors", "b.npz", status=2)
+    error = command("a.safetensors", "b.npz", status=2)
     assert "is no readable .safetensors" in error and not (tmp_path / "b.npz").exists()
 
 
@@ -205,10 +192,10 @@ def test_a_header_that_claims_more_than_the_file_holds(claimed, tmp_path):
             read_model(tmp_path / f"{name}.safetensors")
 
 
-def test_a_pickle_is_never_read_here(run, tmp_path):
+def test_a_pickle_is_never_read_here(command, tmp_path):
     for suffix in (".pt", ".pth", ".bin"):
         (tmp_path / f"a{suffix}").write_bytes(pickle.dumps({"head/bias": 1}))
-        assert "bit_pytorch.import_weights" in run(f"a{suffix}", "b.npz", status=2)
+        assert "bit_pytorch.import_weights" in command(f"a{suffix}", "b.npz", status=2)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs on several devices and in several processes in JAX, against the same run on one device."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -16,25 +17,31 @@ from common.checkpoint import CURRENT, read
 pytestmark = pytest.mark.skipif("bit_jax" not in INSTALLED, reason="jax is not installed")
 
 
-def test_stopped_killed_and_resumed_by_fewer(tmp_path):
-    """SIGTERM to one process saves in all; kill -9 of one ends all; one goes on where two ended, with other places."""
+@pytest.fixture
+def job(server, tmp_path):
+    """job("name", *flags): a run of JAX on two classes of images."""
     make_images(tmp_path)
-    Job("bit_jax", tmp_path, "alone").finish()
-    with Job("bit_jax", tmp_path, "two", "--checkpoint_every", 0, num_processes=2) as job:
-        job.wait_for_line(4)
-        job.processes[1].send_signal(signal.SIGTERM)
-        ends = job.ends()
+    return functools.partial(Job, server("bit_jax"), tmp_path)
+
+
+def test_stopped_killed_and_resumed_by_fewer(job, tmp_path):
+    """SIGTERM to one process saves in all; kill -9 of one ends all; one goes on where two ended, with other places."""
+    job("alone").finish()
+    with job("two", "--checkpoint_every", 0, num_processes=2) as two:
+        two.wait_for_line(4)
+        two.processes[1].send_signal(signal.SIGTERM)
+        ends = two.ends()
     step = read(tmp_path / "runs" / "two" / CURRENT).step
     assert [status for status, _ in ends] == [143, 143] and 3 <= step < 20, ends
     assert f"Stopped after step {step}; to resume: " in ends[0][1] and "Stopped after" not in ends[1][1]
-    with Job("bit_jax", tmp_path, "two", "--shard_parameters", num_processes=2) as job:
-        job.wait_for_line(step + 4)
-        job.processes[1].kill()
+    with job("two", "--shard_parameters", num_processes=2) as two:
+        two.wait_for_line(step + 4)
+        two.processes[1].kill()
         started = time.monotonic()
-        status, output = job.ends()[0]
+        status, output = two.ends()[0]
     assert status == 2 and time.monotonic() - started < 60, output
     assert "error: Another process of this run has ended" in output and "the same command continues after" in output
-    Job("bit_jax", tmp_path, "two").finish()
+    job("two").finish()
     assert_close(tmp_path, "two", "alone", 1e-9)
 
 
@@ -95,11 +102,10 @@ def test_eight_devices_of_one_process():
     subprocess.run([sys.executable, "-c", EIGHT], check=True, env=os.environ | variables)
 
 
-def test_a_batch_that_devices_cannot_share(tmp_path):
-    make_images(tmp_path)
+def test_a_batch_that_devices_cannot_share(job):
     variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    with Job("bit_jax", tmp_path, "odd", "--batch", 12, variables=variables) as job:
-        assert job.ends() == [(2, "error: 8 devices cannot share a batch of 12; choose a multiple.\n")]
+    with job("odd", "--batch", 12, variables=variables) as two:
+        assert two.ends() == [(2, "error: 8 devices cannot share a batch of 12; choose a multiple.\n")]
 
 
 def test_shards_need_several_devices(run):
@@ -108,25 +114,23 @@ def test_shards_need_several_devices(run):
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_devices_each_from_first_to_last(tmp_path):
-    make_images(tmp_path)
+def test_two_processes_of_two_devices_each_from_first_to_last(job, tmp_path):
     variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     flags = ("--precision", "float32", "--mixup", 0, "--steps", 6)
-    Job("bit_jax", tmp_path, "alone", *flags).finish()
+    job("alone", *flags).finish()
     for flag in ((), ("--shard_parameters",)):
         name = f"four{len(flag)}"
-        Job("bit_jax", tmp_path, name, *flags, *flag, num_processes=2, variables=variables).finish()
+        job(name, *flags, *flag, num_processes=2, variables=variables).finish()
         assert_close(tmp_path, name, "alone", 1e-5)
 
 
 @pytest.mark.slow
-def test_the_first_process_is_killed(tmp_path):
+def test_the_first_process_is_killed(job):
     """It coordinates the others, which JAX ends with a message of its own."""
-    make_images(tmp_path)
-    with Job("bit_jax", tmp_path, "two", "--steps", 10**6, num_processes=2) as job:
-        job.wait_for_line(4)
-        job.processes[0].kill()
+    with job("two", "--steps", 10_000, num_processes=2) as two:
+        two.wait_for_line(4)
+        two.processes[0].kill()
         started = time.monotonic()
-        status, output = job.ends()[1]
+        status, output = two.ends()[1]
     assert status != 0 and time.monotonic() - started < 60, output
     assert "another task died" in output or "Another process of this run has ended" in output, output

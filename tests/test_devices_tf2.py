@@ -1,5 +1,6 @@
 """Runs on several devices and in several processes in TensorFlow, against the same run on one device."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -16,11 +17,17 @@ from common.checkpoint import CURRENT, read
 pytestmark = pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="tensorflow is not installed")
 
 
-def test_two_processes(tmp_path):
-    """Micro-batches, mixup, an evaluation set that the processes cannot share evenly, the best weights; one writes."""
+@pytest.fixture
+def job(server, tmp_path):
+    """job("name", *flags): a run of TensorFlow on two classes of images."""
     make_images(tmp_path)
-    Job("bit_tf2", tmp_path, "alone", "--steps", 8).finish()
-    outputs = Job("bit_tf2", tmp_path, "two", "--steps", 8, num_processes=2).finish()
+    return functools.partial(Job, server("bit_tf2"), tmp_path)
+
+
+def test_two_processes(job, tmp_path):
+    """Micro-batches, mixup, an evaluation set that the processes cannot share evenly, the best weights; one writes."""
+    job("alone", "--steps", 8).finish()
+    outputs = job("two", "--steps", 8, num_processes=2).finish()
     assert_close(tmp_path, "two", "alone", 1e-9)
     assert "Wrote runs/two/weights.npz" in outputs[0] and "step" not in outputs[1]
 
@@ -31,27 +38,26 @@ def test_parameters_stay_whole(run):
 
 
 @pytest.mark.slow
-def test_stopped_killed_and_resumed_by_fewer(tmp_path):
+def test_stopped_killed_and_resumed_by_fewer(job, tmp_path):
     """SIGTERM to one process saves in all; kill -9 of either ends the other; one goes on where two ended."""
-    make_images(tmp_path)
-    Job("bit_tf2", tmp_path, "alone").finish()
-    with Job("bit_tf2", tmp_path, "two", "--checkpoint_every", 0, num_processes=2) as job:
-        job.wait_for_line(4)
-        job.processes[1].send_signal(signal.SIGTERM)
-        ends = job.ends()
+    job("alone").finish()
+    with job("two", "--checkpoint_every", 0, num_processes=2) as two:
+        two.wait_for_line(4)
+        two.processes[1].send_signal(signal.SIGTERM)
+        ends = two.ends()
     step = read(tmp_path / "runs" / "two" / CURRENT).step
     assert [status for status, _ in ends] == [143, 143] and 3 <= step < 20, ends
     assert f"Stopped after step {step}; to resume: " in ends[0][1] and "Stopped after" not in ends[1][1]
     for killed in (1, 0):
-        with Job("bit_tf2", tmp_path, "two", num_processes=2) as job:
-            job.wait_for_line(step + 3)
-            job.processes[killed].kill()
+        with job("two", num_processes=2) as two:
+            two.wait_for_line(step + 3)
+            two.processes[killed].kill()
             started = time.monotonic()
-            status, output = job.ends()[1 - killed]
+            status, output = two.ends()[1 - killed]
         assert status == 2 and time.monotonic() - started < 60, output
         assert "error: Another process of this run has ended" in output
         step = read(tmp_path / "runs" / "two" / CURRENT).step
-    Job("bit_tf2", tmp_path, "two").finish()
+    job("two").finish()
     assert_close(tmp_path, "two", "alone", 1e-9)
 
 

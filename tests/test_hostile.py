@@ -23,12 +23,28 @@ from engines import FRAMEWORKS, INSTALLED
 from PIL import Image
 
 from common.checkpoint import CURRENT, read
-from common.models import PACKAGED_WEIGHTS, find_model
+from common.initializers import initial_parameters
+from common.models import PACKAGED_WEIGHTS, find_architecture, find_model
 from common.weights import read_weights, write_weights
 
 EMBEDDED = PACKAGED_WEIGHTS / "BiT-T-R26x0.5.npz"
 HEAD, BIAS = "resnet/head/conv2d/kernel", "resnet/head/conv2d/bias"
-RUN = ("--resize", 36, "--crop", 32, "--log_every", 1, "--warmup_steps", 0, "--workers", 2)
+SMALLEST = ("--model", "ViT-mu/16")  # where the model does not matter
+RUN = (
+    *SMALLEST,
+    "--weights",
+    "none",
+    "--resize",
+    36,
+    "--crop",
+    32,
+    "--log_every",
+    1,
+    "--warmup_steps",
+    0,
+    "--workers",
+    2,
+)
 
 
 @pytest.fixture(params=INSTALLED)
@@ -281,8 +297,11 @@ def test_odd_images_are_images_and_bad_ones_are_named(command, tmp_path):
     assert all(f"odd/{file}: " in output for file in ODD)
     with np.load("out.npz") as found:
         assert found["logits"].shape == (len(ODD), 200) and np.isfinite(found["logits"]).all()
+    config = find_architecture(SMALLEST[1], num_classes=2, image_size=(32, 32))
+    write_weights(tmp_path / "small.npz", initial_parameters(0, config), config)
     for file in BAD:
-        status, _, error = command("predict", f"bad/{file}", "--resolution", 32, "--batch_eval", 4)
+        flags = ("--weights", "small.npz", "--resolution", 32, "--batch_eval", 4)
+        status, _, error = command("predict", f"bad/{file}", *SMALLEST, *flags)
         assert status == 2 and f"The image bad/{file} " in error and "replace or remove it" in error, (file, error)
     assert not Path("sprung").exists()
 

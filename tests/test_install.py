@@ -1,6 +1,5 @@
 """What people install: the wheel and the constraints."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from engines import FRAMEWORKS, INSTALLED
+from processes import run_without
 
 from common.datasets import open_dataset
 
@@ -26,15 +26,12 @@ def wheel(tmp_path_factory):
     return folder / "site"
 
 
-BLOCKED = """
-import runpy, sys
-from importlib.machinery import PathFinder
-find_spec = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name.partition(".")[0] in {absent!r} else find_spec(name, *rest)
+COMMANDS = """
+import runpy
 import common
 assert common.__path__[0].startswith({place!r})
-sys.argv[1:] = {argv!r}
-runpy.run_module({module!r}, run_name="__main__")
+for module, *sys.argv[1:] in {commands!r}:
+    runpy.run_module(module, run_name="__main__")
 """
 PACKAGES = {
     "bit_pytorch": ("torch", "torchvision", "timm"),
@@ -43,30 +40,28 @@ PACKAGES = {
 }
 
 
-def run_without(absent: tuple[str, ...], place: Path, module: str, folder: Path, *argv) -> subprocess.CompletedProcess:
-    """A command of the packages in `place`, given in `folder`, with some packages missing."""
-    code = BLOCKED.format(absent=absent, place=str(place), module=module, argv=list(map(str, argv)))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    environment["PYTHONPATH"] = str(place)
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+def commands_without(packages: tuple[str, ...], place: Path, folder: Path, *commands) -> subprocess.CompletedProcess:
+    """Commands of the packages in `place`, given in `folder` one after the other, with some packages missing."""
+    commands = [[*map(str, command)] for command in commands]
+    code = COMMANDS.format(place=str(place), commands=commands)
+    return run_without(packages, code, folder=folder, place=place)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_an_engine_of_the_wheel_runs_alone(wheel, name, tmp_path):
     """Far from the checkout, with the packages of the two other engines missing."""
     absent = tuple(package for other in FRAMEWORKS if other != name for package in PACKAGES[other])
-    flags = ("--name", "a", "--steps", 2, "--batch", 4, "--resize", 36, "--crop", 32)
-    done = run_without(absent, wheel, f"{name}.train", tmp_path, *flags)
-    assert done.returncode == 0, done.stderr
     image = tmp_path / "cat.jpg"
     image.write_bytes(open_dataset("cifar10-sample").splits["test"].read(150))
-    done = run_without(absent, wheel, f"{name}.predict", tmp_path, "--weights", tmp_path / "runs/a/weights.npz", image)
+    train = (f"{name}.train", "--name", "a", "--steps", 2, "--batch", 4, "--resize", 36, "--crop", 32)
+    predict = (f"{name}.predict", "--weights", tmp_path / "runs/a/weights.npz", image)
+    done = commands_without(absent, wheel, tmp_path, train, predict)
     assert done.returncode == 0 and "cat.jpg: " in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_missing_framework_is_one_sentence(name, tmp_path):
-    done = run_without(PACKAGES[name], ROOT, f"{name}.train", tmp_path, "--steps", 1)
+    done = commands_without(PACKAGES[name], ROOT, tmp_path, (f"{name}.train", "--steps", 1))
     extra = name.removeprefix("bit_")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"[{extra}]" in done.stderr, done.stderr
 

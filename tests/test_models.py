@@ -1,6 +1,7 @@
 """Logits, features and parameter counts of every engine against golden numbers of the original code and against timm."""
 
 import dataclasses
+import functools
 import gc
 import json
 from pathlib import Path
@@ -27,12 +28,15 @@ def config_of(golden: dict, **changes) -> ResNetConfig:
     return ResNetConfig(tuple(arch["block_units"]), arch["width_factor"], arch["head_size"], **changes)
 
 
+@functools.lru_cache(maxsize=4)  # of the float64 and float32 tests of every engine
 def golden_arrays(config: ResNetConfig, kernel_scale: float = 1.0) -> dict[str, np.ndarray]:
     """Canonical arrays that hold the golden rule's value of each published name."""
     arrays, shapes = {}, bit.published_shapes(config)
     for ours, theirs in bit.names(config).items():
         scale = kernel_scale if theirs.endswith("standardized_conv2d/kernel") else 1.0
         arrays[ours] = (param(theirs, shapes[theirs]) * scale).astype(np.float32)
+    for array in arrays.values():
+        array.flags.writeable = False
     return arrays | {"head/kernel": arrays["head/kernel"][0, 0]}
 
 
@@ -53,7 +57,7 @@ def test_float64_logits_equal_the_original(engine, name):
     assert relative(*golden_logits(engine, case(name), "float64")) < 1e-9
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", (*CASES[:-1], pytest.param(CASES[-1], marks=pytest.mark.slow)))
 def test_float32_logits_stay_within_rounding(engine, name):
     """As near to float64 as the original's own float32 run, but for the order of additions: a factor of 3."""
     golden = case(name)
@@ -149,7 +153,7 @@ def test_evaluation_counts_ties_as_argmax_does_and_nan_as_wrong(engine):
         kept = []
         batches = iter([batch, batch])
         result = engine.loop.evaluate(
-            model, batches, dtype=engine.dtype("float32"), keep=lambda *told: kept.extend(told)
+            model, batches, dtype=engine.dtype("float32"), keep=lambda *told, kept=kept: kept.extend(told)
         )
         assert (result["top1"], result["top5"]) == pytest.approx((top1, top5))
         if value == 0:
@@ -164,8 +168,8 @@ def test_evaluation_with_several_labels(engine):
     logits = np.array([3, 1, 2, 0, -1, -2, -3], np.float32)  # of every image
     head = {"head/kernel": np.zeros_like(arrays["head/kernel"]), "head/bias": logits}
     labels = np.zeros((6, 7), np.float32)
-    for image, classes in enumerate(((0, 3), (2,), (5, 6), (), (3, 4, 6), (0,))):
-        labels[image, list(classes)] = 1
+    for row, classes in zip(labels, ((0, 3), (2,), (5, 6), (), (3, 4, 6), (0,)), strict=True):
+        row[list(classes)] = 1
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     batch = {"images": images, "labels": labels, "mask": np.arange(6) < 5}
     model = engine.build(config, arrays | head)
@@ -227,7 +231,7 @@ def test_larger_architectures_agree_across_engines(architecture):
     from engines import INSTALLED, Engine
 
     config = find_model(f"BiT-M-{architecture}").config(10)
-    arrays = golden_arrays(config)
+    arrays = golden_arrays.__wrapped__(config)
     images = image((1, 64, 64, 3), 0).astype(np.float64)
     outputs = []
     for name in INSTALLED:

@@ -2,16 +2,13 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from common import curves, environment, record, report
 from common.datasets import open_dataset
@@ -39,15 +36,6 @@ def make_run(folder: Path, engine: str = "bit_pytorch", shift: float = 0.0, ende
     if ended:
         (folder / "weights.npz").write_bytes(b"")
     return folder
-
-
-def run_command(*arguments, folder: Path, status: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "common.report", *map(str, arguments)], check=False, cwd=folder, text=True,
-        capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
 
 
 def rows(table: report.Table) -> list[dict[str, str]]:
@@ -102,10 +90,10 @@ def test_flags_that_a_run_of_another_version_did_not_know_have_their_defaults(tm
     assert len(record.gaps(records)) == 1 and not rows(report.different_flags(records))
 
 
-def test_runs_without_a_common_step_say_so(tmp_path):
+def test_runs_without_a_common_step_say_so(run, tmp_path):
     make_run(tmp_path / "a"), make_run(tmp_path / "b", "bit_jax"), make_run(tmp_path / "c", "bit_tf2")
     (tmp_path / "b" / "metrics.jsonl").write_text('{"step": 7, "train/loss": 1.0}\n')
-    done = run_command("a", "b", "c", "--output", "report.md", folder=tmp_path, status=2)
+    done = run("common.report", "a", "b", "c", "--output", "report.md", status=2)
     assert done.stderr == "error: b has no step in common with a, so their losses were not compared.\n"
     text = (tmp_path / "report.md").read_text()
     assert "| b - a | JAX | PyTorch | no step with a loss in common | 0 |" in text
@@ -127,9 +115,9 @@ def test_machines_and_versions_of_runs_alike_share_a_row(tmp_path, monkeypatch):
     assert "accelerators" not in report.environments(alike).columns
 
 
-def test_one_page_without_a_network(tmp_path):
+def test_one_page_without_a_network(run, tmp_path):
     make_run(tmp_path / "a<b>"), make_run(tmp_path / "c", "bit_jax")
-    done = run_command("a<b>", "c", folder=tmp_path)
+    done = run("common.report", "a<b>", "c")
     page = (tmp_path / "report.html").read_text()
     assert "Wrote report.html: 2 runs" in done.stdout
     assert page.count("<svg") == 4 and "a&lt;b&gt;" in page and "a<b>" not in page and "&lt;a &amp; b&gt;" in page
@@ -138,26 +126,26 @@ def test_one_page_without_a_network(tmp_path):
     assert "prefers-color-scheme: dark" in page
 
 
-def test_a_run_that_is_being_written_is_reported_as_far_as_it_has_come(tmp_path):
-    run = make_run(tmp_path / "run", ended=False)
-    with open(run / "metrics.jsonl", "a") as file:
+def test_a_run_that_is_being_written_is_reported_as_far_as_it_has_come(run, tmp_path):
+    folder = make_run(tmp_path / "run", ended=False)
+    with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "train/lo')  # the rest comes in a moment
-    done = run_command("run", "--output", "report.md", folder=tmp_path, status=2)
+    done = run("common.report", "run", "--output", "report.md", status=2)
     assert done.stderr == "error: run has not ended: it has come to step 30 of 30.\n"
     assert "| run | has not ended: it has come to step 30 of 30 |" in (tmp_path / "report.md").read_text()
 
 
-def test_markdown_with_its_picture_and_the_picture_alone(tmp_path):
+def test_markdown_with_its_picture_and_the_picture_alone(run, tmp_path):
     make_run(tmp_path / "a|b")
-    run_command("a|b", "--output", "out/my report.md", folder=tmp_path)
+    run("common.report", "a|b", "--output", "out/my report.md")
     text = (tmp_path / "out" / "my report.md").read_text()
     assert "![Curves](my%20report.png)" in text and "| a\\|b | PyTorch |" in text
     assert (tmp_path / "out" / "my report.png").read_bytes().startswith(b"\x89PNG")
-    run_command("a|b", "--output", "curves.png", folder=tmp_path)
+    run("common.report", "a|b", "--output", "curves.png")
     assert (tmp_path / "curves.png").is_file() and not (tmp_path / "curves.md").exists()
 
 
-def test_logs_of_big_vision(tmp_path):
+def test_logs_of_big_vision(run, tmp_path):
     (tmp_path / "bv").mkdir()
     lines = [
         {"step": 50, "training_loss": 6.9, "global_schedule": 0.1, "img/sec/core": 300.0, "minival/prec@1": 0.2},
@@ -175,7 +163,7 @@ def test_logs_of_big_vision(tmp_path):
         assert text in drawn["Top-1 accuracy"]
     both = curves.svgs([found, record.read_record(make_run(tmp_path / "ours"))])
     assert ">PyTorch<" in both["Loss"] and ">PyTorch<" not in both["Images per second and core"]
-    run_command("bv", folder=tmp_path)
+    run("common.report", "bv")
 
 
 def test_a_log_of_big_vision_that_was_started_again_counts_every_step_once(tmp_path):
@@ -229,9 +217,9 @@ def test_a_folder_that_is_no_run_is_one_sentence(damage, words, tmp_path):
     assert re.search(words, error) and "\n" not in error and [found.folder for found in records] == [good]
 
 
-def test_the_other_runs_are_reported(tmp_path):
+def test_the_other_runs_are_reported(run, tmp_path):
     make_run(tmp_path / "good")
-    done = run_command("good", "nothing", "--output", "report.md", folder=tmp_path, status=2)
+    done = run("common.report", "good", "nothing", "--output", "report.md", status=2)
     assert done.stderr == "error: nothing is no folder; name the folder of a run, such as runs/NAME.\n"
     assert "| good |" in (tmp_path / "report.md").read_text()
 
@@ -248,20 +236,20 @@ BROKEN = (
 )
 
 
-def test_broken_lines_are_passed_over_and_counted(tmp_path):
-    run = make_run(tmp_path / "run")
-    with open(run / "metrics.jsonl", "a") as file:
+def test_broken_lines_are_passed_over_and_counted(run, tmp_path):
+    folder = make_run(tmp_path / "run")
+    with open(folder / "metrics.jsonl", "a") as file:
         file.write("".join(f"{line}\n" for line in BROKEN))
         file.write('\n{"step": 50, "train/loss": NaN, "train/lr": 1e999, "val/top1": true, "val/loss": "1"}\n')
         file.write(f'{{"step": 60, "train/loss": {"9" * 400}}}\n')
-    found = record.read_record(run)
+    found = record.read_record(folder)
     assert (found.step, found.points("train/loss")[-1]) == (50, (30, 2 / 30))
     assert found.notes == [
         "has 9 broken lines in metrics.jsonl, passed over",
         "has numbers that are not finite in 1 line of metrics.jsonl",
     ]
     make_run(tmp_path / "other", "bit_jax")
-    done = run_command("run", "other", "--output", "report.md", folder=tmp_path, status=2)
+    done = run("common.report", "run", "other", "--output", "report.md", status=2)
     assert done.stderr == f"error: run {found.notes[0]}. run {found.notes[1]}.\n"
     assert "Wrote report.md: 2 runs" in done.stdout
 
@@ -281,9 +269,9 @@ def test_values_of_another_type_in_a_run_end_no_report(value, tmp_path):
     assert report.as_markdown(records, "a.png") if records else "another version" in errors[0]
 
 
-def test_an_unknown_form_is_refused(tmp_path):
+def test_an_unknown_form_is_refused(run, tmp_path):
     make_run(tmp_path / "run")
-    done = run_command("run", "--output", "report.pdf", folder=tmp_path, status=2)
+    done = run("common.report", "run", "--output", "report.pdf", status=2)
     assert "report.pdf" in done.stderr and not (tmp_path / "report.pdf").exists()
 
 

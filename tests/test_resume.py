@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from engines import INSTALLED
+from processes import ROOT, Server
 
 from common.checkpoint import CURRENT, PREVIOUS, read
 from common.datasets import open_dataset
@@ -23,27 +24,31 @@ RUN = ("--batch", 4, "--resize", 36, "--crop", 32, "--steps", STEPS, "--warmup_s
        "--val_fraction", 0.3, "--eval_every", 2, "--log_every", 3, "--checkpoint_every", 1, "--workers", 2)  # fmt: skip
 
 
-class Forker:
-    """Runs of one engine, each a process of its own; see forker.py."""
+class Runs:
+    """Runs of one engine in one folder, with the same images, and with a model of some thousand parameters if `small`."""
 
-    def __init__(self, engine: str, folder: Path):
-        self.engine, self.folder = engine, folder
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "forker.py"), engine], cwd=folder, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    def __init__(self, server: Server, folder: Path, small: bool):
+        self.server, self.engine, self.folder, self.small = server, server.package, folder, small
+        self.moments = {}  # (flags, steps) -> at which operation on files to stop a run
 
-    def train(self, name: str, *flags, **order) -> dict:
-        """{status, seconds, output} of one run, with RUN and `flags`; `order` says what is to happen to it."""
-        weights = ("--weights", "none") if self.engine == "numpy" else ()
-        argv = [*map(str, ("--dataset", "images", "--name", name, *weights, *RUN, *flags))]
-        self.process.stdin.write(json.dumps({"argv": argv} | order) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        if not order:
-            assert answer["status"] == 0, answer["output"]
-        return answer
+    def train(self, name: str, *flags, sends: int = 0, delay: float = 0, once: str = "", **disturbance) -> dict:
+        """{status, seconds, output} of one run, with RUN and `flags`, and with what disturbances.py's `prepare` takes.
+
+        It is sent the signal `sends` after `delay` seconds, or once the file `once` holds something.
+        """
+        module = "numpy_engine" if self.engine == "common" else f"{self.engine}.train"
+        weights = ("--weights", "none") if self.small else ()
+        started, flags = time.monotonic(), ("--dataset", "images", "--name", name, *weights, *RUN, *flags)
+        process = self.server.start(module, flags, self.folder, small=self.small, **disturbance)
+        if sends:
+            process.poll(delay)
+            while once and not holds_something(self.folder / once) and process.poll(0.05) is None:
+                pass
+            process.send_signal(sends)
+        status = process.wait()
+        if not sends and not disturbance:
+            assert status == 0, process.output
+        return {"status": status, "seconds": time.monotonic() - started, "output": process.output}
 
     def finish(self, name: str, *flags) -> None:
         """Start a disturbed run again, unless the disturbance came after its last file had its name."""
@@ -64,10 +69,11 @@ class Forker:
 
     def stopped(self, name: str, *flags, after: int = 3) -> Path:
         """The folder of a run that was killed with a checkpoint of `after` steps or of one more."""
-        for at in range(40, 1000, 7):
+        for at in range(self.moments.get((flags, after), 40), 1000, 7):
             shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
             self.train(name, *flags, deed="kill", at=at)
             if self.step(name, PREVIOUS) and self.step(name) >= after and not self.is_finished(name):
+                self.moments[flags, after] = at
                 return self.folder / "runs" / name
         raise AssertionError("It ended before.")
 
@@ -97,13 +103,13 @@ class Forker:
         assert all(found.arrays[key].tobytes() == expected.arrays[key].tobytes() for key in found.arrays)
         shutil.rmtree(ours)
 
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+
+def holds_something(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
-def forker_of(engine: str, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(engine)
+def runs_of(package: str, server, tmp_path_factory, small: bool = True) -> Runs:
+    folder = tmp_path_factory.mktemp(package)
     sample = open_dataset("cifar10-sample")
     for split, count in (("train", 6), ("test", 2)):
         for name in ("cat", "dog"):
@@ -111,28 +117,27 @@ def forker_of(engine: str, tmp_path_factory):
             members = np.flatnonzero(sample.splits[split].labels == sample.class_names.index(name))[:count]
             for i in members:
                 (folder / "images" / split / name / f"{i}.jpg").write_bytes(sample.splits[split].read(int(i)))
-    forker = Forker(engine, folder)
-    forker.seconds = forker.train("whole")["seconds"]
-    yield forker
-    forker.close()
+    runs = Runs(server(package), folder, small)
+    runs.seconds = runs.train("whole")["seconds"]
+    return runs
 
 
 @pytest.fixture(scope="module")
-def numpy_runs(tmp_path_factory):
+def numpy_runs(server, tmp_path_factory) -> Runs:
     """Runs of the engine in numpy_engine.py; `whole` has ended undisturbed."""
-    yield from forker_of("numpy", tmp_path_factory)
+    return runs_of("common", server, tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=INSTALLED)
-def runs(request, tmp_path_factory):
+def runs(request, server, tmp_path_factory) -> Runs:
     """Runs of each engine; `whole` has ended undisturbed."""
-    yield from forker_of(request.param, tmp_path_factory)
+    return runs_of(request.param, server, tmp_path_factory)
 
 
 # --- kill -9
 
 
-def kill_everywhere(runs: Forker, reference: str, *flags, first: int = 1, every: int = 1) -> int:
+def kill_everywhere(runs: Runs, reference: str, *flags, first: int = 1, every: int = 1) -> int:
     """Kill a run at its `first` operation on files and at every so manieth after it; returns the number of kills."""
     runs.train(reference, *flags)
     for count, kill_at in enumerate(range(first, 10_000, every)):
@@ -155,12 +160,12 @@ def test_a_kill_at_every_operation_on_files(flags, numpy_runs):
     assert kill_everywhere(numpy_runs, f"every{len(flags)}", *flags) > 200
 
 
-def kill_often(runs: Forker, count: int, seed: int) -> int:
+def kill_often(runs: Runs, count: int, seed: int) -> int:
     """Kill runs at random moments of their life and start them again, until each has ended; returns how many ended."""
     rng, number = np.random.default_rng(seed), 0
     for _ in range(count):
         moment = float(rng.uniform(0, runs.seconds))
-        answer = runs.train(f"killed{seed}_{number}", delay=moment, signal=signal.SIGKILL)
+        answer = runs.train(f"killed{seed}_{number}", delay=moment, sends=signal.SIGKILL)
         assert answer["status"] in (-signal.SIGKILL, 0), answer["output"]
         if runs.is_finished(f"killed{seed}_{number}"):
             number += 1
@@ -176,9 +181,11 @@ def test_three_kills_at_random_moments(runs):
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_at_random_moments(runs):
-    share = -(-100 // len(INSTALLED))
-    assert kill_often(runs, share, seed=1) >= 1
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_a_hundred_kills_at_random_moments(engine, server, tmp_path_factory):
+    """Of runs of the embedded model."""
+    runs = runs_of(engine, server, tmp_path_factory, small=False)
+    assert kill_often(runs, -(-100 // len(INSTALLED)), seed=1) >= 1
 
 
 ADAM = ("--model", "ViT-mu/16", "--weights", "none", "--recipe", "vit_s16_i1k", "--ema", 0.5, "--eval_resize", 0)
@@ -213,8 +220,8 @@ def test_a_signal_saves_first(number, status, numpy_runs):
     moments = np.random.default_rng(status).uniform(0.3, 0.9, 3) * whole["seconds"]
     for run, moment in enumerate(moments):
         for _ in range(10):
-            answer = numpy_runs.train(f"{status}_{run}", *LONG, delay=moment, signal=number)
-            if answer["status"] == status:
+            answer = numpy_runs.train(f"{status}_{run}", *LONG, delay=moment, sends=number)
+            if "Stopped after step" in answer["output"]:
                 break
             shutil.rmtree(numpy_runs.folder / "runs" / f"{status}_{run}", ignore_errors=True)
             moment *= 0.8 if answer["status"] == 0 else 1.25  # it had ended, or had not begun to listen
@@ -240,8 +247,8 @@ def test_a_signal_at_every_tenth_operation_on_files(numpy_runs):
 
 
 def test_a_signal_saves_first_in_every_engine(runs):
-    answer = runs.train("long", "--steps", 10**6, "--checkpoint_every", 0, "--eval_every", 0,
-                        written="runs/long/metrics.jsonl", signal=signal.SIGTERM)  # fmt: skip
+    answer = runs.train("long", "--steps", 10_000, "--checkpoint_every", 0, "--eval_every", 0,
+                        once="runs/long/metrics.jsonl", sends=signal.SIGTERM)  # fmt: skip
     assert answer["status"] == 143, answer["output"]
     assert f"Stopped after step {runs.step('long'):,}; to resume: python -m {runs.engine}.train" in answer["output"]
 

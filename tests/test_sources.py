@@ -2,12 +2,12 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import Engine
+from processes import run_without
 
 from common.datasets import open_dataset
 from common.errors import UserError
@@ -15,7 +15,6 @@ from common.prepare import SOURCES
 from common.sources.archives import FLOWERS
 from common.sources.tfds import Features, Part, open_parts
 
-ROOT = Path(__file__).resolve().parent.parent
 RNG = np.random.default_rng(0)
 
 
@@ -418,84 +417,83 @@ def test_a_suite_alone_can_be_evaluated(suites):
     assert list(dataset.splits) == ["test"] and dataset.held_out == "test"
 
 
-HIDE = """
-import sys
-from importlib.machinery import PathFinder
-class Hide:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        hidden = ("tensorflow", "tensorflow_datasets", "torch", "jax", "keras", "grain")
-        return None if name.split(".")[0] in hidden else PathFinder.find_spec(name, path, target)
-sys.meta_path[:] = [Hide if finder is PathFinder else finder for finder in sys.meta_path]
-"""
-
-
 def test_tfds_without_any_framework(tiny):
     """Reading works where neither TensorFlow nor TFDS can be imported."""
-    code = HIDE + (
+    code = (
         "from common.datasets import open_dataset\n"
         f"split = open_dataset('tfds:tiny', tfds_data_dir={str(tiny[0])!r}).splits['train']\n"
         "assert split.decode(3).shape == (5, 5, 3) and split.labels.tolist() == [1, 0, 1, 0]\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_without(("tensorflow", "tensorflow_datasets", "torch", "jax", "keras", "grain"), code)
     assert done.returncode == 0, done.stderr
 
 
-WRITE = """
-import sys
-import numpy as np
-import tensorflow_datasets as tfds
-with tfds.core.registered.skip_registration():
-    class Real(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        name = "real"
-        def _info(self):
-            features = {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
-                "other": tfds.features.ClassLabel(num_classes=2),
-                "box": tfds.features.BBoxFeature(),
-                "numbers": tfds.features.Tensor(shape=(3,), dtype=np.int64),
-                "objects": tfds.features.Sequence({
-                    "type": tfds.features.ClassLabel(num_classes=8),
-                    "location": tfds.features.Tensor(shape=(3,), dtype=np.float32),
-                }),
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(20), "validation": self._generate_examples(5)}
-        def _generate_examples(self, count):
-            for i in range(count):
-                box = tfds.features.BBox(0.0, 0.0, 0.5, 1.0)
-                image = np.full((4, 6, 3), i, np.uint8)
-                objects = [dict(type=k, location=[0.5, -k, i + k / 4]) for k in range(i % 4)]
-                numbers = [i, 2**40, -i]
-                yield i, dict(id=str(i), image=image, label=i % 3, other=i % 2, box=box, numbers=numbers, objects=objects)
-    class Several(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        name = "several"
-        def _info(self):
-            image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
-            labels = tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b", "c"]))
-            features = tfds.features.FeaturesDict({"image": image, "labels": labels, "ids": tfds.features.Sequence(np.int64)})
-            return tfds.core.DatasetInfo(builder=self, features=features)
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(), "test": self._generate_examples()}
-        def _generate_examples(self):
-            for i, labels in enumerate([[2, 0], [], [1], ["c", "b"]]):
-                yield i, dict(image=np.full((4, 6, 3), i, np.uint8), labels=labels, ids=[i])
-for builder in (Real, Several):
-    builder(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
-"""
+def write_by_the_library(folder: Path) -> None:
+    """`real` and `several` as TFDS prepares them."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.core.registered.skip_registration():
+
+        class Real(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+            name = "real"
+
+            def _info(self):
+                features = {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
+                    "other": tfds.features.ClassLabel(num_classes=2),
+                    "box": tfds.features.BBoxFeature(),
+                    "numbers": tfds.features.Tensor(shape=(3,), dtype=np.int64),
+                    "objects": tfds.features.Sequence(
+                        {
+                            "type": tfds.features.ClassLabel(num_classes=8),
+                            "location": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+                        }
+                    ),
+                }
+                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(20), "validation": self._generate_examples(5)}
+
+            def _generate_examples(self, count):
+                for i in range(count):
+                    box = tfds.features.BBox(0.0, 0.0, 0.5, 1.0)
+                    image = np.full((4, 6, 3), i, np.uint8)
+                    objects = [{"type": k, "location": [0.5, -k, i + k / 4]} for k in range(i % 4)]
+                    numbers = [i, 2**40, -i]
+                    labels = {"label": i % 3, "other": i % 2}
+                    yield i, {"id": str(i), "image": image, "box": box, "numbers": numbers, "objects": objects} | labels
+
+        class Several(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+            name = "several"
+
+            def _info(self):
+                image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+                labels = tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b", "c"]))
+                features = tfds.features.FeaturesDict(
+                    {"image": image, "labels": labels, "ids": tfds.features.Sequence(np.int64)}
+                )
+                return tfds.core.DatasetInfo(builder=self, features=features)
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+            def _generate_examples(self):
+                for i, labels in enumerate([[2, 0], [], [1], ["c", "b"]]):
+                    yield i, {"image": np.full((4, 6, 3), i, np.uint8), "labels": labels, "ids": [i]}
+
+    for builder in (Real, Several):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
 def test_tfds_as_the_library_writes_it(tmp_path):
     """The library's own files: every example is there once, its label belonging to its pixels."""
-    done = subprocess.run([sys.executable, "-c", WRITE, str(tmp_path)], capture_output=True, text=True)
-    if "No module named 'tensorflow" in done.stderr and not (tmp_path / "real").exists():
-        pytest.skip("tensorflow_datasets cannot write here: " + done.stderr.strip().splitlines()[-1])
-    assert (tmp_path / "real/1.0.0/dataset_info.json").exists(), done.stderr
+    Engine("bit_tf2")  # TFDS writes by TensorFlow
+    write_by_the_library(tmp_path)
+    assert (tmp_path / "real/1.0.0/dataset_info.json").exists()
     dataset = open_dataset("tfds:real", tfds_data_dir=tmp_path)
     assert dataset.class_names == ("a", "b", "c")
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 20, "val": 5}

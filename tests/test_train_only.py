@@ -113,13 +113,14 @@ def test_clipping_is_by_the_norm_of_what_is_trained(engine, train_only):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("bit_jax", "bit_tf2"))  # PyTorch: tests/test_devices_pytorch.py
-def test_on_several_processes(name, tmp_path):
+def test_on_several_processes(name, server, tmp_path):
     """Whole or, in JAX, in shards; within rounding of the run on one device."""
     make_images(tmp_path)
+    job = functools.partial(Job, server(name), tmp_path)
     flags = ("--train_only", "norm", "--clip", 0.1, "--weight_decay", 0.1, "--ema", 0.5)
-    Job(name, tmp_path, "alone", *flags).finish()
+    job("alone", *flags).finish()
     for flag in ((), *([("--shard_parameters",)] if name == "bit_jax" else [])):
-        Job(name, tmp_path, f"two{len(flag)}", *flags, *flag, num_processes=2).finish()
+        job(f"two{len(flag)}", *flags, *flag, num_processes=2).finish()
         assert_close(tmp_path, f"two{len(flag)}", "alone", 1e-9)
 
 

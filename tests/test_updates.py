@@ -216,13 +216,13 @@ def test_decoupled_decay_is_that_of_torch(engine):
     peer = torch.optim.AdamW(w.values(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
     for lr, gradient in zip(recipe.lrs, gradients):
         peer.param_groups[0]["lr"] = lr
-        for name in w:
-            w[name].grad = torch.tensor(gradient[name])
+        for name, value in w.items():
+            value.grad = torch.tensor(gradient[name])
         torch.nn.utils.clip_grad_norm_(w.values(), 0.5)
         peer.step()
     found, _, _ = applied(engine, UPDATES["adamw of everything"] | {"clip": 0.5}, "float64")
-    for name in w:
-        np.testing.assert_allclose(found[name], w[name].numpy(), rtol=1e-7, atol=1e-9)
+    for name, value in w.items():
+        np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.skipif("bit_jax" not in INSTALLED, reason="the peer is optax's")

@@ -14,9 +14,10 @@ from golden.golden_params import param
 
 from common.adapt import adapt_head
 from common.errors import UserError
-from common.formats import bit
+from common.formats import bit, containers
+from common.formats.npz import Npz
 from common.models import ARCHITECTURES, PACKAGED_WEIGHTS, ResNetConfig, find_model
-from common.weights import find_file, read_npz, read_weights, write_weights
+from common.weights import find_file, read_weights, write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 MINI = ResNetConfig((2, 1), 0.5, 10)  # of mini.h5
@@ -385,6 +386,17 @@ def test_hostile_files_end_in_one_sentence(data, suffix, tmp_path):
     with pytest.raises(UserError, match=f"a.{suffix} ") as caught:
         read_weights(path, MINI)
     assert "\n" not in str(caught.value)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of a file, whatever their names and shapes."""
+
+    def read() -> dict[str, np.ndarray]:
+        with Npz(path) as file:
+            file.check_bytes()
+            return {name: file.get(name) for name in file.declared}
+
+    return containers.guarded(path, read)
 
 
 def test_a_vast_head_without_values_takes_no_memory(tmp_path):

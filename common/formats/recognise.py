@@ -1,6 +1,5 @@
 """What a file holds, from the names and shapes in it: family, configuration and spelling."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -303,9 +302,3 @@ def choose_table(spelling: str, config: ModelConfig) -> Table:
     if not fitting:
         raise UserError(f"{spelling} has no {family_name(config)}; choose another spelling.")
     return fitting[0]
-
-
-def same_structure(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether two configurations have the same parameters, but for the head."""
-    shapes = [dataclasses.replace(config, num_classes=1).parameter_shapes() for config in (one, other)]
-    return type(one) is type(other) and shapes[0] == shapes[1]
