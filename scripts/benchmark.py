@@ -397,6 +397,8 @@ def memory_section(args: argparse.Namespace) -> None:
         }
         figures = measure(rows, 3)
         show(f"Growth of memory during a step, {args.model}, {args.resolution} px", figures, "MiB")
+        if len(figures) < len(rows):
+            continue  # a process ended without a figure, and said so
         whole, whole_few, split, split_few = map(statistics.median, figures.values())
         activations, of_split = (x / (1 - few / args.memory_batch) for x in (whole - whole_few, split - split_few))
         print(f"  activations, extrapolated from both batches: {activations:,.0f} and {of_split:,.0f} MiB, ", end="")

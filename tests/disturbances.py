@@ -76,11 +76,11 @@ class Disturbance:
             self.act()
 
 
-class HalfWriter:
-    """A file whose writes may end half-way."""
+class Proxy:
+    """A file with some methods replaced."""
 
-    def __init__(self, file, disturbance: Disturbance):
-        self.file, self.disturbance = file, disturbance
+    def __init__(self, file, **methods):
+        self.__dict__ |= {"file": file, **methods}
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -90,6 +90,14 @@ class HalfWriter:
 
     def __exit__(self, *error):
         self.file.close()
+
+
+class HalfWriter(Proxy):
+    """A file whose writes may end half-way."""
+
+    def __init__(self, file, disturbance: Disturbance):
+        super().__init__(file)
+        self.disturbance = disturbance
 
     def write(self, data):
         begin = lambda: (self.file.write(data[: len(data) // 2]), self.file.flush())

@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import json
+import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +14,7 @@ import numpy as np
 from PIL import Image
 from processes import Server
 
+from common.checkpoint import CURRENT, read
 from common.predictions import read_predictions
 
 FLAGS = ("--dataset", "images", "--weights", "none", "--precision", "float64", "--batch", 8, "--batch_split", 2,
@@ -67,6 +70,18 @@ class Job:
         while not (path.exists() and path.read_bytes().count(b"\n") >= number):
             assert time.monotonic() < until and self.processes[0].poll() is None, self.processes[0].output
             time.sleep(0.02)
+
+
+def stop_one_of_two(job: Callable[..., Job]) -> int:
+    """SIGTERM to one process of the run "two" saves once and ends both with 143; the step that they came to."""
+    with job("two", "--checkpoint_every", 0, num_processes=2) as two:
+        two.wait_for_line(4)
+        two.processes[1].send_signal(signal.SIGTERM)
+        ends = two.ends()
+    step = read(two.folder / "runs" / "two" / CURRENT).step
+    assert [status for status, _ in ends] == [143, 143] and 3 <= step < 20, ends
+    assert f"Stopped after step {step}; to resume: " in ends[0][1] and "Stopped after" not in ends[1][1]
+    return step
 
 
 def places_of(num_processes: int) -> list[dict[str, str]]:

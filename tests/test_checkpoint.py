@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pytest
 import safetensors.numpy
+from disturbances import Proxy
 
 from common import checkpoint, files
 from common.checkpoint import CURRENT, PREVIOUS, Checkpoints, read, write
@@ -290,25 +291,8 @@ class Faults:
         self.count(f"open {arguments[1]}")
         file = open(*arguments)  # noqa: SIM115
         for name in ("write", "flush", "read"):
-            wrapped = self.watch(name, getattr(file, name))
-            file = Proxy(file, name, wrapped)
+            file = Proxy(file, **{name: self.watch(name, getattr(file, name))})
         return file
-
-
-class Proxy:
-    """A file with one method replaced."""
-
-    def __init__(self, file, name, method):
-        self.__dict__ |= {"file": file, name: method}
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
 
 
 @pytest.mark.parametrize("damaged", (False, True))

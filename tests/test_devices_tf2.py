@@ -2,7 +2,6 @@
 
 import functools
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ import time
 import pytest
 from conftest import ROOT
 from engines import INSTALLED
-from jobs import Job, assert_close, make_images
+from jobs import Job, assert_close, make_images, stop_one_of_two
 
 from common.checkpoint import CURRENT, read
 
@@ -41,13 +40,7 @@ def test_parameters_stay_whole(run):
 def test_stopped_killed_and_resumed_by_fewer(job, tmp_path):
     """SIGTERM to one process saves in all; kill -9 of either ends the other; one goes on where two ended."""
     job("alone").finish()
-    with job("two", "--checkpoint_every", 0, num_processes=2) as two:
-        two.wait_for_line(4)
-        two.processes[1].send_signal(signal.SIGTERM)
-        ends = two.ends()
-    step = read(tmp_path / "runs" / "two" / CURRENT).step
-    assert [status for status, _ in ends] == [143, 143] and 3 <= step < 20, ends
-    assert f"Stopped after step {step}; to resume: " in ends[0][1] and "Stopped after" not in ends[1][1]
+    step = stop_one_of_two(job)
     for killed in (1, 0):
         with job("two", num_processes=2) as two:
             two.wait_for_line(step + 3)
