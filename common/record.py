@@ -147,14 +147,14 @@ def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     for line in good:
         steps[line["step"]] = steps.get(line["step"], {}) | line
     broken, infinite = found.count(None), sum(not all(map(math.isfinite, line.values())) for line in good)
-    notes = [f"has {count_lines(broken, 'broken ')} in {path.name}, passed over"] if broken else []
-    notes += [f"has numbers that are not finite in {count_lines(infinite)} of {path.name}"] if infinite else []
+    notes = [f"has {counted(broken, 'broken line')} in {path.name}, passed over"] if broken else []
+    notes += [f"has numbers that are not finite in {counted(infinite, 'line')} of {path.name}"] if infinite else []
     return [steps[step] for step in sorted(steps)], notes
 
 
-def count_lines(number: int, kind: str = "") -> str:
-    """`1 broken line`, `2 broken lines`."""
-    return f"{number} {kind}line{'s' * (number != 1)}"
+def counted(number: int, noun: str) -> str:
+    """`1 line`, `2 lines`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def read_line(text: str) -> dict[str, float] | None:

@@ -16,11 +16,23 @@ from common.config import FREE, Parser
 from common.errors import UserError, exit_with_sentence
 from common.files import write_atomically
 from common.mistakes import Mistakes, Table, mistakes
-from common.record import SEEDS, Record, accuracy, differing_settings, gaps, groups, read_record, settings, told_apart
+from common.record import (
+    SEEDS,
+    Record,
+    accuracy,
+    counted,
+    differing_settings,
+    gaps,
+    groups,
+    read_record,
+    settings,
+    told_apart,
+)
 
 SUFFIXES = (".html", ".md", ".png")
 AGREEMENT = (
-    "min <- median -> max of the accuracy, and in brackets the number of runs. The same seeds give the same images in every engine, so the columns show how far the engines agree. "
+    "min <- median -> max of the accuracy, and in brackets the number of runs. The same seeds give the same images in "
+    "every engine, so the columns show how far the engines agree. "
     "They are no ranking of frameworks."
 )
 TITLE = ("model", "dataset", "weights", "examples_per_class")  # flags that a setting's title tells
@@ -42,7 +54,7 @@ def main() -> None:
         records, errors = read_records(args.runs)
         if records:
             write_report(records, args.output)
-            print(f"Wrote {args.output}: {len(records)} run{'s' * (len(records) != 1)}")
+            print(f"Wrote {args.output}: {counted(len(records), 'run')}")
         errors += problems(records)
         if errors:
             raise UserError(" ".join(errors))
@@ -127,22 +139,21 @@ def speed(record: Record) -> str:
 
 def seeds(records: Sequence[Record]) -> Table:
     """One row per setting of which an engine has several seeds that have ended, one column per engine."""
-    firsts, spreads = {}, {}
+    by_setting: dict[tuple, dict[str, list[Record]]] = {}
     for group in groups([record for record in records if record.has_ended]):
-        values = [judged[1] for judged in map(accuracy, group) if judged]
-        if group[0].config and values:
-            key = settings(group[0], seeds=False)
-            firsts.setdefault(key, group[0])
-            spreads.setdefault(key, {})[group[0].framework] = values
-    told = {key: found for key, found in spreads.items() if any(len(values) > 1 for values in found.values())}
-    engines = list(dict.fromkeys(name for found in told.values() for name in found))
-    titles = setting_titles([firsts[key] for key in told])
-    rows = [(text, *(spread(found.get(name, [])) for name in engines)) for text, found in zip(titles, told.values())]
+        judged = [record for record in group if accuracy(record)]
+        if group[0].config and judged:
+            by_setting.setdefault(settings(group[0], seeds=False), {})[group[0].framework] = judged
+    told = [runs for runs in by_setting.values() if any(len(seeds) > 1 for seeds in runs.values())]
+    engines = list(dict.fromkeys(name for runs in told for name in runs))
+    titles = setting_titles([next(iter(runs.values()))[0] for runs in told])
+    rows = [(text, *(spread(runs.get(name, [])) for name in engines)) for text, runs in zip(titles, told)]
     return Table("Over the seeds", ("setting", *engines), rows, AGREEMENT)
 
 
-def spread(values: Sequence[float]) -> str:
-    """`40.0% <- 50.0% -> 60.0% (3)` of accuracies."""
+def spread(records: Sequence[Record]) -> str:
+    """`40.0% <- 50.0% -> 60.0% (3)` of the runs' accuracies."""
+    values = [accuracy(record)[1] for record in records]
     if len(values) < 2:
         return "".join(f"{value:.1%} (1)" for value in values)
     return f"{min(values):.1%} <- {statistics.median(values):.1%} -> {max(values):.1%} ({len(values)})"
@@ -159,9 +170,8 @@ def title(record: Record) -> str:
     config = record.config
     few = config.get("examples_per_class")
     start = {"none": "from scratch", "pretrained": "fine-tuned"}.get(str(config.get("weights")), config.get("weights"))
-    return f"{config.get('model')} on {config.get('dataset')}, {start}" + (
-        f", {few} image{'s' * (few != 1)} a class" if few else ""
-    )
+    shots = f", {counted(few, 'image')} a class" if few else ""
+    return f"{config.get('model')} on {config.get('dataset')}, {start}{shots}"
 
 
 def differences(records: Sequence[Record]) -> Table:

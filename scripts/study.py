@@ -3,12 +3,13 @@
 import argparse
 import collections
 import itertools
-import json
 import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from common.record import read_lines
 
 REFERENCE = "PyTorch, float64"  # tells what the rounding of float32 is worth
 CONTENDERS = {  # engine and precision
@@ -53,7 +54,7 @@ def train(folder: Path, logdir: Path, name: str, contender: str, start: str, sho
         sys.executable, "-m", f"{engine}.train", "--dataset", str(folder), "--logdir", str(logdir), "--name", name,
         "--weights", start, "--precision", precision, "--seed", str(seed), *flags(shots), *few,
     ]  # fmt: skip
-    status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
     if status:
         sys.exit(status)
 
@@ -63,8 +64,8 @@ def top1(logdir: Path) -> dict[tuple, dict[int, float]]:
     found = collections.defaultdict(dict)
     for name, contender, start, shots, seed in cells():
         if (logdir / name / "weights.npz").exists():
-            last = json.loads((logdir / name / "metrics.jsonl").read_text().splitlines()[-1])
-            found[contender, start, shots][seed] = last["test/top1"]
+            lines, _ = read_lines(logdir / name / "metrics.jsonl")
+            found[contender, start, shots][seed] = lines[-1]["test/top1"]
     return found
 
 
