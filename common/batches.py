@@ -94,7 +94,7 @@ class TrainBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                draws = plan["draws"][row], plan["randaugment"][row]
+                draws = plan["draws"][row].tolist(), plan["randaugment"][row]  # Python's own numbers are quicker singly
                 batch["images"][row] = self.split.view(plan["examples"][row], augment, self.recipe, *draws)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(len(batch["images"]))]

@@ -1,8 +1,10 @@
 """Decode, resize, crop and flip images: uint8 RGB arrays [H, W, 3]."""
 
+import functools
 import io
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", 
 RESIZE_MODES = ("squash", "small_side", "whole")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
+SPARSE_PIXELS = 2**21  # of larger images a copy in float32 takes as long as Pillow does
 JPEG_START = b"\xff\xd8"
 
 
@@ -90,18 +93,50 @@ def resize(image: np.ndarray, height: int, width: int, kind: str = "bilinear") -
     however far the image shrinks (as the original TF2 and JAX code did).
     """
     import cv2
-    from PIL import Image
 
     if image.shape[:2] == (height, width):
         return image
     if kind == "bilinear" and height >= image.shape[0] and width >= image.shape[1]:
         # Nothing shrinks, so there is nothing to antialias: within 1/255 of Pillow, several times faster.
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if kind == "bilinear" and max(height, image.shape[0]) * image.shape[1] <= SPARSE_PIXELS:
+        return _shrink(image, height, width)
     if kind in ("bilinear", "bicubic"):
+        from PIL import Image
+
         resample = Image.Resampling.BILINEAR if kind == "bilinear" else Image.Resampling.BICUBIC
         return np.asarray(Image.fromarray(image).resize((width, height), resample))
     interpolation = {"area": cv2.INTER_AREA, "bilinear_aliased": cv2.INTER_LINEAR}[kind]
     return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bilinear as two products with sparse matrices: within 1/255 of Pillow, in half of its time."""
+    import cv2
+
+    old_height, old_width, channels = image.shape
+    rows = _triangles(old_height, height) @ image.reshape(old_height, -1).astype(np.float32)
+    columns = cv2.transpose(rows.reshape(height, old_width, channels))
+    resized = _triangles(old_width, width) @ columns.reshape(old_width, -1)
+    rounded = cv2.convertScaleAbs(resized)  # nothing is negative
+    return cv2.transpose(rounded.reshape(width, height, channels))
+
+
+@functools.lru_cache(maxsize=1024)  # random crops have many sizes
+def _triangles(old: int, new: int) -> Any:
+    """A sparse matrix float32 [new, old]: by which weights pixels in a row of `old` make each of `new`.
+
+    The weights fall linearly with the distance, to zero at the width of a new pixel, or of an old one if that is larger.
+    """
+    import scipy.sparse
+
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
+    reach = max(old / new, 1)
+    taps = np.ceil(centers - reach).astype(int)[:, None] + np.arange(int(2 * reach) + 1)
+    weights = np.maximum(1 - np.abs(taps - centers[:, None]) / reach, 0) * ((taps >= 0) & (taps < old))
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    first_of_row = np.arange(0, weights.size + 1, weights.shape[1])
+    return scipy.sparse.csr_array((weights.ravel(), taps.clip(0, old - 1).ravel(), first_of_row), (new, old))
 
 
 def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear") -> np.ndarray:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.datasets import Split, carve, few_shot, open_dataset, typical_size
 from common.errors import UserError
-from common.sources.folder import SAMPLE
+from common.sources.folder import SAMPLE, SMALL_BYTES
 
 
 def write_image(path: Path, size: tuple[int, int] = (4, 6), value: int = 0) -> None:
@@ -56,6 +56,13 @@ def test_files_that_are_no_images_are_passed_over(folder):
     (folder / "train/README").write_text("x")
     (folder / "train/.cache").mkdir()
     assert len(open_dataset(str(folder)).splits["train"]) == 5
+
+
+@pytest.mark.parametrize("size", (0, 1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, 3 * SMALL_BYTES))
+def test_files_of_every_size_are_read_whole(folder, size):
+    train, data = open_dataset(str(folder)).splits["train"], np.random.default_rng(size).bytes(size)
+    (folder / "train/cat/1.PNG").write_bytes(data)
+    assert train.read(0) == data
 
 
 def test_a_symbolic_link_to_a_folder_is_a_folder(folder, tmp_path):
