@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from common import devices
-from common.errors import UserError
+from common.errors import UserError, reason
 
 START_SECONDS = 120  # that the first process of a job waits for the last one
 HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead
@@ -137,6 +137,6 @@ def join_processes() -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"JAX does not find the other processes of this job ({error}); start all of them, and give each "
+            f"JAX does not find the other processes of this job ({reason(error)}); start all of them, and give each "
             "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets import Split
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, reason
 
 SPLITS = {
     "train": ("train", "trainval"),
@@ -44,7 +44,7 @@ def _splits(dataset_class: type, name: str, datadir: Path) -> dict:
         found = {ours: _first(dataset_class, theirs, options) for ours, theirs in SPLITS.items()}
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"torchvision.datasets.{name} cannot be opened in {datadir} ({error}); prepare it there."
+            f"torchvision.datasets.{name} cannot be opened in {datadir} ({reason(error)}); prepare it there."
         ) from error
     if found["train"] is None:
         raise UserError(f"torchvision.datasets.{name} has no split called train; use a dataset that has one.")

@@ -31,6 +31,11 @@ def exit_with_sentence() -> Iterator[None]:
         sys.exit(2)
 
 
+def reason(error: BaseException) -> str:
+    """What a library says is wrong, for a place within a sentence: its first line, or else the error's type."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def nearest(word: str, known, count: int = 3) -> str:
     """The end of a sentence on a misspelt `word`: `; did you mean a, b?`, or a full stop when nothing known is near."""
     import difflib

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.files import write_atomically
 from common.formats import npz
 
@@ -76,5 +76,7 @@ def read_predictions(path: Path) -> Predictions:
         if not ((found.probability >= 0) & (found.probability <= 1)).all():
             raise ValueError("a probability outside of 0 to 1")
     except (OSError, KeyError, ValueError, TypeError, StopIteration, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} holds no predictions ({error}); remove it, or repeat the run's end.") from error
+        raise UserError(
+            f"{path} holds no predictions ({reason(error)}); remove it, or repeat the run's end."
+        ) from error
     return found

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
-from common.errors import UserError, exit_with_sentence, nearest
+from common.errors import UserError, exit_with_sentence, nearest, reason
 from common.files import sync
 from common.progress import Count
 
@@ -231,7 +231,7 @@ def _unpack(path: Path, file: str, folder: Path) -> None:
             archive.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{file} is no safe tar archive ({error}); nothing was installed: give another --url_base."
+            f"{file} is no safe tar archive ({reason(error)}); nothing was installed: give another --url_base."
         ) from error
 
 

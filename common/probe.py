@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Parser
-from common.errors import UserError, exit_with_sentence
+from common.errors import UserError, exit_with_sentence, reason
 
 BIAS = 100.0  # so large that the penalty hardly touches its weight
 L2_PENALTY = 2.0**10
@@ -67,7 +67,9 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             features, labels = file["features"].astype(np.float64), file["labels"]
     except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no features and labels ({error}); write it with `evaluate --output`.") from error
+        raise UserError(
+            f"{path} holds no features and labels ({reason(error)}); write it with `evaluate --output`."
+        ) from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(
             f"{path} holds features {features.shape} and labels {labels.shape} of {labels.dtype}, expected [N, D] and "

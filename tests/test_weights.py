@@ -373,6 +373,7 @@ HOSTILE = {
     "tensor cut off": npz_with(npy_header((256,)) + bytes(1000)),
     "terabytes declared": npz_with(npy_header((10**12,)) + bytes(1024)),
     "terabytes declared as text": npz_with(npy_header((256,), "|S4000000000")),
+    "long header": npz_with(b"\x93NUMPY\x01\x00" + (16000).to_bytes(2, "little") + b" " * 16000),
     "negative shape": npz_with(npy_header((-256,)) + bytes(1024)),
     "zip of something else": npz_with(b"hello", "README"),
 }

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.files import sync, write_atomically
 from common.formats import h5, npz
 from common.formats.arrays import declare, same_in_file, widen
@@ -146,7 +146,7 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     except Exception as error:  # zipfile, zlib, numpy, h5py and safetensors each have their own
         kinds = {".h5": "Keras .h5 weights", ".hdf5": "Keras .h5 weights", ".index": "TensorFlow checkpoint's index"}
         what = f"{kinds.get(path.suffix, path.suffix)} file" + (" of plain arrays" if path.suffix == ".npz" else "")
-        raise UserError(f"{path} is no readable {what} ({error}); download it again.") from error
+        raise UserError(f"{path} is no readable {what} ({reason(error)}); download it again.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from common import storage
 from common.datasets import MultiLabels, Split
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, reason
 from common.progress import Count
 from common.protobuf import fields, varint
 from common.sources.index import Arrays, indexed
@@ -338,7 +338,9 @@ def _record(records: Sequence[bytes], i: int, where: str) -> bytes:
     try:
         return records[i]
     except (RuntimeError, ValueError, IndexError) as error:  # what the C++ reader raises for a damaged file
-        raise UserError(f"Record {i} of {where} cannot be read ({error}); prepare the dataset again.") from error
+        raise UserError(
+            f"Record {i} of {where} cannot be read ({reason(error)}); prepare the dataset again."
+        ) from error
 
 
 def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[list[int | bytes], ...]]:
@@ -347,7 +349,9 @@ def _collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[
         try:
             chunk = records.__getitems__(range(start, min(start + CHUNK, len(records))))
         except (RuntimeError, ValueError, IndexError) as error:
-            raise UserError(f"The split {where} cannot be read ({error}); prepare the dataset again.") from error
+            raise UserError(
+                f"The split {where} cannot be read ({reason(error)}); prepare the dataset again."
+            ) from error
         for i, record in enumerate(chunk, start):
             yield tuple(_values(record, key, f"Record {i} of {where}") for key in keys)
 
