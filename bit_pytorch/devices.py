@@ -16,11 +16,12 @@ from common import devices
 from common.errors import UserError
 
 TIMEOUT = datetime.timedelta(hours=2)  # of one exchange: the process that writes may take long over its files
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "tpu": "tpu_dist"}  # that exchange what lies on a device
 BEAT_SECONDS, MISSED_BEATS = 5, 6  # after so many, a process counts as lost
 
 
 class Devices(devices.Devices):
-    """The first GPU or the CPU; under torchrun, one for each process: they train copies of a model, or its shards.
+    """The first GPU, a TPU or the CPU; under torchrun, one for each process: they train copies of a model, or its shards.
 
     Raises UserError where the processes do not meet, and for `shard_parameters` in one process.
     """
@@ -40,16 +41,14 @@ class Devices(devices.Devices):
 
     def _join(self) -> None:
         """Meet the other processes, as torchrun's environment says."""
-        backend = "gloo"
         if self.device.type == "cuda":
             if self.device.index >= torch.cuda.device_count():
                 raise UserError(
                     f"There are more processes than GPUs ({torch.cuda.device_count()}); start one for each."
                 )
             torch.cuda.set_device(self.device)
-            backend = "nccl"
         try:
-            distributed.init_process_group(backend, timeout=TIMEOUT)
+            distributed.init_process_group(BACKENDS[self.device.type], timeout=TIMEOUT)
         except RuntimeError as error:
             raise UserError(
                 f"The processes cannot meet ({str(error).splitlines()[0]}); see torchrun's flags."
@@ -114,15 +113,37 @@ class Devices(devices.Devices):
 
 
 class FirstDevice(Devices):
-    """The first GPU or the CPU, of this process alone."""
+    """The first GPU, a TPU or the CPU, of this process alone."""
 
     def __init__(self):
         self.shard_parameters, self.heartbeat, self.device = False, None, local_device(0)
 
 
 def local_device(index: int) -> torch.device:
-    """A GPU of this machine, or the CPU."""
+    """The TPU of this process where torch_tpu is installed, else a GPU of this machine, or the CPU."""
+    if "torch_tpu" in sys.modules:  # PyTorch loads it by itself
+        return find_tpu()
     return torch.device("cuda", index) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def find_tpu() -> torch.device:
+    """The TPU that torch_tpu gives to this process: whichever it is, its name is tpu:0. Not run on hardware yet.
+
+    Raises UserError where none answers.
+    """
+    # float32 means float32: by default products round it to bfloat16, as the kernel of flash attention always may.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        device = torch.device("tpu", 0)  # an error where the machine has none
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes must meet before they use theirs
+            torch.zeros((), device=device)
+    except RuntimeError as error:
+        raise UserError(
+            f"torch_tpu is installed and no TPU answers ({str(error).splitlines()[0]}); run on a machine with a TPU that "
+            "nothing else uses, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 for GPUs and the CPU."
+        ) from error
+    return device
 
 
 class Replica(DistributedDataParallel):
@@ -190,6 +211,8 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, T
             tensors = {
                 name: value.pin_memory().to(devices.device, non_blocking=True) for name, value in tensors.items()
             }
+        else:
+            tensors = {name: value.to(devices.device) for name, value in tensors.items()}
         if ahead:
             yield ahead
         ahead = tensors

@@ -146,6 +146,15 @@ def find_strategy() -> tf.distribute.Strategy | None:
 
 
 def find_tpu() -> tf.distribute.Strategy:
-    """The strategy for the TPU that TPU_NAME names; `local` is this machine's. Not run on hardware yet."""
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
-    return tf.distribute.TPUStrategy(resolver)
+    """The strategy for the TPU that TPU_NAME names; `local` is this machine's. Not run on hardware yet.
+
+    Raises UserError where it does not answer.
+    """
+    name = os.environ["TPU_NAME"]
+    try:
+        return tf.distribute.TPUStrategy(tf.distribute.cluster_resolver.TPUClusterResolver.connect(name))
+    except (tf.errors.OpError, ValueError, OSError) as error:
+        raise UserError(
+            f"The TPU that TPU_NAME={name} names does not answer ({' '.join(str(error).split())}); `local` is this machine's, with "
+            "tensorflow-tpu."
+        ) from error

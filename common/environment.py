@@ -16,9 +16,18 @@ def environment(engine: str) -> dict[str, str | int]:
     """{what: value} of the engine, the versions of its packages, and the machine; nothing in it names the machine."""
     facts = {"engine": engine, "python": platform.python_version()}
     for package in ("numpy", *ENGINE_PACKAGES.get(engine, ())):
-        facts[package] = importlib.metadata.version(package)
+        facts[package] = version(package)
     facts |= {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()}
     return facts | ({"accelerators": found} if (found := accelerators()) else {})
+
+
+def version(package: str) -> str:
+    """The version of a package, under whatever name it was installed: tensorflow is in tensorflow-tpu, too."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(package, [package])
+        return importlib.metadata.version(names[0])
 
 
 def processor() -> str:

@@ -5,19 +5,24 @@ import itertools
 import os
 import resource
 import signal
+import sys
 import time
+import types
 
 from common import files, run
 
 
 def prepare(
-    small: bool = False, slow_disk: float = 0.0, file_limit: int | None = None, deed: str | None = None, at: int = 0
+    small: bool = False, slow_disk: float = 0.0, file_limit: int | None = None, deed: str | None = None, at: int = 0,
+    imported: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Prepare this process: a `deed` of DEEDS at its `at`-th operation on files; no file growing beyond `file_limit` bytes.
 
+    Modules of the names `imported`, empty ones, count as imported.
     Every sync takes `slow_disk` seconds: an ended process is no power cut, what it wrote is there wherever the disk is.
     """
     os.fsync = lambda descriptor: time.sleep(slow_disk)
+    sys.modules.update({name: types.ModuleType(name) for name in imported})
     if small:
         make_it_small()
     if file_limit:

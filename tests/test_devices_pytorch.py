@@ -118,6 +118,35 @@ def test_shards_need_several_processes(run):
     assert "--shard_parameters needs several processes" in done.stderr
 
 
+def test_a_tpu_that_does_not_answer(run):
+    """As if torch_tpu were installed, on a machine without a TPU."""
+    done = run("bit_pytorch.train", "--steps", 1, imported=["torch_tpu"], status=2)
+    assert "torch_tpu is installed and no TPU answers (" in done.stderr and "device string: tpu)" in done.stderr
+
+
+@pytest.mark.slow
+def test_each_process_has_one_tpu_and_float32_in_full():
+    """torch_tpu gives PyTorch's device for others' hardware its name, and each process its own TPU as number 0."""
+    code = """
+import sys, types, torch
+from bit_pytorch import devices
+torch.utils.rename_privateuse1_backend("tpu")
+sys.modules["torch_tpu"] = types.ModuleType("torch_tpu")
+torch.set_float32_matmul_precision("medium")
+device = devices.local_device(3)
+print(device, devices.BACKENDS[device.type], torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"WORLD_SIZE": "4"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "tpu:0 tpu_dist highest False\n"
+
+
 @pytest.mark.slow
 def test_as_many_processes_give_the_same_bits(job, tmp_path):
     """Killed and resumed, shards or copies."""

@@ -103,6 +103,11 @@ for precision, remat, bound in (("float32", True, 1e-5), ("float64", False, 1e-9
 """
 
 
+def test_a_tpu_that_does_not_answer(run):
+    done = run("bit_tf2.train", "--steps", 1, variables={"TPU_NAME": "local"}, status=2)
+    assert "error: The TPU that TPU_NAME=local names does not answer (TPUs not found in the cluster." in done.stderr
+
+
 @pytest.mark.slow
 def test_two_devices_of_one_process():
     """Every device has the same variables after every step, whose graph is made once."""

@@ -1,8 +1,10 @@
 """What people install: the wheel and the constraints."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from engines import FRAMEWORKS, INSTALLED
 from processes import run_without
 
 from common.datasets import open_dataset
+from common.environment import version
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,13 @@ def test_a_missing_framework_is_one_sentence(name, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"[{extra}]" in done.stderr, done.stderr
 
 
+def test_the_version_of_a_package_installed_under_another_name():
+    """As tensorflow by tensorflow-tpu."""
+    assert version("cv2") == importlib.metadata.version("opencv-python-headless")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        version("no_such_package")
+
+
 def test_the_wheel_is_complete_and_small(wheel):
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
     assert {"weights/manifest.json", "weights/BiT-T-R26x0.5.npz", "weights/BiT-T-R26x0.5.json"} <= files
@@ -74,6 +84,29 @@ def test_the_wheel_is_complete_and_small(wheel):
     assert sum((wheel / file).stat().st_size for file in files) < 20e6
 
 
-def test_constraints_hold_names_and_versions_only():
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+@pytest.mark.parametrize("path", sorted(ROOT.glob("constraints*.txt")), ids=lambda path: path.name)
+def test_constraints_hold_names_and_versions_only(path):
+    for line in path.read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line), line
+
+
+def constraints(name: str) -> dict[str, str]:
+    """{package: version} of a file."""
+    return dict(line.split("==") for line in (ROOT / name).read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("extra", "device", "engine", "others"),
+    [
+        ("pytorch-tpu", "torch-tpu", "torch", {}),
+        ("tf2-tpu", "tensorflow-tpu", "tensorflow-tpu", {"tensorboard": "2.20.0"}),
+    ],
+)
+def test_tpus_have_constraints_of_their_own(extra, device, engine, others):
+    """They pin what the extra names, `others` apart in the versions that were tested; two TensorFlows cannot be one."""
+    ours, tested = constraints(f"constraints-{extra}.txt"), constraints("constraints.txt")
+    assert {device, engine, "libtpu", "gcsfs", "array-record"} <= ours.keys()
+    assert {name: version for name, version in ours.items() if tested.get(name, version) != version} == others
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(re.match(rf"{device}\b", requirement) for requirement in extras[extra])
+    assert "tensorflow" not in ours and "bit-zoo[tf2]" not in extras["tf2-tpu"]

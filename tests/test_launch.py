@@ -66,17 +66,40 @@ def test_slurm(engine, expected, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("engine", "workers", "environment"), [("bit_jax", "all", ""), ("bit_tf2", "0", "TPU_NAME=local ")]
-)
-def test_tpu_pod(engine, workers, environment, tmp_path):
+    ("engine", "workers", "start"),
+    [
+        ("bit_pytorch", "0", "eval \"$(p -m torch.tpu.distributed | sed 's/^/export /')\" && "
+                             + 'p -m torch.distributed.run --standalone --nproc_per_node "$WORLD_SIZE"'),
+        ("bit_jax", "all", "p"),
+        ("bit_tf2", "0", "TPU_NAME=local p"),
+    ],
+)  # fmt: skip
+def test_tpu_pod(engine, workers, start, tmp_path):
     """The command passes two shells: this one and the hosts'."""
-    found = dry_run(tmp_path, "tpu_pod.sh", "pod", "us-central2-b", engine, "--name", "a b")
-    start = f"gcloud compute tpus tpu-vm ssh pod --zone us-central2-b --worker {workers} --command "
-    assert found.startswith(start)
+    found = dry_run(tmp_path, "tpu_pod.sh", "pod", "us-central2-b", engine, "--name", "a b", PYTHON="p")
+    ssh = f"gcloud compute tpus tpu-vm ssh pod --zone us-central2-b --worker {workers} --command "
+    assert found.startswith(ssh)
     command = subprocess.run(
-        ["bash", "-c", f"printf %s {found.removeprefix(start)}"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"printf %s {found.removeprefix(ssh)}"], capture_output=True, text=True, check=True
     ).stdout
-    assert command == f"cd bit && {environment}python3 -m {engine}.train --name a\\ b"
+    assert command == f"cd bit && {start} -m {engine}.train --name a\\ b"
+
+
+def test_tpu_pod_starts_a_process_for_each_chip(tmp_path):
+    """The host's shell takes over what torch_tpu prints, here a stand-in for it."""
+    python = tmp_path / "p"
+    python.write_text("""#!/bin/sh
+case $2 in torch.tpu.distributed) echo 'TORCH_TPU_TOPOLOGY="2,2,1"'; echo WORLD_SIZE=4 ;; *) echo "$TORCH_TPU_TOPOLOGY: $*" ;; esac
+""")
+    python.chmod(0o755)
+    places = {"FOLDER": str(tmp_path), "PYTHON": str(python)}
+    found = dry_run(tmp_path, "tpu_pod.sh", "pod", "zone", "bit_pytorch", "--name", "a b", **places)
+    done = subprocess.run(
+        ["bash", "-c", f"bash -c {found.partition(' --command ')[2]}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (
+        "2,2,1: -m torch.distributed.run --standalone --nproc_per_node 4 -m bit_pytorch.train --name a b\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +107,7 @@ def test_tpu_pod(engine, workers, environment, tmp_path):
     [
         ("local.sh", ("bit_torch",), "error: 'bit_torch' is no engine; give bit_pytorch, bit_jax or bit_tf2.\n"),
         ("slurm.sh", (), "error: '' is no engine; give bit_pytorch, bit_jax or bit_tf2.\n"),
-        ("tpu_pod.sh", ("pod", "zone", "bit_pytorch"), "error: 'bit_pytorch' does not run on TPUs; give TPU, ZONE, and bit_jax or bit_tf2.\n"),
+        ("tpu_pod.sh", ("pod", "zone", "bit_torch"), "error: 'bit_torch' is no engine; give TPU, ZONE, and bit_pytorch, bit_jax or bit_tf2.\n"),
     ],
 )  # fmt: skip
 def test_what_they_do_not_know(launcher, words, said):
