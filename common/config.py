@@ -2,15 +2,16 @@
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Any, get_args, get_type_hints
 
-from common.errors import UserError, exit_with_sentence, nearest
-from common.images import RESIZE_KINDS, RESIZE_MODES
+from common.errors import UserError, exit_with_sentence, nearest, reason
+from common.images import MAX_PIXELS, RESIZE_KINDS, RESIZE_MODES
 from common.models import DEFAULT_MODEL, TRAIN_ONLY
-from common.recipes import COMPAT, SCHEDULES
+from common.recipes import COMPAT, MOST_STEPS, SCHEDULES
 from common.rules import AUGREG, RULES
 
 ENGINE_PACKAGES = {  # what the extra of the same name installs
@@ -288,6 +289,8 @@ NOT_NEGATIVE = (
     "randaugment_magnitude",
     *FRACTIONS,
 )
+# A view has no more pixels than an image file may declare.
+MOST = {"steps": MOST_STEPS} | dict.fromkeys(("resize", "crop", "eval_resize", "resolution"), math.isqrt(MAX_PIXELS))
 
 
 def check(config: Any) -> None:
@@ -297,6 +300,9 @@ def check(config: Any) -> None:
             value = getattr(config, name, None)
             if value is not None and not low <= value < float("inf"):  # refuses nan, too
                 raise UserError(f"--{name} is {value}, expected {words}; correct the flag.")
+    for name, most in MOST.items():
+        if (value := getattr(config, name, None)) is not None and value > most:
+            raise UserError(f"--{name} is {value}, expected at most {most}; correct the flag.")
     for name in FRACTIONS:
         if (value := getattr(config, name, None)) is not None and value >= 1:
             raise UserError(f"--{name} is {value}, expected less than 1; correct the flag.")
@@ -335,6 +341,10 @@ def run_command(
             extra = engine.removeprefix("bit_")
             raise UserError(
                 f"{error.name} is not installed; install the engine with `pip install '.[{extra}]'`."
+            ) from error
+        except MemoryError as error:
+            raise UserError(
+                f"Memory does not suffice ({reason(error).rstrip('.')}); give fewer images a step, or smaller ones."
             ) from error
         except KeyboardInterrupt:
             sys.exit(130)

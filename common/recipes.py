@@ -104,6 +104,8 @@ SCHEDULES = {
     for schedule in (schedules.cosine, schedules.linear, schedules.rsqrt, schedules.stepwise)
 }
 LOSSES = ("softmax", "sigmoid")
+MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
+MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
 DEFAULTS = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay": 0.0, "schedule_numbers": {}}
 FLAGS = (
     "batch", "batch_eval", "base_lr", "steps", "warmup_steps", "schedule", "cooldown_steps", "mixup", "augmentation",
@@ -152,7 +154,7 @@ def create_rates(values: dict, own_schedule: str) -> tuple[float, ...]:
 
 
 def check_flags(config, rule: dict, flags: dict) -> None:
-    """Raise UserError for a flag that a recipe has no use for, and for a run that would not outlast its warm-up."""
+    """Raise UserError for a flag that a recipe has no use for, and for a run without end or that is all warm-up."""
     name = config.recipe
     if "augmentation" in flags and name != "augreg":
         raise UserError(f"--augmentation is a level of the recipe augreg; {name} has none, so leave it out.")
@@ -165,6 +167,8 @@ def check_flags(config, rule: dict, flags: dict) -> None:
     if "cooldown_steps" in flags and flags.get("schedule", rule["schedule"]) != "rsqrt":
         raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
     steps, warmup = flags.get("steps", rule["steps"]), rule["warmup_steps"]
+    if steps > MOST_STEPS:
+        raise UserError(f"The run has {steps:,} steps, expected at most {MOST_STEPS:,}; give fewer with --steps.")
     if "warmup_steps" not in flags and warmup >= steps:
         raise UserError(
             f"The recipe {name} warms up over {warmup} steps and the run has {steps}; give --warmup_steps as well."
@@ -172,7 +176,13 @@ def check_flags(config, rule: dict, flags: dict) -> None:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise UserError where two numbers of a recipe contradict one another."""
+    """Raise UserError where two numbers of a recipe contradict one another, or make too large a batch."""
+    for flag, batch in (("batch", recipe.batch), ("batch_eval", recipe.batch_eval)):
+        if (size := batch * recipe.crop**2 * 3) > MOST_BYTES:
+            raise UserError(
+                f"--{flag} {batch} of {recipe.crop} px is {-(-size // 2**30):,} GiB of pixels, expected at most "
+                f"{MOST_BYTES // 2**30}; give fewer images or a smaller --crop."
+            )
     check_sharing(recipe, 1)
     if recipe.resize < recipe.crop:
         raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from common.config import EvaluateConfig, PredictConfig, TrainConfig, parse
+from common.config import EvaluateConfig, PredictConfig, TrainConfig, parse, run_command
 from common.errors import UserError, nearest
 from common.recipes import FLAGS
 
@@ -142,6 +143,29 @@ def test_a_mistake_ends_with_status_2_and_one_line(argv):
     done = command("train", *argv, code="sys.modules['torch'] = None")  # flags are checked before
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and done.stderr.rstrip()[-1] in ".?"
+
+
+@pytest.mark.parametrize("flag", ("resize", "crop", "eval_resize", "resolution"))
+def test_a_side_of_more_pixels_than_an_image_may_have_is_refused(flag):
+    config = EvaluateConfig if flag == "resolution" else TrainConfig
+    assert getattr(parsed(f"--{flag}=11585", config=config), flag) == 11585
+    with pytest.raises(UserError, match=f"--{flag} is 11586, expected at most 11585"):
+        parsed(f"--{flag}=11586", config=config)
+
+
+def test_too_large_a_batch_ends_with_status_2_and_one_line():
+    done = command("train", "--batch", "1000000000", "--steps", "2", code="sys.modules['torch'] = None")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: --batch 1000000000 of 64 px is ") and done.stderr.count("\n") == 1
+
+
+def test_memory_that_does_not_suffice_is_one_line_too(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("bit_jax", "train", TrainConfig, "Train.", lambda config: np.empty(2**50, np.uint8), None)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("error: Memory does not suffice (Unable to allocate 1.00 PiB for an array")
 
 
 def test_a_missing_framework_is_one_line_too():

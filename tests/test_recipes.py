@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import schedules
+from common import recipes, schedules
 from common.config import TrainConfig
 from common.datasets import rows
 from common.errors import UserError
@@ -187,11 +187,26 @@ def test_the_crop_alone_scales_the_resize_with_it(crop, resize):
         ({"augmentation": "light1"}, "--augmentation is a level of the recipe augreg; bit_finetune has none"),
         ({"cooldown_steps": 5}, "--cooldown_steps belongs to --schedule rsqrt"),
         ({"recipe": "vit_s16_i1k", "steps": 100}, "warms up over 10000 steps and the run has 100"),
+        ({"batch": 10**9}, "--batch 1000000000 of 128 px is 45,777 GiB of pixels, expected at most 16"),
+        ({"batch_eval": 10**9}, "--batch_eval 1000000000 of 128 px is 45,777 GiB"),
+        ({"crop": 10_000, "resize": 10_000}, "--batch 512 of 10000 px is 144 GiB"),
     ],
 )
 def test_contradictions_are_refused(flags, words):
     with pytest.raises(UserError, match=words):
         recipe_of(**flags)
+
+
+@pytest.mark.parametrize("flags", ({"steps": 10**12}, {"recipe": "bit_pretrain", "batch": 1, "num_examples": 10**9}))
+def test_a_run_that_would_not_end_is_refused_before_its_rates_are_listed(flags, monkeypatch):
+    monkeypatch.setattr(recipes, "create_rates", None)
+    with pytest.raises(UserError, match="000,000 steps, expected at most 20,000,000"):
+        recipe_of(**flags)
+
+
+@pytest.mark.parametrize("flags", ({"batch": 65_536, "crop": 224}, {"batch": 4096, "crop": 1024}))
+def test_the_largest_batches_that_anyone_trains_with_are_fine(flags):
+    assert recipe_of(**flags, steps=10).batch == flags["batch"]
 
 
 def test_an_odd_batch_without_mixup_is_fine():
