@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from common import devices
-from common.errors import UserError
+from common.errors import UserError, reason
 
 TIMEOUT = datetime.timedelta(hours=2)  # of one exchange: the process that writes may take long over its files
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "tpu": "tpu_dist"}  # that exchange what lies on a device
@@ -28,8 +28,8 @@ class Devices(devices.Devices):
 
     def __init__(self, shard_parameters: bool = False):
         self.shard_parameters, self.heartbeat = shard_parameters, None
-        is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        self.device = local_device(int(os.environ["LOCAL_RANK"]) if is_one_of_several else 0)
+        is_one_of_several = number_of("WORLD_SIZE", "1") > 1
+        self.device = local_device(number_of("LOCAL_RANK") if is_one_of_several else 0)
         if is_one_of_several:
             self._join()
         elif shard_parameters:
@@ -47,11 +47,13 @@ class Devices(devices.Devices):
                     f"There are more processes than GPUs ({torch.cuda.device_count()}); start one for each."
                 )
             torch.cuda.set_device(self.device)
+        for name in ("RANK", "MASTER_PORT"):  # which PyTorch does not name when they are no numbers
+            number_of(name)
         try:
             distributed.init_process_group(BACKENDS[self.device.type], timeout=TIMEOUT)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"The processes cannot meet ({str(error).splitlines()[0]}); see torchrun's flags."
+                f"The processes cannot meet ({reason(error)}); start the processes with torchrun, and see its flags."
             ) from error
         self.process, self.num_processes = distributed.get_rank(), distributed.get_world_size()
         self.num_devices = self.num_processes
@@ -119,6 +121,17 @@ class FirstDevice(Devices):
         self.shard_parameters, self.heartbeat, self.device = False, None, local_device(0)
 
 
+def number_of(name: str, absent: str = "") -> int:
+    """The whole number that torchrun gives to this process in a variable. Raises UserError where it is none."""
+    text = os.environ.get(name) or absent
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(
+            f"{name} is {repr(text) if text else 'not set'}, expected a whole number; start the processes with torchrun, "
+            "or unset WORLD_SIZE for one alone."
+        )
+    return int(text)
+
+
 def local_device(index: int) -> torch.device:
     """The TPU of this process where torch_tpu is installed, else a GPU of this machine, or the CPU."""
     if "torch_tpu" in sys.modules:  # PyTorch loads it by itself
@@ -136,11 +149,11 @@ def find_tpu() -> torch.device:
     torch.backends.cuda.enable_flash_sdp(False)
     try:
         device = torch.device("tpu", 0)  # an error where the machine has none
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # several processes must meet before they use theirs
+        if number_of("WORLD_SIZE", "1") == 1:  # several processes must meet before they use theirs
             torch.zeros((), device=device)
     except RuntimeError as error:
         raise UserError(
-            f"torch_tpu is installed and no TPU answers ({str(error).splitlines()[0]}); run on a machine with a TPU that "
+            f"torch_tpu is installed and no TPU answers ({reason(error)}); run on a machine with a TPU that "
             "nothing else uses, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 for GPUs and the CPU."
         ) from error
     return device

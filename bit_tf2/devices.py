@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from common import devices
-from common.errors import UserError
+from common.errors import UserError, reason
 
 
 class Devices(devices.Devices):
@@ -134,15 +134,34 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, A
 
 def find_strategy() -> tf.distribute.Strategy | None:
     """The strategy for the processes that TF_CONFIG or SLURM tells of, for a TPU, or for several local devices."""
-    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    if sum(map(len, cluster.values())) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    if strategy := find_workers():
+        return strategy
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())
     if "TPU_NAME" in os.environ:
         return find_tpu()
     local = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in local]) if len(local) > 1 else None
+
+
+def find_workers() -> tf.distribute.Strategy | None:
+    """The strategy for the processes that TF_CONFIG tells of, if there are several.
+
+    Raises UserError where it is not what TensorFlow expects.
+    """
+    try:
+        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        if not isinstance(config, dict):
+            raise TypeError("it is no JSON object")
+        cluster = tf.train.ClusterSpec(config.get("cluster", {}))
+        several = sum(map(cluster.num_tasks, cluster.jobs)) > 1
+        return tf.distribute.MultiWorkerMirroredStrategy() if several else None
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"TF_CONFIG does not tell of this process and the others ({reason(error)}), expected "
+            '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}; '
+            "correct it, or unset it for one process alone."
+        ) from error
 
 
 def find_tpu() -> tf.distribute.Strategy:

@@ -118,6 +118,22 @@ def test_shards_need_several_processes(run):
     assert "--shard_parameters needs several processes" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    (
+        ("WORLD_SIZE=two", "WORLD_SIZE is 'two', expected a whole number"),
+        ("WORLD_SIZE=2", "LOCAL_RANK is not set, expected a whole number"),
+        ("WORLD_SIZE=2 LOCAL_RANK=-1", "LOCAL_RANK is '-1', expected a whole number"),
+        ("WORLD_SIZE=2 LOCAL_RANK=0", "RANK is not set, expected a whole number"),
+        ("WORLD_SIZE=2 LOCAL_RANK=0 RANK=0", "MASTER_PORT is not set, expected a whole number"),
+        ("WORLD_SIZE=2 LOCAL_RANK=0 RANK=0 MASTER_PORT=1", "environment variable MASTER_ADDR expected, but not set);"),
+    ),
+)
+def test_an_environment_that_torchrun_would_not_make(run, variables, words):
+    done = run("bit_pytorch.train", "--steps", 1, variables=dict(v.split("=") for v in variables.split()), status=2)
+    assert words in done.stderr and "start the processes with torchrun" in done.stderr
+
+
 def test_a_tpu_that_does_not_answer(run):
     """As if torch_tpu were installed, on a machine without a TPU."""
     done = run("bit_pytorch.train", "--steps", 1, imported=["torch_tpu"], status=2)

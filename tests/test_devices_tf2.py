@@ -103,6 +103,27 @@ for precision, remat, bound in (("float32", True, 1e-5), ("float64", False, 1e-9
 """
 
 
+TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}'
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    (
+        (TWO_WORKERS, "(Expecting ',' delimiter: line 1 column "),
+        ('["127.0.0.1:1"]', "(it is no JSON object)"),
+        ('{"cluster": {"worker": 2}}', "(The tasks for job 'worker' must be a list "),
+        (TWO_WORKERS + "}", "you must also specify `task_type` and `task_id`.)"),
+        (
+            TWO_WORKERS + ', "task": {"type": "worker", "index": 2}}',
+            "(The `task_id` 2 exceeds the maximum id of worker.)",
+        ),
+    ),
+)
+def test_a_cluster_that_tensorflow_does_not_know(run, config, words):
+    done = run("bit_tf2.train", "--steps", 1, variables={"TF_CONFIG": config}, status=2)
+    assert "error: TF_CONFIG does not " in done.stderr and words in done.stderr
+
+
 def test_a_tpu_that_does_not_answer(run):
     done = run("bit_tf2.train", "--steps", 1, variables={"TPU_NAME": "local"}, status=2)
     assert "error: The TPU that TPU_NAME=local names does not answer (TPUs not found in the cluster." in done.stderr
