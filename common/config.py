@@ -147,13 +147,9 @@ class VtabConfig(TrainConfig):
     tasks: str | None = flag(None, "some of the 19 tasks, with commas between", rule="all")
 
 
-FREE = {  # flags of train that may change when a run goes on, or between runs that are compared
+OF_A_MACHINE = {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers"}  # flags of train
+FREE = OF_A_MACHINE | {  # flags of train that may change when a run goes on, or between runs that are compared
     "name",
-    "logdir",
-    "bit_pretrained_dir",
-    "datadir",
-    "tfds_data_dir",
-    "workers",
     "log_every",
     "eval_every",
     "checkpoint_every",

@@ -3,15 +3,17 @@
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-NOTICE = b"\nStopping after this step, with a checkpoint; the same signal again ends at once.\n"
+SECONDS_APART = 2  # between two wishes: torchrun hands on a signal that its processes may have received themselves
+NOTICE = b"\nStopping after this step, with a checkpoint; another signal, two seconds later, ends at once.\n"
 
 
 class Interruption:
-    """While entered, the first signal is noted in `signal`; the second one ends the process as it always does.
+    """While entered, the first signal is noted in `signal`; one that comes later ends the process as it always does.
 
     Outside of the main thread, which alone may handle signals, nothing is noted.
     """
@@ -30,7 +32,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        os.write(2, NOTICE)  # print may be interrupted in the middle of itself
+        if self.signal is None:
+            self.signal, self._noted = number, time.monotonic()
+            os.write(2, NOTICE)  # print may be interrupted in the middle of itself
+        elif time.monotonic() - self._noted > SECONDS_APART:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

@@ -1,5 +1,6 @@
 """What a person sees of a run: a bar in a terminal, plain lines elsewhere, and the same lines in a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class Count:
         self.done += count
         self.bar.update(count)
         if self.bar.disable and time.monotonic() - self.last_line > LINE_SECONDS:
-            print(f"{self.what}: {self.number(self.done)} of {self.number(self.total)}{self.unit}", flush=True)
+            show(f"{self.what}: {self.number(self.done)} of {self.number(self.total)}{self.unit}")
             self.last_line = time.monotonic()
 
 
@@ -65,16 +66,17 @@ class Progress:
         line = f"step {step:,}/{self.num_steps:,}: loss {loss:.4f}, {speed:.0f} images/s, {seconds_left:.0f} s left"
         self._keep(line)
         if self.bar.disable and (now - self.last_line > LINE_SECONDS or step == self.num_steps):
-            print(line, flush=True)
+            show(line)
             self.last_line = now
         self.step, self.last_time = step, now
         return speed
 
     def say(self, text: str) -> None:
         """A line above the bar, and in the log."""
+        text = text.encode(errors="backslashreplace").decode()  # names of files may hold anything
         self._keep(text)
         with tqdm.external_write_mode():
-            print(text, flush=True)
+            show(text)
 
     def exclude(self, seconds: float) -> None:
         """Do not count these seconds as training."""
@@ -89,3 +91,11 @@ class Progress:
             print(text, file=self.log, flush=True)
         except OSError as error:
             raise UserError(f"Cannot write {self.log.name} ({error.strerror or error}); free its disk.") from error
+
+
+def show(text: str) -> None:
+    """Print a line. Where nobody reads any more, or the disk behind it is full, work goes on in silence."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,7 +21,7 @@ import numpy as np
 from common import curves, events, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
-from common.config import FREE, TrainConfig, arguments, changes, periods
+from common.config import OF_A_MACHINE, TrainConfig, arguments, changes, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
 from common.environment import environment
@@ -68,6 +68,8 @@ class Run:
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
+        if config.name:
+            check_name(config.name)
         self.is_named, self.devices = bool(config.name), Devices()
         self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
         self.remote = None
@@ -125,6 +127,11 @@ class Run:
         self.checkpoints = Checkpoints(self.folder, *([self.remote.publish_checkpoint] if self.remote else []))
         checkpoint = self.checkpoints.restore()
         num_lines = self._continue_from(checkpoint) if checkpoint else 0
+        if self.best is not None and not self.remote and not (self.folder / "best.npz").exists():
+            raise UserError(
+                f"{self.folder}/best.npz, the weights of the best evaluation so far, is missing; restore it, or start "
+                "again under another --name."
+            )
         write_json(self.folder / "config.json", dataclasses.asdict(self.config))
         write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
         write_json(self.folder / "environment.json", environment(self.engine))
@@ -145,7 +152,7 @@ class Run:
 
     def _check_sameness(self) -> None:
         """Raise UserError where processes are about to do different things."""
-        config = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in FREE}
+        config = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in OF_A_MACHINE}
         facts = json.dumps([config, self._constants(), self.step, self.losses, self.best])
         number = int(hashlib.sha256(facts.encode()).hexdigest()[:7], 16)
         if self.devices.agree(number) != MOST - self.devices.agree(MOST - number):
@@ -220,7 +227,17 @@ class Run:
         recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
         recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
-        return recipe | {f"number of {name} images": len(split) for name, split in splits.items()}
+        counts = {f"number of {name} images": len(split) for name, split in splits.items()}
+        labels = {f"classes of {name} images": self._digest_of_classes(split) for name, split in splits.items()}
+        return recipe | counts | labels
+
+    def _digest_of_classes(self, split: Split) -> str:
+        """Of which class each image is, by the classes' names."""
+        digest = hashlib.sha256(json.dumps(self.dataset.class_names).encode())
+        labels = (split.labels.classes, split.labels.first) if split.is_multi_label else (split.labels,)
+        for numbers in labels:
+            digest.update(numbers.astype(np.int64).tobytes())
+        return f"SHA-256 {digest.hexdigest()}"
 
     def summary(self) -> str:
         """What a person wants to know before the first step."""
@@ -444,14 +461,23 @@ class Metrics:
     def __init__(self, path: Path, num_lines: int, *, tensorboard: bool = False):
         """Keep the first `num_lines` of an interrupted run: what came after its checkpoint will come again."""
         self.path, self.num_lines, self.damaged, kept = path, 0, [], []
-        if path.exists():
-            lines = path.read_bytes().split(b"\n")[:-1][:num_lines]  # what follows the last newline is half a line
-            kept = [line for line in lines if is_json(line)]
+        if path.exists() or num_lines:
+            lines = self._read(path).split(b"\n")[:-1][:num_lines]  # what follows the last newline is half a line
+            kept = [line for line in lines if is_object(line)]
             if len(kept) < len(lines):
                 self.damaged = [f"{path} had {len(lines) - len(kept)} damaged lines, which were dropped."]
+            if len(lines) < num_lines:
+                self.damaged.append(f"{path} lacks {num_lines - len(lines)} of its {num_lines} lines.")
             write_atomically(path, lambda file: file.writelines(line + b"\n" for line in kept))
             self.num_lines = len(kept)
         self.events = events.EventFile(path.with_name(events.FILE), [*map(json.loads, kept)]) if tensorboard else None
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); restore or remove it.") from error
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append a line. UserError where the disk does not take it."""
@@ -465,13 +491,19 @@ class Metrics:
             self.events.write(step, values)
 
 
-def is_json(line: bytes) -> bool:
-    """Whether a line holds one JSON value."""
+def is_object(line: bytes) -> bool:
+    """Whether a line holds one JSON object."""
     try:
-        json.loads(line)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-    return True
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a --name that leads out of the --logdir, or that nobody can read."""
+    parts = Path(name).parts
+    if not parts or ".." in parts or Path(name).is_absolute() or not name.isprintable():
+        raise UserError(f"The --name {name!a} is no folder below --logdir; give a name such as cifar10_r50.")
 
 
 def choose_splits(dataset: Dataset, config: TrainConfig, wanted: Collection[str] = ()) -> dict[str, Split]:

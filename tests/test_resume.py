@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from processes import ROOT, Server
 from common.checkpoint import CURRENT, PREVIOUS, read
 from common.datasets import open_dataset
 from common.interruption import Interruption
+from common.progress import show
 
 STEPS = 6
 RUN = ("--batch", 4, "--resize", 36, "--crop", 32, "--steps", STEPS, "--warmup_steps", 1, "--base_lr", 0.01,
@@ -254,22 +256,25 @@ def test_a_signal_saves_first_in_every_engine(runs):
 
 
 TWICE = """
-import os, signal
+import os, signal, time
 from common.interruption import Interruption
 with Interruption() as interruption:
     os.kill(os.getpid(), signal.{first})
+    os.kill(os.getpid(), signal.{second})
     print(128 + interruption.signal, flush=True)
+    time.sleep(2.1)
     os.kill(os.getpid(), signal.{second})
     print("still here")
 """
 
 
 @pytest.mark.parametrize("first, second", (("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGINT")))
-def test_a_second_signal_ends_at_once(first, second):
+def test_a_signal_two_seconds_later_ends_at_once(first, second):
+    """One that follows at once is torchrun handing on what the terminal or SLURM has told every process."""
     code = TWICE.format(first=first, second=second)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -getattr(signal, second) and done.stdout == f"{128 + getattr(signal, first)}\n"
-    assert "again ends at once" in done.stderr
+    assert done.stderr.count("two seconds later, ends at once") == 1
 
 
 def test_handlers_are_put_back():
@@ -352,6 +357,39 @@ def test_a_run_whose_images_changed_is_refused(numpy_runs):
         another.unlink()
 
 
+def test_a_run_whose_classes_were_renamed_is_refused(numpy_runs):
+    """Their order is that of their names: the head would name cats dogs."""
+    numpy_runs.stopped("classes")
+    images = numpy_runs.folder / "images"
+    for split in ("train", "test"):
+        (images / split / "cat").rename(images / split / "zebra")
+    try:
+        assert "as classes of train images, not SHA-256" in numpy_runs.refused("classes")
+    finally:
+        for split in ("train", "test"):
+            (images / split / "zebra").rename(images / split / "cat")
+
+
+def test_a_run_without_its_best_weights_is_refused_at_once(numpy_runs):
+    folder = numpy_runs.stopped("best", "--keep_best")
+    (folder / "best.npz").unlink()
+    assert "best.npz, the weights of the best evaluation so far, is missing" in numpy_runs.refused(
+        "best", "--keep_best"
+    )
+
+
+@pytest.mark.parametrize("name", ("..", ".", "a/../../b", "/tmp/x", "a\nb", "a\udcff"), ids=ascii)
+def test_a_name_that_is_no_folder_below_logdir(name, numpy_runs):
+    assert "is no folder below --logdir" in numpy_runs.refused(name)
+
+
+def test_output_that_nobody_takes_stops_nothing(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        show("step 1")
+        show("step 2")
+
+
 @pytest.mark.parametrize("text", ("", "{", "[]", "[1]", "null", "\x00" * 40), ids=repr)
 def test_a_broken_config_is_one_sentence(text, numpy_runs):
     folder = numpy_runs.stopped("broken")
@@ -401,6 +439,23 @@ def test_a_damaged_line_of_metrics_is_dropped_with_words(numpy_runs):
     assert "metrics.jsonl had 1 damaged lines, which were dropped" in numpy_runs.train("lines")["output"]
     expected = numpy_runs.metrics("whole")
     assert numpy_runs.metrics("lines") == expected[:1] + expected[2:]
+
+
+def test_missing_lines_of_metrics_are_told(numpy_runs):
+    path = numpy_runs.stopped("missing", after=4) / "metrics.jsonl"
+    first, second, _ = path.read_bytes().split(b"\n", 2)
+    path.write_bytes(first + b"\n3\n")
+    output = numpy_runs.train("missing")["output"]
+    assert "metrics.jsonl had 1 damaged lines" in output and re.search(
+        r"metrics.jsonl lacks \d+ of its \d+ lines", output
+    )
+
+
+def test_metrics_that_cannot_be_read_are_one_sentence(numpy_runs):
+    path = numpy_runs.stopped("unreadable") / "metrics.jsonl"
+    path.unlink()
+    path.mkdir()
+    assert "metrics.jsonl cannot be read (Is a directory)" in numpy_runs.refused("unreadable")
 
 
 def test_leftovers_of_a_killed_run_are_removed(numpy_runs):
