@@ -210,10 +210,15 @@ def test_what_processes_cannot_share_is_one_sentence(flags, words, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_processes_that_see_different_things_are_refused():
-    """Other flags; or, on a disk of its own, no checkpoint."""
-    first, second = Team(2).do(lambda member: train(member, "--name", "seeds", "--seed", member.process))
+@pytest.mark.parametrize("flag", ("--seed", "--log_every", "--checkpoint_every"))
+def test_processes_with_different_flags_are_refused(flag):
+    """Also with those that may change from one start to the next: they say when processes talk to one another."""
+    first, second = Team(2).do(lambda member: train(member, "--name", "flags", flag, 2 + member.process))
     assert "do not see the same images, flags and checkpoint" in str(first) and second.code == 2
+
+
+def test_a_process_without_the_checkpoint_is_refused():
+    """It has a disk of its own."""
     train(Devices(), "--name", "here")
     Path("runs/here/weights.npz").unlink()
     first, second = Team(2).do(
