@@ -174,6 +174,5 @@ def find_tpu() -> tf.distribute.Strategy:
         return tf.distribute.TPUStrategy(tf.distribute.cluster_resolver.TPUClusterResolver.connect(name))
     except (tf.errors.OpError, ValueError, OSError) as error:
         raise UserError(
-            f"The TPU that TPU_NAME={name} names does not answer ({' '.join(str(error).split())}); `local` is this machine's, with "
-            "tensorflow-tpu."
+            f"The TPU that TPU_NAME={name} names does not answer ({reason(error)}); `local` is this machine's, with tensorflow-tpu."
         ) from error

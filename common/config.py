@@ -6,12 +6,13 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from common.errors import UserError, exit_with_sentence, nearest, reason
 from common.images import MAX_PIXELS, RESIZE_KINDS, RESIZE_MODES
 from common.models import DEFAULT_MODEL, TRAIN_ONLY
-from common.recipes import COMPAT, MOST_STEPS, SCHEDULES
+from common.recipes import COMPAT, SCHEDULES
 from common.rules import AUGREG, RULES
 
 ENGINE_PACKAGES = {  # what the extra of the same name installs
@@ -285,25 +286,34 @@ NOT_NEGATIVE = (
     "randaugment_magnitude",
     *FRACTIONS,
 )
-# A view has no more pixels than an image file may declare.
-MOST = {"steps": MOST_STEPS} | dict.fromkeys(("resize", "crop", "eval_resize", "resolution"), math.isqrt(MAX_PIXELS))
+SIDES = ("resize", "crop", "eval_resize", "resolution")
+LONGEST_SIDE = math.isqrt(MAX_PIXELS)  # a view has no more pixels than an image file may declare
 
 
 def check(config: Any) -> None:
-    """Raise UserError for a number outside its range."""
+    """Raise UserError for a number outside its range, and for a name of a folder that is none."""
     for names, low, words in ((POSITIVE, 1, "at least 1"), (NOT_NEGATIVE, 0, "at least 0")):
         for name in names:
             value = getattr(config, name, None)
             if value is not None and not low <= value < float("inf"):  # refuses nan, too
                 raise UserError(f"--{name} is {value}, expected {words}; correct the flag.")
-    for name, most in MOST.items():
-        if (value := getattr(config, name, None)) is not None and value > most:
-            raise UserError(f"--{name} is {value}, expected at most {most}; correct the flag.")
+    for name in SIDES:
+        if (value := getattr(config, name, None)) is not None and value > LONGEST_SIDE:
+            raise UserError(f"--{name} is {value}, expected at most {LONGEST_SIDE}; correct the flag.")
     for name in FRACTIONS:
         if (value := getattr(config, name, None)) is not None and value >= 1:
             raise UserError(f"--{name} is {value}, expected less than 1; correct the flag.")
     if getattr(config, "eval_every", None) is not None:
         periods(config.eval_every)
+    if getattr(config, "name", None):
+        check_name(config.name)
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a --name that leads out of the --logdir, or that nobody can read."""
+    path = Path(name)
+    if not path.parts or ".." in path.parts or path.is_absolute() or not name.isprintable():
+        raise UserError(f"The --name {name!a} is no folder below --logdir; give a name such as cifar10_r50.")
 
 
 def periods(eval_every: str) -> dict[str, int]:

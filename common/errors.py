@@ -33,7 +33,7 @@ def exit_with_sentence() -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """What a library says is wrong, for a place within a sentence: its first line, or else the error's type."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def nearest(word: str, known, count: int = 3) -> str:

@@ -20,6 +20,7 @@ class Interruption:
 
     def __init__(self):
         self.signal: int | None = None
+        self._noted = 0.0
         self._before = {}
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from common.config import OF_A_MACHINE, TrainConfig, arguments, changes, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
 from common.environment import environment
-from common.errors import UserError
+from common.errors import UserError, reason
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
@@ -68,8 +69,6 @@ class Run:
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
         name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
-        if config.name:
-            check_name(config.name)
         self.is_named, self.devices = bool(config.name), Devices()
         self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
         self.remote = None
@@ -153,7 +152,7 @@ class Run:
     def _check_sameness(self) -> None:
         """Raise UserError where processes are about to do different things."""
         config = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in OF_A_MACHINE}
-        facts = json.dumps([config, self._constants(), self.step, self.losses, self.best])
+        facts = json.dumps([config, self._constants, self.step, self.losses, self.best])
         number = int(hashlib.sha256(facts.encode()).hexdigest()[:7], 16)
         if self.devices.agree(number) != MOST - self.devices.agree(MOST - number):
             raise UserError(
@@ -164,9 +163,8 @@ class Run:
 
     def __exit__(self, _: object, error: BaseException | None, *trace: object) -> None:
         if error and self.devices.has_lost(error):
-            reason = str(error).strip().partition("\n")[0]
             error = UserError(
-                f"Another process of this run has ended or cannot be reached ({reason}); see what it said."
+                f"Another process of this run has ended or cannot be reached ({reason(error)}); see what it said."
             )
         try:
             self.checkpoints.close()
@@ -204,7 +202,7 @@ class Run:
         facts, where = checkpoint.facts, f"The checkpoint in {self.place}"
         try:
             self._check_config(facts["config"])
-            for name, value in self._constants().items():
+            for name, value in self._constants.items():
                 if facts["constants"][name] != value:
                     raise UserError(
                         f"{where} was made with {facts['constants'][name]} as {name}, not {value}; choose another "
@@ -222,8 +220,9 @@ class Run:
                 f"{where} lacks {error}, which this version writes; finish it with the version that made it."
             ) from error
 
+    @functools.cached_property
     def _constants(self) -> dict[str, Any]:
-        """What a run keeps from its first step to its last, besides its flags."""
+        """What a run keeps from its first step to its last, besides its flags: also every checkpoint states it."""
         recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
         recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
@@ -406,7 +405,7 @@ class Run:
             "seed": self.config.seed,
             "engine": self.engine,
             "config": dataclasses.asdict(self.config),
-            "constants": self._constants(),
+            "constants": self._constants,
             "losses": losses,
             "metrics_lines": self.metrics.num_lines,
             "best": self.best,
@@ -475,7 +474,9 @@ class Metrics:
     @staticmethod
     def _read(path: Path) -> bytes:
         try:
-            return path.read_bytes() if path.exists() else b""
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); restore or remove it.") from error
 
@@ -497,13 +498,6 @@ def is_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def check_name(name: str) -> None:
-    """Raise UserError for a --name that leads out of the --logdir, or that nobody can read."""
-    parts = Path(name).parts
-    if not parts or ".." in parts or Path(name).is_absolute() or not name.isprintable():
-        raise UserError(f"The --name {name!a} is no folder below --logdir; give a name such as cifar10_r50.")
 
 
 def choose_splits(dataset: Dataset, config: TrainConfig, wanted: Collection[str] = ()) -> dict[str, Split]:

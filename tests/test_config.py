@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import EvaluateConfig, PredictConfig, TrainConfig, parse, run_command
+from common.config import EvaluateConfig, PredictConfig, TrainConfig, VtabConfig, parse, run_command
 from common.errors import UserError, nearest
 from common.recipes import FLAGS
 
@@ -151,6 +151,12 @@ def test_a_side_of_more_pixels_than_an_image_may_have_is_refused(flag):
     assert getattr(parsed(f"--{flag}=11585", config=config), flag) == 11585
     with pytest.raises(UserError, match=f"--{flag} is 11586, expected at most 11585"):
         parsed(f"--{flag}=11586", config=config)
+
+
+@pytest.mark.parametrize("config", (TrainConfig, VtabConfig))
+def test_a_name_outside_of_logdir_is_refused_in_every_command_that_makes_a_folder(config):
+    with pytest.raises(UserError, match="'../a' is no folder below --logdir"):
+        parsed("--name=../a", config=config)
 
 
 def test_too_large_a_batch_ends_with_status_2_and_one_line():

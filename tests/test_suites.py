@@ -184,7 +184,7 @@ def test_what_a_run_only_looks_at_does_not_bind_it(prepared):
     """It may go on with other splits to evaluate."""
     data = ("--dataset", prepared / "imagenet2012")
     runs = [Run(config(*data, *flags), "bit_jax") for flags in ((), ("--eval_every", "v2:1,real:2"))]
-    assert runs[0]._constants() == runs[1]._constants() and list(runs[0].splits) != list(runs[1].splits)
+    assert runs[0]._constants == runs[1]._constants and list(runs[0].splits) != list(runs[1].splits)
 
 
 # --- what is shown
