@@ -1,11 +1,13 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and files that are read only where they are files."""
 
 import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,39 @@ from common.errors import UserError
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks answer
+
+
+MAX_READ_BYTES = 2**30  # of a file that is read at once
+KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}  # others are devices
+
+
+def open_regular(path: Path | str, max_bytes: float = math.inf) -> BinaryIO:
+    """`open(path, "rb")` for regular files of at most `max_bytes` alone.
+
+    A named pipe would make the reader wait for ever, and a device such as /dev/zero has no end. Raises OSError as `open`
+    does, also for these, with what was found as its `strerror`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else opening a pipe waits for its writer
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = KINDS.get(stat.S_IFMT(found.st_mode), "device")
+            raise OSError(errno.EINVAL, f"it is a {kind}, expected a file", str(path))
+        if found.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, expected at most {max_bytes:,}", str(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path | str, max_bytes: int = MAX_READ_BYTES) -> bytes:
+    """All bytes of a regular file of at most `max_bytes`, also where it grows meanwhile. Raises OSError as `open_regular`."""
+    with open_regular(path, max_bytes) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than the {max_bytes:,} bytes expected at most", str(path))
+    return data
 
 
 def write_atomically(
