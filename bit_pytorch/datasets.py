@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import images
 from common.datasets import Split
 from common.errors import UserError, nearest, reason
 
@@ -68,6 +69,4 @@ def _labels(dataset) -> np.ndarray:
 
 
 def _split(dataset, labels: np.ndarray, name: str) -> Split:
-    return Split(
-        lambda i: np.asarray(dataset[i][0].convert("RGB")), labels, lambda i: f"{i} of torchvision.datasets.{name}"
-    )
+    return Split(lambda i: images.to_rgb(dataset[i][0]), labels, lambda i: f"{i} of torchvision.datasets.{name}")

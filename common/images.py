@@ -1,34 +1,70 @@
 """Decode, resize, crop and flip images: uint8 RGB arrays [H, W, 3]."""
 
+import contextlib
 import functools
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = {  # Pillow's name -> endings of its files: what is decoded. Others, such as PostScript, run other programs.
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "DIB": (".dib",),
+    "ICO": (".ico",),
+    "PCX": (".pcx",),
+    "PSD": (".psd",),
+    "QOI": (".qoi",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
+EXIF = ("ignore", "apply")
 RESIZE_MODES = ("squash", "small_side", "whole")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 SPARSE_PIXELS = 2**21  # of larger images a copy in float32 takes as long as Pillow does
 JPEG_START = b"\xff\xd8"
+ORIENTATION, PHOTOMETRIC, BITS_PER_SAMPLE, WHITE_IS_ZERO = 0x112, 262, 258, 0  # tags of TIFF and EXIF, and a value
+UPRIGHT = {  # orientation in EXIF -> the image as it was seen
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90,
+}
 
 
 class BrokenImage(ValueError):
     """The bytes are no image; the caller knows the file's name."""
 
 
-def decode(encoded: bytes | np.ndarray) -> np.ndarray:
+def decode(encoded: bytes | np.ndarray, exif: str = "ignore") -> np.ndarray:
     """uint8 RGB [H, W, 3] of an image file's bytes; an array is taken as already decoded.
 
-    Grey, palette and CMYK images become RGB, transparency is dropped, of an animation the first frame is read, and
-    the file's contents, not its name, say which format it is. The orientation in a photograph's EXIF is not applied,
-    as in the pipelines of the originals. Raises BrokenImage.
+    The file's contents, not its name, say which of FORMATS it is; of an animation the first frame is read, and `to_rgb`
+    tells how pixels become RGB. The orientation in a photograph's EXIF is not applied, as in the pipelines of the
+    originals, unless `exif` is `apply`; that of a TIFF, a tag of its format, always is. Raises BrokenImage.
     """
     if isinstance(encoded, np.ndarray):
         return encoded
+    image = _decode(encoded)
+    turn = UPRIGHT.get(_orientation(encoded)) if exif == "apply" else None
+    return np.ascontiguousarray(turn(image)) if turn else image
+
+
+def _decode(encoded: bytes) -> np.ndarray:
     try:
         if encoded[:2] == JPEG_START:
             import simplejpeg
@@ -40,24 +76,79 @@ def decode(encoded: bytes | np.ndarray) -> np.ndarray:
         if isinstance(error, BrokenImage):
             raise
         # libjpeg's fast interface knows no CMYK and is strict about stray bytes: Pillow has the last word.
-    return _decode_with_pillow(encoded)
+    with _opened(encoded) as image:
+        check_size(image.height, image.width)
+        return to_rgb(image)
 
 
-def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Any]:
+    """Pillow's view of a file, of which only the header is read. Whatever it raises becomes BrokenImage."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked here, before any pixel is read
-            with Image.open(io.BytesIO(encoded)) as image:
-                check_size(image.height, image.width)
-                if image.mode.startswith("I;16"):
-                    return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-                return np.asarray(image.convert("RGB"))
+            with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
+                yield image
     except BrokenImage:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
         raise BrokenImage(f"cannot be decoded ({_reason(error)})") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that the installed Pillow knows."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def to_rgb(image: Any) -> np.ndarray:
+    """uint8 [H, W, 3] of Pillow's image, whatever its mode.
+
+    Grey, palette, CMYK, YCbCr and Lab become RGB as Pillow converts them, transparency is dropped, and of 12 or 16 bits
+    the upper 8 are kept. Floating-point numbers count from 0, black, to 1, white. Others, and integers of 32 bits or with
+    a sign, tell no white and raise BrokenImage: Pillow would clip them to 0 to 255.
+    """
+    if image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PPM", "PNG"):
+        bits = _tag(image, BITS_PER_SAMPLE, (16,))[0]
+        return _grey(image, (np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    if image.mode == "I":
+        raise BrokenImage(
+            "holds integers of 32 bits or with a sign (mode I), whose white is not known, expected 8 or 16 bits"
+        )
+    if image.mode == "F":
+        values = np.asarray(image)
+        levels = np.rint(values * 255)
+        if not (levels.min() >= 0 and levels.max() <= 255):  # refuses nan, too
+            span = f"from {values.min():g} to {values.max():g}"
+            raise BrokenImage(f"holds floating-point numbers (mode F) {span}, expected 0 to 1")
+        return _grey(image, levels.astype(np.uint8))
+    if image.mode == "La":  # which Pillow converts to its like only
+        image = image.convert("LA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey(image: Any, values: np.ndarray) -> np.ndarray:
+    """[H, W, 3] of grey [H, W], with the white of a TIFF that has it at zero; that of 8 bits Pillow turns itself."""
+    values = 255 - values if _tag(image, PHOTOMETRIC, 1) == WHITE_IS_ZERO else values
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def _tag(image: Any, number: int, default: Any) -> Any:
+    return image.tag_v2.get(number, default) if image.format == "TIFF" else default
+
+
+def _orientation(encoded: bytes) -> Any:
+    """What a photograph's EXIF says; 1, upright, where it cannot be read. Pillow has turned a TIFF and forgotten it."""
+    try:
+        with _opened(encoded) as image:
+            return 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+    except BrokenImage:
+        return 1
 
 
 def check_size(height: int, width: int) -> None:
@@ -68,17 +159,10 @@ def check_size(height: int, width: int) -> None:
 
 def size(encoded: bytes | np.ndarray) -> tuple[int, int]:
     """(height, width) from the header alone."""
-    from PIL import Image
-
     if isinstance(encoded, np.ndarray):
         return encoded.shape[0], encoded.shape[1]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(encoded)) as image:
-                return image.height, image.width
-    except Exception as error:
-        raise BrokenImage(f"cannot be decoded ({_reason(error)})") from error
+    with _opened(encoded) as image:
+        return image.height, image.width
 
 
 def _reason(error: Exception) -> str:

@@ -6,10 +6,11 @@ import struct
 import tracemalloc
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from engines import Engine
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common import images
 
@@ -193,6 +194,131 @@ def test_sixteen_bits_become_the_upper_eight(kind):
     assert difference(found, np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)) == 0
 
 
+def tiff(data: bytes, size: tuple[int, int], bits: int, sample_format: int = 1, photometric: int = 1) -> bytes:
+    """A TIFF of one grey channel; sample formats: 1 unsigned, 2 signed, 3 floating-point; photometric 0: white is zero."""
+    tags = {256: size[1], 257: size[0], 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: size[0]}
+    tags |= {279: len(data), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+GREY = noise(6, 8, 1)[..., 0]
+GREY[0, :2] = 0, 255
+IN_RGB = np.repeat(GREY[..., None], 3, axis=2)
+
+
+def test_floating_point_numbers_count_from_0_to_1():
+    for values in (GREY / 255, GREY / 255 * (1 + 1e-6) - 1e-7):  # what arithmetic leaves beyond 0 and 1 is rounded
+        found = images.decode(tiff(values.astype("<f4").tobytes(), GREY.shape, 32, 3))
+        assert difference(found, IN_RGB) == 0  # the very image of which they were made
+    assert difference(images.decode(encoded(Image.fromarray((GREY / 255).astype("f4")), "TIFF")), IN_RGB) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (GREY.astype("f4"), f"from {GREY.min()} to {GREY.max()}, expected 0 to 1"),
+        (GREY / 255.0 - 0.5, "from -0.5 to 0.5"),
+        (np.where(GREY > 100, np.nan, GREY / 255.0), "from nan to nan"),
+        (np.where(GREY > 100, np.inf, GREY / 255.0), "to inf"),
+        (np.array([[0, 1.01]]), "from 0 to 1.01, expected"),
+    ],
+    ids=("0 to 255", "negative", "nan", "inf", "a little more"),
+)
+def test_floating_point_numbers_beyond_are_refused(values, words):
+    data = tiff(np.asarray(values, "<f4").tobytes(), values.shape, 32, 3)
+    with pytest.raises(images.BrokenImage, match=f"holds floating-point numbers .mode F. .*{words}"):
+        images.decode(data)
+
+
+@pytest.mark.parametrize(("dtype", "sample_format"), [("<i4", 2), ("<u4", 1), ("<i2", 2)])
+def test_integers_whose_white_is_not_known_are_refused(dtype, sample_format):
+    data = tiff(GREY.astype(dtype).tobytes(), GREY.shape, 8 * np.dtype(dtype).itemsize, sample_format)
+    with pytest.raises(images.BrokenImage, match="holds integers of 32 bits or with a sign .mode I., whose white"):
+        images.decode(data)
+
+
+def twelve_bits(values: np.ndarray) -> bytes:
+    """Two numbers in three bytes, the upper bits first."""
+    first, second = values.astype(int).reshape(-1, 2).T
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff((GREY * np.uint16(257)).astype("<u2").tobytes(), GREY.shape, 16),
+        tiff(((255 - GREY) * np.uint16(257)).astype("<u2").tobytes(), GREY.shape, 16, photometric=0),
+        tiff((1 - GREY / 255).astype("<f4").tobytes(), GREY.shape, 32, 3, photometric=0),
+        tiff(twelve_bits(GREY * 16.0), GREY.shape, 12),
+        tiff((255 - GREY).tobytes(), GREY.shape, 8, photometric=0),
+        encoded(Image.fromarray(GREY * np.uint16(257)), "PPM"),  # Pillow calls it mode I
+        encoded(Image.fromarray(GREY * np.uint16(257)), "PNG"),
+        encoded(Image.fromarray(GREY * np.uint16(257)), "JPEG2000"),
+        encoded(Image.fromarray(np.dstack([GREY, GREY // 2]), "LA"), "PNG"),
+        encoded(Image.fromarray(GREY), "TIFF"),
+    ],
+    ids=(
+        "16 bits",
+        "white is zero",
+        "F, white is zero",
+        "12 bits",
+        "8 bits, white is zero",
+        "PPM",
+        "PNG",
+        "J2K",
+        "LA",
+        "L",
+    ),
+)
+def test_grey_of_every_depth_is_the_same_image(data):
+    assert difference(images.decode(data), IN_RGB) == 0
+
+
+@pytest.mark.parametrize("kind", (".png", ".tiff", ".ppm"))
+def test_colours_of_sixteen_bits(kind):
+    deep = RNG.integers(0, 65536, (6, 8, 3)).astype(np.uint16)
+    data = cv2.imencode(kind, deep[..., ::-1])[1].tobytes()
+    assert difference(images.decode(data), (deep >> 8).astype(np.uint8)) <= 1  # Pillow rounds those of PPM
+
+
+@pytest.mark.parametrize(
+    "mode", ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+)
+def test_every_mode_of_pillow_becomes_rgb(mode):
+    """Black stays black: no mode is taken for another."""
+    image = Image.new("RGB", (3, 2), "black").convert({"La": "LA", "RGBa": "RGBA", "LAB": "RGB"}.get(mode, mode))
+    image = Image.new("LAB", (3, 2), (0, 128, 128)) if mode == "LAB" else image.convert(mode)
+    assert difference(images.to_rgb(image), np.zeros((2, 3, 3), np.uint8)) <= 1
+
+
+def test_nothing_but_pictures_is_decoded():
+    """PostScript would start Ghostscript."""
+    with pytest.raises(images.BrokenImage, match="cannot identify"):
+        images.decode(encoded(PHOTO, "EPS"))
+
+
+def test_the_endings_are_those_of_what_is_decoded():
+    Image.init()
+    known = {kind: {e for e, k in Image.registered_extensions().items() if k == kind} for kind in images.FORMATS}
+    known["JPEG"].add(".mpo")  # two JPEGs in one file
+    assert {kind: set(endings) for kind, endings in images.FORMATS.items()} == known
+    assert {kind for kind in images.FORMATS if kind in Image.OPEN} == set(images.FORMATS)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in images.FORMATS if kind not in ("PSD", "MPO")]
+)  # Pillow writes no PSD
+def test_every_format_is_decoded(kind):
+    options = {
+        "ICO": {"sizes": [(53, 37)]},
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    }
+    lossy = {"JPEG": 40, "AVIF": 12, "GIF": 255, "JPEG2000": 0}.get(kind, 0)
+    assert difference(images.decode(encoded(PHOTO, kind, **options.get(kind, {}))), PHOTO) <= lossy
+
+
 @pytest.mark.parametrize("kind", ("GIF", "PNG", "WEBP", "TIFF"))
 def test_the_first_frame_of_an_animation(kind):
     frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue")]
@@ -208,6 +334,27 @@ def test_an_exif_orientation_is_ignored_by_decode_and_size_alike(orientation):
     plain, rotated = encoded(PHOTO, "JPEG"), encoded(PHOTO, "JPEG", exif=exif)
     assert difference(images.decode(rotated), images.decode(plain)) == 0
     assert images.size(rotated) == PHOTO.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ("JPEG", "PNG", "WEBP", "AVIF", "TIFF"))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_orientation_is_applied_as_pillow_does(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(PHOTO, kind, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    found = images.decode(data, "apply")
+    assert difference(found, expected) == 0 and found.flags.c_contiguous
+    if kind == "TIFF":  # there it is a tag of the format, which every reader applies
+        assert difference(images.decode(data), expected) == 0
+
+
+@pytest.mark.parametrize(
+    "exif", (b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0\xff\xff\xff\xff")
+)
+def test_a_damaged_exif_leaves_the_image_as_it_is(exif):
+    data = encoded(PHOTO, "JPEG", exif=exif)
+    assert difference(images.decode(data, "apply"), images.decode(data)) == 0
 
 
 @pytest.mark.parametrize("kind", ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"))
