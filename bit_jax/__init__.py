@@ -2,7 +2,11 @@
 
 import importlib
 
+from bit_jax.conflict import check_common
+
 __all__ = ["create_model", "load_weights", "save_weights"]
+
+check_common()
 
 
 def __getattr__(name: str):  # jax takes seconds to import: only when something is used

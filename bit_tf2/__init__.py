@@ -5,6 +5,9 @@ import os
 import sys
 import tempfile
 
+from bit_tf2.conflict import check_common
+
+check_common()  # before the first import of it
 from common.errors import UserError
 
 __all__ = ["create_model", "load_weights", "save_weights"]

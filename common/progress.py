@@ -14,7 +14,7 @@ LINE_SECONDS = 10  # between plain lines
 
 
 class Count:
-    """How many of `total` units are done: a bar in a terminal, a plain line every few seconds elsewhere."""
+    """How many of `total` units (0: unknown) are done: a bar in a terminal, a plain line every few seconds elsewhere."""
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0):
         scaled = unit == "B"
@@ -36,7 +36,8 @@ class Count:
         self.done += count
         self.bar.update(count)
         if self.bar.disable and time.monotonic() - self.last_line > LINE_SECONDS:
-            show(f"{self.what}: {self.number(self.done)} of {self.number(self.total)}{self.unit}")
+            of = f" of {self.number(self.total)}" if self.total else ""
+            show(f"{self.what}: {self.number(self.done)}{of}{self.unit}")
             self.last_line = time.monotonic()
 
 

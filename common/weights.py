@@ -41,7 +41,7 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
         raise UserError(f"No weights were published for {model.name}; give a file with --weights, or --weights none.")
     elsewhere = f"--dir {shlex.quote(str(folder))} " if Path(folder) != Path("weights") else ""
     raise UserError(
-        f"{Path(folder) / model.file} is missing; fetch it with `scripts/download_weights.sh {elsewhere}{model.name}`, "
+        f"{Path(folder) / model.file} is missing; fetch it with `python -m common.download {elsewhere}{model.name}`, "
         "or name a file with --weights."
     )
 

@@ -31,7 +31,7 @@ IMPORTED_LATE = (  # by nearly every command, when it needs it
 def main(package: str) -> None:
     if package == "common":
         importlib.import_module("numpy_engine").load_main()
-        late = (*IMPORTED_LATE, "common.report", "common.convert")
+        late = (*IMPORTED_LATE, "common.report", "common.convert", "common.download")
     else:
         for command in ("train", "evaluate", "predict"):
             importlib.import_module(f"{package}.{command}").load_main()

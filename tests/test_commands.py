@@ -130,7 +130,7 @@ FIRST = INSTALLED[0]
         (("--model", "BiT-M-R50x11"), "did you mean BiT-M-R50x1"),
         (("--dataset", "cifar11"), "did you mean cifar10"),
         (("--dataset", "cifar10"), "python -m common.datasets prepare cifar10"),
-        (("--model", "BiT-M-R50x1"), "scripts/download_weights.sh BiT-M-R50x1"),
+        (("--model", "BiT-M-R50x1"), "python -m common.download BiT-M-R50x1"),
         (("--weights", "nowhere.npz"), "nowhere.npz does not exist"),
         (("--weights", "{root}/tests/golden/mini.h5"), "choose the --model"),
         (("--weights", "{root}/README.md"), "expected .npz or .h5"),

@@ -27,7 +27,7 @@ from common.weights import write_weights
 ELSEWHERE = {  # the beginning of a command -> what it needs, and who runs it
     "pip install": "a network; test_install.py builds and installs the wheel",
     "./scripts/test": "it would run this test; what it calls, pytest, is running",
-    "scripts/download_weights.sh": "a network; test_download.py runs it with a server of its own",
+    "python -m common.download": "a network; test_download.py runs it with a server of its own",
     "python -m common.datasets prepare": "a network; test_prepare.py runs it with archives of its own",
     "scripts/launch/": "several GPUs, or a TPU; test_launch.py runs the launchers' --dry_run",
     "sbatch": "a SLURM cluster; test_launch.py runs the launcher's --dry_run",

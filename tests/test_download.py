@@ -1,15 +1,13 @@
-"""scripts/download_weights.sh against a local HTTP server: whole, cut off, damaged, missing, and without wget."""
+"""`python -m common.download` against a local HTTP server: whole, cut off, damaged, missing."""
 
 import base64
 import collections
-import functools
 import hashlib
 import http.server
 import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,19 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from common import weights
+from common import download, weights
 from common.errors import UserError
-from common.models import ARCHITECTURES, PACKAGED_WEIGHTS, find_model, published_models
+from common.models import ARCHITECTURES, DEFAULT_MODEL, PACKAGED_WEIGHTS, find_model, published_models
 from scripts import manifest as manifest_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "download_weights.sh"
-PYTHON = Path(sys.executable).resolve()  # first on the PATH of the tests: a version manager's shim is slow
 NAME = "BiT-M-R50x1"
 VTAB = "vtab/BiT-M-R50x1-run0-caltech101"
-TOOLS = ["bash", "base64", "cut", "dirname", "grep", "md5sum", "mkdir", "mktemp", "mv", "od", "rm", "sed", "sha256sum"]
-TOOLS += ["stat", "sync", "tail", "tr"]  # what the script needs besides wget and python3; flock is optional
-needs_wget = pytest.mark.skipif(not shutil.which("wget"), reason="wget is not installed")
 
 
 def npz_bytes(seed, size=300_000):
@@ -103,7 +97,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.hashes = lambda body: []
 
     def handle_error(self, request, address):
-        pass  # wget hung up
+        pass  # the client hung up
 
     def gets(self):
         return [(path, span) for command, path, span in self.requests if command == "GET"]
@@ -128,24 +122,17 @@ def site():
     thread.join()
 
 
-Result = collections.namedtuple("Result", "status out err")
-
-
 @pytest.fixture
-def shop(site, tmp_path):
-    """The script on a manifest whose addresses are the site's: shop.run(NAME...), shop.folder, shop.publish(...)."""
-    return Shop(site, tmp_path)
+def shop(site, server, tmp_path):
+    """The command on a manifest whose addresses are the site's: shop.run(NAME...), shop.folder, shop.publish(...)."""
+    return Shop(site, server("common"), tmp_path)
 
 
 class Shop:
-    def __init__(self, site, tmp_path):
-        self.site, self.folder, self.manifest = site, tmp_path / "weights", tmp_path / "manifest.json"
+    def __init__(self, site, server, tmp_path):
+        self.site, self.server, self.tries = site, server, 1
+        self.folder, self.manifest = tmp_path / "weights", tmp_path / "manifest.json"
         self.rows = [{"name": "BiT-T-R26x0.5"}]
-        self.wgetrc = tmp_path / "wgetrc"
-        self.retry(0)
-
-    def retry(self, count):
-        self.wgetrc.write_text(f"tries = {count + 1}\nwaitretry = 0\n")
 
     def publish(self, name, body, suffix="npz", **facts):
         self.site.files[f"/{name}.{suffix}"] = body
@@ -154,24 +141,23 @@ class Shop:
     def list(self, name, **facts):
         self.rows.append({"name": name, "url": f"http://127.0.0.1:{self.site.server_port}/{name}.npz"} | facts)
 
-    def start(self, *arguments, path=None, **options):
+    def start(self, *arguments, **disturbance):
         self.manifest.write_text(json.dumps({"models": self.rows}))
-        path = path or f"{PYTHON.parent}:{os.environ['PATH']}"
-        options |= {"env": {**os.environ, "WGETRC": str(self.wgetrc), "no_proxy": "127.0.0.1", "PATH": path}}
-        options |= {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder.parent}
-        return subprocess.Popen([SCRIPT, "--dir", self.folder, "--manifest", self.manifest, *arguments], **options)
+        arguments = ("--dir", self.folder, "--manifest", self.manifest, "--tries", self.tries, *arguments)
+        folder, variables = self.folder.parent, {"no_proxy": "127.0.0.1"}
+        return self.server.start("common.download", arguments, folder, variables, **disturbance)
 
-    def run(self, *arguments, **options):
-        process = self.start(*arguments, **options)
-        out, err = process.communicate(timeout=30)
-        return Result(process.returncode, out, err)
+    def run(self, *arguments, **disturbance):
+        process = self.start(*arguments, **disturbance)
+        process.wait(30)
+        return process
 
-    def refuse(self, *arguments, **options):
+    def refuse(self, *arguments, **disturbance):
         """Run, expecting status 2 and one sentence; return the sentence."""
-        result = self.run(*arguments, **options)
-        assert result.status == 2, result
-        assert re.fullmatch(r"error: [^\n]+\n", result.err), result
-        return result.err
+        result = self.run(*arguments, **disturbance)
+        assert result.returncode == 2, result.output
+        assert re.fullmatch(r"error: [^\n]+\n", result.stderr), result.output
+        return result.stderr
 
     def files(self):
         if not self.folder.exists():
@@ -179,14 +165,13 @@ class Shop:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
 
-@needs_wget
 @pytest.mark.parametrize("hashes", [separate_hashes, joined_hashes])
 def test_whole_file_is_verified_recorded_and_not_fetched_again(shop, site, hashes):
     body, site.hashes = npz_bytes(0, 2_500_000), hashes
     shop.publish(NAME, body)
     result = shop.run(NAME)
-    assert result.status == 0 and result.err == "", result
-    assert result.out.splitlines()[-1] == (
+    assert result.returncode == 0 and result.stderr == "", result.output
+    assert result.stdout.splitlines()[-1] == (
         f"{NAME}.npz: 2 MB, verified size and md5 sent by the server, SHA-256 recorded in weights/downloads.lock"
     )
     assert (shop.folder / f"{NAME}.npz").read_bytes() == body
@@ -195,34 +180,31 @@ def test_whole_file_is_verified_recorded_and_not_fetched_again(shop, site, hashe
 
     asked = len(site.requests)
     again = shop.run(NAME)
-    assert again.status == 0 and len(site.requests) == asked
-    assert again.out == f"{NAME}.npz: already there, verified SHA-256 in weights/downloads.lock\n"
+    assert again.returncode == 0 and len(site.requests) == asked
+    assert again.stdout == f"{NAME}.npz: already there, verified SHA-256 in weights/downloads.lock\n"
 
 
-@needs_wget
 def test_several_names_land_in_their_folders_and_one_failure_does_not_hide_the_others(shop):
     shop.publish(VTAB, npz_bytes(1))
     shop.list("BiT-M-R101x1")
     shop.publish(NAME, npz_bytes(2))
     result = shop.run(VTAB, "BiT-M-R101x1", NAME, "BiT-T-R26x0.5")
-    assert result.status == 2
-    assert "answered '404 Not Found'" in result.err and result.err.count("\n") == 1
-    assert "BiT-T-R26x0.5: ships with the project" in result.out
+    assert result.returncode == 2
+    assert "answered '404 Not Found'" in result.stderr and result.stderr.count("\n") == 1
+    assert "BiT-T-R26x0.5: ships with the project" in result.stdout
     assert shop.files() == [f"{NAME}.npz", "downloads.lock", f"{VTAB}.npz"]
     assert f"  {VTAB}.npz\n" in (shop.folder / "downloads.lock").read_text()
 
 
-@needs_wget
 def test_connection_lost_once_is_resumed_by_the_same_command(shop, site):
     body, site.hashes, site.cuts = npz_bytes(0), separate_hashes, 2
     shop.publish(NAME, body)
-    shop.retry(3)
-    assert shop.run(NAME).status == 0
+    shop.tries = 3
+    assert shop.run(NAME).returncode == 0
     assert [span is not None for _, span in site.gets()] == [False, True, True]
     assert (shop.folder / f"{NAME}.npz").read_bytes() == body
 
 
-@needs_wget
 def test_cut_off_download_is_kept_and_resumed_by_the_next_command(shop, site):
     body, site.hashes, site.cuts = npz_bytes(0), separate_hashes, 1
     shop.publish(NAME, body)
@@ -233,25 +215,22 @@ def test_cut_off_download_is_kept_and_resumed_by_the_next_command(shop, site):
     assert have == len(body) // 4
 
     result = shop.run(NAME)
-    assert result.status == 0 and f"resumed at {have} bytes" in result.out
+    assert result.returncode == 0 and f"resumed at {have} bytes" in result.stdout
     assert site.gets()[-1][1] == f"bytes={have}-"
     assert (shop.folder / f"{NAME}.npz").read_bytes() == body
     assert shop.files() == [f"{NAME}.npz", "downloads.lock"]
 
 
-@needs_wget
 def test_complete_partial_file_is_installed_without_a_transfer(shop, site):
     shop.publish(NAME, npz_bytes(0))
     shop.folder.mkdir()
     (shop.folder / f"{NAME}.npz.part").write_bytes(npz_bytes(0))
-    assert shop.run(NAME).status == 0
+    assert shop.run(NAME).returncode == 0
     assert site.gets() == [] and shop.files() == [f"{NAME}.npz", "downloads.lock"]
 
 
-@needs_wget
-@pytest.mark.parametrize("ranges", [True, False])
-def test_partial_file_of_another_version_is_never_installed(shop, site, ranges):
-    body, site.ranges = npz_bytes(0), ranges
+def test_partial_file_of_another_version_is_never_installed(shop, site):
+    body = npz_bytes(0)
     shop.publish(NAME, body)  # no digest is known: the checksums inside the zip tell
     shop.folder.mkdir()
     part = shop.folder / f"{NAME}.npz.part"
@@ -262,22 +241,20 @@ def test_partial_file_of_another_version_is_never_installed(shop, site, ranges):
 
     part.write_bytes(npz_bytes(1, 400_000))
     result = shop.run(NAME)
-    assert result.status == 0 and "longer than" in result.out
-    assert "verified size sent by the server, CRC-32 of each array" in result.out
+    assert result.returncode == 0 and "longer than" in result.stdout
+    assert "verified size sent by the server, CRC-32 of each array" in result.stdout
     assert (shop.folder / f"{NAME}.npz").read_bytes() == body
 
 
-@needs_wget
-def test_server_that_ignores_ranges_still_resumes_correctly(shop, site):
+def test_server_that_ignores_ranges_mixes_no_versions(shop, site):
     body, site.ranges, site.hashes = npz_bytes(0), False, separate_hashes
     shop.publish(NAME, body)
     shop.folder.mkdir()
-    (shop.folder / f"{NAME}.npz.part").write_bytes(body[:100_000])
-    assert shop.run(NAME).status == 0
+    (shop.folder / f"{NAME}.npz.part").write_bytes(npz_bytes(1)[:100_000])  # all of it comes anew
+    assert shop.run(NAME).returncode == 0
     assert (shop.folder / f"{NAME}.npz").read_bytes() == body
 
 
-@needs_wget
 @pytest.mark.parametrize("told_by", ["md5", "manifest", "size"])
 def test_wrong_bytes_are_refused_and_removed(shop, site, told_by):
     body = npz_bytes(0)
@@ -301,27 +278,24 @@ def test_wrong_bytes_are_refused_and_removed(shop, site, told_by):
     assert shop.files() == []
 
 
-@needs_wget
 def test_manifest_digest_needs_no_lock(shop):
     body = npz_bytes(0)
     shop.publish(NAME, body, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
     result = shop.run(NAME)
-    assert result.status == 0 and "verified size sent by the server, SHA-256 in manifest.json\n" in result.out
+    assert result.returncode == 0 and "verified size sent by the server, SHA-256 in manifest.json\n" in result.stdout
     assert shop.files() == [f"{NAME}.npz"]
-    assert "already there, verified SHA-256 in manifest.json" in shop.run(NAME).out
+    assert "already there, verified SHA-256 in manifest.json" in shop.run(NAME).stdout
 
 
-@needs_wget
 def test_size_that_contradicts_the_manifest_is_refused_before_the_transfer(shop, site):
     shop.publish(NAME, npz_bytes(0), bytes=7)
     assert "manifest.json states 7" in shop.refuse(NAME)
     assert site.gets() == [] and shop.files() == []
 
 
-@needs_wget
 def test_lock_refuses_a_later_change_until_its_line_is_deleted(shop, site):
     shop.publish(NAME, npz_bytes(0))
-    assert shop.run(NAME).status == 0
+    assert shop.run(NAME).returncode == 0
     (shop.folder / f"{NAME}.npz").unlink()
     site.files[f"/{NAME}.npz"] = npz_bytes(1)
     site.hashes = separate_hashes
@@ -330,11 +304,10 @@ def test_lock_refuses_a_later_change_until_its_line_is_deleted(shop, site):
     assert shop.files() == ["downloads.lock"]
 
     (shop.folder / "downloads.lock").write_text("")
-    assert shop.run(NAME).status == 0
+    assert shop.run(NAME).returncode == 0
     assert (shop.folder / f"{NAME}.npz").read_bytes() == npz_bytes(1)
 
 
-@needs_wget
 def test_file_placed_by_hand_is_compared_with_the_server_and_never_removed(shop, site):
     site.hashes = separate_hashes
     shop.publish(NAME, npz_bytes(0))
@@ -347,20 +320,18 @@ def test_file_placed_by_hand_is_compared_with_the_server_and_never_removed(shop,
 
     file.write_bytes(npz_bytes(0))
     result = shop.run(NAME)
-    assert "already there, verified size and md5 sent by the server, SHA-256 recorded" in result.out
+    assert "already there, verified size and md5 sent by the server, SHA-256 recorded" in result.stdout
     assert site.gets() == []
 
 
-@needs_wget
 def test_changed_installed_file_is_reported(shop):
     shop.publish(NAME, npz_bytes(0))
-    assert shop.run(NAME).status == 0
+    assert shop.run(NAME).returncode == 0
     (shop.folder / f"{NAME}.npz").write_bytes(npz_bytes(1))
     assert "weights/downloads.lock holds" in shop.refuse(NAME)
     assert (shop.folder / f"{NAME}.npz").exists()
 
 
-@needs_wget
 def test_missing_on_the_server(shop):
     shop.list(NAME)
     shop.list(VTAB)
@@ -368,63 +339,53 @@ def test_missing_on_the_server(shop):
     assert not shop.folder.exists()
 
 
-@needs_wget
 def test_unreachable_server(shop, site):
     shop.rows.append({"name": NAME, "url": "http://127.0.0.1:1/x.npz"})
     assert "Connection refused" in shop.refuse(NAME)
     assert not shop.folder.exists()
 
 
-@needs_wget
 def test_error_page_never_lands(shop, site):
     shop.publish(NAME, b"<!DOCTYPE html><p>Please log in")
     assert "is no .npz file" in shop.refuse(NAME)
     assert shop.files() == []
 
 
-@needs_wget
 def test_redirection_is_followed_and_its_own_headers_are_ignored(shop, site):
     site.hashes = separate_hashes
     shop.list(NAME)
     site.redirects[f"/{NAME}.npz"] = "/elsewhere.npz"
     site.files["/elsewhere.npz"] = npz_bytes(0)
     result = shop.run(NAME)
-    assert result.status == 0 and "verified size and md5 sent by the server" in result.out
+    assert result.returncode == 0 and "verified size and md5 sent by the server" in result.stdout
 
 
-@needs_wget
 def test_server_that_sends_neither_size_nor_digest(shop, site):
     site.sends_length = False
     shop.publish(NAME, npz_bytes(0))
     result = shop.run(NAME)
-    assert result.status == 0 and "verified CRC-32 of each array" in result.out
+    assert result.returncode == 0 and "verified CRC-32 of each array" in result.stdout
 
 
-@needs_wget
 def test_full_disk_is_reported_in_one_sentence(shop, site):
-    resource = pytest.importorskip("resource")
     shop.publish(NAME, npz_bytes(0))
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
-    error = shop.refuse(NAME, preexec_fn=limit, restore_signals=False)  # SIGXFSZ stays ignored: the write itself fails
-    assert "File too large" in error
+    error = shop.refuse(NAME, file_limit=100_000)
+    assert "File too large" in error and "resumes it" in error
     assert f"{NAME}.npz" not in shop.files()
 
 
-@needs_wget
-@pytest.mark.skipif(not shutil.which("flock"), reason="flock is not installed")
 def test_two_downloads_of_one_file_take_turns(shop, site):
     body, site.hashes, site.delay = npz_bytes(0), separate_hashes, 0.2
     shop.publish(NAME, body)
     first, second = shop.start(NAME), shop.start(NAME)
-    outputs = [process.communicate(timeout=30)[0] for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0)
+    assert (first.wait(30), second.wait(30)) == (0, 0)
+    outputs = first.stdout, second.stdout
     assert len(site.gets()) == 1 and sum("already there" in output for output in outputs) == 1
     assert (shop.folder / f"{NAME}.npz").read_bytes() == body
     assert shop.files() == [f"{NAME}.npz", "downloads.lock"]
     assert (shop.folder / "downloads.lock").read_text().count("\n") == 1
 
 
-@needs_wget
 def test_h5_exists_for_the_plain_models_only(shop, site):
     h5 = b"\x89HDF\r\n\x1a\n" + bytes(1000)
     shop.publish(f"{NAME}-ILSVRC2012", h5, suffix="h5", sha256="0" * 64, bytes=5)  # facts of the .npz, not of the .h5
@@ -434,57 +395,58 @@ def test_h5_exists_for_the_plain_models_only(shop, site):
     part.parent.mkdir()
     part.write_bytes(b"old")  # nothing would tell that the result is a mixture
     result = shop.run("--format", "h5", f"{NAME}-ILSVRC2012")
-    assert result.status == 0 and "dropped a partial file" in result.out, result
+    assert result.returncode == 0 and "dropped a partial file" in result.stdout, result
     assert (shop.folder / f"{NAME}-ILSVRC2012.h5").read_bytes() == h5
     for name in (VTAB, "R50x1_224"):
         assert f"{name} was published as .npz only" in shop.refuse("--format", "h5", name)
-
-
-def path_without_wget(folder):
-    """A PATH with every command the script may use but wget."""
-    folder.mkdir()
-    for tool in TOOLS:
-        (folder / tool).symlink_to(shutil.which(tool))
-    (folder / "python3").symlink_to(PYTHON)
-    return str(folder)
-
-
-def test_without_wget_the_address_is_named_and_installed_files_are_still_checked(shop, tmp_path):
-    path, body = path_without_wget(tmp_path / "bin"), npz_bytes(0)
-    shop.publish(NAME, body, sha256=hashlib.sha256(body).hexdigest())
-    error = shop.refuse(NAME, path=path)
-    assert "wget is not installed" in error and "apt-get install wget" in error
-    assert f"/{NAME}.npz by hand and save it as weights/{NAME}.npz" in error
-    assert not shop.folder.exists()
-    shop.folder.mkdir()
-    (shop.folder / f"{NAME}.npz").write_bytes(body)
-    assert "already there" in shop.run(NAME, path=path).out
 
 
 def test_wrong_arguments_end_in_one_sentence(shop):
     shop.list(NAME)
     assert f"did you mean {NAME}" in shop.refuse("bit-m-r50x")
     assert "No model was named" in shop.refuse()
-    assert "There is no --format" in shop.refuse("--format", "zip", NAME)
-    assert "There is no option --all" in shop.refuse("--all")
-    assert "--dir needs a value" in shop.refuse("--dir")
+    assert "invalid choice: 'zip'" in shop.refuse("--format", "zip", NAME)
+    assert "nrecognized arguments: --all" in shop.refuse("--all")
+    assert "--tries is 0" in shop.refuse("--tries", "0", NAME)
     assert "no readable manifest" in shop.refuse("--manifest", "missing.json", NAME)
-    usage = shop.run("--help")
-    assert usage.status == 0 and "--format FORMAT" in usage.out and "#" not in usage.out
+    shop.rows.append({"name": "ftp", "url": "ftp://nowhere/ftp.npz"})
+    assert "expected https://" in shop.refuse("ftp")
 
 
-def test_embedded_model_ships_with_the_project():
-    done = subprocess.run([SCRIPT, "BiT-T-R26x0.5"], text=True, capture_output=True, check=True)
+@pytest.mark.parametrize("text", ("[]", "{", '{"models": [1]}', '{"models": [{"name": 1}]}', '{"models": 1}', "\xff"))
+def test_a_list_that_is_none_is_one_sentence(text, tmp_path):
+    (tmp_path / "list.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match="no readable manifest"):
+        download.read_manifest(tmp_path / "list.json")
+
+
+def test_names_are_listed(run):
+    lines = run("common.download", "--list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [*published_models()]
+    assert any(line.startswith("ViT-B/16 ") and "AugReg" in line for line in lines)
+
+
+def test_the_script_is_the_same_command_with_the_folder_of_the_checkout(tmp_path):
+    """Called from elsewhere; without what the project needs it says so."""
+    variables = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(
+        [SCRIPT, DEFAULT_MODEL], text=True, capture_output=True, check=True, cwd=tmp_path, env=variables
+    )
     assert "ships with the project" in done.stdout
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    variables["PYTHON"] = str(tmp_path / "python")
+    done = subprocess.run([SCRIPT, NAME], text=True, capture_output=True, check=False, env=variables)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "pip install ." in done.stderr
 
 
-@needs_wget
 def test_train_names_the_command_and_finds_what_it_fetched(shop):
     for name, stem in ((NAME, NAME), (VTAB, VTAB), ("ViT-B/16", "ViT-B_16")):
         shop.publish(name, npz_bytes(0))
-        with pytest.raises(UserError, match=re.escape(f"scripts/download_weights.sh --dir {shop.folder} {name}")):
+        command = f"python -m common.download --dir {shop.folder} {name}"
+        with pytest.raises(UserError, match=re.escape(command)):
             weights.find_file(find_model(name), shop.folder)
-        assert shop.run(name).status == 0
+        assert shop.run(name).returncode == 0
         assert weights.find_file(find_model(name), shop.folder) == shop.folder / f"{stem}.npz"
 
 

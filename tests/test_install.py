@@ -1,6 +1,7 @@
 """What people install: the wheel and the constraints."""
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,42 @@ def test_a_missing_framework_is_one_sentence(name, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"[{extra}]" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (("common.py",), "common.py"),
+        (("common/__init__.py",), "common"),
+        (("common/config.py",), "common/config.py"),
+        (("common/mine.py",), None),  # a plain folder is joined with ours
+    ],
+    ids=("module", "package", "folder", "joined"),
+)
+@pytest.mark.parametrize("name", PACKAGES)
+def test_something_else_called_common_is_one_sentence(name, files, named, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    variables = {name: text for name, text in os.environ.items() if name != "PYTHONSAFEPATH"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    said = {}
+    for way in (["-m", f"{name}.train", "--steps", "0"], ["-c", f"import {name}"]):
+        done = subprocess.run(
+            [sys.executable, *way], check=False, cwd=tmp_path, env=variables, capture_output=True, text=True
+        )
+        said[way[0]] = done.returncode, done.stderr.splitlines()
+    if named:
+        status, (sentence,) = said["-m"]
+        assert status == 2 and sentence.startswith(f"error: {tmp_path / named} is found"), sentence
+        assert said["-c"][1][-1] == sentence.replace("error", "ImportError")
+    else:
+        assert said["-m"] == (2, ["error: --steps is 0, expected at least 1; correct the flag."]) and not said["-c"][0]
+
+
+def test_the_engines_look_for_common_alike():
+    assert len({(ROOT / name / "conflict.py").read_text() for name in PACKAGES}) == 1
+
+
 def test_the_version_of_a_package_installed_under_another_name():
     """As tensorflow by tensorflow-tpu."""
     assert version("cv2") == importlib.metadata.version("opencv-python-headless")
@@ -79,7 +116,7 @@ def test_the_version_of_a_package_installed_under_another_name():
 def test_the_wheel_is_complete_and_small(wheel):
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file()}
     assert {"weights/manifest.json", "weights/BiT-T-R26x0.5.npz", "weights/BiT-T-R26x0.5.json"} <= files
-    assert {"common/cifar10-sample.zip", "bit_tf2/resnet.py"} <= files
+    assert {"common/cifar10-sample.zip", "common/download.py", "bit_tf2/resnet.py"} <= files
     assert not any(file.startswith(("tests/", "scripts/")) for file in files)
     assert sum((wheel / file).stat().st_size for file in files) < 20e6
 

@@ -544,7 +544,7 @@ def test_another_suffix_is_refused(tmp_path):
 
 
 def test_a_missing_file_names_the_command_that_fetches_it(tmp_path):
-    with pytest.raises(UserError, match=f"scripts/download_weights.sh --dir {tmp_path} BiT-M-R50x1"):
+    with pytest.raises(UserError, match=f"python -m common.download --dir {tmp_path} BiT-M-R50x1"):
         find_file(find_model("BiT-M-R50x1"), tmp_path)
 
 
