@@ -352,5 +352,3 @@ def run_command(
             raise UserError(
                 f"Memory does not suffice ({reason(error).rstrip('.')}); give fewer images a step, or smaller ones."
             ) from error
-        except KeyboardInterrupt:
-            sys.exit(130)

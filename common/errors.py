@@ -1,14 +1,19 @@
 """The one exception that a user caused and can mend."""
 
 import contextlib
+import errno
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 # Where launchers tell a process its number:
 PROCESS = ("RANK", "SLURM_PROCID", "JAX_PROCESS_ID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 SECONDS_FOR_THE_FIRST = 10
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -17,18 +22,58 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def exit_with_sentence() -> Iterator[None]:
-    """How every command ends on a UserError: its sentence on stderr, and exit status 2.
+    """How every command ends: on a UserError with its sentence on stderr and exit status 2, on Ctrl-C with 130.
+
+    Where nobody reads its results any more, as in `| head`, it ends quietly, with the status of SIGPIPE.
+    """
+    status = None
+    try:
+        try:
+            yield
+        except SystemExit as end:
+            status = end.code or 0
+        if sys.stdout:
+            sys.stdout.flush()  # at its end, Python would complain in words of its own
+    except UserError as error:
+        status = 2
+        say_last(str(error))
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except OSError as error:
+        status = status or 128 + signal.SIGPIPE
+        if error.errno in DISK_FULL:
+            status = 2
+            say_last(f"Cannot write ({error.strerror}); free the disk, or choose another place.")
+        elif error.errno != errno.EPIPE or not is_unheard():
+            raise
+        silence(sys.stdout)
+    if status is not None:
+        sys.exit(status)
+
+
+def is_unheard() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def silence(file: TextIO) -> None:
+    """Let go what is still printed to `file`."""
+    with contextlib.suppress(OSError, ValueError):  # no file at all, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def say_last(sentence: str) -> None:
+    """Print the sentence that a command ends with.
 
     Of several processes the first one speaks first, since the others mostly have the same to say: they wait a while,
     in which whoever started them ends them.
     """
-    try:
-        yield
-    except UserError as error:
-        if next((number for name in PROCESS if (number := os.environ.get(name))), "0") != "0":
-            time.sleep(SECONDS_FOR_THE_FIRST)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if next((number for name in PROCESS if (number := os.environ.get(name))), "0") != "0":
+        time.sleep(SECONDS_FOR_THE_FIRST)
+    with contextlib.suppress(OSError):
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from common.errors import UserError
+from common.progress import note
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks answer
@@ -124,7 +125,7 @@ def locked_log(path: Path) -> Iterator[TextIO]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise UserError(f"Cannot write {path} ({error.strerror or error}); choose another place.") from error
-            print(f"The file system of {path.parent} knows no locks: see to it that only one process works there.")
+            note(f"The file system of {path.parent} knows no locks: see to it that only one process works there.")
         yield file
 
 

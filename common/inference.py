@@ -1,11 +1,15 @@
 """What `evaluate` and `predict` prepare before an engine computes, and what they show of its numbers."""
 
 import collections
+import itertools
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,10 +25,11 @@ from common.formats.containers import read_json
 from common.formats.source import card_path, read_model
 from common.metrics import add_up, averages
 from common.models import find_model
-from common.progress import follow
+from common.progress import follow, note, show
 from common.recipes import LOSSES
 
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
+ROWS = 4096  # of a column that are made bytes at once
 Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
 
 
@@ -37,7 +42,7 @@ class Inference:
         self.config, self.published = config, model if config.weights == "pretrained" else None
         self.card = (self.published.card if self.published else {}) | (read_card(path) if path else {})
         size = (config.resolution, config.resolution) if config.resolution else None
-        self.model_config, self.arrays = weights.starting_values(model, path, image_size=size, say=print)
+        self.model_config, self.arrays = weights.starting_values(model, path, image_size=size, say=note)
         self.resolution = config.resolution or self.card.get("resolution") or model.resolution
         if hasattr(self.model_config, "image_size"):
             self.resolution = self.model_config.image_size[0]
@@ -50,6 +55,13 @@ class Inference:
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
         batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)), self.eval_resize(crop_px))
         return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), "images")
+
+    def tell(self, text: str) -> None:
+        """Print a line of results. Where nobody reads them, what --output asks for is still done, and else nothing more."""
+        if self.config.output:
+            show(text)
+        else:
+            print(text, flush=True)
 
     def eval_resize(self, crop_px: int) -> int:
         """Pixels of the smaller side before the central crop, or 0."""
@@ -97,9 +109,9 @@ class Evaluation(Inference):
             numbers = ()
         if as_many and len(set(numbers)) < num_classes:
             if not all(map(WORDNET_ID.fullmatch, names)):  # which stand in the order of ImageNet's classes
-                print(f"{dataset.name} calls its classes otherwise than the weights, so they are taken in their order.")
+                note(f"{dataset.name} calls its classes otherwise than the weights, so they are taken in their order.")
             return dataset.splits
-        print(f"{dataset.name} has {dataset.num_classes} of the {num_classes:,} classes that the weights know.")
+        note(f"{dataset.name} has {dataset.num_classes} of the {num_classes:,} classes that the weights know.")
         return {name: split.renumber(numbers, num_classes) for name, split in dataset.splits.items()}
 
     def batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
@@ -108,7 +120,7 @@ class Evaluation(Inference):
 
     def show(self, split: str, result: dict[str, float]) -> None:
         """Print one line a person reads."""
-        print(
+        self.tell(
             f"{self.config.dataset} {split}, {self.splits[split].num_labelled:,} images: "
             f"top-1 {result['top1']:.2%}{self.expected(split)}, top-5 {result['top5']:.2%}, loss {result['loss']:.6f}"
         )
@@ -131,7 +143,7 @@ class Evaluation(Inference):
 
         write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
         self.show(split, averages(sums))
-        print(f"Wrote {path}")
+        self.tell(f"Wrote {path}")
 
 
 def is_imagenet(dataset: Dataset) -> bool:
@@ -155,7 +167,7 @@ class Prediction(Inference):
         self.class_names = self.card.get("class_names")
         if self.class_names is None:
             self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
-            print("No card with class names lies beside the weights: classes are shown by number.")
+            note("No card with class names lies beside the weights: classes are shown by number.")
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Every image, once."""
@@ -165,8 +177,7 @@ class Prediction(Inference):
         """Print the top classes of every image and write --output."""
         shown = self.print_top(unpadded(outputs, len(self.files)))
         if self.config.output:
-            files = np.array([str(file) for file in self.files])
-            write_outputs(Path(self.config.output), shown, len(self.files), files=files)
+            write_outputs(Path(self.config.output), shown, len(self.files), files=[*map(str, self.files)])
         else:
             collections.deque(shown, maxlen=0)
 
@@ -175,7 +186,7 @@ class Prediction(Inference):
         files = iter(self.files)
         for features, logits in outputs:
             for row in logits:
-                print(f"{next(files)}: {self.describe(row)}")
+                self.tell(f"{next(files)}: {self.describe(row)}")
             yield features, logits
 
     def describe(self, logits: np.ndarray) -> str:
@@ -192,25 +203,38 @@ def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:
         count -= len(logits)
 
 
-def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: np.ndarray) -> None:
-    """Write an .npz of `features` and `logits` of `count` images and of `columns`; memory holds one batch of them.
+def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: Sequence) -> None:
+    """Write an .npz of `features` and `logits` of `count` images, of arrays and lists of text; memory holds one batch.
 
     UserError where it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            arrays, first = {}, 0
-            for batch in outputs:
-                for name, rows in zip(("features", "logits"), batch):
-                    if name not in arrays:
-                        shape = (count, *rows.shape[1:])
-                        arrays[name] = np.memmap(Path(folder) / name, rows.dtype, "w+", shape=shape)
-                    arrays[name][first : first + len(rows)] = rows
-                first += len(batch[1])
-            write_atomically(path, lambda file: npz.fill(file, arrays | columns))
+        with tempfile.TemporaryFile(dir=path.parent) as kept:  # has no name, so nothing of it is ever left
+            write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
+
+
+def fill_outputs(
+    file: BinaryIO, kept: BinaryIO, outputs: Iterator[Outputs], count: int, columns: dict[str, Sequence]
+) -> None:
+    """Write features as they come, while `kept` keeps the logits for later: an archive is written front to back."""
+    with zipfile.ZipFile(file, "w") as archive:
+        first = next(outputs)
+        layout = {name: (rows.dtype, (count, *rows.shape[1:])) for name, rows in zip(("features", "logits"), first)}
+        with npz.open_member(archive, "features", *layout["features"]) as member:
+            for features, logits in itertools.chain([first], outputs):
+                member.write(features.tobytes())
+                kept.write(logits.tobytes())
+        kept.seek(0)
+        with npz.open_member(archive, "logits", *layout["logits"]) as member:
+            shutil.copyfileobj(kept, member)
+        for name, rows in columns.items():
+            dtype = rows.dtype if isinstance(rows, np.ndarray) else np.dtype(f"<U{max(map(len, rows))}")
+            with npz.open_member(archive, name, dtype, (count, *np.shape(rows[:1])[1:])) as member:
+                for start in range(0, count, ROWS):
+                    member.write(np.asarray(rows[start : start + ROWS], dtype).tobytes())
 
 
 def read_card(weights_file: Path) -> dict:

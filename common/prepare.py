@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import UserError, exit_with_sentence, nearest, reason
 from common.files import sync
-from common.progress import Count
+from common.progress import Count, show
 
 CHUNK_BYTES = 2**20
 TIMEOUT_SECONDS = 60  # of silence on the line
@@ -104,7 +104,7 @@ def prepare(
     folder, source = Path(datadir) / name, sources[name]
     missing = _missing(folder, source)
     if not missing:
-        print(f"{name} is already prepared in {folder}.", flush=True)
+        show(f"{name} is already prepared in {folder}.")
         return folder
     if folder.exists():
         raise UserError(f"{folder} exists but lacks {missing}; move it away or choose another --datadir.")
@@ -112,7 +112,7 @@ def prepare(
     files = {archive.file: _fetch(archive, downloads, url_base) for archive in source.archives}
     _install(files, source, folder)
     shutil.rmtree(downloads, ignore_errors=True)
-    print(f"{name} is prepared in {folder}.", flush=True)
+    show(f"{name} is prepared in {folder}.")
     return folder
 
 
@@ -178,7 +178,7 @@ def _download(url: str, part: Path, archive: Archive) -> None:
             f"{url} cannot be reached ({getattr(error, 'reason', error)}); check the network or --url_base."
         ) from error
     with response, open(part, "ab" if response.status == 206 else "wb") as file:
-        print(f"Fetching {url} ({archive.size_bytes:,} bytes)", flush=True)
+        show(f"Fetching {url} ({archive.size_bytes:,} bytes)")
         with Count(archive.file, archive.size_bytes, "B", file.tell()) as count:
             while count.done <= archive.size_bytes and (chunk := _read(response)):  # a longer file is the wrong one
                 count.advance(file.write(chunk))

@@ -1,6 +1,5 @@
 """What a person sees of a run: a bar in a terminal, plain lines elsewhere, and the same lines in a log file."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from typing import Self, TextIO
 
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, silence
 
 LINE_SECONDS = 10  # between plain lines
 
@@ -37,7 +36,7 @@ class Count:
         self.bar.update(count)
         if self.bar.disable and time.monotonic() - self.last_line > LINE_SECONDS:
             of = f" of {self.number(self.total)}" if self.total else ""
-            show(f"{self.what}: {self.number(self.done)}{of}{self.unit}")
+            note(f"{self.what}: {self.number(self.done)}{of}{self.unit}")
             self.last_line = time.monotonic()
 
 
@@ -94,9 +93,16 @@ class Progress:
             raise UserError(f"Cannot write {self.log.name} ({error.strerror or error}); free its disk.") from error
 
 
-def show(text: str) -> None:
+def show(text: str, file: TextIO | None = None) -> None:
     """Print a line. Where nobody reads any more, or the disk behind it is full, work goes on in silence."""
+    file = file or sys.stdout
     try:
-        print(text, flush=True)
+        print(text, file=file, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(file)
+
+
+def note(text: str) -> None:
+    """A line beside the results: on stderr, as bars are."""
+    with tqdm.external_write_mode(sys.stderr):
+        show(text, sys.stderr)

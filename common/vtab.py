@@ -20,6 +20,7 @@ from common.files import write_json
 from common.formats.containers import read_json
 from common.interruption import Interruption
 from common.models import find_model
+from common.progress import show
 from common.sources.vtab import GROUPS, TASKS, find_data, find_task
 
 PUBLISHED = {  # README of google-research/big_transfer: "re-runs and not the exact paper models"
@@ -75,7 +76,7 @@ class Suite:
         """Train on every task that waits, and sum up after each; a UserError at the end names those that failed."""
         with Interruption() as interruption:
             for name in [name for name, outcome in self.outcomes.items() if outcome.status == "waiting"]:
-                print(f"VTAB-1k {name} ({list(self.outcomes).index(name) + 1} of {len(self.outcomes)})", flush=True)
+                show(f"VTAB-1k {name} ({list(self.outcomes).index(name) + 1} of {len(self.outcomes)})")
                 status = self.train(name, interruption)
                 self.outcomes[name] = self.found(name)
                 if interruption.signal:
@@ -85,7 +86,7 @@ class Suite:
                     self.outcomes[name].why = f"its training ended with status {status}, see its messages"
                 self.write()
         self.write()
-        print(self.table(), flush=True)
+        show(self.table())
         if interruption.signal:
             raise SystemExit(128 + interruption.signal)
         failed = [name for name, outcome in self.outcomes.items() if outcome.status == "failed"]

@@ -1,7 +1,10 @@
 """What `evaluate` and `predict` make of a card: the images as the run that wrote it evaluated them."""
 
 import json
+import resource
 import shutil
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,23 +72,53 @@ def test_a_card_with_an_impossible_size_is_refused(weights, value):
         views(weights, {**CARD, "eval_resize": value})
 
 
-def test_outputs_of_any_length_are_written_batch_by_batch(tmp_path):
+def batches_of(count: int, width: int = 3) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features and logits of so many batches of four."""
     rng = np.random.default_rng(0)
-    rows = [(rng.standard_normal((4, 3)).astype("f4"), rng.standard_normal((4, 2)).astype("f4")) for _ in range(3)]
-    seen = []  # how much was read before the next batch was asked for
+    for _ in range(count):
+        yield rng.standard_normal((4, width)).astype("f4"), rng.standard_normal((4, 2)).astype("f4")
+
+
+def test_outputs_of_any_length_are_what_numpy_would_write(tmp_path):
+    labels, files = np.arange(20).reshape(10, 2), ["a", "b/\N{SNOWMAN}", *"cdefghij"]
+    path = tmp_path / "out" / "a.npz"
+    write_outputs(path, unpadded(batches_of(3), 10), 10, labels=labels, files=files)
+    with np.load(path, allow_pickle=False) as file:
+        assert file.files == ["features", "logits", "labels", "files"] and file["files"].tolist() == files
+        np.testing.assert_array_equal(file["labels"], labels)
+        for column, name in enumerate(("features", "logits")):
+            np.testing.assert_array_equal(file[name], np.concatenate([row[column] for row in batches_of(3)])[:10])
+    assert [each.name for each in path.parent.iterdir()] == ["a.npz"]
+
+
+def test_outputs_are_on_disk_batch_by_batch(tmp_path):
+    """Memory holds one batch, and the disk has really taken what was given: no page of it can be refused later."""
+    seen = []
 
     def outputs():
-        for batch in rows:
-            seen.append(len(list(tmp_path.glob("out/.*/*"))))
+        for batch in batches_of(16, width=100_000):
+            seen.extend(file.stat().st_blocks * 512 for file in tmp_path.iterdir())
             yield batch
 
-    labels = np.arange(10)
-    write_outputs(tmp_path / "out" / "a.npz", unpadded(outputs(), 10), 10, labels=labels)
-    with np.load(tmp_path / "out" / "a.npz") as file:
-        assert set(file.files) == {"features", "logits", "labels"} and (file["labels"] == labels).all()
-        for column, name in enumerate(("features", "logits")):
-            np.testing.assert_array_equal(file[name], np.concatenate([row[column] for row in rows])[:10])
-    assert seen == [0, 2, 2] and [path.name for path in (tmp_path / "out").iterdir()] == ["a.npz"]
+    tracemalloc.start()
+    write_outputs(tmp_path / "a.npz", outputs(), 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = 64 * 100_000 * 4
+    assert seen[-1] > whole * 0.8 and peak < whole / 2
+
+
+@pytest.mark.parametrize("limit", (0, 1000, 70_000))
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, limit):
+    (tmp_path / "a.npz").write_bytes(b"older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(UserError, match="Cannot write .*a.npz .File too large"):
+            write_outputs(tmp_path / "a.npz", batches_of(3, width=3000), 12)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"] and (tmp_path / "a.npz").read_bytes() == b"older"
 
 
 def test_outputs_that_cannot_be_written_are_one_sentence(tmp_path):

@@ -135,7 +135,7 @@ def test_another_version_is_told(data, tmp_path, capsys):
     folder.parent.mkdir()
     folder.symlink_to(data / "kitti/3.2.0")
     open_vtab("kitti-distance", tmp_path)
-    assert "4.0.0 is not of the version 3.*.* of VTAB" in capsys.readouterr().out
+    assert "4.0.0 is not of the version 3.*.* of VTAB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ import numpy as np
 from common import checkpoint
 from common.errors import UserError
 from common.files import NO_LOCKS, write_atomically
+from common.progress import note
 from common.storage import staging_folder
 
 NAME = ".bit-zoo-index"
@@ -101,7 +102,7 @@ def keep(places: Sequence[Path], state: State, arrays: Arrays) -> None:
             return write_atomically(path, lambda file: checkpoint.write(file, 0, arrays, {"state": state.digest}))
         except UserError as error:
             reason = str(error)
-    print(f"The index of the dataset cannot be kept, and the next start scans it again. {reason}")
+    note(f"The index of the dataset cannot be kept, and the next start scans it again. {reason}")
 
 
 @contextlib.contextmanager

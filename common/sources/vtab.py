@@ -14,6 +14,7 @@ from pathlib import Path
 from common import images
 from common.datasets import Split
 from common.errors import UserError, nearest
+from common.progress import note
 from common.sources import tfds
 from common.sources.tfds import Features, Part
 
@@ -150,7 +151,7 @@ def open_vtab(
         raise UserError(f"vtab:{name} has no variant {variant!r}; give vtab:{name} or vtab:{name}/train800.")
     folder, val = find_data(task, tfds_data_dir), Part(*task.val, 200)
     if folder.name.partition(".")[0] != str(task.version):
-        print(f"{folder} is not of the version {task.version}.*.* of VTAB: its first examples may be others.")
+        note(f"{folder} is not of the version {task.version}.*.* of VTAB: its first examples may be others.")
     parts = {"train": [TRAIN], "val": [val]} if variant else {"train": [TRAIN, val], "test": [Part(*task.test)]}
     splits = tfds.open_parts(folder, parts, task.features, f"vtab-{name}-{variant}".rstrip("-"))
     if task.brightness != 1:

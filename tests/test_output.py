@@ -1,0 +1,73 @@
+"""Where results go, and how commands end when nobody takes them."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from processes import ROOT
+
+from common.sources.folder import SAMPLE
+
+COMMANDS = {  # what prints something without a framework
+    "help": ("common.vtab", "--help"),
+    "inspect": ("common.convert", "--inspect", str(ROOT / "weights" / "BiT-T-R26x0.5.npz")),
+}
+
+
+def start(*argv, code: str = "", **options) -> subprocess.Popen:
+    """`python -m ARGV...`, after `code`."""
+    code += f"\nimport runpy, sys\nsys.argv = {list(argv)!r}\nrunpy.run_module({argv[0]!r}, run_name='__main__')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("buffered", ("", "1"))
+@pytest.mark.parametrize("argv", COMMANDS.values(), ids=COMMANDS)
+def test_a_closed_pipe_ends_a_command_quietly(argv, buffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
+    with start(*argv, code="import time; time.sleep(0.1)", stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() in (141, 0)  # argparse takes no notice
+
+
+@pytest.mark.parametrize("buffered", ("", "1"))
+def test_results_that_a_full_disk_does_not_take_are_one_sentence(buffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
+    with open("/dev/full", "w") as full, start(*COMMANDS["inspect"], stdout=full) as process:
+        assert process.stderr.read() == (
+            "error: Cannot write (No space left on device); free the disk, or choose another place.\n"
+        )
+        assert process.wait() == 2
+
+
+def test_a_command_without_standard_output_runs():
+    with start(*COMMANDS["inspect"], code="import sys; sys.stdout = None") as process:
+        assert process.stderr.read() == "" and process.wait() == 0
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of images."""
+    import zipfile
+
+    with zipfile.ZipFile(SAMPLE) as archive:
+        names = [name for name in archive.namelist() if name.startswith("test/cat/") and not name.endswith("/")]
+        archive.extractall(tmp_path, names[:24])
+    return tmp_path / "test"
+
+
+def test_predict_whose_reader_leaves_ends_quietly_and_its_output_is_complete(photos, tmp_path, server):
+    """Results alone stand on stdout; what else there is to say, on stderr."""
+    flags = ("--model", "ViT-mu/16", "--weights", "none", "--workers", "1", "--batch_eval", "4", str(photos))
+    pytest.importorskip("torch")
+    code = "import bit_pytorch.inference"  # imports the framework: the reader has left long before the first result
+    for output, status in (((), 141), (("--output", str(tmp_path / "out.npz")), 0)):
+        with start("bit_pytorch.predict", *flags, *output, code=code, stdout=subprocess.PIPE) as process:
+            process.stdout.close()
+            said = process.stderr.read()
+            assert process.wait() == status, said
+            assert said == "No card with class names lies beside the weights: classes are shown by number.\n"
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["logits"].shape[0] == len(found["files"]) == 24 and np.isfinite(found["features"]).all()
