@@ -5,7 +5,7 @@ import functools
 import jax
 import optax
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 
 from common.models import trained_parameters
@@ -55,8 +55,8 @@ def canonical_name(path: tuple[str | int, ...]) -> str:
 
 
 def zeros(value: Array, dtype: str) -> Array:
-    """A moment of a parameter; in a float64 run all are float64."""
-    return jnp.zeros_like(value, value.dtype if value.dtype == jnp.float64 else dtype)
+    """A moment of a parameter: bfloat16, or else of the parameter's type."""
+    return jnp.zeros_like(value, jnp.bfloat16 if dtype == "bfloat16" else value.dtype)
 
 
 def create_optimizer(model: nnx.Module, recipe: Recipe) -> Optimizer:
@@ -95,14 +95,15 @@ def compiled_update(
             g = g + recipe.weight_decay * w
         elif decays:
             w = (1 - numbers.decay) * w
-        first = state["first"][path].astype(w.dtype)
+        first = recipe.first_decay * state["first"][path].astype(w.dtype)
+        if recipe.first_moment == "bfloat16":  # a product of two bfloat16 would be rounded or not, as XLA pleases
+            first = lax.reduce_precision(first, exponent_bits=8, mantissa_bits=7)
+        first = first + numbers.gain * g
         if recipe.optimizer == "sgd":
-            first = recipe.momentum * first + g
-            w = w - numbers.lr * first
+            w = w - numbers.rate * first
         else:
-            first = recipe.beta1 * first + (1 - recipe.beta1) * g
             second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
-            w = w - numbers.lr * numbers.bias_correction * first / (jnp.sqrt(second) + numbers.epsilon)
+            w = w - numbers.rate * first / (jnp.sqrt(second) + numbers.epsilon)
             state["second"][path] = second
         state["first"][path] = first.astype(state["first"][path].dtype)
         if recipe.ema:

@@ -20,8 +20,8 @@ class Optimizer:
 
 
 def zeros(value: Tensor, dtype: str) -> Tensor:
-    """A moment of a parameter; in a float64 run all are float64."""
-    return torch.zeros_like(value, dtype=value.dtype if value.dtype == torch.float64 else getattr(torch, dtype))
+    """A moment of a parameter: bfloat16, or else of the parameter's type."""
+    return torch.zeros_like(value, dtype=torch.bfloat16 if dtype == "bfloat16" else value.dtype)
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -56,19 +56,17 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers) -> None
         torch._foreach_add_([g[i] for i in decayed], [w[i] for i in decayed], alpha=recipe.weight_decay)
     elif decayed:
         torch._foreach_mul_([w[i] for i in decayed], 1 - numbers.decay)
+    torch._foreach_mul_(first, recipe.first_decay)
     u = [m.to(value.dtype) for m, value in zip(first, w)]  # the same tensors, but for moments in bfloat16
+    torch._foreach_add_(u, g, alpha=numbers.gain)
     if recipe.optimizer == "sgd":
-        torch._foreach_mul_(u, recipe.momentum)
-        torch._foreach_add_(u, g)
-        torch._foreach_add_(w, u, alpha=-numbers.lr)
+        torch._foreach_add_(w, u, alpha=-numbers.rate)
     else:
-        torch._foreach_mul_(u, recipe.beta1)
-        torch._foreach_add_(u, g, alpha=1 - recipe.beta1)
         torch._foreach_mul_(second, recipe.beta2)
         torch._foreach_addcmul_(second, g, g, value=1 - recipe.beta2)
         root = torch._foreach_sqrt(second)
         torch._foreach_add_(root, numbers.epsilon)
-        torch._foreach_addcdiv_(w, u, root, value=-numbers.lr * numbers.bias_correction)
+        torch._foreach_addcdiv_(w, u, root, value=-numbers.rate)
     for kept, value in zip(first, u):
         if kept is not value:
             kept.copy_(value)

@@ -48,8 +48,8 @@ def canonical_name(path: Path) -> str:
 
 
 def zeros(value: tf.Variable, dtype: str) -> tf.Variable:
-    """A moment of a parameter; in a float64 run all are float64."""
-    return tf.Variable(tf.zeros_like(value, value.dtype if value.dtype == tf.float64 else dtype))
+    """A moment of a parameter: bfloat16, or else of the parameter's type."""
+    return tf.Variable(tf.zeros_like(value, tf.bfloat16 if dtype == "bfloat16" else value.dtype))
 
 
 def create_optimizer(model: keras.Model, recipe: Recipe) -> Optimizer:
@@ -79,14 +79,12 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradien
             g = g + recipe.weight_decay * w
         elif decays:
             w.assign((1 - numbers.decay) * w)
-        first = tf.cast(state["first"][path], w.dtype)
+        first = tf.cast(recipe.first_decay * state["first"][path], w.dtype) + numbers.gain * g
         if recipe.optimizer == "sgd":
-            first = recipe.momentum * first + g
-            w.assign_sub(numbers.lr * first)
+            w.assign_sub(numbers.rate * first)
         else:
-            first = recipe.beta1 * first + (1 - recipe.beta1) * g
             second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
-            w.assign_sub(numbers.lr * numbers.bias_correction * first / (tf.sqrt(second) + numbers.epsilon))
+            w.assign_sub(numbers.rate * first / (tf.sqrt(second) + numbers.epsilon))
             state["second"][path].assign(second)
         state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
         if recipe.ema:

@@ -14,9 +14,9 @@ from common.rules import RULES
 class UpdateNumbers(NamedTuple):
     """What differs from one update to the next."""
 
-    lr: float
+    gain: float  # what the gradient is multiplied by where it is added to the first moment
+    rate: float  # what the direction is multiplied by where it is taken from the parameter
     decay: float  # part of itself that a decayed parameter loses besides
-    bias_correction: float  # of Adam's direction
     epsilon: float  # added to the root of the second moment
     ema: float  # part of the moving average that stays
 
@@ -30,6 +30,7 @@ class Recipe:
         adam:  first = beta1 * first + (1 - beta1) * g;  second = beta2 * second + (1 - beta2) * g * g
                u = first / (1 - beta1^t) / (sqrt(second / (1 - beta2^t)) + epsilon)
         w = w - r * u
+    With `momentum_rate` inside, as in Keras: first = momentum * first + r * g;  w = w - first.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Recipe:
     crop: int  # px; ... and the model sees a random square of this side
     crop_min_area: float  # below 1: a random box of at least this part of the image instead of resize and crop
     mixup: float  # alpha; 0: off
-    momentum: float
+    momentum: float  # of sgd
     weight_decay: float
     flip: float = 0.5  # part of the training images that are mirrored
     resize_kind: str = "bilinear"  # of training images
@@ -62,7 +63,10 @@ class Recipe:
     beta2: float = 0.999
     epsilon: float = 1e-8
     epsilon_hat: bool = False  # added before the bias of the second moment is corrected, as Keras and coyo-vit do
-    first_moment: str = "float32"  # how it is kept between updates: or bfloat16, but never in a float64 run
+    # How the first moment is kept between updates: float32, or the parameters' float64; or bfloat16, as optax's
+    # `mu_dtype` and `accumulator_dtype` do: momentum or beta1, and its product with the moment, are rounded, too.
+    first_moment: str = "float32"
+    momentum_rate: str = "outside"  # of the first moment of sgd; or inside: a change of the rate takes effect slowly
     clip: float = 0.0  # longest global norm of the gradients; 0: any
     base_lr: float = 1.0  # where the schedule's factor is 1
     # gradient:    g = g + weight_decay * w, before the moments
@@ -74,6 +78,19 @@ class Recipe:
     # t updates, as in `optimizers/ema.py` of coyo-vit, but starting from the parameters and not from zeros; 0: off
     ema: float = 0.0
     train_only: str = "all"  # or what is not frozen: see `trained_parameters` of common/models/
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"A recipe's {name} is {getattr(self, name)!r}, expected {' or '.join(allowed)}.")
+        if self.momentum_rate == "inside" and self.optimizer != "sgd":
+            raise UserError(f"A recipe's momentum_rate is inside, expected outside: {self.optimizer} has no momentum.")
+
+    @property
+    def first_decay(self) -> float:
+        """What the first moment is multiplied by in an update, in the type in which it is kept."""
+        decay = self.momentum if self.optimizer == "sgd" else self.beta1
+        return decay if self.first_moment == "float32" else nearest_bfloat16(decay)
 
     @property
     def num_steps(self) -> int:
@@ -90,13 +107,21 @@ class Recipe:
         decay = {"gradient": 0.0, "decoupled": lr, "independent": lr / self.base_lr if self.base_lr else 0.0}
         # u = first / c1 / (sqrt(second) / c2 + epsilon) = first * (c2 / c1) / (sqrt(second) + c2 * epsilon)
         c1, c2 = 1 - self.beta1**t, math.sqrt(1 - self.beta2**t)
+        sgd = {"outside": (1.0, lr), "inside": (lr, 1.0)}
+        gain, rate = sgd[self.momentum_rate] if self.optimizer == "sgd" else (1 - self.beta1, lr * c2 / c1)
         return UpdateNumbers(
-            lr=lr,
+            gain=gain,
+            rate=rate,
             decay=self.weight_decay * decay[self.decay],
-            bias_correction=c2 / c1,
             epsilon=self.epsilon * (1 if self.epsilon_hat else c2),
             ema=min(self.ema, (1 + t) / (10 + t)),
         )
+
+
+def nearest_bfloat16(number: float) -> float:
+    """The nearest number of 8 significant bits; of two, the one whose last bit is 0."""
+    fraction, exponent = math.frexp(number)
+    return math.ldexp(round(fraction * 256), exponent - 8)
 
 
 SCHEDULES = {
@@ -104,6 +129,14 @@ SCHEDULES = {
     for schedule in (schedules.cosine, schedules.linear, schedules.rsqrt, schedules.stepwise)
 }
 LOSSES = ("softmax", "sigmoid")
+CHOICES = {
+    "loss": LOSSES,
+    "optimizer": ("sgd", "adam"),
+    "first_moment": ("float32", "bfloat16"),
+    "momentum_rate": ("outside", "inside"),
+    "decay": ("gradient", "decoupled", "independent"),
+    "decay_mask": ("kernels", "all"),
+}
 MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
 MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
 DEFAULTS = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay": 0.0, "schedule_numbers": {}}

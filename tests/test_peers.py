@@ -4,6 +4,7 @@ The float32 bound is 2e-5 of the largest logit: both sides round in another orde
 torchvision; their versions stand in constraints.txt.
 """
 
+import copy
 import dataclasses
 import functools
 import json
@@ -158,6 +159,17 @@ def save_timm(name: str, folder: Path) -> Path:
 def test_timm_models_have_the_same_logits(engine, name, tmp_path):
     folder, expected, size = save_timm(name, tmp_path / "theirs"), timm_model(name)[1], TIMM[name][1]
     assert relative(our_logits(engine, folder, size), expected) < BOUND
+
+
+@pytest.mark.parametrize("name", ("token", "token_gelu_tanh", "bit", "mixer"))
+def test_timm_models_have_the_same_logits_in_float64(engine, name, tmp_path):
+    """A constant or a sum in float32 anywhere would show: of an engine, of timm, or of a framework's own GELU."""
+    model, size = copy.deepcopy(timm_model(name)[0]).double(), TIMM[name][1]
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(images(*size)).double().permute(0, 3, 1, 2)).numpy()
+    found = read_model(save_timm(name, tmp_path / "theirs"))
+    ours = engine.build(found.config, found.arrays, "float64")
+    assert relative(engine.logits(ours, images(*size).astype(np.float64)), expected) < 1e-13
 
 
 @pytest.mark.parametrize("name", TIMM)

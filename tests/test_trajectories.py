@@ -95,7 +95,7 @@ def real_losses(name: str, precision: str, change: str = "nothing", monkeypatch=
     elif change == "flip":
         batches = [batch | {"images": np.ascontiguousarray(batch["images"][:, :, ::-1])} for batch in batches]
     elif change == "momentum":
-        monkeypatch.setattr(engine.optim, "update", rate_inside_momentum(name))
+        recipe = dataclasses.replace(recipe, momentum_rate="inside")  # Keras's
     elif change == "padding":  # with -infinity, each framework's default
         config = dataclasses.replace(config, max_pool_padding="lowest")
     engine.forget_compiled()
@@ -104,37 +104,6 @@ def real_losses(name: str, precision: str, change: str = "nothing", monkeypatch=
         monkeypatch.undo()
     engine.forget_compiled()
     return np.array(losses)
-
-
-def rate_inside_momentum(name: str):
-    """An update by Keras's convention, v = m v + lr g, w -= v: the same only while the rate stays the same."""
-    if name == "bit_pytorch":
-        import torch
-
-        @torch.no_grad()
-        def update(optimizer, recipe, numbers):
-            for path, w in optimizer.parameters.items():
-                v = optimizer.state["first"][path].mul_(0.9).add_(w.grad, alpha=numbers.lr)
-                w -= v
-                w.grad = None
-
-        return update
-    if name == "bit_jax":
-        import jax
-
-        def update(optimizer, recipe, numbers, gradients):
-            v = jax.tree.map(lambda v, g: 0.9 * v + numbers.lr * g, optimizer.state["first"], gradients)
-            optimizer.state = {"first": v}
-            optimizer.params = jax.tree.map(lambda w, v: w - v, optimizer.params, v)
-
-        return update
-
-    def update(optimizer, recipe, numbers, gradients):
-        for path, w in optimizer.parameters.items():
-            v = optimizer.state["first"][path]
-            w.assign_sub(v.assign(0.9 * v + numbers.lr * gradients[path]))
-
-    return update
 
 
 @functools.cache

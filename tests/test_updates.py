@@ -5,11 +5,13 @@ import math
 import golden_cases
 import numpy as np
 import pytest
-from engines import INSTALLED, recipe_of
+from engines import INSTALLED, Engine, recipe_of
 from golden.golden_params import image
 
 from common import schedules
+from common.errors import UserError
 from common.models import MixerConfig
+from common.recipes import CHOICES, nearest_bfloat16
 
 
 def single(values):
@@ -103,14 +105,19 @@ UPDATES = {
     "adamw": {"optimizer": "adam", "decay": "decoupled", "weight_decay": 0.1},
     "adamw of everything": {"optimizer": "adam", "decay": "decoupled", "weight_decay": 0.1, "decay_mask": "all"},
     "keras": {"optimizer": "adam", "epsilon": 1e-3, "epsilon_hat": True, "beta1": 0.8, "beta2": 0.99},
+    "rate inside the momentum": {"momentum_rate": "inside"},
+    "rate inside a momentum in bfloat16": {
+        "momentum_rate": "inside", "first_moment": "bfloat16", "decay": "gradient", "weight_decay": 0.1, "clip": 0.5,
+    },
+    "sgd in bfloat16": {"first_moment": "bfloat16", "momentum": 0.93},
     "average": {"optimizer": "adam", "ema": 0.3},
     "average, faster at first": {"ema": 0.9999},
-}
+}  # fmt: skip
 
 
 def update_case(numbers: dict):
     """(recipe, arrays, gradients of five steps)."""
-    recipe = recipe_of((0.0, 0.02, 0.05, 0.05, 0.01), base_lr=0.05, **numbers)
+    recipe = recipe_of(map(float, single([0.0, 0.02, 0.05, 0.0, 0.01])), base_lr=0.05, **numbers)
     rng = np.random.default_rng(0)
     drawn = lambda: {name: rng.standard_normal(shape) for name, shape in MIXER.parameter_shapes().items()}
     return recipe, drawn(), [drawn() for _ in recipe.lrs]
@@ -134,40 +141,43 @@ def by_formula(numbers: dict, dtype: np.dtype) -> tuple[dict, dict]:
     w = {name: array.astype(dtype) for name, array in w.items()}
     average = dict(w)
     first, second = ({name: np.zeros_like(array) for name, array in w.items()} for _ in range(2))
-    bfloat16 = recipe.first_moment == "bfloat16" and dtype == np.float32
+    rounded = rounded_to_bfloat16 if recipe.first_moment == "bfloat16" else lambda values: values
+    inside = recipe.momentum_rate == "inside"
     for t, (lr, g) in enumerate(zip(recipe.lrs, gradients), 1):
         norm = math.sqrt(sum((array**2).sum() for array in g.values()))
         factor = recipe.clip / norm if 0 < recipe.clip < norm else 1
         for name in w:
-            d, u = (g[name] * factor).astype(dtype), 0
+            d, moved = (g[name] * factor).astype(dtype), 0
             decayed = recipe.weight_decay * w[name] * (name.endswith("/kernel") or recipe.decay_mask == "all")
             if recipe.decay == "gradient":
                 d = d + decayed
             else:
-                u = decayed * {"decoupled": 1, "independent": 1 / recipe.base_lr}[recipe.decay]
+                moved = lr * decayed * {"decoupled": 1, "independent": 1 / recipe.base_lr}[recipe.decay]
             if recipe.optimizer == "sgd":
-                first[name] = recipe.momentum * first[name] + d
-                u = u + first[name]
+                first[name] = rounded(rounded(recipe.momentum) * first[name]) + d * (lr if inside else 1)
+                moved = moved + first[name] * (1 if inside else lr)
             else:
-                first[name] = recipe.beta1 * first[name] + (1 - recipe.beta1) * d
+                first[name] = rounded(rounded(recipe.beta1) * first[name]) + (1 - recipe.beta1) * d
                 second[name] = recipe.beta2 * second[name] + (1 - recipe.beta2) * d**2
                 c1, c2 = 1 - recipe.beta1**t, 1 - recipe.beta2**t
                 if recipe.epsilon_hat:
-                    u = u + np.sqrt(c2) / c1 * first[name] / (np.sqrt(second[name]) + recipe.epsilon)
+                    u = np.sqrt(c2) / c1 * first[name] / (np.sqrt(second[name]) + recipe.epsilon)
                 else:
-                    u = u + first[name] / c1 / (np.sqrt(second[name] / c2) + recipe.epsilon)
-            if bfloat16:
-                first[name] = rounded_to_bfloat16(first[name])
-            w[name] = (w[name] - lr * u).astype(dtype)
+                    u = first[name] / c1 / (np.sqrt(second[name] / c2) + recipe.epsilon)
+                moved = moved + lr * u
+            first[name] = rounded(first[name])
+            w[name] = (w[name] - moved).astype(dtype)
             decay = min(recipe.ema, (1 + t) / (10 + t))
             average[name] = decay * average[name] + (1 - decay) * w[name]
     return w, average
 
 
-def rounded_to_bfloat16(array: np.ndarray) -> np.ndarray:
-    """float32 to its nearest neighbour of 8 significant bits, to the even one of two."""
-    bits = array.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+def rounded_to_bfloat16(values: np.ndarray | float) -> np.ndarray:
+    """Values, by way of float32 as in every framework, to their nearest neighbours of 8 significant bits, ties to even."""
+    values = np.asarray(values)
+    bits = values.astype(np.float32).view(np.uint32)
+    dtype = values.dtype if values.ndim else np.float64
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32).astype(dtype)
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -181,7 +191,7 @@ def test_updates_follow_the_formula(engine, name):
 
 @pytest.mark.parametrize("name", [name for name in UPDATES if "bfloat16" in UPDATES[name].values()])
 def test_a_first_moment_in_bfloat16(engine, name):
-    """Kept rounded, used unrounded: as the formula says, and otherwise than in float32."""
+    """Kept and multiplied in bfloat16, used unrounded: as the formula says, and otherwise than in float32."""
     w, _ = by_formula(UPDATES[name], np.float32)
     precise, _ = by_formula(UPDATES[name] | {"first_moment": "float32"}, np.float32)
     found, _, state = applied(engine, UPDATES[name], "float32")
@@ -226,9 +236,9 @@ def test_decoupled_decay_is_that_of_torch(engine):
 
 
 @pytest.mark.skipif("bit_jax" not in INSTALLED, reason="the peer is optax's")
-@pytest.mark.parametrize("name", ("adamw", "sgd decayed independently"))
+@pytest.mark.parametrize("name", ("adamw", "sgd decayed independently", "adam in bfloat16"))
 def test_updates_are_those_of_optax(engine, name):
-    """optax.adamw, and the chain of big_vision, both behind optax.clip_by_global_norm."""
+    """optax.adamw, and the chains of big_vision, all behind optax.clip_by_global_norm."""
     import jax
     import optax
 
@@ -238,8 +248,11 @@ def test_updates_are_those_of_optax(engine, name):
     if name == "adamw":
         peer = optax.adamw(lr, weight_decay=0.1, mask=mask)
     else:
+        bfloat16 = jax.numpy.bfloat16
+        momentum = optax.trace(0.9, accumulator_dtype=bfloat16)
         peer = optax.chain(
-            optax.trace(0.9), optax.scale(0.05), optax.add_decayed_weights(0.1, mask),
+            momentum if name.startswith("sgd") else optax.scale_by_adam(mu_dtype=bfloat16),
+            optax.scale(0.05), optax.add_decayed_weights(0.1, mask),
             optax.scale_by_schedule(lambda count: lr(count) / 0.05), optax.scale(-1),
         )  # fmt: skip
     peer = optax.chain(optax.clip_by_global_norm(0.5), peer)
@@ -251,7 +264,40 @@ def test_updates_are_those_of_optax(engine, name):
         w = optax.apply_updates(w, updates)
     found, _, _ = applied(engine, UPDATES[name] | {"clip": 0.5}, "float64")
     for parameter in w:
-        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="the peer is Keras's")
+def test_a_rate_inside_the_momentum_is_that_of_keras(engine):
+    """keras.optimizers.SGD, as in `configs/trainer/vit_l16_i1k_downstream.yaml` of coyo-vit."""
+    Engine("bit_tf2")
+    import keras
+
+    recipe, arrays, gradients = update_case({})
+    w = {name: keras.Variable(array, dtype="float64") for name, array in arrays.items()}
+    peer = keras.optimizers.SGD(0.0, momentum=np.float64(0.9), global_clipnorm=0.5)
+    for lr, gradient in zip(recipe.lrs, gradients):
+        peer.learning_rate = lr
+        peer.apply_gradients((gradient[name], w[name]) for name in w)
+    found, _, _ = applied(engine, UPDATES["rate inside the momentum"] | {"clip": 0.5}, "float64")
+    for name in w:
+        np.testing.assert_allclose(found[name], w[name].numpy(), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{name: "softmx"} for name in CHOICES] + [{"momentum_rate": "inside", "optimizer": "adam"}],
+)
+def test_unknown_choices_are_refused(numbers):
+    with pytest.raises(UserError, match=f"A recipe's {next(iter(numbers))} is .*, expected "):
+        recipe_of((0.1,), **numbers)
+
+
+def test_numbers_in_bfloat16():
+    numbers = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    found = [nearest_bfloat16(float(number)) for number in numbers]
+    np.testing.assert_array_equal(found, rounded_to_bfloat16(numbers))
+    assert nearest_bfloat16(0.9) == 0.8984375 and nearest_bfloat16(0.0) == 0.0
 
 
 LOGITS = np.random.default_rng(1).standard_normal((4, 5)) * 3
