@@ -44,7 +44,7 @@ class ResNet(Model):
         self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
         self.blocks = [Bottleneck(*block, config) for block in config.blocks]
         self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
-        self.head = Dense(config.width, config.num_classes)
+        self.head = Dense(config.width, config.num_classes) if config.num_classes else None
         self.built = True
 
     def features(self, images: Tensor) -> Tensor:

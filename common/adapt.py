@@ -118,6 +118,7 @@ def adapt_head(
     classes = arrays["head/bias"].size if "head/bias" in arrays else None
     if classes == num_classes:
         return arrays
-    say(f"The head, for {classes or 'no'} classes, is replaced by one of zeros for {num_classes}.")
+    was = f"The head, for {classes} classes, is replaced by" if classes else "The weights have no head: the model gets"
+    say(f"{was} one of zeros for {num_classes} classes.")
     width, dtype = arrays["head/kernel"].shape[0] if classes else width, next(iter(rest.values())).dtype
     return rest | {"head/kernel": np.zeros((width, num_classes), dtype), "head/bias": np.zeros(num_classes, dtype)}

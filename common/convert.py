@@ -22,7 +22,7 @@ from common.errors import UserError, exit_with_sentence
 from common.files import write_json
 from common.formats import containers, huggingface, timm
 from common.formats.express import differing, express, expressed
-from common.formats.recognise import SPELLINGS, choose_table, family_name
+from common.formats.recognise import SPELLINGS, choose_table, family_name, shorten
 from common.formats.source import Source, card_path, dump_config, find_weights, read_model
 from common.formats.tables import Table
 from common.models import ModelConfig, ResNetConfig, ViTConfig, architectures, num_parameters
@@ -108,7 +108,8 @@ def convert(
         raise UserError(f"{found.path} takes images of {found.channels} channels, expected 3; convert it elsewhere.")
     table = choose_table(to, found.config)
     config, notes = expressed(found.config, table)
-    for line in notes + check_computed(found.config, table, path):
+    unused = [f"not written, since the model has no such parameters: {shorten(found.unused)}"] if found.unused else []
+    for line in unused + notes + check_computed(found.config, table, path):
         say(f"Note: {line}.")
     names = {"class_names": found.class_names} if found.class_names else {}
     record = names | found.prepared | {"config": dump_config(found.config)}

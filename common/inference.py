@@ -43,6 +43,8 @@ class Inference:
         self.card = (self.published.card if self.published else {}) | (read_card(path) if path else {})
         size = (config.resolution, config.resolution) if config.resolution else None
         self.model_config, self.arrays = weights.starting_values(model, path, image_size=size, say=note)
+        if self.model_config.num_classes is None:
+            raise UserError(f"{config.weights} has no head to tell classes with; train one with `train --weights`.")
         self.resolution = config.resolution or self.card.get("resolution") or model.resolution
         if hasattr(self.model_config, "image_size"):
             self.resolution = self.model_config.image_size[0]

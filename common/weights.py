@@ -60,15 +60,16 @@ def starting_values(
     """(config, arrays) of `model` with the values in `path`, or initial ones drawn with `seed` where there is no file.
 
     `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
-    file's, or the published ones. Another number of classes gets a head of zeros, another size resized positions;
+    file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, another
+    size resized positions;
     `say` is called with a line on each such change. `head_bias` is the bias of a new head.
     """
     changes = {"image_size": image_size} if image_size and hasattr(model.config(), "image_size") else {}
     if path is None:
         config = dataclasses.replace(model.config(num_classes), **changes)
         return config, with_head_bias(initial_parameters(seed, config), head_bias)
-    source = read_source(path, model.config())
-    changes |= {"num_classes": num_classes or source.config.num_classes or model.num_classes}
+    source = read_source(path, model.config(), say)
+    changes |= {"num_classes": num_classes or source.config.num_classes}
     config = dataclasses.replace(source.config, **changes)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
@@ -80,10 +81,13 @@ def with_head_bias(arrays: Arrays, value: float) -> Arrays:
     return {name: np.full_like(array, value) if name == "head/bias" else array for name, array in arrays.items()}
 
 
-def read_source(path: str | Path, config: ModelConfig) -> Source:
+def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
     """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
     path = storage.local_file(path, card_name(Path(path)), "config.json")
-    return read_model(path, check=lambda found: check_same_model(found, config, path))
+    source = read_model(path, check=lambda found: check_same_model(found, config, path))
+    if source.unused:
+        say(f"The model has no such parameters, so they are not read: {shorten(source.unused)}.")
+    return source
 
 
 def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> Arrays:
@@ -92,7 +96,7 @@ def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> 
     Positions are resized to those of `config`. Raises UserError when the file is damaged, or holds missing, unexpected,
     misshapen or non-finite tensors.
     """
-    source = read_source(path, config)
+    source = read_source(path, config, say)
     wanted = dataclasses.replace(config, num_classes=source.config.num_classes)
     return adapt(source.arrays, source.config, wanted, say)
 

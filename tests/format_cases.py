@@ -14,8 +14,16 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         ResNetConfig((2, 1), 0.5, 5),
         ("big_transfer", "big_transfer_h5", "big_vision", "timm", "huggingface"),
     ),
+    "bit_features": (
+        ResNetConfig((2, 1), 0.5, None),
+        ("big_transfer", "big_transfer_h5", "big_vision", "timm", "huggingface"),
+    ),
     "resnet_v1": (ResNetV1Config((2, 1), 0.5, 5), ("big_vision",)),
     "vit_token": (ViTConfig(**SMALL), (*GOOGLE, "coyo", "timm", *HUGGING, "torchvision")),
+    "vit_token_features": (
+        ViTConfig(**SMALL | {"num_classes": None}),
+        (*GOOGLE, "coyo", "timm", *HUGGING, "torchvision"),
+    ),
     "vit_pre_logits": (ViTConfig(**SMALL, pre_logits=24), (*GOOGLE, "coyo", "torchvision")),
     "vit_patches_only": (
         ViTConfig(**SMALL, cls_position=False),
@@ -44,6 +52,10 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     ),
     "mixer": (
         MixerConfig((8, 8), 32, 2, 16, 64, 5, image_size=(32, 32), gelu="erf"),
+        ("vision_transformer", "big_vision", "timm"),
+    ),
+    "mixer_features": (
+        MixerConfig((8, 8), 32, 2, 16, 64, None, image_size=(32, 32), gelu="erf"),
         ("vision_transformer", "big_vision", "timm"),
     ),
     "mixer_rectangle": (

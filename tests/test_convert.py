@@ -359,6 +359,36 @@ def test_a_new_head_and_another_grid_are_stated(tmp_path):
     assert not lines and arrays.keys() == before.keys()
 
 
+def headless(folder: Path, config: ViTConfig) -> Path:
+    """A folder with what Hugging Face's ViTModel saves: no head, a pooler, and no `vit.` before names."""
+    convert(ours(folder / "a.safetensors", config), folder / "a", "huggingface")
+    with containers.open_container(folder / "a" / "model.safetensors") as file:
+        arrays = {name.removeprefix("vit."): file.get(name) for name in file.declared if "classifier" not in name}
+    pooler = {"pooler.dense.weight": np.eye(32, dtype="f4"), "pooler.dense.bias": np.ones(32, "f4")}
+    containers.write(folder / "a" / "model.safetensors", arrays | pooler, {"format": "pt"})
+    return folder / "a"
+
+
+def test_a_headless_model_gets_a_new_head(run, tmp_path):
+    config = dataclasses.replace(find_architecture("ViT-mu/16", num_classes=5, image_size=(32, 32)), gelu="erf")
+    folder, lines = headless(tmp_path, config), []
+    found, arrays = weights.starting_values(published(config), folder, 7, head_bias=-2.0, say=lines.append)
+    assert found == dataclasses.replace(config, num_classes=7)
+    assert not arrays["head/kernel"].any() and (arrays["head/bias"] == -2).all()
+    assert lines == [
+        "The model has no such parameters, so they are not read: pooler.dense.bias, pooler.dense.weight.",
+        "The weights have no head: the model gets one of zeros for 7 classes.",
+    ]
+    assert weights.starting_values(published(config), folder)[0] == dataclasses.replace(config, num_classes=None)
+    assert (
+        "Note: not written, since the model has no such parameters: pooler"
+        in run("common.convert", "a", "b.npz", "--to", "vision_transformer").output
+    )
+    flags = ("--model", "ViT-mu/16", "--weights")
+    for path in ("a", "b.npz"):
+        assert "has no head to tell classes with" in run("bit_jax.predict", "x", *flags, path, status=2).stderr
+
+
 def test_positions_are_resized_as_scipy_does(tmp_path):
     scipy = pytest.importorskip("scipy.ndimage")
     arrays = random_arrays(VIT, np.float64)

@@ -19,6 +19,7 @@ from common.formats.layouts import layout
 from common.formats.recognise import SPELLINGS, TABLES, choose_table, recognise
 from common.formats.source import read_model
 
+SAME = ("vision_transformer", "big_transfer")  # how a file may be recognised that another spelling writes alike
 HELD = [(case, spelling) for case, (_, spellings) in CASES.items() for spelling in ("ours", *spellings)]
 
 
@@ -161,7 +162,7 @@ def test_every_pair_of_spellings_is_a_round_trip(case, tmp_path):
         path = convert(tmp_path / "ours.safetensors", target(tmp_path / spelling, spelling), spelling)
         first[spelling] = path
         found = read_model(path)
-        assert (found.spelling, found.config) in [(spelling, config), ("vision_transformer", config)], spelling
+        assert (found.spelling, found.config) in [(name, config) for name in (spelling, *SAME)], spelling
         assert_same(found.arrays, arrays)
     for one, other in itertools.permutations(first, 2):
         folder = tmp_path / f"{one}-{other}"

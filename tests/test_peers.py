@@ -99,12 +99,17 @@ def timm_hybrid(layers: tuple[int, ...], patch_size: int):
     )  # fmt: skip
 
 
-def timm_bit():
+def timm_bit(num_classes=5):
     pytest.importorskip("timm")
     from timm.models.resnetv2 import ResNetV2, StdConv2d, partial
 
     return ResNetV2(
-        (2, 1), (128, 256), num_classes=5, stem_chs=32, stem_type="fixed", conv_layer=partial(StdConv2d, eps=1e-8)
+        (2, 1),
+        (128, 256),
+        num_classes=num_classes,
+        stem_chs=32,
+        stem_type="fixed",
+        conv_layer=partial(StdConv2d, eps=1e-8),
     )
 
 
@@ -123,9 +128,12 @@ TIMM = {  # name -> (model, size of the images, whether timm's hub layout descri
     "token_patches_only": (lambda: timm_vit(no_embed_class=True), (32, 32), True),
     "gap": (lambda: timm_vit(class_token=False, global_pool="avg", fc_norm=False), (32, 32), True),
     "map": (lambda: timm_vit(class_token=False, global_pool="map"), (32, 32), True),
+    "token_features": (lambda: timm_vit(num_classes=0), (32, 32), True),
     "hybrid": (lambda: timm_hybrid((2, 1), 1), (64, 64), False),
     "hybrid_stem": (lambda: timm_hybrid((), 4), (64, 64), False),
     "bit": (timm_bit, (64, 64), False),
+    "bit_features": (lambda: timm_bit(0), (64, 64), False),
+    "mixer_features": (lambda: timm_mixer(num_classes=0), (32, 32), False),
     "mixer": (timm_mixer, (32, 32), False),
     "mixer_rectangle": (lambda: timm_mixer(img_size=(32, 48)), (32, 48), False),
 }
@@ -270,6 +278,56 @@ def test_hugging_face_loads_our_files_strictly(name, spelling, tmp_path):
     assert not any(info.values()), info
     np.testing.assert_array_equal(peer_logits(again, HUGGING_FACE[name][1]), expected)
     assert again.config.id2label == model.config.id2label
+
+
+HEADLESS = {  # class -> (arguments, what a part of its output is our features)
+    "ViTModel": (huggingface_vit, lambda out: out.last_hidden_state[:, 0]),
+    "BitModel": (huggingface_bit, lambda out: out.pooler_output.flatten(1)),
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+@pytest.mark.parametrize("as_module", (False, True))  # the names that save_pretrained writes, and those of state_dict()
+def test_headless_hugging_face_models_have_the_same_features(engine, name, as_module, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    whole, features = HEADLESS[name]
+    model = getattr(transformers, name)(whole().config)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    if as_module:
+        safetensors_torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    found, pixels = read_model(tmp_path), images(32, 32)
+    assert found.config.num_classes is None
+    assert found.unused == (["pooler.dense.bias", "pooler.dense.weight"] if name == "ViTModel" else [])
+    with torch.no_grad():
+        expected = features(model.eval()(torch.from_numpy(pixels).permute(0, 3, 1, 2))).numpy()
+    assert relative(engine.logits(engine.build(found.config, found.arrays), pixels), expected) < BOUND
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_hugging_face_loads_our_headless_files(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    whole, features = HEADLESS[name]
+    model = getattr(transformers, name)(whole().config)
+    randomise(model)
+    model.save_pretrained(tmp_path / "theirs")
+    path = convert(tmp_path / "theirs", tmp_path / "ours", "huggingface")
+    assert_same(path, tmp_path / "theirs")
+    again, info = transformers.AutoModel.from_pretrained(path.parent, output_loading_info=True)
+    assert type(again) is type(model) and set(info["missing_keys"]) <= {"pooler.dense.bias", "pooler.dense.weight"}
+    values = torch.from_numpy(images()).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(features(again.eval()(values)), features(model.eval()(values)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_encoder_of_a_masked_image_model(tmp_path):
+    """Its decoder and its mask token are no parameters of a ViT."""
+    transformers = pytest.importorskip("transformers")
+    model = transformers.ViTForMaskedImageModeling(huggingface_vit(encoder_stride=8).config)
+    model.save_pretrained(tmp_path)
+    found = read_model(tmp_path)
+    assert found.unused == ["decoder.0.bias", "decoder.0.weight", "vit.embeddings.mask_token"]
+    assert np.array_equal(found.arrays["cls"], model.state_dict()["vit.embeddings.cls_token"].numpy())
 
 
 def test_hugging_face_modules_bear_the_names_since_version_5(tmp_path):

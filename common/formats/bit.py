@@ -36,7 +36,7 @@ def names(config: ResNetConfig) -> dict[str, str]:
                 if f"blocks/{block}/{ours}" in shapes:  # only some blocks project
                     table[f"blocks/{block}/{ours}"] = f"resnet/block{stage}/unit{unit:02d}/{theirs}"
             block += 1
-    return table | dict(TAIL)
+    return table | {ours: theirs for ours, theirs in TAIL if ours in shapes}
 
 
 def published_shapes(config: ResNetConfig) -> dict[str, tuple[int, ...]]:
@@ -58,5 +58,6 @@ def layers(config: ResNetConfig) -> dict[str, list[str]]:
     table["group_norm"] = ["norm/scale", "norm/bias"]
     table[f"re_lu_{3 * sum(config.num_units)}"] = []  # Keras numbers it after those inside the blocks
     table["global_average_pooling2d"] = []
-    table["head/dense"] = ["head/kernel", "head/bias"]
+    if config.num_classes:
+        table["head/dense"] = ["head/kernel", "head/bias"]
     return table

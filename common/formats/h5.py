@@ -40,7 +40,8 @@ def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     layers = [_text(layer) for layer in file.attrs["layer_names"]]
     counts = [sum(data.shape[:2] == (3, 3) for data in found if data.name.startswith(f"/{layer}/")) for layer in layers]
     units = tuple(count for layer, count in zip(layers, counts) if layer.startswith("block"))
-    config = ResNetConfig(units, found[0].shape[-1] / 64, found[-1].shape[-1])
+    classes = found[-1].shape[-1] if any("head" in layer for layer in layers) else None
+    config = ResNetConfig(units, found[0].shape[-1] / 64, classes)
     published = bit.names(config)
     expected = [published[name] for names in bit.layers(config).values() for name in names]
     if len(expected) != len(found):

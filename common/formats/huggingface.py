@@ -3,6 +3,9 @@
     huggingface     ViT in the names that every version saves and loads; BiT
     huggingface_v5  ViT in the names that modules bear since version 5
 
+Models without a head (`ViTModel`, `BitModel`) have the names without `vit.` or `bit.` before them; a `ViTModel` has a
+pooler as well, which no other part of it uses.
+
 Sources: `models/vit/modeling_vit.py`, `models/bit/modeling_bit.py` of huggingface/transformers.
 """
 
@@ -56,14 +59,19 @@ def vit_rows(block: str, rows: tuple) -> tuple:
 
 
 VIT = {
+    "aliases": ((r"^(embeddings|encoder|layers|layernorm|pooler)\.", r"vit.\1."),),
+    "ignored": r"^vit\.pooler\.|^vit\.embeddings\.mask_token$|^decoder\.0\.",  # of ViTForMaskedImageModeling
     "holds": CLASS_TOKEN | {"pre_logits": (None,)},
     "computes": {"gelu": "erf", "layer_norm_epsilon": 1e-12},
 }
 TABLES = (
-    Table("huggingface", ResNetConfig, BIT, computes=BIT_COMPUTES, first_unit=0),
+    Table(
+        "huggingface", ResNetConfig, BIT,
+        computes=BIT_COMPUTES, first_unit=0, aliases=((r"^(embedder|encoder|norm)\.", r"bit.\1."),),
+    ),
     Table("huggingface", ViTConfig, vit_rows("vit.encoder.layer.{block}", BLOCK), **VIT),
     Table("huggingface_v5", ViTConfig, vit_rows("vit.layers.{block}", BLOCK_V5), **VIT),
-)
+)  # fmt: skip
 
 ACTIVATIONS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 FIXED_BIT = {  # what a BiT's config.json must say to be the model of the paper
@@ -106,10 +114,11 @@ def write_config(config: ModelConfig, class_names: list[str] | None) -> dict[str
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+    kind = "Model" if config.num_classes is None else "ForImageClassification"
     if isinstance(config, ResNetConfig):
         widths = [4 * config.stem_width * 2**stage for stage in range(len(config.num_units))]
         return {
-            "architectures": ["BitForImageClassification"],
+            "architectures": [f"Bit{kind}"],
             "model_type": "bit",
             "depths": list(config.num_units),
             "hidden_sizes": widths,
@@ -121,7 +130,7 @@ def write_config(config: ModelConfig, class_names: list[str] | None) -> dict[str
             **labels,
         }
     return {
-        "architectures": ["ViTForImageClassification"],
+        "architectures": [f"ViT{kind}"],
         "model_type": "vit",
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,

@@ -25,6 +25,7 @@ class Found(NamedTuple):
     names: dict[str, str]
     assumed: list[str]  # fields that neither shapes nor a config file tell
     channels: int  # of the images that the stem takes
+    unused: list[str]  # names of arrays that are no parameters of the model
 
 
 class Undecided(UserError):
@@ -99,7 +100,8 @@ def fit(table: Table, shapes: Mapping[str, Shape], facts: dict[str, Any]) -> Fou
     if cannot_hold(table, config):
         return None
     same = names.keys() == expected.keys() and all(fits(shapes[names[name]], shape) for name, shape in expected.items())
-    return Found(table, config, names, assumed, channels) if same else None
+    unused = sorted(shapes.keys() - names.values())
+    return Found(table, config, names, assumed, channels, unused) if same else None
 
 
 def fits(found: Shape, expected: Shape) -> bool:
@@ -171,7 +173,12 @@ def infer(table: Table, match: Match, facts: dict[str, Any]) -> tuple[ModelConfi
         return infer_mixer(shapes, facts, given), assumed
     stem, units = ("stem/kernel" if table.family is ResNetConfig else "stem/conv/kernel"), infer_units(shapes, "")
     given = {name: value for name, value in given.items() if name != "standardization"}
-    return table.family(units, shapes[stem][-1] / 64, shapes["head/bias"][0], **given), assumed
+    return table.family(units, shapes[stem][-1] / 64, infer_classes(shapes), **given), assumed
+
+
+def infer_classes(shapes: dict[str, Shape]) -> int | None:
+    """Number of classes, or None where there is no head."""
+    return next((shapes[name][-1] for name in ("head/bias", "head/kernel") if name in shapes), None)
 
 
 def stem_channels(shapes: dict[str, Shape]) -> int:
@@ -211,7 +218,7 @@ def infer_vit(
         resnet = ResNetV1Config(infer_units(shapes, "backbone/"), stem_width / 64, **backbone)
     pooling = "map" if "pool/probe" in shapes else "token" if "cls" in shapes else facts.get("pooling", "gap")
     sizes = {"patch_size": (height, width_px), "width": width, "depth": depth, "num_heads": heads, "mlp_dim": mlp_dim}
-    sizes |= {"num_classes": shapes["head/bias"][0] if "head/bias" in shapes else None, "pooling": pooling}
+    sizes |= {"num_classes": infer_classes(shapes), "pooling": pooling}
     sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None, "backbone": resnet}
     if "pos_embedding" not in shapes:
         image_size = facts.get("image_size", (224, 224))
@@ -256,8 +263,7 @@ def infer_mixer(shapes: dict[str, Shape], facts: dict[str, Any], given: dict[str
     tokens, tokens_mlp_dim = shapes["blocks/0/token_mixing/fc1/kernel"]
     channels_mlp_dim = shapes["blocks/0/channel_mixing/fc1/kernel"][1]
     image_size, _ = infer_grid(tokens, False, (height, width_px), 1, facts.get("image_size"))
-    classes = shapes["head/bias"][0] if "head/bias" in shapes else None
-    sizes = ((height, width_px), width, infer_depth(shapes), tokens_mlp_dim, channels_mlp_dim, classes)
+    sizes = ((height, width_px), width, infer_depth(shapes), tokens_mlp_dim, channels_mlp_dim, infer_classes(shapes))
     return MixerConfig(*sizes, image_size=image_size, **given)
 
 

@@ -33,6 +33,7 @@ class Source(NamedTuple):
     assumed: list[str]  # fields that nothing told, with what the spelling's own code computes
     channels: int  # of the images that the stem takes
     prepared: dict[str, Any]  # what is known of PREPARED
+    unused: list[str]  # arrays that are no parameters of the model: a pooler, the state of an optimizer
 
 
 class Facts(NamedTuple):
@@ -86,7 +87,7 @@ def read_model(
             there = expressed(config, found.table)[0]
             arrays = found.table.from_published(published, there, found.channels)
             arrays, config = restore(arrays, there, config)
-    told = facts.class_names, found.assumed, found.channels, facts.prepared
+    told = facts.class_names, found.assumed, found.channels, facts.prepared, found.unused
     return Source(path, found.table.spelling, config, arrays, *told)
 
 

@@ -48,12 +48,12 @@ class ResNetConfig:
         blocks/i/{norm1/{scale,bias} [in], proj/kernel [1, 1, in, out] (where the width changes),
             conv1/kernel [1, 1, in, M], norm2/* [M], conv2/kernel [3, 3, M, M], norm3/* [M],
             conv3/kernel [1, 1, M, out]}
-        norm/{scale,bias} [D], head/kernel [D, K], head/bias [K]
+        norm/{scale,bias} [D], head/kernel [D, K], head/bias [K] (with classes)
     """
 
     num_units: tuple[int, ...]  # bottleneck blocks per stage
     width_factor: float
-    num_classes: int
+    num_classes: int | None  # None: the model's output are its features
     num_groups: int = 32
     group_norm_epsilon: float = 1e-5
     standardization_epsilon: float = 1e-10  # added to the variance
@@ -90,7 +90,8 @@ class ResNetConfig:
             shapes[f"{block}/conv2/kernel"] = (3, 3, middle, middle)
             shapes |= norm(f"{block}/norm3", middle)
             shapes[f"{block}/conv3/kernel"] = (1, 1, middle, out_width)
-        return shapes | norm("norm", self.width) | dense("head", self.width, self.num_classes)
+        shapes |= norm("norm", self.width)
+        return shapes if self.num_classes is None else shapes | dense("head", self.width, self.num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
