@@ -152,6 +152,7 @@ def main(run: Run) -> None:
         losses = run.losses
         for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
             losses.append(train_step(model, optimizer, batch, recipe, step=step - 1, dtype=dtype))
+            run.show_step(step, losses[-1])
             if run.wants_log(step):
                 run.log_training(step, [float(loss) for loss in losses])
                 losses = []

@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -12,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from common.errors import UserError, exit_with_sentence, nearest, reason
 from common.images import MAX_PIXELS, RESIZE_KINDS, RESIZE_MODES
 from common.models import DEFAULT_MODEL, TRAIN_ONLY
+from common.randaugment import STRONGEST
 from common.recipes import COMPAT, SCHEDULES
 from common.rules import AUGREG, RULES
 
@@ -23,14 +26,23 @@ ENGINE_PACKAGES = {  # what the extra of the same name installs
 PRECISIONS = ("float32", "bfloat16", "float64")
 
 
+LONGEST_SIDE = math.isqrt(MAX_PIXELS)  # a view has no more pixels than an image file may declare
+MOST_SEED = 2**63 - 1
+TINY = 1e-30  # what is smaller and not zero would become zero in float32
+
+
 def flag(default: Any, help: str, **options: Any) -> Any:
-    """A field of a config with its help text; `choices` and `rule` (what an absent value means) may follow."""
+    """A field of a config with its help text.
+
+    Of the `options`, `rule` tells what an absent value means, `choices` or `least`, `most` and `below` which values there
+    are, and `aliases` other names of the flag.
+    """
     return field(default=default, metadata={"help": help, **options})
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What train, evaluate and predict have in common."""
+    """The model, and where its weights come from."""
 
     model: str = flag(DEFAULT_MODEL, "published name of the model")
     bit_pretrained_dir: str = flag("weights", "folder of downloaded weights")
@@ -52,18 +64,13 @@ class DataConfig:
     tfds_data_dir: str | None = flag(
         None, "folder of prepared TFDS datasets; gs:// and s3://, too", rule="~/tensorflow_datasets"
     )
-    workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
+    workers: int | None = flag(None, "threads that decode images", rule="one per CPU core", least=1, most=1024)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(ModelConfig, DataConfig):
-    """Flags of `python -m bit_*.train`, whose help tells their units; None means what `rule` says.
+class RecipeConfig:
+    """What a run computes; what is given replaces the recipe's own."""
 
-    In Python: `main(Run(TrainConfig(...), engine="bit_jax"))` with `main` of `bit_jax.loop`.
-    """
-
-    name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
-    logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
     recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RULES))
     compat: str | None = flag(
         None,
@@ -74,70 +81,131 @@ class TrainConfig(ModelConfig, DataConfig):
     train_only: str = flag(
         "all", "all parameters, the head, or norms (scales and biases) and head; the rest is frozen", choices=TRAIN_ONLY
     )
-    val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)")
-    examples_per_class: int | None = flag(None, "training images per class", rule="all")
-    examples_per_class_seed: int = flag(0, "seed of their choice")
-    batch: int | None = flag(None, "images per training step", rule="the recipe's")
-    batch_eval: int | None = flag(None, "images per evaluation step", rule="as --batch")
-    batch_split: int = flag(1, "micro-batches per training step")
-    base_lr: float | None = flag(None, "learning rate after warm-up", rule="the recipe's")
-    steps: int | None = flag(None, "training steps", rule="the recipe's")
-    warmup_steps: int | None = flag(None, "steps of linear warm-up", rule="the recipe's")
+    val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)", least=0, below=1)
+    examples_per_class: int | None = flag(None, "training images per class", rule="all", least=1)
+    examples_per_class_seed: int = flag(0, "seed of their choice", least=0, most=MOST_SEED)
+    batch: int | None = flag(None, "images per training step", rule="the recipe's", least=1)
+    steps: int | None = flag(None, "training steps", rule="the recipe's", least=1)
+    epochs: float | None = flag(
+        None, "passes over the training images, in place of --steps", rule="the recipe's steps", least=TINY, most=1e6
+    )
+    base_lr: float | None = flag(
+        None, "learning rate after warm-up", rule="the recipe's", aliases=("--lr",), least=0, most=1e6
+    )
+    warmup_steps: int | None = flag(None, "steps of linear warm-up", rule="the recipe's", least=0)
     schedule: str | None = flag(None, "decay of the learning rate", rule="the recipe's", choices=tuple(SCHEDULES))
-    cooldown_steps: int | None = flag(None, "steps in which --schedule rsqrt falls to zero at the end", rule="0")
-    mixup: float | None = flag(None, "alpha of mixup's Beta distribution; 0 turns it off", rule="the recipe's")
+    cooldown_steps: int | None = flag(
+        None, "steps in which --schedule rsqrt falls to zero at the end", rule="0", least=0
+    )
+    mixup: float | None = flag(
+        None, "alpha of mixup's Beta distribution; 0 turns it off", rule="the recipe's", least=0, most=1000
+    )
     augmentation: str | None = flag(
         None, "level of mixup and RandAugment in the recipe augreg", rule="the recipe's", choices=tuple(AUGREG)
     )
-    dropout: float | None = flag(None, "part of the activations that dropout zeroes, in [0, 1)", rule="the recipe's")
+    dropout: float | None = flag(
+        None, "part of the activations that dropout zeroes, in [0, 1)", rule="the recipe's", least=0, below=1
+    )
     stochastic_depth: float | None = flag(
-        None, "part of the examples that skip a branch of the last block, in [0, 1)", rule="the recipe's"
+        None,
+        "part of the examples that skip a branch of the last block, in [0, 1)",
+        rule="the recipe's",
+        least=0,
+        below=1,
     )
     label_smoothing: float | None = flag(
-        None, "part of a label that is spread over the others, in [0, 1)", rule="the recipe's"
+        None, "part of a label that is spread over the others, in [0, 1)", rule="the recipe's", least=0, below=1
     )
-    weight_decay: float | None = flag(None, "weight decay, by the recipe's convention", rule="the recipe's")
-    clip: float | None = flag(None, "longest global norm of the gradients; 0: any", rule="the recipe's")
+    weight_decay: float | None = flag(
+        None, "weight decay, by the recipe's convention", rule="the recipe's", least=0, most=1e6
+    )
+    clip: float | None = flag(
+        None, "longest global norm of the gradients; 0: any", rule="the recipe's", least=0, most=1e30
+    )
     ema: float | None = flag(
-        None, "decay of the moving average that is evaluated and saved, in [0, 1); 0: none", rule="the recipe's"
+        None,
+        "decay of the moving average that is evaluated and saved, in [0, 1); 0: none",
+        rule="the recipe's",
+        least=0,
+        below=1,
     )
-    resize: int | None = flag(None, "side in pixels to which training images are resized", rule="the recipe's")
+    resize: int | None = flag(
+        None, "side in pixels to which training images are resized", rule="the recipe's", least=1, most=LONGEST_SIDE
+    )
     resize_mode: str | None = flag(
         None,
         "to a square, or only the smaller side to --resize, or `whole`: all of the image to --crop",
         rule="the recipe's",
         choices=RESIZE_MODES,
     )
-    flip: float | None = flag(None, "part of the training images that are mirrored, in [0, 1]", rule="the recipe's")
+    flip: float | None = flag(
+        None, "part of the training images that are mirrored, in [0, 1]", rule="the recipe's", least=0, most=1
+    )
     resize_kind: str | None = flag(None, "how training images are resized", rule="the recipe's", choices=RESIZE_KINDS)
-    crop: int | None = flag(None, "side in pixels of what the model sees", rule="the recipe's")
+    crop: int | None = flag(
+        None, "side in pixels of what the model sees", rule="the recipe's", least=1, most=LONGEST_SIDE
+    )
     crop_min_area: float | None = flag(
-        None, "least part of the image in a random box; 1: no box but --resize and --crop", rule="the recipe's"
+        None,
+        "least part of the image in a random box; 1: no box but --resize and --crop",
+        rule="the recipe's",
+        least=1e-4,
+        most=1,
     )
     eval_resize: int | None = flag(
-        None, "pixels of the smaller side before evaluation's central crop; 0: squash to the crop", rule="the recipe's"
+        None,
+        "pixels of the smaller side before evaluation's central crop; 0: squash to the crop",
+        rule="the recipe's",
+        least=0,
+        most=LONGEST_SIDE,
     )
     eval_resize_kind: str | None = flag(
         None, "how evaluation resizes images", rule="the recipe's, or as --resize_kind", choices=RESIZE_KINDS
     )
     randaugment_layers: int | None = flag(
-        None, "operations of RandAugment on every training image; 0 turns it off", rule="the recipe's"
+        None, "operations of RandAugment on every training image; 0 turns it off", rule="the recipe's", least=0, most=16
     )
-    randaugment_magnitude: float | None = flag(None, "strength of RandAugment, 0 to 20", rule="the recipe's")
+    randaugment_magnitude: float | None = flag(
+        None, "strength of RandAugment, 0 to 20", rule="the recipe's", least=0, most=STRONGEST
+    )
+    seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values", least=0, most=MOST_SEED)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run is called, and what it writes when."""
+
+    name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
+    logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
     eval_every: str | None = flag(
         None,
         "steps between evaluations on val, or of several splits: val:500,v2:2000,real:2000; 0: only at the end",
         rule="a tenth of the run",
     )
     checkpoint_every: int | None = flag(
-        None, "steps between checkpoints; 0: only at the end", rule="a tenth of the run, at most 1000"
+        None, "steps between checkpoints; 0: only at the end", rule="a tenth of the run, at most 1000", least=0
     )
-    log_every: int = flag(10, "steps between lines of metrics")
-    seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values")
-    remat: bool = flag(False, "compute activations again in the backward pass: less memory, more time")
-    shard_parameters: bool = flag(False, "spread parameters and optimizer over the devices: less memory on each")
+    log_every: int = flag(10, "steps between lines of metrics", least=1)
     keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
     tensorboard: bool = flag(False, "write scalars and first images for TensorBoard, too (extra `tensorboard`)")
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineConfig:
+    """How it fits on the machine: rounding and time depend on it, and nothing else."""
+
+    batch_eval: int | None = flag(None, "images per evaluation step", rule="as --batch", least=1)
+    batch_split: int = flag(1, "micro-batches per training step", least=1)
+    remat: bool = flag(False, "compute activations again in the backward pass: less memory, more time")
+    shard_parameters: bool = flag(False, "spread parameters and optimizer over the devices: less memory on each")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(MachineConfig, RunConfig, RecipeConfig, ModelConfig, DataConfig):
+    """Flags of `python -m bit_*.train`, whose help tells their units; None means what `rule` says.
+
+    In Python: `main(Run(TrainConfig(...), engine="bit_jax"))` with `main` of `bit_jax.loop`.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +218,8 @@ class VtabConfig(TrainConfig):
 
 OF_A_MACHINE = {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers"}  # flags of train
 FREE = OF_A_MACHINE | {  # flags of train that may change when a run goes on, or between runs that are compared
+    "batch_eval",
+    "batch_split",
     "name",
     "log_every",
     "eval_every",
@@ -162,18 +232,22 @@ FREE = OF_A_MACHINE | {  # flags of train that may change when a run goes on, or
 
 @dataclasses.dataclass(frozen=True)
 class ViewConfig:
-    """How evaluate and predict prepare images."""
+    """How images are prepared."""
 
-    batch_eval: int = flag(64, "images per step")
+    batch_eval: int = flag(64, "images per step", least=1)
     resolution: int | None = flag(
         None,
         "side in pixels of what the model sees",
         rule="the weights' card, the model's own, or the dataset's by the BiT-HyperRule",
+        least=1,
+        most=LONGEST_SIDE,
     )
     eval_resize: int | None = flag(
         None,
         "pixels of the smaller side before the central crop; 0: squash to the resolution",
         rule="the weights' card",
+        least=0,
+        most=LONGEST_SIDE,
     )
     eval_resize_kind: str | None = flag(None, "how images are resized", rule="the weights' card", choices=RESIZE_KINDS)
 
@@ -195,9 +269,9 @@ class PredictConfig(ViewConfig, ModelConfig):
     """Flags of `python -m bit_*.predict`."""
 
     images: tuple[str, ...] = field(default=(), metadata={"help": "image files or folders", "positional": True})
-    top: int = flag(5, "classes to print per image")
+    top: int = flag(5, "classes to print per image", least=1)
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
-    workers: int | None = flag(None, "threads that decode images", rule="one per CPU core")
+    workers: int | None = flag(None, "threads that decode images", rule="one per CPU core", least=1, most=1024)
 
 
 def arguments(config: Any) -> list[str]:
@@ -217,19 +291,46 @@ def changes(before: dict[str, Any], config: Any) -> list[tuple[str, Any, Any]]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one sentence, with the nearest flag, and exit status 2."""
+    """An ArgumentParser whose errors are one sentence, with the nearest flag, and exit status 2.
+
+    Its help begins with words, and `~` means the user's folder wherever it begins a path, which shells leave alone
+    in `--logdir=~/runs`.
+    """
 
     def error(self, message: str):
         """Raise UserError with what argparse says."""
         raise UserError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """What argparse makes of the words, once `~` is spelt out."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([with_home(word) for word in words], namespace)
+
+    def format_help(self) -> str:
+        """The description first."""
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
+def with_home(word: str) -> str:
+    """A word of a command line with the user's folder in place of `~`."""
+    flag, value = re.fullmatch(r"(--\w+=)?(.*)", word, re.DOTALL).groups("")
+    return flag + (os.path.expanduser(value) if value.startswith("~") else value)
+
 
 def parse(config_class: type, argv: Sequence[str], prog: str, description: str) -> Any:
     """The config that the command line describes. Raises UserError for an unknown flag or a bad value."""
-    parser = Parser(prog=prog, description=description, allow_abbrev=False)
-    types = get_type_hints(config_class)
-    for item in dataclasses.fields(config_class):
-        add_argument(parser, item, types[item.name])
+    usage = f"{prog} {'IMAGE|FOLDER ... ' if hasattr(config_class, 'images') else ''}[--FLAG VALUE ...]"
+    parser = Parser(prog=prog, description=description, usage=usage, allow_abbrev=False)
+    add_arguments(parser, config_class)
     values, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [f"--{item.name}" for item in dataclasses.fields(config_class)]
@@ -239,74 +340,66 @@ def parse(config_class: type, argv: Sequence[str], prog: str, description: str) 
     return config
 
 
-def add_argument(parser: argparse.ArgumentParser, item: dataclasses.Field, hint: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """The flags of a config, in one group for each class that it is made of; only those that are given get a value."""
+    types = get_type_hints(config_class)
+    groups = {
+        cls: parser.add_argument_group(cls.__doc__.partition(".")[0]) for cls in reversed(config_class.__mro__[:-1])
+    }
+    for item in dataclasses.fields(config_class):
+        home = next(cls for cls in config_class.__mro__ if item.name in vars(cls).get("__annotations__", ()))
+        add_argument(groups[home], item, types[item.name])
+
+
+def add_argument(group: Any, item: dataclasses.Field, hint: Any) -> None:
     """One flag of the parser, from one field of a config."""
     text, choices = item.metadata["help"], item.metadata.get("choices")
+    names = (f"--{item.name}", *item.metadata.get("aliases", ()))
     if item.metadata.get("positional"):
-        parser.add_argument(item.name, nargs="+", metavar="IMAGE|FOLDER", help=text)
+        group.add_argument(item.name, nargs="+", metavar="IMAGE|FOLDER", help=text)
     elif hint is bool:
-        parser.add_argument(f"--{item.name}", action="store_true", help=f"{text} (default: off)")
+        group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=f"{text} (default: off)")
     else:
         kind = next((t for t in get_args(hint) if t is not type(None)), hint)
         default = item.metadata.get("rule", item.default)
-        metavar = None if choices else kind.__name__.upper()
-        text = f"{text} (default: {default})".replace("%", "%%")
-        parser.add_argument(
-            f"--{item.name}", type=kind, default=item.default, choices=choices, metavar=metavar, help=text
-        )
-
-
-POSITIVE = (
-    "batch",
-    "batch_eval",
-    "batch_split",
-    "steps",
-    "resize",
-    "crop",
-    "log_every",
-    "workers",
-    "examples_per_class",
-    "resolution",
-    "top",
-)
-FRACTIONS = ("val_fraction", "dropout", "stochastic_depth", "label_smoothing", "ema")
-NOT_NEGATIVE = (
-    "base_lr",
-    "warmup_steps",
-    "cooldown_steps",
-    "mixup",
-    "weight_decay",
-    "clip",
-    "checkpoint_every",
-    "seed",
-    "examples_per_class_seed",
-    "eval_resize",
-    "flip",
-    "randaugment_layers",
-    "randaugment_magnitude",
-    *FRACTIONS,
-)
-SIDES = ("resize", "crop", "eval_resize", "resolution")
-LONGEST_SIDE = math.isqrt(MAX_PIXELS)  # a view has no more pixels than an image file may declare
+        text = text if default is None else f"{text} (default: {default})"
+        group.add_argument(
+            *names, dest=item.name, type=kind, default=argparse.SUPPRESS, choices=choices,
+            metavar=None if choices else kind.__name__.upper(), help=text.replace("%", "%%"),
+        )  # fmt: skip
 
 
 def check(config: Any) -> None:
-    """Raise UserError for a number outside its range, and for a name of a folder that is none."""
-    for names, low, words in ((POSITIVE, 1, "at least 1"), (NOT_NEGATIVE, 0, "at least 0")):
-        for name in names:
-            value = getattr(config, name, None)
-            if value is not None and not low <= value < float("inf"):  # refuses nan, too
-                raise UserError(f"--{name} is {value}, expected {words}; correct the flag.")
-    for name in SIDES:
-        if (value := getattr(config, name, None)) is not None and value > LONGEST_SIDE:
-            raise UserError(f"--{name} is {value}, expected at most {LONGEST_SIDE}; correct the flag.")
-    for name in FRACTIONS:
-        if (value := getattr(config, name, None)) is not None and value >= 1:
-            raise UserError(f"--{name} is {value}, expected less than 1; correct the flag.")
+    """Raise UserError for a number outside its range, flags that say the same twice, and a name of a folder that is none."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            check_range(f"--{item.name}", value, **{k: v for k, v in item.metadata.items() if k in RANGE})
+    steps, epochs = getattr(config, "steps", None), getattr(config, "epochs", None)
+    if steps is not None and epochs is not None:
+        raise UserError(f"--steps {steps} and --epochs {epochs:g} both say how long the run is; give one of them.")
     if getattr(config, "eval_every", None) is not None:
         periods(config.eval_every)
     if getattr(config, "name", None):
         check_name(config.name)
+
+
+RANGE = ("least", "most", "below")
+
+
+def check_range(name: str, value: float, least: float = 0, most: float = math.inf, below: float = math.inf) -> None:
+    """Raise UserError for a number that is not in [least, most] or not below `below`, or that float32 takes for 0."""
+    expected = None
+    if not value >= least:  # nan, too
+        expected = f"at least {least:g}"
+    elif value > most:
+        expected = f"at most {most:,}" if most > 1e6 else f"at most {most:g}"
+    elif value >= below:
+        expected = f"less than {below:g}" if below < math.inf else "a finite number"
+    elif 0 < value < TINY:
+        expected = f"{f'0 or ' if least == 0 else ''}at least {TINY:g}, since float32 knows no smaller number"
+    if expected:
+        raise UserError(f"{name} is {value}, expected {expected}; correct the flag.")
 
 
 def check_name(name: str) -> None:

@@ -162,6 +162,9 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     if "crop" in given:
         row.pop("resize", None)  # it was chosen for the row's own crop
     flags = row | COMPAT.get(config.compat, {}) | given
+    if config.epochs is not None:
+        batch = flags.get("batch") or RULES[config.recipe](num_examples, image_size, flags)["batch"]
+        flags["steps"] = max(1, round(config.epochs * num_examples / batch))
     rule = DEFAULTS | RULES[config.recipe](num_examples, image_size, flags)
     check_flags(config, rule, flags)
     values = rule | {name: value for name, value in flags.items() if name != "augmentation"}
@@ -200,6 +203,9 @@ def check_flags(config, rule: dict, flags: dict) -> None:
     if "cooldown_steps" in flags and flags.get("schedule", rule["schedule"]) != "rsqrt":
         raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
     steps, warmup = flags.get("steps", rule["steps"]), rule["warmup_steps"]
+    for flag in ("warmup_steps", "cooldown_steps"):
+        if flags.get(flag, 0) > steps:
+            raise UserError(f"--{flag} is {flags[flag]} and the run has {steps} steps; give at most as many.")
     if steps > MOST_STEPS:
         raise UserError(f"The run has {steps:,} steps, expected at most {MOST_STEPS:,}; give fewer with --steps.")
     if "warmup_steps" not in flags and warmup >= steps:

@@ -11,18 +11,19 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shlex
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, SupportsFloat
 
 import numpy as np
 
 from common import curves, events, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.checkpoint import Checkpoint, Checkpoints
-from common.config import OF_A_MACHINE, TrainConfig, arguments, changes, periods
+from common.config import FREE, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
 from common.devices import MOST, Devices, together
 from common.environment import environment
@@ -33,10 +34,12 @@ from common.interruption import Interruption
 from common.metrics import Keep
 from common.models import find_model, trained_parameters, with_noise
 from common.predictions import PREDICTIONS, Predictions, write_predictions
-from common.progress import Progress, follow
+from common.progress import Progress, duration, follow
 from common.recipes import check_sharing, create_recipe
 from common.record import read_record
 
+WORTH_TELLING_SECONDS, LONG_SECONDS = 30, 600  # that a run takes
+SHORT = {"crop": 128, "steps": 100, "batch": 32}  # what fine-tunes within minutes on two CPU cores
 SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
 
 
@@ -49,6 +52,7 @@ class Run:
     """
 
     def __init__(self, config: TrainConfig, engine: str, open_torchvision: Opener | None = None):
+        check(config)
         model = find_model(config.model)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
         given = {} if config.eval_every is None else periods(config.eval_every)
@@ -68,7 +72,8 @@ class Run:
             events.check_installed()
         if config.keep_best and "val" not in self.splits:
             raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
-        name = f"{Path(config.dataset).name}_{config.model}_{time.strftime('%Y%m%d-%H%M%S')}"
+        moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"  # runs may start in the same second
+        name = f"{Path(config.dataset).name}_{config.model}_{moment}"
         self.is_named, self.devices = bool(config.name), Devices()
         self.config = dataclasses.replace(config, name=config.name or name.replace("/", "_").replace(":", "_"))
         self.remote = None
@@ -224,6 +229,7 @@ class Run:
     def _constants(self) -> dict[str, Any]:
         """What a run keeps from its first step to its last, besides its flags: also every checkpoint states it."""
         recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
+        recipe = {name: value for name, value in recipe.items() if name not in FREE}
         recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
         counts = {f"number of {name} images": len(split) for name, split in splits.items()}
@@ -263,11 +269,15 @@ class Run:
 
     @property
     def command(self) -> str:
-        """What starts this run again."""
-        return shlex.join(("python", "-m", f"{self.engine}.train", *arguments(self.config)))
+        """What starts this run again, in words where a launcher has to start it several times."""
+        command = shlex.join(("python", "-m", f"{self.engine}.train", *arguments(self.config)))
+        several = self.devices.num_processes
+        return f"start {several} processes as before, each as {command}" if several > 1 else command
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
+        if self.writes:
+            self.progress.begin()
         share = self.devices.process, self.devices.num_processes
         batches = TrainBatches(self.splits["train"], self.recipe, self.config.seed, *share, config=self.model_config)
         prepared = prefetch(batches, range(self.step, self.recipe.num_steps), self.workers)
@@ -307,6 +317,28 @@ class Run:
                 write_predictions(self.folder / PREDICTIONS, found)
 
         return keep
+
+    def show_step(self, step: int, loss: SupportsFloat) -> None:
+        """Show that a step has been given to the devices. The first two are waited for, to tell how long a run takes."""
+        number, num_steps = step - self.step, self.recipe.num_steps
+        if number <= 2:
+            float(loss)
+        if not self.writes:
+            return
+        seconds = self.progress.count(step)
+        if number == 1:
+            self.progress.say(f"The first step took {duration(seconds)}, with what is made once.")
+        elif number == 2 and (left := seconds * (num_steps - step)) > WORTH_TELLING_SECONDS:
+            self.progress.say(
+                f"The second took {duration(seconds)}: about {duration(left)} for the {num_steps - step:,} that are left, "
+                f"besides evaluation.{self._shorter() if left > LONG_SECONDS else ''}"
+            )
+
+    def _shorter(self) -> str:
+        """Which flags make a run short, if they change anything."""
+        numbers = {"crop": self.recipe.crop, "steps": self.recipe.num_steps, "batch": self.recipe.batch}
+        flags = [f"--{name} {SHORT[name]}" for name in SHORT if numbers[name] > SHORT[name]]
+        return f" For a first look, as on a CPU: {' '.join(flags)}" if flags else ""
 
     def wants_log(self, step: int) -> bool:
         """Whether losses are read after `step` completed updates."""

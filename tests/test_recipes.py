@@ -315,3 +315,18 @@ def test_the_end_of_a_linear_schedule_stays_where_the_source_puts_it():
 def test_a_crop_takes_the_sizes_around_it_along():
     recipe = recipe_of(*IMAGENET, recipe="vit_s16_i1k", crop=112)
     assert (recipe.resize, recipe.crop, recipe.eval_resize) == (112, 112, 128)
+
+
+def test_epochs_are_steps_of_the_recipes_batch():
+    assert recipe_of(epochs=3).num_steps == round(3 * 50_000 / 512)
+    assert recipe_of(epochs=0.5, batch=100).num_steps == 250
+    assert recipe_of(epochs=1e-9).num_steps == 1
+    by_steps, by_epochs = recipe_of(steps=1000, batch=50), recipe_of(epochs=1, batch=50)
+    assert by_steps == by_epochs and by_steps.lrs == by_epochs.lrs  # the schedule is stretched in the same way
+    assert recipe_of(recipe="vit_s16_i1k", num_examples=1_281_167, epochs=30, batch=4096, warmup_steps=9).num_steps == 9384
+
+
+@pytest.mark.parametrize("flags", ({"warmup_steps": 11}, {"schedule": "rsqrt", "cooldown_steps": 11}), ids=str)
+def test_a_part_that_is_longer_than_the_run_is_refused(flags):
+    with pytest.raises(UserError, match=f"--{list(flags)[-1]} is 11 and the run has 10 steps"):
+        recipe_of(steps=10, **flags)

@@ -477,9 +477,22 @@ def test_two_runs_on_one_folder(numpy_runs):
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(numpy_runs):
     """Whether the loss is noticed first, at a checkpoint between two lines of metrics, or the weights."""
-    sentence = numpy_runs.refused("infinite", "--base_lr", 1e308)
+    sentence = numpy_runs.refused("infinite", "--base_lr", 1e6)
     assert "not finite; start again under another --name with a lower --base_lr" in sentence
     step = numpy_runs.step("infinite")
     assert 0 < step < STEPS and f"The checkpoint of step {step} is intact" in sentence
     arrays = read(numpy_runs.folder / "runs" / "infinite" / CURRENT).arrays
     assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_how_long_a_run_takes_is_told_after_its_first_steps(numpy_runs):
+    output = numpy_runs.train("pace")["output"]
+    assert re.search(r"(?m)^The first step took [\d.]+ s, with what is made once\.$", output)
+    assert "The second took" not in output  # it is over at once
+
+
+def test_batches_of_evaluation_and_parts_of_a_step_may_change(numpy_runs):
+    """Neither changes what a run is but for rounding, and both are what a run that lacks memory needs to change."""
+    numpy_runs.stopped("split")
+    numpy_runs.train("split", "--batch_eval", 2, "--batch_split", 2)
+    assert numpy_runs.step("split") == STEPS and numpy_runs.is_finished("split")
