@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import printable
 from common.files import write_atomically
-from common.record import Record
+from common.record import Record, in_words
 
 # Distinguishable with every kind of colour vision, on white and on black.
 COLOURS = {"bit_pytorch": "#d95926", "bit_jax": "#2a78d6", "bit_tf2": "#1a9e6b", "big_vision": "#8b5fbf"}
@@ -21,6 +22,8 @@ PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it 
     "Images per second": lambda record: record.metrics("images_per_second"),
     "Images per second and core": lambda record: record.metrics("images_per_second_per_core"),
 }
+LONGEST = 40  # characters of a name in a legend
+MOST_POINTS = 2000  # of a curve, and more than a panel has pixels
 PLAIN = {"text.parse_math": False}  # a run may be called $x$
 CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is written
 
@@ -41,7 +44,7 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
         if has_points(title, [record]):
             who[record.framework if len(engines) > 1 else record.name] = style
         for metric in PANELS[title](record):
-            points = record.points(metric)
+            points = points_of(record, metric)
             marks = {"marker": "o", "markersize": 4 + 1.5 * above} if 0 < len(points) < 20 else {}
             axes.plot(*np.reshape(points, (-1, 2)).T, linestyle=dashes(metric, metrics), **style, **marks)
     axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(1, *(record.step for record in records))))
@@ -51,6 +54,13 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.grid(alpha=0.3)
     explain(axes, who, metrics)
+
+
+def points_of(record: Record, metric: str) -> list[tuple[int, float]]:
+    """(step, value) to be joined by lines: of the learning rate every step, since only some of them are logged."""
+    points = record.rates if metric == "train/lr" else record.points(metric)
+    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int))
+    return [points[i] for i in chosen]
 
 
 def dashes(metric: str, metrics: Sequence[str]) -> str | tuple:
@@ -63,16 +73,25 @@ def explain(axes, who: dict[str, dict], metrics: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     colour = next(iter(who.values()))["color"] if len(who) == 1 else GREY
-    handles = [Line2D([], [], label=name, **style) for name, style in who.items() if len(who) > 1]
-    for metric in metrics if len(metrics) > 1 or len(who) == 1 else ():
-        label = metric.removesuffix("/top1").removesuffix("/loss")
-        handles.append(Line2D([], [], label=label, color=colour, linewidth=1.4, linestyle=dashes(metric, metrics)))
+    handles = [Line2D([], [], label=short(name), **style) for name, style in who.items() if len(who) > 1]
+    told = len(metrics) > 1 or (len(who) == 1 and [in_words(name) for name in metrics] != [axes.get_title().lower()])
+    for metric in metrics if told else ():
+        look = {"color": colour, "linewidth": 1.4, "linestyle": dashes(metric, metrics)}
+        handles.append(Line2D([], [], label=short(in_words(metric)), **look))
+    if not handles:
+        return
     axes.legend(handles=handles, fontsize="small", framealpha=0, ncols=1 + (len(handles) > 6))
+
+
+def short(name: str) -> str:
+    """What a legend has room for; in the middle names differ least."""
+    name = printable(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
 
 
 def has_points(title: str, records: Sequence[Record]) -> bool:
     """Whether any run has something to show in a panel."""
-    return any(record.points(metric) for record in records for metric in PANELS[title](record))
+    return any(points_of(record, metric) for record in records for metric in PANELS[title](record))
 
 
 def write_png(records: Sequence[Record], path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -14,6 +15,8 @@ from typing import TextIO
 PROCESS = ("RANK", "SLURM_PROCID", "JAX_PROCESS_ID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 SECONDS_FOR_THE_FIRST = 10
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Control characters, line ends, those that reverse the direction of text, and bytes that are not UTF-8:
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -73,12 +76,27 @@ def say_last(sentence: str) -> None:
     if next((number for name in PROCESS if (number := os.environ.get(name))), "0") != "0":
         time.sleep(SECONDS_FOR_THE_FIRST)
     with contextlib.suppress(OSError):
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        print(f"error: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException) -> str:
     """What a library says is wrong, for a place within a sentence: its first line, or else the error's type."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def printable(name: object) -> str:
+    """A name from the disk as a person may see it, and any file may hold it: `\\n` in place of a line end, `\\xff` of a byte."""
+
+    def escaped(found: re.Match) -> str:
+        byte = found[0].encode(errors="surrogateescape") if "\udc80" <= found[0] <= "\udcff" else b""
+        return f"\\x{byte[0]:02x}" if byte else found[0].encode("unicode_escape").decode()
+
+    return UNPRINTABLE.sub(escaped, str(name))
+
+
+def shortened(word: str, length: int = 100) -> str:
+    """The beginning of a word that is too long for a sentence."""
+    return word if len(word) <= length else f"{word[:length]}..."
 
 
 def nearest(word: str, known, count: int = 3) -> str:

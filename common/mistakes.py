@@ -11,6 +11,7 @@ from common.config import TrainConfig
 from common.datasets import Split
 from common.errors import UserError
 from common.record import Record
+from common.storage import is_remote
 
 MOST_CLASSES = 20  # of which every pair is shown
 MOST_PAIRS, MOST_EXTREMES, MOST_IMAGES = 15, 10, 12
@@ -46,8 +47,8 @@ class Mistakes:
     note: str  # why there are no pictures
 
 
-def mistakes(record: Record) -> Mistakes | None:
-    """What the predictions of a run tell; None where it has left none."""
+def mistakes(record: Record, *, remote: bool = False) -> Mistakes | None:
+    """What the predictions of a run tell; None where it has left none. Images in the cloud are fetched if `remote`."""
     told = record.predictions
     if not told:
         return None
@@ -56,7 +57,7 @@ def mistakes(record: Record) -> Mistakes | None:
     few = len(names) <= MOST_CLASSES
     tables = [confusion_matrix(record, names)] if few else [confused_pairs(record, names), extremes(record, names)]
     try:
-        return Mistakes(title, tables, pictures(record, names), "")
+        return Mistakes(title, tables, pictures(record, names, remote), "")
     except UserError as error:
         return Mistakes(title, tables, [], f"The images are not at hand: {error}")
 
@@ -110,30 +111,39 @@ def extremes(record: Record, names: Sequence[str]) -> Table:
 # --- images
 
 
-def pictures(record: Record, names: Sequence[str]) -> list[Picture]:
+def pictures(record: Record, names: Sequence[str], remote: bool) -> list[Picture]:
     """The mistakes of which the model was surest. Raises UserError where the images cannot be read any more."""
     told = record.predictions
     chosen = told.mistakes(MOST_IMAGES)
-    split = find_split(record) if len(chosen) else None
-    return [
-        Picture(
-            thumbnail(split.decode(int(i))),
-            f"{names[told.labels[i]]}, taken for {names[told.predicted[i]]} ({told.probability[i]:.1%})",
-        )
-        for i in chosen
-    ]
+    split = find_split(record, remote) if len(chosen) else None
+    return [Picture(thumbnail(split.decode(int(i))), caption(record, split, names, int(i))) for i in chosen]
 
 
-def find_split(record: Record) -> Split:
-    """The images that the run's predictions are of. Raises UserError where they are not there, or others."""
+def caption(record: Record, split: Split, names: Sequence[str], i: int) -> str:
+    """`cat, taken for dog (99.0%): test/cat/3.jpg`, the file as it is called below the dataset."""
+    told, file = record.predictions, split.describe(i).removeprefix(f"{record.config['dataset']}/")
+    return f"{names[told.labels[i]]}, taken for {names[told.predicted[i]]} ({told.probability[i]:.1%}): {file}"
+
+
+def find_split(record: Record, remote: bool) -> Split:
+    """The images that the run's predictions are of. Raises UserError where they are not there, or others.
+
+    A folder of a run may come from anybody, and its config.json may name any address: only local ones are opened, unless
+    `remote`.
+    """
     from common.datasets import open_dataset
     from common.run import choose_splits
 
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     config = TrainConfig(**{name: value for name, value in record.config.items() if name in known})
+    if (
+        address := next(filter(is_remote, (config.dataset, config.datadir, config.tfds_data_dir)), None)
+    ) and not remote:
+        raise UserError(f"they lie at {address}; give --remote to fetch them.")
     try:
         splits = choose_splits(open_dataset(config.dataset, config.datadir, config.tfds_data_dir), config)
-    except (OSError, TypeError, ValueError, AttributeError) as error:  # of a config that is no longer what was written
+    except (OSError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # a config that
+        # is no longer what was written
         raise UserError(f"{config.dataset!r} cannot be opened ({error}).") from error
     split = splits.get(record.predictions.split)
     if split is None or split.is_multi_label or not np.array_equal(split.labels, record.predictions.labels):

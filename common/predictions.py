@@ -1,6 +1,7 @@
 """What a run takes each image of its held-out split for: `predictions.npz`, and what that tells of the model."""
 
 import dataclasses
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError, reason
-from common.files import write_atomically
+from common.files import open_regular, write_atomically
 from common.formats import npz
 
 PREDICTIONS = "predictions.npz"
+MOST_CLASSES = 2**20  # that are counted to where nothing tells how many there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +61,15 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     write_atomically(path, lambda file: npz.fill(file, arrays))
 
 
-def read_predictions(path: Path) -> Predictions:
-    """What `write_predictions` wrote. UserError for anything else."""
+def read_predictions(path: Path, num_classes: int = MOST_CLASSES) -> Predictions:
+    """What `write_predictions` wrote, of a model of `num_classes`. UserError for anything else."""
     try:
+        with open_regular(path) as whole:
+            size = os.fstat(whole.fileno()).st_size
         with npz.Npz(path) as file:
             file.check_bytes()
+            if sum(array.nbytes for array in file.declared.values()) > size:  # they are stored as they are
+                raise ValueError(f"more than its {size:,} bytes when unpacked")
             arrays = {name.rpartition("/")[2]: file.get(name) for name in file.declared}
             split = next(iter(file.declared)).rpartition("/")[0]
         found = Predictions(split, **arrays)
@@ -73,6 +79,8 @@ def read_predictions(path: Path) -> Predictions:
             raise ValueError(f"arrays of the shapes {sorted(shapes)} and kinds {kinds}")
         if not (len(found.labels) and min(found.labels.min(), found.predicted.min()) >= 0):
             raise ValueError("no image, or a class below 0")
+        if (last := max(found.labels.max(), found.predicted.max())) >= num_classes:
+            raise ValueError(f"class {last}, where the model tells {num_classes:,} apart, from 0 on")
         if not ((found.probability >= 0) & (found.probability <= 1)).all():
             raise ValueError("a probability outside of 0 to 1")
     except (OSError, KeyError, ValueError, TypeError, StopIteration, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -11,8 +11,9 @@ from typing import Any
 
 from common.config import FREE, TrainConfig
 from common.errors import UserError
+from common.files import read_regular
 from common.formats.containers import read_json
-from common.predictions import PREDICTIONS, Predictions, read_predictions
+from common.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
 
 ENGINES = {"bit_pytorch": "PyTorch", "bit_jax": "JAX", "bit_tf2": "TensorFlow", "big_vision": "big_vision"}
 BIG_VISION_LOG = "big_vision_metrics.txt"
@@ -23,6 +24,9 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
     "img/sec/core": "images_per_second_per_core",
     "prec@1": "top1",
 }
+
+
+LARGEST = 1e30  # a metric beyond it tells nothing but that the run went astray, and no axis can be drawn to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +65,17 @@ class Record:
         return max((line["step"] for line in self.lines), default=0)
 
     def points(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of one metric, where it is finite."""
+        """(step, value) of one metric, where it is finite and not beyond LARGEST."""
         points = [(line["step"], line[metric]) for line in self.lines if metric in line]
-        return [point for point in points if math.isfinite(point[1])]
+        return [point for point in points if abs(point[1]) <= LARGEST]
+
+    @property
+    def rates(self) -> list[tuple[int, float]]:
+        """(step, learning rate) of every step so far, as the recipe states them; else of the logged ones."""
+        rates = self.recipe.get("lrs")
+        if isinstance(rates, list) and all(is_number(rate) and abs(rate) <= LARGEST for rate in rates):
+            return [*enumerate(rates[: self.step], 1)]
+        return self.points("train/lr")
 
     def last(self, metric: str) -> float | None:
         """The last value of one metric."""
@@ -88,13 +100,13 @@ def read_record(folder: str | Path) -> Record:
         lines, notes = read_lines(folder / BIG_VISION_LOG)
         lines = [{big_vision_name(name): value for name, value in line.items()} for line in lines]
         return Record(folder, "big_vision", {}, {}, {}, {}, lines, notes)
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").exists():
         other = f"the runs in it, {folder}/*" if any(folder.glob("*/config.json")) else "another folder"
         raise UserError(f"{folder} holds no config.json, so it is no run that has begun; name {other}.")
-    if not (folder / "metrics.jsonl").is_file():
+    if not (folder / "metrics.jsonl").exists():
         raise UserError(f"{folder} holds no metrics.jsonl yet; wait for its first line, or name another folder.")
-    config, recipe = read_json(folder / "config.json"), optional(folder / "recipe.json")
-    card, environment = optional(folder / "card.json"), optional(folder / "environment.json")
+    config, recipe = plain(read_json(folder / "config.json")), optional(folder / "recipe.json")
+    card, environment = optional(folder / "card.json"), plain(optional(folder / "environment.json"))
     engine = str(environment.get("engine") or str(card.get("source", "")).partition(",")[0])
     if not engine or not isinstance(config.get("model"), str):
         raise UserError(f"{folder} was written by another version, which did not say its engine; report it with that.")
@@ -107,7 +119,8 @@ def read_record(folder: str | Path) -> Record:
         notes.append(f"has not ended: it has come to step {record.step:,}{of}")
     elif (folder / PREDICTIONS).exists():
         try:
-            return dataclasses.replace(record, predictions=read_predictions(folder / PREDICTIONS))
+            told = read_predictions(folder / PREDICTIONS, num_classes(card))
+            return dataclasses.replace(record, predictions=told)
         except UserError as error:
             notes.append(f"has unreadable predictions: {error}".removesuffix("."))
     return record
@@ -124,6 +137,20 @@ def told_apart(records: Sequence[Record]) -> list[Record]:
         records = [dataclasses.replace(r, name_parts=r.name_parts + more[r.name]) for r in records]
 
 
+def plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Those that are text, a number, true, false or null, as all flags and facts of a machine are."""
+    return {name: value for name, value in facts.items() if isinstance(value, str | int | float | None)}
+
+
+def num_classes(card: dict[str, Any]) -> int:
+    """How many classes a run's card tells of, or the most that a report counts to where it tells nothing."""
+    names, config = card.get("class_names"), card.get("config")
+    told = config.get("num_classes") if isinstance(config, dict) else None
+    if not isinstance(told, int) or told < 1:
+        told = len(names) if isinstance(names, list) and names else MOST_CLASSES
+    return min(told, MOST_CLASSES)
+
+
 def optional(path: Path) -> dict[str, Any]:
     """The object in a JSON file that a run writes late."""
     return read_json(path) if path.exists() else {}
@@ -136,7 +163,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     UserError where the log cannot be read, or holds no line with a step.
     """
     try:
-        *whole, last = path.read_text(errors="replace").split("\n")
+        *whole, last = read_regular(path).decode(errors="replace").split("\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); name another run.") from error
     found = [read_line(text) for text in whole if text.strip()]
@@ -147,8 +174,10 @@ def read_lines(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     for line in good:
         steps[line["step"]] = steps.get(line["step"], {}) | line
     broken, infinite = found.count(None), sum(not all(map(math.isfinite, line.values())) for line in good)
+    huge = sum(any(LARGEST < abs(value) < math.inf for value in line.values()) for line in good)
     notes = [f"has {counted(broken, 'broken line')} in {path.name}, passed over"] if broken else []
     notes += [f"has numbers that are not finite in {counted(infinite, 'line')} of {path.name}"] if infinite else []
+    notes += [f"has numbers beyond {LARGEST:g} in {counted(huge, 'line')} of {path.name}, left out"] if huge else []
     return [steps[step] for step in sorted(steps)], notes
 
 
@@ -179,6 +208,18 @@ def big_vision_name(name: str) -> str:
     if name in BIG_VISION_NAMES:
         return BIG_VISION_NAMES[name]
     return f"{split}/{BIG_VISION_NAMES[metric]}" if metric in BIG_VISION_NAMES else name
+
+
+SPLITS = {"train": "training", "val": "validation"}
+METRICS = {"top1": "top-1", "lr": "learning rate", "images_per_second": "images per second"}
+METRICS |= {"images_per_second_per_core": "images per second and core"}
+
+
+def in_words(metric: str) -> str:
+    """What a metric is called where people read: `validation top-1` of `val/top1`, `learning rate` of `train/lr`."""
+    split, _, name = metric.rpartition("/")
+    words = METRICS.get(name, name.replace("_", " "))
+    return words if name == "lr" else f"{SPLITS.get(split, split)} {words}".strip()
 
 
 def accuracy(record: Record) -> tuple[str, float] | None:

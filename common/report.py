@@ -5,6 +5,7 @@ read, has not ended or has nothing to be compared by is named on stderr, the res
 """
 
 import html
+import re
 import statistics
 import string
 import urllib.parse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from common import curves
 from common.config import FREE, Parser
-from common.errors import UserError, exit_with_sentence
+from common.errors import UserError, exit_with_sentence, printable, shortened
 from common.files import write_atomically
 from common.mistakes import Mistakes, Table, mistakes
 from common.record import (
@@ -24,6 +25,7 @@ from common.record import (
     differing_settings,
     gaps,
     groups,
+    in_words,
     read_record,
     settings,
     told_apart,
@@ -37,6 +39,7 @@ AGREEMENT = (
 )
 TITLE = ("model", "dataset", "weights", "examples_per_class")  # flags that a setting's title tells
 MACHINE = ("system", "processor", "cores", "accelerators")  # of an environment.json; the rest are versions
+LONGEST = 1000  # characters of a cell
 PAGE = Path(__file__).with_name("report.html")
 
 
@@ -47,14 +50,17 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help=f"{', '.join(SUFFIXES)} (default: report.html)"
     )
+    parser.add_argument(
+        "--remote", action="store_true", help="fetch images of mistakes from gs:// and s3://, too (default: local ones)"
+    )
     with exit_with_sentence():
         args = parser.parse_args()
         if args.output.suffix not in SUFFIXES:
             raise UserError(f"--output {args.output} ends in none of {', '.join(SUFFIXES)}; choose such a name.")
         records, errors = read_records(args.runs)
         if records:
-            write_report(records, args.output)
-            print(f"Wrote {args.output}: {counted(len(records), 'run')}")
+            write_report(records, args.output, errors, remote=args.remote)
+            print(printable(f"Wrote {args.output}: {counted(len(records), 'run')}"))
         errors += problems(records)
         if errors:
             raise UserError(" ".join(errors))
@@ -68,6 +74,8 @@ def read_records(folders: Sequence[str | Path]) -> tuple[list[Record], list[str]
             records.append(read_record(folder))
         except UserError as error:
             errors.append(str(error))
+        except OSError as error:
+            errors.append(f"{folder} cannot be read ({error.strerror or error}); name another run.")
     return told_apart(records), errors
 
 
@@ -81,12 +89,17 @@ def problems(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def write_report(records: Sequence[Record], path: Path) -> None:
-    """Write the report in the form that the suffix names. Raises UserError where it cannot be written."""
+def write_report(records: Sequence[Record], path: Path, left_out: Sequence[str] = (), *, remote: bool = False) -> None:
+    """Write the report in the form that the suffix names, with a sentence on each run that is `left_out` of it.
+
+    Images in the cloud are fetched if `remote`.
+
+    Raises UserError where it cannot be written.
+    """
     if path.suffix == ".html":
-        text = as_html(records)
+        text = as_html(records, left_out, remote=remote)
     elif path.suffix == ".md":
-        text = as_markdown(records, urllib.parse.quote(path.with_suffix(".png").name))
+        text = as_markdown(records, urllib.parse.quote(path.with_suffix(".png").name), left_out, remote=remote)
     if path.suffix != ".html":
         curves.write_png(records, path.with_suffix(".png"))
     if path.suffix != ".png":
@@ -96,11 +109,12 @@ def write_report(records: Sequence[Record], path: Path) -> None:
 # --- what is told
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
+def tables(records: Sequence[Record], left_out: Sequence[str] = ()) -> list[Table]:
     """Everything but the curves; no table without rows."""
     found = [
         overview(records),
         notes(records),
+        Table("Left out", ("runs that cannot be read",), [(sentence,) for sentence in left_out]),
         seeds(records),
         differences(records),
         different_flags(records),
@@ -121,8 +135,8 @@ def overview(records: Sequence[Record]) -> Table:
                 str(record.config.get("model", "")),
                 str(record.config.get("dataset", "")),
                 f"{record.step:,}",
-                f"{loss:.4f}" if loss is not None else "",
-                f"{judged[1]:.2%} ({judged[0]})" if judged else "",
+                "" if loss is None else f"{loss:.4f}" if abs(loss) < 1e6 else f"{loss:.4g}",
+                f"{judged[1]:.2%} ({in_words(judged[0])})" if judged else "",
                 speed(record),
             )
         )
@@ -224,16 +238,38 @@ def notes(records: Sequence[Record]) -> Table:
 # --- in which form
 
 
-def as_markdown(records: Sequence[Record], picture: str) -> str:
+MARKDOWN = re.compile(r"""[\\`*\[\]|] | <(?=[A-Za-z/!?]) | &(?=\#?\w+;) | (?<!\w)_ | _(?!\w)""", re.VERBOSE)
+
+
+def in_markdown(text: str) -> str:
+    """Any text as it is, where Markdown and the HTML within it would take some of it for theirs."""
+    return MARKDOWN.sub(r"\\\g<0>", printable(shortened(text, LONGEST)))
+
+
+def in_html(text: str) -> str:
+    """Any text as it is, in HTML."""
+    return html.escape(printable(shortened(text, LONGEST)))
+
+
+def as_markdown(records: Sequence[Record], picture: str, left_out: Sequence[str] = (), *, remote: bool = False) -> str:
     """The report as Markdown that shows the picture at the address `picture`."""
-    parts = [f"# {headline(records)}", f"![Curves]({picture})", *(as_markdown_table(t, "##") for t in tables(records))]
-    for told in filter(None, map(mistakes, records)):
-        parts += [f"## {told.title}", *(as_markdown_table(table, "###") for table in told.tables)]
+    parts = [
+        f"# {in_markdown(headline(records))}",
+        f"![Curves]({picture})",
+        *(as_markdown_table(t, "##") for t in tables(records, left_out)),
+    ]
+    for told in all_mistakes(records, remote):
+        parts += [f"## {in_markdown(told.title)}", *(as_markdown_table(table, "###") for table in told.tables)]
         parts += [
             "### Most confident mistakes",
-            "\n".join(f"- {picture.caption}" for picture in told.pictures) or told.note,
+            "\n".join(f"- {in_markdown(picture.caption)}" for picture in told.pictures) or in_markdown(told.note),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def all_mistakes(records: Sequence[Record], remote: bool) -> list[Mistakes]:
+    """What the predictions of those runs tell that have left some."""
+    return [told for record in records if (told := mistakes(record, remote=remote))]
 
 
 def as_markdown_table(table: Table, level: str) -> str:
@@ -241,25 +277,23 @@ def as_markdown_table(table: Table, level: str) -> str:
 
     def row(cells: Sequence[str], number: int = -1) -> str:
         bold = lambda column: "**" if table.shades.get((number, column)) == 1 else ""
-        cells = [f"{bold(i)}{cell.replace('|', chr(92) + '|')}{bold(i)}" for i, cell in enumerate(cells)]
-        return f"| {' | '.join(cells)} |"
+        return f"| {' | '.join(f'{bold(i)}{in_markdown(cell)}{bold(i)}' for i, cell in enumerate(cells))} |"
 
-    lines = [f"{level} {table.title}", "", *([table.note, ""] if table.note else [])]
+    lines = [f"{level} {table.title}", "", *([in_markdown(table.note), ""] if table.note else [])]
     lines += [row(table.columns), "|" + "---|" * len(table.columns), *(row(r, i) for i, r in enumerate(table.rows))]
     return "\n".join(lines)
 
 
-def as_html(records: Sequence[Record]) -> str:
-    """The report as one page."""
+def as_html(records: Sequence[Record], left_out: Sequence[str] = (), *, remote: bool = False) -> str:
+    """The report as one page; images of mistakes in the cloud are fetched if `remote`."""
     figures = "".join(f"<figure>{svg}</figure>" for svg in curves.svgs(records).values())
-    sections = "".join(f"<section>{as_html_table(table, 'h2')}</section>" for table in tables(records))
-    told = [*filter(None, map(mistakes, records))]
-    if told:
+    sections = "".join(f"<section>{as_html_table(table, 'h2')}</section>" for table in tables(records, left_out))
+    if told := all_mistakes(records, remote):
         sections += (
             "<section><h2>Mistakes</h2>" + "".join(as_details(t, is_open=t is told[0]) for t in told) + "</section>"
         )
-    page = string.Template(PAGE.read_text())
-    return page.substitute(title=html.escape(headline(records)), figures=figures, sections=sections)
+    page = string.Template(PAGE.read_text(encoding="utf-8"))
+    return page.substitute(title=in_html(headline(records)), figures=figures, sections=sections)
 
 
 def as_html_table(table: Table, level: str) -> str:
@@ -267,15 +301,15 @@ def as_html_table(table: Table, level: str) -> str:
 
     def cell(text: str, place: tuple[int, int]) -> str:
         shade = table.shades.get(place)
-        return f"<td{f' style=--shade:{shade:.2f}' if shade else ''}>{html.escape(text)}</td>"
+        return f"<td{f' style=--shade:{shade:.2f}' if shade else ''}>{in_html(text)}</td>"
 
-    note = f"<p>{html.escape(table.note)}</p>" if table.note else ""
-    head = "".join(f"<th><span>{html.escape(text)}</span></th>" for text in table.columns)
+    note = f"<p>{in_html(table.note)}</p>" if table.note else ""
+    head = "".join(f"<th><span>{in_html(text)}</span></th>" for text in table.columns)
     rows = ("".join(cell(text, (i, j)) for j, text in enumerate(row)) for i, row in enumerate(table.rows))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    kind = html.escape(table.title.lower().replace(" ", "-"))
+    kind = in_html(table.title.lower().replace(" ", "-"))
     return (
-        f"<{level}>{html.escape(table.title)}</{level}>{note}<div class=wide><table class={kind}>"
+        f"<{level}>{in_html(table.title)}</{level}>{note}<div class=wide><table class={kind}>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -283,14 +317,14 @@ def as_html_table(table: Table, level: str) -> str:
 def as_details(told: Mistakes, *, is_open: bool) -> str:
     """What one run's predictions tell, to be unfolded."""
     figures = "".join(
-        f'<figure><img alt="" src="{picture.source}"><figcaption>{html.escape(picture.caption)}</figcaption></figure>'
+        f'<figure><img alt="" src="{picture.source}"><figcaption>{in_html(picture.caption)}</figcaption></figure>'
         for picture in told.pictures
     )
-    note = f"<p>{html.escape(told.note)}</p>" if told.note else ""
+    note = f"<p>{in_html(told.note)}</p>" if told.note else ""
     parts = [as_html_table(table, "h3") for table in told.tables]
     parts.append(f"<h3>Most confident mistakes</h3>{note}<div class=pictures>{figures}</div>")
     return (
-        f"<details{' open' if is_open else ''}><summary>{html.escape(told.title)}</summary>"
+        f"<details{' open' if is_open else ''}><summary>{in_html(told.title)}</summary>"
         f"<div class=told>{''.join(f'<div>{part}</div>' for part in parts)}</div></details>"
     )
 

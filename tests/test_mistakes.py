@@ -71,12 +71,15 @@ def test_a_run_keeps_the_predictions_of_its_held_out_images(folder):
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
         lambda path: np.savez(path, labels=np.zeros(3, np.int32)),
         lambda path: np.savez(path),
+        lambda path: np.savez_compressed(
+            path, **{f"test/{n}": np.zeros(10**6, np.int32) for n in ("labels", "predicted")}
+        ),
         lambda path: write_predictions(path, dataclasses.replace(random(9, 3), labels=np.zeros(8, np.int32))),
         lambda path: write_predictions(path, dataclasses.replace(random(9, 3), labels=np.zeros(9))),
         lambda path: write_predictions(path, dataclasses.replace(random(9, 3), labels=np.full(9, -1, np.int32))),
         lambda path: write_predictions(path, dataclasses.replace(random(9, 3), probability=np.full(9, np.nan))),
     ),
-    ids=("short", "cut", "missing", "empty", "lengths", "type", "negative", "nan"),
+    ids=("short", "cut", "missing", "empty", "deflated", "lengths", "type", "negative", "nan"),
 )
 def test_damaged_predictions_are_one_sentence_and_the_run_is_reported(damage, tmp_path):
     path = tmp_path / PREDICTIONS
@@ -166,7 +169,8 @@ def test_the_surest_mistakes_are_shown_with_their_images(folder):
         shown = images.decode(base64.b64decode(data)).astype(int)
         assert kind == "data:image/jpeg;base64" and np.abs(shown - split.decode(int(number))).mean() < 4
     name = found.card["class_names"][split.labels[wrong[0]]]
-    assert told.pictures[0].caption == f"{name}, taken for automobile ({found.predictions.probability[wrong[0]]:.1%})"
+    sure, file = found.predictions.probability[wrong[0]], split.describe(int(wrong[0]))
+    assert told.pictures[0].caption == f"{name}, taken for automobile ({sure:.1%}): {file}" and ".jpg" in file
     page, text = report.as_html([found]), report.as_markdown([found], "a.png")
     assert page.count("<img ") == page.count('src="data:image/jpeg') == 12 and page.count("src=") == 12
     assert "50 of 500 test images right" in page and f"- {told.pictures[0].caption}" in text
@@ -191,7 +195,53 @@ def test_images_that_are_not_at_hand_are_one_sentence(dataset, words, folder):
     found = record.read_record(folder)
     told = mistakes.mistakes(found)
     assert told.pictures == [] and told.note.startswith("The images are not at hand: ") and words in told.note
-    assert told.note in report.as_markdown([found], "a.png") and "Confusion matrix" in report.as_html([found])
+    assert report.in_markdown(told.note) in report.as_markdown(
+        [found], "a.png"
+    ) and "Confusion matrix" in report.as_html([found])
+
+
+def test_files_are_named_below_their_dataset(folder):
+    split = open_dataset("cifar10-sample").splits["test"]
+    for number in range(500):
+        path = Path("images/test") / str(split.labels[number]) / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(split.read(number))
+    shutil.copytree("images/test", "images/train")
+    found = record.read_record(folder)
+    order = np.argsort(split.labels, kind="stable")  # of the folder
+    told = dataclasses.replace(found.predictions, labels=split.labels[order])
+    found = dataclasses.replace(found, predictions=told, config=found.config | {"dataset": "images"})
+    picture = mistakes.mistakes(found).pictures[0]
+    assert picture.caption.endswith(f": test/9/{order[-1]:03d}.jpg")
+
+
+@pytest.mark.parametrize("field", ("dataset", "datadir", "tfds_data_dir"))
+def test_addresses_of_a_run_are_followed_only_when_asked(field, folder, monkeypatch):
+    """Its config.json may come from anybody."""
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {field: "gs://nobody/images"}))
+    opened, found = [], record.read_record(folder)
+    monkeypatch.setattr(
+        "common.datasets.open_dataset", lambda *names: opened.append(names) or open_dataset("cifar10-sample")
+    )
+    told = mistakes.mistakes(found)
+    assert told.note == "The images are not at hand: they lie at gs://nobody/images; give --remote to fetch them."
+    assert not opened and not told.pictures and told.note in report.as_html([found])
+    assert report.as_html([found], remote=True).count("<img ") == 12 and "gs://nobody/images" in opened[0]
+
+
+@pytest.mark.parametrize(
+    "card", ({"class_names": ["a", "b"]}, {"config": {"num_classes": 2}}, {}, {"class_names": 1, "config": {"num_classes": 10**30}})
+)  # fmt: skip
+def test_a_class_beyond_the_models_is_one_sentence(card, tmp_path):
+    """No list of two billion names is made of it."""
+    path = tmp_path / PREDICTIONS
+    for labels, predicted in (([2**31 - 1, 0], [0, 0]), ([0, 0], [2**31 - 1, 0])):
+        write_predictions(path, Predictions("test", *np.int32([labels, predicted]), np.float32([1, 1])))
+        with pytest.raises(UserError, match="holds no predictions .class 2147483647, where the model tells"):
+            read_predictions(path, record.num_classes(card))
+    write_predictions(path, Predictions("test", *np.int32([[1, 0], [1, 1]]), np.float32([1, 1])))
+    assert read_predictions(path, record.num_classes(card)).num_right == 1
 
 
 def test_large_images_are_shown_small():

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from common import curves, environment, record, report
 from common.datasets import open_dataset
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.predictions import PREDICTIONS, Predictions, write_predictions
 
 CONFIG = {"model": "BiT-T-R26x0.5", "dataset": "cifar10-sample", "weights": "pretrained", "seed": 0, "base_lr": 0.02}
@@ -58,7 +60,7 @@ def test_engines_seeds_and_settings_are_compared(tmp_path):
     assert highlighted == {("--seed", "torch1"), ("--seed", "torch2"), ("--base_lr", "tf")}
     assert "| --base_lr | 0.02 | 0.02 | 0.02 | 0.02 | **0.1** |" in report.as_markdown(records, "a.png")
     assert report.as_html(records).count("style=--shade:1.00") == 3
-    assert rows(report.overview(records))[0]["accuracy"] == "50.00% (test/top1)"
+    assert rows(report.overview(records))[0]["accuracy"] == "50.00% (test top-1)"
 
 
 def test_seeds_are_those_of_runs_that_have_ended_each_counted_once(tmp_path):
@@ -159,7 +161,7 @@ def test_logs_of_big_vision(run, tmp_path):
     assert rows(report.overview([found]))[0]["images/s"] == "300 a core"
     drawn = curves.svgs([found])
     assert list(drawn) == ["Loss", "Learning rate", "Top-1 accuracy", "Images per second and core"]
-    for text in (">val<", ">v2<", ">real<", ">minival<", ">10 %<"):
+    for text in (">validation top-1<", ">v2 top-1<", ">real top-1<", ">minival top-1<", ">10 %<"):
         assert text in drawn["Top-1 accuracy"]
     both = curves.svgs([found, record.read_record(make_run(tmp_path / "ours"))])
     assert ">PyTorch<" in both["Loss"] and ">PyTorch<" not in both["Images per second and core"]
@@ -220,8 +222,10 @@ def test_a_folder_that_is_no_run_is_one_sentence(damage, words, tmp_path):
 def test_the_other_runs_are_reported(run, tmp_path):
     make_run(tmp_path / "good")
     done = run("common.report", "good", "nothing", "--output", "report.md", status=2)
-    assert done.stderr == "error: nothing is no folder; name the folder of a run, such as runs/NAME.\n"
-    assert "| good |" in (tmp_path / "report.md").read_text()
+    sentence = "nothing is no folder; name the folder of a run, such as runs/NAME."
+    assert done.stderr == f"error: {sentence}\n"
+    text = (tmp_path / "report.md").read_text()
+    assert "| good |" in text and f"## Left out\n\n| runs that cannot be read |\n|---|\n| {sentence} |" in text
 
 
 BROKEN = (
@@ -267,6 +271,109 @@ def test_values_of_another_type_in_a_run_end_no_report(value, tmp_path):
     records, errors = report.read_records([run])
     assert len(records) + len(errors) == 1
     assert report.as_markdown(records, "a.png") if records else "another version" in errors[0]
+
+
+NAMES = (
+    b"\xff\xfe",
+    b"a\nb\x1b[31m",
+    b"\xe2\x80\xae evil",
+    b"a" * 250,
+)  # no UTF-8, a terminal's colours, right to left
+
+
+def test_a_name_that_nobody_can_print_ends_no_report(run, tmp_path):
+    for name in map(os.fsdecode, NAMES):
+        folder = make_run(tmp_path / name, dataset=name, model=name)
+        (folder / "card.json").write_text(json.dumps({"class_names": [name, "b"]}))
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/loss": 2.0, f"{name}/top1": 0.5}))
+        write_predictions(
+            folder / PREDICTIONS, Predictions("test", *np.int32([[0, 1], [1, 1]]), np.float32([0.5, 0.5]))
+        )
+    records, _ = report.read_records([*map(tmp_path.joinpath, map(os.fsdecode, NAMES))])
+    for form in ("html", "md"):
+        report.write_report(records, tmp_path / f"report.{form}")
+        text = (tmp_path / f"report.{form}").read_text().replace("\n", "")
+        assert "aaaaaaa" in text and "\\xff\\xfe" in text.replace("\\\\", "\\") and printable(text) == text
+    done = run("common.report", *map(os.fsdecode, NAMES), "nothing\r", "--output", "\x1b.png", status=2)
+    assert done.stdout.startswith("Wrote \\x1b.png: ") and done.stderr.startswith("error: nothing\\r is no folder")
+
+
+def test_names_are_text_and_no_markup(tmp_path):
+    """In HTML and in Markdown, which lets HTML through, and pictures from anywhere."""
+    name = "<img src=x onerror=alert(1)>![a](http:b)`c` *d* _e_ &lt; f_g 1 <- 2|"
+    folder = make_run(tmp_path / "a", model=name, dataset=name)
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "train/loss": 2.0, f"{name}/top1": 0.5}))
+    found = [record.read_record(folder)]
+    text, page = report.as_markdown(found, "a.png"), report.as_html(found)
+    assert "| \\<img src=x onerror=alert(1)>!\\[a\\](http:b)\\`c\\` \\*d\\* \\_e\\_ \\&lt; f_g 1 <- 2\\| |" in text
+    assert not re.search(r"(?<!\\)<[a-z]", text) and "<img" not in page
+
+
+FILES = ("config.json", "recipe.json", "environment.json", "card.json", "metrics.jsonl", PREDICTIONS)
+
+
+@pytest.mark.parametrize("kind", ("pipe", "device", "folder"))
+def test_a_file_that_is_none_is_named_and_the_others_are_reported(kind, tmp_path):
+    """Nothing waits for a pipe's writer, or reads a device without end."""
+    bad = [make_run(tmp_path / name) for name in FILES]
+    for folder in bad:
+        path = folder / folder.name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero") if kind == "device" else path.mkdir()
+    records, errors = report.read_records([*bad, make_run(tmp_path / "good")])
+    assert records[-1].name == "good" and len(report.tables(records)[0].rows) == len(records)
+    said = [*errors, *report.problems(records)]
+    assert len(said) == len(FILES) and all(f"{name}/{name}" in " ".join(said) for name in FILES), said
+
+
+def test_numbers_beyond_any_axis_are_left_out_and_counted(tmp_path):
+    names = ("train/loss", "train/lr", "images_per_second", "test/top1", "val/loss")
+    for value in (1e308, -1e308, 1e31):
+        folder = make_run(tmp_path / str(value))
+        steps = ((1, value), (2, -value), (3, 1.0), (2**53 - 1, 2.0))
+        lines = [{"step": step} | dict.fromkeys(names, number) for step, number in steps]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (folder / "recipe.json").write_text(json.dumps({"lrs": [value, -value, 1.0]}))
+    records, _ = report.read_records([*tmp_path.iterdir(), make_run(tmp_path / "good", "bit_jax")])
+    assert [r.notes for r in records[:-1]] == [["has numbers beyond 1e+30 in 2 lines of metrics.jsonl, left out"]] * 3
+    for form in ("html", "md"):
+        report.write_report(records, tmp_path / f"report.{form}")
+    row = (tmp_path / "report.md").read_text().split("| 1e+308 |")[1].splitlines()[0]
+    assert "2.0000" in row and len(row) < 200
+
+
+def test_the_learning_rate_is_drawn_as_the_recipe_states_it(tmp_path):
+    """Between logged steps, too: a warm-up and each step down; as far as the run has come."""
+    folder = make_run(tmp_path / "run", ended=False)
+    rates = [0.1 * step for step in range(10)] + [1.0] * 10 + [0.1] * 10 + [0.01] * 10
+    (folder / "recipe.json").write_text(json.dumps({"lrs": rates}))
+    found = record.read_record(folder)
+    assert curves.points_of(found, "train/lr") == [*enumerate(rates[:30], 1)]
+    (folder / "recipe.json").write_text(json.dumps({"lrs": [0.5] * 10**6}))
+    points = curves.points_of(dataclasses.replace(record.read_record(folder), lines=[{"step": 10**6}]), "train/lr")
+    assert len(points) == curves.MOST_POINTS and (points[0], points[-1]) == ((1, 0.5), (10**6, 0.5))
+    for other in ({}, {"lrs": "x"}, {"lrs": [0.1, None]}, {"lrs": [1e300]}, {"lrs": []}):  # of a version without them
+        (folder / "recipe.json").write_text(json.dumps(other))
+        assert len(curves.points_of(record.read_record(folder), "train/lr")) in (0, 3)
+
+
+def test_legends_are_words(tmp_path):
+    folder = make_run(tmp_path / "run")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "val/top1": 0.4, "val/loss": 1.5}\n')
+    drawn = curves.svgs([record.read_record(folder)])
+    for words in (">training loss<", ">validation loss<", ">test loss<"):
+        assert words in drawn["Loss"]
+    for words in (">validation top-1<", ">test top-1<"):
+        assert words in drawn["Top-1 accuracy"]
+    assert drawn["Learning rate"].count(">Learning rate<") == 1 and ">learning rate<" not in drawn["Learning rate"]
+
+
+def test_ctrl_c_ends_quietly(monkeypatch):
+    monkeypatch.setattr(report, "read_records", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("sys.argv", ["report", "run"])
+    with pytest.raises(SystemExit, match="130"):
+        report.main()
 
 
 def test_an_unknown_form_is_refused(run, tmp_path):

@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from common.errors import UserError, reason
-from common.files import sync, write_atomically
+from common.files import read_regular, sync, write_atomically
 from common.formats import h5, npz
 from common.formats.arrays import declare, same_in_file, widen
 from common.formats.npz import Npz
@@ -152,13 +152,12 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. UserError for anything else."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        value = json.loads(path.read_text())
+        value = json.loads(read_regular(path, MAX_JSON_BYTES))
         if not isinstance(value, dict):
             raise TypeError("it holds no object")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is no readable JSON file ({error}); restore or remove it.") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} is no readable JSON file ({why}); restore or remove it.") from error
     return value
 
 
