@@ -1,5 +1,6 @@
 """`python -m common.convert` and its neighbours: what they say, refuse and leave alone; adaptation on loading."""
 
+import argparse
 import dataclasses
 import json
 import pickle
@@ -560,24 +561,109 @@ class Trap:
         return (open, (self.path, "w"))
 
 
-@pytest.mark.parametrize("wrap", (lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s},
-                                  lambda s: {f"module.{name}": value for name, value in s.items()}))  # fmt: skip
-def test_old_pickles_become_safetensors(wrap, tmp_path, monkeypatch, capsys):
-    torch = pytest.importorskip("torch")
+def timm_state(width: int = 0):
+    """A timm ViT and what our names make of it."""
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
+    return timm.create_model("vit_base_patch16_224", **sizes, num_classes=5 + width)
+
+
+def imported(tmp_path, *flags: str, monkeypatch, capsys) -> tuple[set[str], str]:
+    """(names in the safetensors file that the command makes of a.pth, what it says)."""
     from bit_pytorch import import_weights
 
-    config = dataclasses.replace(VIT, gelu="erf")
-    table = choose_table("torchvision", config)
-    state = {n: torch.from_numpy(a) for n, a in table.to_published(random_arrays(config), config).items()}
-    torch.save(wrap(state), tmp_path / "a.pth")
-    flags = ["import_weights", str(tmp_path / "a.pth"), str(tmp_path / "a.safetensors")]
-    monkeypatch.setattr("sys.argv", flags)
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path / "a.pth"), str(tmp_path / "a.safetensors"), *flags])
     import_weights.main()
-    assert f"{len(state)} tensors" in capsys.readouterr().out
+    with containers.open_container(tmp_path / "a.safetensors") as file:
+        return set(file.declared), capsys.readouterr().out
+
+
+def by_timms_saver(model, tmp_path) -> None:
+    """As timm's train.py saves with --model-ema, its flags and a metric included."""
+    import torch
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(1, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    average, flags = ModelEmaV3(model), argparse.Namespace(model="vit", lr=0.1)
+    saver = CheckpointSaver(model, optimizer, args=flags, model_ema=average, checkpoint_dir=tmp_path)
+    saver.save_checkpoint(0, metric=np.float64(0.5))
+    (tmp_path / "last.pth.tar").rename(tmp_path / "a.pth")
+
+
+def saved(wrap):
+    import torch
+
+    return lambda model, tmp_path: torch.save(wrap(model), tmp_path / "a.pth")
+
+
+def lightning(model, prefix="model.", **more) -> dict:
+    import torch
+
+    names = {f"{prefix}{name}": value for name, value in model.state_dict().items()}
+    state = {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}
+    best = {"ModelCheckpoint{'mode': 'max'}": {"best_model_score": torch.tensor(0.5), "best_k_models": {}}}
+    return {
+        "epoch": 3, "pytorch-lightning_version": "2.5", "state_dict": names | more, "callbacks": best,
+        "optimizer_states": [{"state": state, "param_groups": [{"lr": 0.1}]}], "hparams_name": "kwargs",
+    }  # fmt: skip
+
+
+TRAINERS = {  # what wrote the file -> how, and what is said of several models
+    "state_dict": (saved(lambda model: model.state_dict()), None),
+    "facebook": (saved(lambda model: {"model": model.state_dict(), "epoch": 3}), None),
+    "any key": (saved(lambda model: {"run": {"net_a": model.state_dict()}, "lr": 0.1}), None),
+    "timm": (by_timms_saver, "state_dict_ema is taken"),
+    "lightning": (saved(lightning), None),
+    "lightning with a loss": (saved(lambda model: lightning(model, **{"loss.weight": model.cls_token})), None),
+    "DataParallel": (saved(lambda model: torch_module().nn.DataParallel(model).state_dict()), None),
+    "compiled": (saved(lambda model: {"model": torch_module().compile(model).state_dict()}), None),
+    "compiled and parallel": (
+        saved(lambda model: torch_module().nn.DataParallel(torch_module().compile(model)).state_dict()),
+        None,
+    ),
+    "AveragedModel": (saved(lambda model: torch_module().optim.swa_utils.AveragedModel(model).state_dict()), None),
+    "DINO": (
+        saved(
+            lambda model: {who: lightning(model, "module.backbone.")["state_dict"] for who in ("student", "teacher")}
+        ),
+        "teacher.module.backbone is taken",
+    ),
+}
+
+
+def torch_module():
+    return pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_what_trainers_write_becomes_safetensors(trainer, tmp_path, monkeypatch, capsys):
+    torch_module()
+    save, words = TRAINERS[trainer]
+    model = timm_state()
+    save(model, tmp_path)
+    names, said = imported(tmp_path, monkeypatch=monkeypatch, capsys=capsys)
+    assert names == model.state_dict().keys() and f"{len(names)} tensors" in said
+    assert said.count("\n") == 1 if words is None else words in said
     found = read_model(tmp_path / "a.safetensors", given={"num_heads": 4})
-    assert (found.spelling, found.config) == ("torchvision", config)
-    for name, array in random_arrays(config).items():
-        np.testing.assert_array_equal(found.arrays[name], array)
+    assert (found.spelling, found.config) == ("timm", dataclasses.replace(VIT, gelu="erf"))
+    np.testing.assert_array_equal(found.arrays["head/kernel"], model.head.weight.detach().numpy().T)
+
+
+def test_one_of_several_models_is_chosen(tmp_path, monkeypatch, capsys):
+    torch = torch_module()
+    from bit_pytorch.import_weights import import_weights
+
+    first, second = timm_state(), timm_state(1)
+    torch.save({"first": first.state_dict(), "second": {"model": second.state_dict()}}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"holds 2 models \(first, second.model\); choose one with --key"):
+        import_weights(tmp_path / "a.pth", tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="has 0 models at the key third; choose one of first, second.model"):
+        import_weights(tmp_path / "a.pth", tmp_path / "a.safetensors", "third")
+    for key, classes in (("first", 5), ("second", 6), ("second.model", 6)):
+        imported(tmp_path, "--key", key, monkeypatch=monkeypatch, capsys=capsys)
+        assert read_model(tmp_path / "a.safetensors", given={"num_heads": 4}).config.num_classes == classes
 
 
 def test_a_hostile_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
@@ -587,7 +673,14 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
     torch.save({"a": Trap(tmp_path / "trapped")}, tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes(b"nothing")
     torch.save([1, 2], tmp_path / "c.pth")
-    sentences = {"a": "could run code", "b": "no readable PyTorch file|could run code", "c": "holds no tensors"}
+    torch.save({"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}, tmp_path / "d.pth")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "e.pth")
+    torch.save({"a": torch.zeros(3).to(torch.float8_e5m2)}, tmp_path / "f.pth")
+    sentences = {
+        "a": "could run code", "b": "no readable PyTorch file|could run code", "c": "holds no tensors",
+        "d": "holds no tensors under names, but 'state', 'param_groups'", "e": "torch.nn.modules.linear.Linear, and is not",
+        "f": "The tensor a is no plain array",
+    }  # fmt: skip
     for name, words in {**sentences, "none": "does not exist"}.items():
         flags = ["import_weights", str(tmp_path / f"{name}.pth"), str(tmp_path / "x.safetensors")]
         monkeypatch.setattr("sys.argv", flags)
