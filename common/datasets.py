@@ -4,12 +4,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common import images
-from common.errors import UserError, nearest
+from common.errors import UserError, nearest, printable, shortened
+from common.lists import lookalikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +102,10 @@ class Split:
             raise self._named(error, i) from error
 
     def _named(self, error: Exception, i: int) -> UserError:
+        image = printable(self.describe(i))
         if isinstance(error, OSError):
-            return UserError(f"The image {self.describe(i)} cannot be read ({error}); restore or remove it.")
-        return UserError(f"The image {self.describe(i)} {error}; replace or remove it.")
+            return UserError(f"The image {image} cannot be read ({error.strerror or error}); restore or remove it.")
+        return UserError(f"The image {image} {error}; replace or remove it.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Dataset:
     splits: dict[str, Split]  # of `train`, `val`, `test` and ImageNet's `v2` and `real`
     image_size: tuple[int, int]  # typical (height, width), from which the BiT-HyperRule takes the resolution
     recipe: dict = dataclasses.field(default_factory=dict)  # where it departs from the rule: see DatasetRow
+    notes: tuple[str, ...] = ()  # lines that a person should read
 
     @property
     def num_classes(self) -> int:
@@ -127,7 +130,16 @@ class Dataset:
         return "test" if "test" in self.splits else "val"
 
 
-Opener = Callable[[str, Path], tuple[tuple[str, ...], dict[str, Split]]]  # (name, datadir) -> class names, splits
+class Opened(NamedTuple):
+    """What a source finds."""
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = ()  # lines that a person should read
+    recipe: dict = {}  # where it departs from the rule: see DatasetRow  # noqa: RUF012
+
+
+Opener = Callable[[str, Path], Opened]  # of (name, datadir); the first two parts suffice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,32 +183,39 @@ def open_dataset(
     `torchvision:NAME` is for the engine that brings `open_torchvision`. Raises UserError when there is no such dataset,
     or its files are missing or broken.
     """
-    known, recipe = rows(tfds_data_dir), {}
+    from common.sources import folder
+
+    known = rows(tfds_data_dir)
     if name in known:
-        class_names, splits = known[name].open(name, Path(datadir))
-        return Dataset(name, class_names, splits, known[name].image_size, known[name].recipe)
+        opened = Opened(*known[name].open(name, Path(datadir)))
+        return _dataset(name, opened, known[name].image_size, known[name].recipe)
     if name.startswith("tfds:"):
         from common.sources import tfds
 
-        class_names, splits = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
+        opened = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
     elif name.startswith("vtab:"):
         from common.sources import vtab
 
-        class_names, splits, recipe = vtab.open_vtab(name.removeprefix("vtab:"), tfds_data_dir)
+        opened = vtab.open_vtab(name.removeprefix("vtab:"), tfds_data_dir)
     elif name.startswith("torchvision:"):
         if open_torchvision is None:
             raise UserError(f"--dataset {name} needs PyTorch; use bit_pytorch, or tfds:NAME or a folder of images.")
-        class_names, splits = open_torchvision(name.removeprefix("torchvision:"), Path(datadir))
-    elif Path(name).is_dir():
-        from common.sources import folder
-
-        class_names, splits = folder.open_folder(Path(name))
+        opened = open_torchvision(name.removeprefix("torchvision:"), Path(datadir))
+    elif folder.is_there(name):
+        opened = folder.open_folder(Path(name))
     else:
         raise UserError(
-            f"No dataset or folder is called {name!r}{nearest(name, known)} Give one of {', '.join(known)}, tfds:NAME, "
-            "vtab:TASK, or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
+            f"No dataset or folder is called {shortened(name)!r}{nearest(name, known)} Give one of {', '.join(known)}, "
+            "tfds:NAME, vtab:TASK, or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
         )
-    return Dataset(name, class_names, splits, typical_size(next(iter(splits.values()))), recipe)
+    return _dataset(name, Opened(*opened), None, {})
+
+
+def _dataset(name: str, opened: Opened, image_size: tuple[int, int] | None, recipe: dict) -> Dataset:
+    class_names = tuple(map(printable, opened.class_names))
+    notes = (*opened.notes, *filter(None, [lookalikes(class_names)]))
+    size = image_size or typical_size(next(iter(opened.splits.values())))
+    return Dataset(name, class_names, opened.splits, size, recipe or opened.recipe, notes)
 
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:

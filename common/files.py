@@ -32,16 +32,22 @@ def open_regular(path: Path | str, max_bytes: float = math.inf) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else opening a pipe waits for its writer
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            kind = KINDS.get(stat.S_IFMT(found.st_mode), "device")
-            raise OSError(errno.EINVAL, f"it is a {kind}, expected a file", str(path))
-        if found.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, expected at most {max_bytes:,}", str(path))
+        regular_bytes(descriptor, path, max_bytes)
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def regular_bytes(descriptor: int, path: Path | str, max_bytes: float) -> int:
+    """The size of an open file. Raises OSError where it is no regular file, or has more than `max_bytes`."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        kind = KINDS.get(stat.S_IFMT(found.st_mode), "device")
+        raise OSError(errno.EINVAL, f"it is a {kind}, expected a file", str(path))
+    if found.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, expected at most {max_bytes:,}", str(path))
+    return found.st_size
 
 
 def read_regular(path: Path | str, max_bytes: int = MAX_READ_BYTES) -> bytes:

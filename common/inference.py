@@ -18,8 +18,8 @@ from common.batches import EvalBatches, prefetch
 from common.classes import match_classes
 from common.config import EvaluateConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
-from common.errors import UserError
-from common.files import write_atomically
+from common.errors import UserError, shortened
+from common.files import read_regular, write_atomically
 from common.formats import npz
 from common.formats.containers import read_json
 from common.formats.source import card_path, read_model
@@ -27,6 +27,7 @@ from common.metrics import add_up, averages
 from common.models import find_model
 from common.progress import follow, note, show
 from common.recipes import LOSSES
+from common.sources.files import Unused, image_files
 
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
 ROWS = 4096  # of a column that are made bytes at once
@@ -165,7 +166,7 @@ class Prediction(Inference):
         if config.output and Path(config.output).suffix != ".npz":
             raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
         labels = np.zeros(len(self.files), np.int32)
-        self.split = Split(lambda i: self.files[i].read_bytes(), labels, lambda i: str(self.files[i]))
+        self.split = Split(lambda i: read_regular(self.files[i]), labels, lambda i: str(self.files[i]))
         self.class_names = self.card.get("class_names")
         if self.class_names is None:
             self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
@@ -267,14 +268,18 @@ def find_images(paths: tuple[str, ...]) -> list[Path]:
     UserError where there are none.
     """
     files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.EXTENSIONS)
+    for path in paths:
+        if os.path.isdir(path):
+            unused = Unused()
+            found = sorted(Path(path, file) for file in image_files(os.path.join(path, "")[:-1], unused))
             if not found:
-                raise UserError(f"The folder {path} holds no image ({', '.join(images.EXTENSIONS)}); name another.")
+                there = f" but {unused}" if unused.kinds else ""
+                raise UserError(f"The folder {path} holds no image{there}; name another.")
+            if unused.kinds:
+                note(f"Not used in {path}: {unused}.")
             files += found
-        elif path.is_file():
-            files.append(path)
+        elif os.path.isfile(path):
+            files.append(Path(path))
         else:
-            raise UserError(f"There is no image or folder {path}; name an existing one.")
+            raise UserError(f"There is no image or folder {shortened(path)!r}; name an existing one.")
     return files

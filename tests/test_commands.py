@@ -192,7 +192,7 @@ def write_mnist(folder) -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("nowhere.jpg",), "no image or folder nowhere.jpg"),
+        (("nowhere.jpg",), "no image or folder 'nowhere.jpg'"),
         (("--output", "out.txt", "{image}"), ".npz"),
         ((".",), "holds no image"),
         ((), "required"),

@@ -9,7 +9,8 @@ from PIL import Image
 
 from common.datasets import Split, carve, few_shot, open_dataset, typical_size
 from common.errors import UserError
-from common.sources.folder import SAMPLE, SMALL_BYTES
+from common.sources.files import SMALL_BYTES
+from common.sources.folder import SAMPLE
 
 
 def write_image(path: Path, size: tuple[int, int] = (4, 6), value: int = 0) -> None:
@@ -77,10 +78,10 @@ def test_a_symbolic_link_to_a_folder_is_a_folder(folder, tmp_path):
         (lambda root: (root / "train/ant").mkdir(), r"class folder .*train/ant holds no image"),
         (
             lambda root: [(root / split).rename(root / f"my {split}") for split in ("train", "val", "test")],
-            r"holds no class folders in .*train; expected train/",
+            r"holds my \w+ and 2 other folders that hold no image but folders; expected train/",
         ),
         (
-            lambda root: (root / "dev").mkdir() or (root / "val/dog").rename(root / "dev/dog"),
+            lambda root: (root / "more").mkdir() or (root / "val/dog").rename(root / "more/dog"),
             r"val holds no class folders",
         ),
     ],
@@ -164,7 +165,9 @@ def test_carve_keeps_several_classes_and_few_shot_refuses_them(listed):
     [
         ("train", "1.png cat\n", r"Line 1 of .*train/labels.tsv is '1.png cat', expected `path<TAB>class,class`"),
         ("train", "1.png\tcat\n\tdog\n", "Line 2 of .* expected `path<TAB>class,class`"),
-        ("train", "1.png\tcat,\n", "Line 1 of .* expected `path<TAB>class,class`"),
+        ("train", "1.png\tcat,\n", "Line 1 of .* has an empty name between its commas"),
+        ("train", '1.png\t"cat\n', 'Line 1 of .* has quotes that are no part of a name, in "cat'),
+        ("train", "b\\\\2.png\tcat\n", r"Line 1 of .* lists b.*2.png, which is not there; write / between folders"),
         ("train", "1.png\tcat\tdog\n", "Line 1 of .* expected `path<TAB>class,class`"),
         ("train", "1.png\tcat\n1.png\tdog\n", "Line 2 of .* lists 1.png again; put its classes on one line"),
         ("train", "9.png\tcat\n", "Line 1 of .* lists 9.png, which is not there; restore or remove it"),

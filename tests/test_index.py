@@ -10,7 +10,7 @@ import pytest
 
 from common.checkpoint import write
 from common.sources import folder as folder_source
-from common.sources import index
+from common.sources import index, listed
 from common.sources.folder import open_folder
 
 PAST = 1_600_000_000  # seconds; long before any test
@@ -50,7 +50,7 @@ def scans(monkeypatch) -> list[str]:
 
 
 def contents(root: Path) -> dict:
-    class_names, splits = open_folder(root)
+    class_names, splits, *_ = open_folder(root)
     found = {"class_names": class_names}
     for name, split in splits.items():
         files = [Path(split.describe(i)) for i in range(len(split))]
@@ -71,6 +71,38 @@ def test_an_index_is_reused(images, scans):
     assert [path.name for path in images.iterdir() if path.is_file()] == [".bit-zoo-index.safetensors"]
     labels = open_folder(images)[1]["train"].labels
     assert labels.dtype == np.int32 and isinstance(labels.base, np.memmap)  # shared between processes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cat: (cat / "a/b/2.png").write_bytes(b"2"),
+        lambda cat: (cat / "a/b/1.png").unlink(),
+        lambda cat: (cat / "c").rename(cat / "d"),
+        lambda cat: (cat / "c").rename(cat / "a/b/c"),
+        lambda cat: (cat / "link").symlink_to("a"),
+    ],
+)
+def test_an_index_follows_folders_within_class_folders(images, scans, monkeypatch, change):
+    cat = images / "train/cat"
+    for inner in ("a/b", "c"):
+        (cat / inner).mkdir(parents=True)
+        (cat / inner / "1.png").write_bytes(b"1")
+    settle(images)
+    before = contents(images)
+    assert contents(images) == before and len(scans) == 1 and len(before["train"]) == 7
+    change(cat)
+    changed = contents(images)
+    assert changed != before and len(scans) == 2
+    monkeypatch.setattr(index, "read_first", lambda *_: None)
+    assert contents(images) == changed
+
+
+def test_what_is_not_used_is_noted_with_an_index_too(images, scans):
+    (images / "train/cat/notes.txt").write_text("x")
+    settle(images)
+    notes = [open_folder(images).notes for _ in range(2)]
+    assert notes[0] == notes[1] == (f"Not used in {images}: 1 .txt (such as train/cat/notes.txt).",) and len(scans) == 1
 
 
 CHANGES = {
@@ -188,13 +220,13 @@ def test_two_processes_do_not_scan_at_once(images, monkeypatch):
 
 
 def test_lists_of_classes_are_indexed_too(images, monkeypatch):
-    scanned, scan = [], folder_source._scan_lists
-    monkeypatch.setattr(folder_source, "_scan_lists", lambda *rest: scanned.append(1) or scan(*rest))
+    scanned, scan = [], listed._scan_lists
+    monkeypatch.setattr(listed, "_scan_lists", lambda *rest: scanned.append(1) or scan(*rest))
     for split, text in (("train", "cat/1.png\tcat,old\ndog/a.png\t\n"), ("val", "dog/x.png\told\n")):
         (images / split / "labels.tsv").write_text(text)
     settle(images)
     for _ in range(2):
-        class_names, splits = open_folder(images)
+        class_names, splits, *_ = open_folder(images)
         assert class_names == ("cat", "old") and splits["train"].targets(slice(None)).tolist() == [[1, 1], [0, 0]]
     assert len(scanned) == 1
     (images / "val/labels.tsv").write_text("dog/x.png\tcat\n")

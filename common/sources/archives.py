@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets import Split
+from common.datasets import Opened, Split
 from common.errors import UserError
+from common.lists import lines
 from common.prepare import IMAGENET_LAYOUT, prepared_folder
 from common.sources import folder as image_folder
 from common.sources import tfds
-
-Opened = tuple[tuple[str, ...], dict[str, Split]]
 
 # Class k of `imagelabels.mat` is the k-th name here. Source: the lists of torchvision and of TFDS, which are the same.
 FLOWERS = tuple(
@@ -44,9 +43,9 @@ def open_imagenet(name: str, datadir: Path, *, tfds_data_dir: str | Path | None 
     They come from the folder, or else from ArrayRecord files of TFDS; `train` may be missing. Both give one order:
     classes (wnids) by name, and within a class files by name. Raises UserError.
     """
-    root = Path(datadir) / name
+    root, notes = Path(datadir) / name, ()
     if (root / "val").is_dir():
-        class_names, splits = image_folder.open_folder(root)
+        class_names, splits, notes, _ = image_folder.open_folder(root)
     elif is_prepared(name, tfds_data_dir):
         class_names, splits = tfds.open_tfds(name, tfds_data_dir, order_by=("label", "file_name"))
     else:
@@ -60,7 +59,8 @@ def open_imagenet(name: str, datadir: Path, *, tfds_data_dir: str | Path | None 
             its_names, its_splits = tfds.open_tfds(suite, tfds_data_dir, label=label, order_by=order_by)
             if its_names == class_names:  # a folder called imagenet2012 may hold a part of the classes
                 splits[split] = its_splits[its_split]
-    return class_names, {split: splits[split] for split in ("train", "val", *SUITES) if split in splits}
+    splits = {split: splits[split] for split in ("train", "val", *SUITES) if split in splits}
+    return Opened(class_names, splits, notes)
 
 
 def is_prepared(name: str, tfds_data_dir: str | Path | None) -> bool:
@@ -82,18 +82,19 @@ def open_pets(name: str, datadir: Path) -> Opened:
             f"{root / 'annotations'} numbers the classes with gaps; remove {root} and prepare {name} again."
         )
     class_names = tuple(breed.replace("_", " ").title() for breed in breeds.values())
-    return class_names, {
+    splits = {
         split: _files([root / "images" / f"{image}.jpg" for image, _ in rows], [label for _, label in rows])
         for split, rows in listed.items()
     }
+    return Opened(class_names, splits)
 
 
 def _pet_list(path: Path) -> list[tuple[str, int]]:
     """(image, label from 0) per line `Abyssinian_100 1 1 1`: image, class, species, breed within the species."""
     rows = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in lines(path):
         fields = line.split()
-        if not fields or line.startswith("#"):
+        if line.startswith("#"):
             continue
         if len(fields) != 4 or not fields[1].isdecimal():
             raise UserError(
@@ -121,7 +122,7 @@ def open_flowers(name: str, datadir: Path) -> Opened:
                 f"and classes 1 to {len(FLOWERS)}; remove {root} and prepare {name} again."
             )
         splits[split] = _files([root / "jpg" / f"image_{i:05d}.jpg" for i in images], numbers[images - 1] - 1)
-    return FLOWERS, splits
+    return Opened(FLOWERS, splits)
 
 
 def _mat(path: Path, key: str) -> np.ndarray:

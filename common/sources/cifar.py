@@ -10,6 +10,7 @@ import numpy as np
 
 from common.datasets import Split
 from common.errors import UserError
+from common.lists import lines
 from common.prepare import prepared_folder
 
 SIDE_PX = 32
@@ -54,7 +55,7 @@ def open_cifar(name: str, datadir: Path) -> tuple[tuple[str, ...], dict[str, Spl
 
 
 def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip())
+    names = tuple(line for _, line in lines(path))
     if len(names) != num_classes:
         raise UserError(f"{path} names {len(names)} classes, expected {num_classes}; {_again(path)}")
     return names

@@ -1,8 +1,8 @@
 """Indices of large datasets: what a scan of the disk found is kept until the disk says otherwise.
 
 An index is a safetensors file beside the data, or in the user's cache folder where that is read-only, with the state of
-what was scanned (modification time, size and inode of folders and files) and a digest over everything. Opened, it is
-memory-mapped, so that processes share it. One of another state, or a damaged one, is built again. What no modification
+what was scanned (modification time, size and inode of folders and files, also of the folders that the scan met on its
+way) and a digest over everything. Opened, it is memory-mapped, so that processes share it. One of another state, or a damaged one, is built again. What no modification
 time tells stays unseen: pixels that changed within their file, which the index does not speak of, and file systems that
 keep no time for folders.
 """
@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,20 +27,24 @@ from common.progress import note
 from common.storage import staging_folder
 
 NAME = ".bit-zoo-index"
-VERSION = 1  # of what the scans of folder.py and tfds.py return
+VERSION = 2  # of what the scans of folder.py and tfds.py return
 QUICK_SECONDS = 0.3  # what takes no longer is scanned at every start
 SETTLED_SECONDS = 2  # within the tick of a file system's clock, a change may leave no trace
+MET = "met"  # the array that names what the scan met, as JSON
 TYPES = {stored: np.dtype(name) for name, stored in checkpoint.DTYPES.items()}
 
 Arrays = dict[str, np.ndarray]
 
 
-def indexed(folder: Path, watched: Sequence[Path], scan: Callable[[], Arrays], purpose: str = "") -> Arrays:
-    """What `scan()` returns, or did when the folders and files of `watched` were as they are now.
+Watch = Callable[[Path], None]  # what a scan tells of every further folder, before it looks into it
+
+
+def indexed(folder: Path, watched: Sequence[Path], scan: Callable[[Watch], Arrays], purpose: str = "") -> Arrays:
+    """What `scan(watch)` returns, or did when the folders and files of `watched`, and those it met, were as they are now.
 
     `purpose` tells apart several indices of one folder. Two processes do not scan at once: the second waits, and reads.
     """
-    state = state_of(folder, watched)
+    state = State(folder, watched)
     places = [place / f"{NAME}{purpose}.safetensors" for place in (folder, staging_folder(str(folder.resolve())))]
     arrays = read_first(places, state)
     if arrays is None:
@@ -48,42 +52,56 @@ def indexed(folder: Path, watched: Sequence[Path], scan: Callable[[], Arrays], p
             arrays = read_first(places, state)  # of the process that this one waited for
             if arrays is None:
                 started = time.monotonic()
-                arrays = scan()
-                settled = state.newest_seconds < time.time() - SETTLED_SECONDS and state == state_of(folder, watched)
+                arrays = scan(state.add)
+                now = State(folder, state.paths)
+                settled = now.newest_seconds < time.time() - SETTLED_SECONDS and state.digest == now.digest
                 if settled and time.monotonic() - started > QUICK_SECONDS:
-                    keep(places, state, arrays)
+                    met = [os.path.relpath(path, folder) for path in state.paths[len(watched) :]]
+                    keep(places, state, arrays | {MET: np.frombuffer(json.dumps(met).encode(), np.uint8)})
     return arrays
 
 
-class State(NamedTuple):
-    """What the disk says of folders and files."""
+class State:
+    """What the disk says of folders and files, each at the time when it was added."""
 
-    digest: str
-    newest_seconds: float  # when the last of them changed
+    def __init__(self, folder: Path, paths: Sequence[Path]):
+        """UserError where one of `paths` cannot be read."""
+        self.folder, self.paths, self.facts = folder, [], []
+        for path in paths:
+            self.add(path)
 
-
-def state_of(folder: Path, watched: Sequence[Path]) -> State:
-    """The state of the folders and files of `watched`; UserError where one cannot be read."""
-    facts = []
-    for path in watched:
+    def add(self, path: Path) -> None:
+        """Take note of one more; UserError where it cannot be read."""
         try:
-            found = path.stat()
+            found = os.stat(path)
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror or error}); restore it.") from error
-        facts.append((found.st_mtime_ns, found.st_size, found.st_ino, os.path.relpath(path, folder)))
-    digest = hashlib.sha256(json.dumps([VERSION, facts]).encode()).hexdigest()
-    return State(digest, max(facts)[0] / 1e9)
+        self.paths.append(path)
+        self.facts.append((found.st_mtime_ns, found.st_size, found.st_ino, os.path.relpath(path, self.folder)))
+
+    @property
+    def digest(self) -> str:
+        """Of all facts."""
+        return hashlib.sha256(json.dumps([VERSION, self.facts]).encode()).hexdigest()
+
+    @property
+    def newest_seconds(self) -> float:
+        """When the last of them changed."""
+        return max(self.facts)[0] / 1e9
 
 
 def read_first(places: Sequence[Path], state: State) -> Arrays | None:
-    """The arrays of the first intact index of this state."""
+    """The arrays of the first intact index of this state, and of the state of what its scan met."""
     for path in places:
         if path.is_file():
             with contextlib.suppress(UserError, ValueError, KeyError, TypeError):  # damaged: it is built again
                 header = checkpoint.check(path)
                 tensors = json.loads(header)
-                if json.loads(tensors.pop("__metadata__")["state"]) == state.digest:
-                    return {name: mapped(path, 8 + len(header), tensor) for name, tensor in tensors.items()}
+                stated = json.loads(tensors.pop("__metadata__")["state"])
+                arrays = {name: mapped(path, 8 + len(header), tensor) for name, tensor in tensors.items()}
+                met = [state.folder / name for name in json.loads(arrays.pop(MET).tobytes())]
+                if State(state.folder, [*state.paths, *met]).digest == stated:
+                    return arrays
     return None
 
 

@@ -20,9 +20,10 @@ import numpy as np
 from common import storage
 from common.datasets import MultiLabels, Split
 from common.errors import UserError, nearest, reason
+from common.lists import lines
 from common.progress import Count
 from common.protobuf import fields, varint
-from common.sources.index import Arrays, indexed
+from common.sources.index import Arrays, Watch, indexed
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json names none
@@ -64,7 +65,7 @@ def open_tfds(
     files = [Path(shard.filename) for split in shards.values() for shard in split]
     records = {split: _records(shards[split]) for split in shards if any(shard.take for shard in shards[split])}
 
-    def scan() -> Arrays:
+    def scan(_: Watch) -> Arrays:
         where = {split: f"{split} of {folder}" for split in records}
         found = {split: _scan(source, label, order_by, several, where[split]) for split, source in records.items()}
         return {f"{split}/{name}": array for split, arrays in found.items() for name, array in arrays.items()}
@@ -121,7 +122,7 @@ def open_parts(folder: Path, splits: dict[str, Sequence[Part]], features: Featur
     records = {name: _records(own) for name, own in parts.items()}
     where = {name: f"{name} of {folder}" for name in records}
 
-    def scan() -> Arrays:
+    def scan(_: Watch) -> Arrays:
         return {name: _scan_labels(source, features, where[name]) for name, source in records.items()}
 
     files = dict.fromkeys(Path(shard.filename) for own in parts.values() for shard in own)
@@ -238,7 +239,7 @@ def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
     """
     if not path.is_file():
         return tuple(str(label) for label in range(num_classes))
-    names = tuple(path.read_text().splitlines())
+    names = tuple(line for _, line in lines(path))
     if len(names) != num_classes:
         raise UserError(f"{path} names {len(names)} classes, expected {num_classes}; prepare the dataset again.")
     return names

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common import images
-from common.datasets import Split
+from common.datasets import Opened, Split
 from common.errors import UserError, nearest
 from common.progress import note
 from common.sources import tfds
@@ -138,10 +138,8 @@ def find_data(task: Task, tfds_data_dir: str | Path | None = None) -> Path:
     return tfds.find_prepared(task.tfds, tfds_data_dir)
 
 
-def open_vtab(
-    name: str, tfds_data_dir: str | Path | None = None
-) -> tuple[tuple[str, ...], dict[str, Split], dict[str, object]]:
-    """(class names, splits, recipe) of TASK: 1,000 training images and `test`; of TASK/train800: 800, and 200 as `val`.
+def open_vtab(name: str, tfds_data_dir: str | Path | None = None) -> Opened:
+    """The splits and recipe of TASK: 1,000 training images and `test`; of TASK/train800: 800, and 200 as `val`.
 
     Raises UserError when there is no such task, or its data are missing or damaged.
     """
@@ -159,7 +157,7 @@ def open_vtab(
     (key, *_), count = task.features.keys, task.features.num_classes
     named = task.features.label is its_class
     class_names = tfds.read_class_names(folder / f"{key}.labels.txt", count) if named else tuple(map(str, range(count)))
-    return class_names, splits, task.recipe
+    return Opened(class_names, splits, recipe=task.recipe)
 
 
 def brightened(split: Split, factor: int) -> Split:
