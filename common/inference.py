@@ -18,7 +18,7 @@ from common.batches import EvalBatches, prefetch
 from common.classes import match_classes
 from common.config import EvaluateConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
-from common.errors import UserError, shortened
+from common.errors import UserError, printable, shortened
 from common.files import read_regular, write_atomically
 from common.formats import npz
 from common.formats.containers import read_json
@@ -84,6 +84,8 @@ class Evaluation(Inference):
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
         dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
+        for line in dataset.notes:
+            note(line)
         self.splits, self.is_imagenet = self.matched(dataset), is_imagenet(dataset)
         self.split_names = list(dict.fromkeys((config.split or dataset.held_out).split(",")))
         for name in self.split_names:
@@ -189,7 +191,7 @@ class Prediction(Inference):
         files = iter(self.files)
         for features, logits in outputs:
             for row in logits:
-                self.tell(f"{next(files)}: {self.describe(row)}")
+                self.tell(f"{printable(next(files))}: {self.describe(row)}")
             yield features, logits
 
     def describe(self, logits: np.ndarray) -> str:

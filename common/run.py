@@ -60,7 +60,7 @@ class Run:
         self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
         self.engine, self.dataset = engine, dataset
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
-        size, self.adapted = (self.recipe.crop, self.recipe.crop), []
+        size, self.adapted = (self.recipe.crop, self.recipe.crop), [*dataset.notes]
         self.model_config, self.initial = weights.starting_values(
             model, path, dataset.num_classes, config.seed, image_size=size, head_bias=self.recipe.head_bias,
             say=self.adapted.append,

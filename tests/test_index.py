@@ -193,7 +193,7 @@ def test_without_a_place_the_folder_is_scanned_every_time(images, scans, monkeyp
 
     monkeypatch.setattr(index, "write_atomically", refuse)
     assert contents(images) == contents(images) == EXPECTED and len(scans) == 2
-    assert "the next start scans it again" in capsys.readouterr().out
+    assert "the next start scans it again" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_scan_at_once(images, monkeypatch):

@@ -328,7 +328,7 @@ def test_classes_are_matched_by_name(monkeypatch, objects, capsys):
     job = inference(monkeypatch, "ViT-B/16-ILSVRC2012")
     splits = job.matched(open_dataset(str(objects)))
     assert splits["test"].labels.tolist() == [0, 207, 805] and splits["test"].labels.dtype == np.int32
-    assert "3 of the 1,000 classes" in capsys.readouterr().out
+    assert "3 of the 1,000 classes" in capsys.readouterr().err
 
 
 def test_classes_in_another_order_are_matched_by_name(monkeypatch, objects, capsys):
@@ -344,7 +344,7 @@ def test_classes_in_another_order_are_matched_by_name(monkeypatch, objects, caps
     ):
         job.card = {"class_names": known}
         assert job.matched(open_dataset(str(objects)))["test"].labels.tolist() == labels
-        assert ("otherwise than the weights" in capsys.readouterr().out) == ("n3" in known)
+        assert ("otherwise than the weights" in capsys.readouterr().err) == ("n3" in known)
 
 
 @pytest.mark.parametrize(

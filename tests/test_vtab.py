@@ -124,7 +124,7 @@ def test_a_thousand_training_images_and_the_test_images(data):
 
 
 def test_labels_of_several_features(data):
-    _, splits, recipe = open_vtab("kitti-distance", data)
+    _, splits, _, recipe = open_vtab("kitti-distance", data)
     kinds = [number % 3 for number in (*range(800), *range(200))]  # car, van, truck at 4, 14 and 50 metres
     assert splits["train"].labels.tolist() == kinds and len(splits["test"]) == 30
     assert recipe == {"resize_mode": "whole"}
