@@ -8,7 +8,7 @@ import tensorflow as tf
 from bit_tf2 import weights as engine_weights
 from bit_tf2.devices import Devices, FirstDevice
 from bit_tf2.mixer import Mixer
-from bit_tf2.model import Model
+from bit_tf2.model import PRECISIONS, Model, checked_policy, construct
 from bit_tf2.resnet import ResNet
 from bit_tf2.resnet_v1 import ResNetV1
 from bit_tf2.vit import ViT
@@ -34,14 +34,10 @@ def build(
     what is trained (common/models/): the rest is frozen.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    users_policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64" if precision == "float64" else "float32")
+    policy = next(keras.DTypePolicy(name) for name, computing in PRECISIONS.items() if computing == precision)
     devices = devices or FirstDevice()
-    try:
-        with devices.scope():
-            model = MODELS[type(config)](config, remat=remat)
-    finally:
-        keras.config.set_dtype_policy(users_policy)
+    with devices.scope():
+        model = construct(MODELS[type(config)], config, policy, remat=remat)
     model.devices, model.train_only = devices, train_only
     engine_weights.load(model, arrays)
     return model
@@ -57,7 +53,8 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     """
     model = find_model(name)
     path = common_weights.choose_file(model, weights)
-    return build(*common_weights.starting_values(model, path, num_classes))
+    precision = PRECISIONS[checked_policy(keras.config.dtype_policy()).name]
+    return build(*common_weights.starting_values(model, path, num_classes), precision=precision)
 
 
 def load_weights(model: Model, path: str | Path) -> None:

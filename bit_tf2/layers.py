@@ -1,10 +1,13 @@
 """The layers in which frameworks differ: convolutions, norms, dense layers, GELU, attention, dropout and max-pools.
 
 Activations flow in the type of the images; parameters, norms and standardisation keep the type of the parameters.
-Every variable exists once a layer is constructed: `built` tells Keras not to look for more.
+Every variable exists once a layer is constructed.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -18,7 +21,53 @@ def uninitialized(shape: tuple[int, ...], dtype: str) -> Tensor:
     return tf.raw_ops.Empty(shape=shape, dtype=dtype)
 
 
-class StdConv(keras.layers.Layer):
+registered = keras.saving.register_keras_serializable("bit_zoo")  # Keras makes nothing else of ours from a file
+
+
+@contextlib.contextmanager
+def dtype_policy(policy: str) -> Iterator[None]:
+    """What is constructed here has this policy, whatever the user's own is."""
+    users_policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(users_policy)
+
+
+class Traced(keras.layers.Layer):
+    """What a layer says of its output before it is called, in the type of its input: `call` is traced."""
+
+    def compute_output_spec(self, *args, **kwargs) -> keras.KerasTensor:
+        return super(keras.layers.Layer, self).compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return self.compute_output_spec(keras.KerasTensor(input_shape, self.variable_dtype)).shape
+
+
+class Layer(Traced):
+    """A layer that is whole once it is constructed: `build` only notes the shape of the input (`Model.build`)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.built = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        pass
+
+    @classmethod
+    def from_config(cls, config: dict) -> Self:
+        """A layer like another one, with Keras's usual initial values."""
+        with dtype_policy(keras.dtype_policies.get(config["dtype"])):
+            layer = super().from_config(config)
+        for value in layer.weights:
+            if value.name == "kernel":
+                value.assign(keras.initializers.GlorotUniform()(value.shape, value.dtype))
+        return layer
+
+
+@registered
+class StdConv(Layer):
     """Convolution without bias whose kernel is standardised over H, W and input channels.
 
     Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance, or to
@@ -27,13 +76,12 @@ class StdConv(keras.layers.Layer):
 
     def __init__(
         self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float,
-        standardization: str = "variance", same: bool = False,
+        standardization: str = "variance", same: bool = False, **kwargs,
     ):  # fmt: skip
-        super().__init__(autocast=False)
+        super().__init__(**kwargs)
         self.kernel = self.add_weight((kernel_size, kernel_size, in_width, out_width), uninitialized, name="kernel")
         self.stride, self.same, self.padding = stride, same, (kernel_size - 1) // 2
         self.epsilon, self.standardization = epsilon, standardization
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:  # [B, H, W, C]
         kernel = tf.cast(self.standardized_kernel(), x.dtype)
@@ -64,15 +112,15 @@ def standardize_once(model: keras.Model) -> None:
             conv.standardization = "done"
 
 
-class GroupNorm(keras.layers.Layer):
+@registered
+class GroupNorm(Layer):
     """Group norm in the type of its parameters (https://arxiv.org/abs/1803.08494)."""
 
-    def __init__(self, width: int, *, num_groups: int, epsilon: float):
-        super().__init__(autocast=False)
+    def __init__(self, width: int, *, num_groups: int, epsilon: float, **kwargs):
+        super().__init__(**kwargs)
         self.scale = self.add_weight((width,), "zeros", name="scale")
         self.bias = self.add_weight((width,), "zeros", name="bias")
         self.num_groups, self.epsilon = num_groups, epsilon
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:  # [B, H, W, C]
         values = tf.cast(x, self.dtype)
@@ -91,15 +139,15 @@ class GroupNorm(keras.layers.Layer):
         return tf.repeat(means, size, axis=1)[:, None, None]
 
 
-class LayerNorm(keras.layers.Layer):
+@registered
+class LayerNorm(Layer):
     """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
 
-    def __init__(self, width: int, *, epsilon: float):
-        super().__init__(autocast=False)
+    def __init__(self, width: int, *, epsilon: float, **kwargs):
+        super().__init__(**kwargs)
         self.scale = self.add_weight((width,), "zeros", name="scale")
         self.bias = self.add_weight((width,), "zeros", name="bias")
         self.epsilon = epsilon
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:  # [..., D]
         values = tf.cast(x, self.dtype)
@@ -108,14 +156,14 @@ class LayerNorm(keras.layers.Layer):
         return tf.cast(values * tf.math.rsqrt(variance + self.epsilon) * self.scale + self.bias, x.dtype)
 
 
-class Dense(keras.layers.Layer):
+@registered
+class Dense(Layer):
     """Dense layer in the type of its input."""
 
-    def __init__(self, in_width: int, out_width: int):
-        super().__init__(autocast=False)
+    def __init__(self, in_width: int, out_width: int, **kwargs):
+        super().__init__(**kwargs)
         self.kernel = self.add_weight((in_width, out_width), uninitialized, name="kernel")
         self.bias = self.add_weight((out_width,), "zeros", name="bias")
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:  # [..., D]
         # As one product of matrices: of a batch of them, TensorFlow sums the kernel's gradients afterwards.
@@ -123,44 +171,44 @@ class Dense(keras.layers.Layer):
         return tf.reshape(tf.nn.bias_add(rows, tf.cast(self.bias, x.dtype)), (-1, *x.shape[1:-1], rows.shape[-1]))
 
 
-class PatchEmbedding(keras.layers.Layer):
+@registered
+class PatchEmbedding(Layer):
     """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
 
-    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
-        super().__init__(autocast=False)
+    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int], **kwargs):
+        super().__init__(**kwargs)
         self.kernel = self.add_weight((*patch_size, in_width, out_width), uninitialized, name="kernel")
         self.bias = self.add_weight((out_width,), "zeros", name="bias")
         self.patch_size = patch_size
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:
         x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.patch_size, "VALID") + tf.cast(self.bias, x.dtype)
         return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
 
 
-class Mlp(keras.layers.Layer):
+@registered
+class Mlp(Layer):
     """Two dense layers with a GELU and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0):
-        super().__init__(autocast=False)
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, **kwargs):
+        super().__init__(**kwargs)
         self.fc1 = Dense(width, mlp_dim)
         self.fc2 = Dense(mlp_dim, width)
         self.gelu, self.dropout = gelu, dropout
-        self.built = True
 
     def call(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
         return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
 
 
-class Attention(keras.layers.Layer):
+@registered
+class Attention(Layer):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); TensorFlow has no fused kernel."""
 
-    def __init__(self, width: int, num_heads: int):
-        super().__init__(autocast=False)
+    def __init__(self, width: int, num_heads: int, **kwargs):
+        super().__init__(**kwargs)
         self.query, self.key = Dense(width, width), Dense(width, width)
         self.value, self.out = Dense(width, width), Dense(width, width)
         self.num_heads = num_heads
-        self.built = True
 
     def call(self, queries: Tensor, x: Tensor) -> Tensor:  # [B, Q, D], [B, L, D] -> [B, Q, D]
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]

@@ -1,21 +1,69 @@
-"""What the families have in common in TensorFlow: features, then a head; and blocks that may be computed twice."""
+"""What the families have in common in TensorFlow: features, then a head; and all that makes them models of Keras."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
+from bit_tf2 import weights
+from bit_tf2.devices import FirstDevice
+from bit_tf2.layers import Layer, Traced, dtype_policy, registered
+from common.adapt import check_same_model
+from common.errors import UserError
+from common.formats.containers import RECORD
+from common.formats.source import dump_config, parse_config
+from common.initializers import initial_parameters
 from common.models import ModelConfig
 
+PRECISIONS = {  # policy of Keras -> type of the computation; a mixed one keeps parameters in float32
+    "float32": "float32", "float64": "float64", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16",
+}  # fmt: skip
 
-class Model(keras.Model):
+
+def checked_policy(policy: keras.DTypePolicy) -> keras.DTypePolicy:
+    """A policy that the zoo's models can have. UserError for another."""
+    if policy.name not in PRECISIONS:
+        raise UserError(
+            f"Keras's dtype policy is {policy.name!r} and the zoo's parameters are float32 or float64; choose one of "
+            f"{', '.join(PRECISIONS)}."
+        )
+    return policy
+
+
+def takes_images(features: Callable) -> Callable:
+    """A method `features` that takes its images in the model's computing type, and a `keras.Input` as well.
+
+    Images of 16 bits stay as they are: activations flow in their type.
+    """
+
+    @functools.wraps(features)
+    def prepared(self, images: Tensor | keras.KerasTensor, *noise: Tensor, **named: Tensor) -> Tensor:
+        if isinstance(images, keras.KerasTensor):
+            return Features(self)(images)
+        images = tf.convert_to_tensor(images)
+        if images.dtype in (tf.float32, tf.float64):
+            images = tf.cast(images, self.compute_dtype)
+        return features(self, images, *noise, **named)
+
+    return prepared
+
+
+class Model(Traced, keras.Model):
     """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes], or to features where there are no classes.
 
     With `remat`, the backward pass computes the activations within a block again instead of keeping them.
     """
 
-    def __init__(self, config: ModelConfig, *, remat: bool = False):
-        super().__init__(autocast=False)
+    def __init__(self, config: ModelConfig, *, remat: bool = False, **kwargs):
+        super().__init__(autocast=False, **kwargs)
         self.config, self.remat = config, remat
+        self.devices, self.train_only = FirstDevice(), "all"
+        self.built = True
 
     @property
     def dtype(self) -> tf.DType:
@@ -31,6 +79,108 @@ class Model(keras.Model):
         """The output of a block."""
         return tf.recompute_grad(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
 
-    def call(self, images: Tensor, **noise: Tensor) -> Tensor:
+    def call(self, images: Tensor, training: bool | None = None, **noise: Tensor) -> Tensor:
+        """`training` changes nothing: only noise that is given acts."""
         features = self.features(images, **noise)
         return self.head(features) if self.head else features
+
+    # --- what Keras's own models offer
+
+    @property
+    def images_shape(self) -> tuple[int | None, ...]:
+        """(None, H, W, 3), without H and W where images may have any size."""
+        return (None, *getattr(self.config, "image_size", (None, None)), 3)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Note the shapes of what every layer takes, which the constructor does not know; it takes seconds."""
+        for layer in self._flatten_layers(include_self=False):
+            if isinstance(layer, Layer | Model):
+                layer.built = False
+        self.compute_output_spec(keras.KerasTensor(input_shape, self.variable_dtype))
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Nothing: a model is whole once it is constructed."""
+
+    def _lock_state(self) -> None:
+        """Nothing: a head may be replaced at any time."""
+
+    def summary(self, *args, **kwargs) -> None:
+        """Keras's table of layers, of their shapes and numbers of parameters."""
+        if self.stem.get_build_config() is None:
+            self.build(self.images_shape)
+        super().summary(*args, **kwargs)
+
+    def export(
+        self, filepath: str, format: str = "tf_saved_model", verbose=None, input_signature=None, **kwargs
+    ) -> None:
+        """Keras's export; without a signature, for any number of images of the model's size."""
+        images = keras.InputSpec(shape=self.images_shape, dtype=self.variable_dtype, name="images")
+        super().export(filepath, format, verbose, input_signature or [images], **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"config": json.loads(json.dumps(dump_config(self.config))), "remat": self.remat}
+        return super().get_config() | config | {"frozen": list(frozen_layers(self))}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Self:
+        """The model of `get_config`, with initial values (seed 0). Raises UserError for what is no configuration."""
+        config = dict(config)
+        model_config = parse_config(config.pop("config", None), f"The description of the {cls.__name__}")
+        policy, frozen = checked_policy(keras.dtype_policies.get(config.pop("dtype", None))), config.pop("frozen", [])
+        model = construct(cls, model_config, policy, **config)
+        for path, layer in layers_by_path(model):
+            layer.trainable = layer.trainable and path not in frozen
+        weights.load(model, initial_parameters(0, model_config))
+        return model
+
+    def save_own_variables(self, store: dict) -> None:
+        super().save_own_variables(store)
+        store[RECORD] = np.frombuffer(json.dumps({"config": dump_config(self.config)}).encode(), np.uint8)
+
+    def load_own_variables(self, store: dict) -> None:
+        """Raises ValueError where the file is of a model of other sizes: Keras itself ignores what is too much."""
+        super().load_own_variables({name: store[name] for name in store.keys() if name != RECORD})  # noqa: SIM118
+        if RECORD not in store.keys():  # noqa: SIM118
+            raise UserError("The file does not tell which model it holds; read it with `bit_tf2.load_weights`.")
+        record = json.loads(np.asarray(store[RECORD]).tobytes())
+        check_same_model(parse_config(record["config"], "The file"), self.config, "The file")
+
+
+def construct(cls: type[Model], config: ModelConfig, policy: keras.DTypePolicy, **options) -> Model:
+    """A model without values; its layers have the type of its parameters, and the policy decides that of the images."""
+    with dtype_policy(policy.variable_dtype):
+        return cls(config, dtype=policy, **options)
+
+
+def layers_by_path(layer: keras.layers.Layer, path: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """(path of attributes, layer) of all layers within one, the outer before the inner."""
+    for name, value in vars(layer).items():
+        for number, item in enumerate(value) if isinstance(value, list) else (("", value),):
+            if isinstance(item, keras.layers.Layer) and not name.startswith("_"):
+                here = f"{path}{name}/{number}".rstrip("/")
+                yield here, item
+                yield from layers_by_path(item, f"{here}/")
+
+
+def frozen_layers(model: Model) -> Iterator[str]:
+    """Paths of the layers that are not trainable."""
+    return (path for path, layer in layers_by_path(model) if not layer.trainable)
+
+
+@registered
+class Features(Layer):
+    """`model.features` as a layer, of models that are built around a zoo's model."""
+
+    def __init__(self, model: Model, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+
+    def call(self, images: Tensor) -> Tensor:
+        return self.model.features(images)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"model": keras.saving.serialize_keras_object(self.model)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**config | {"model": keras.saving.deserialize_keras_object(config["model"])})

@@ -1,20 +1,19 @@
 """ResNetV2-BiT in TensorFlow (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H x W pixels."""
 
-import keras
 import tensorflow as tf
 from tensorflow import Tensor
 from tensorflow.nn import relu
 
-from bit_tf2.layers import Dense, GroupNorm, StdConv, max_pool
-from bit_tf2.model import Model
+from bit_tf2.layers import Dense, GroupNorm, Layer, StdConv, max_pool, registered
+from bit_tf2.model import Model, takes_images
 from common.models import ResNetConfig
 
 
-class Bottleneck(keras.layers.Layer):
+class Bottleneck(Layer):
     """Pre-activation bottleneck block: norm, ReLU, convolution, three times; the 3x3 strides."""
 
     def __init__(self, in_width: int, out_width: int, stride: int, config: ResNetConfig):
-        super().__init__(autocast=False)
+        super().__init__()
         middle = out_width // 4
         norm = {"num_groups": config.num_groups, "epsilon": config.group_norm_epsilon}
         conv = {"epsilon": config.standardization_epsilon}
@@ -25,7 +24,6 @@ class Bottleneck(keras.layers.Layer):
         self.conv2 = StdConv(middle, middle, 3, stride=stride, **conv)
         self.norm3 = GroupNorm(middle, **norm)
         self.conv3 = StdConv(middle, out_width, 1, **conv)
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:
         out = relu(self.norm1(x))
@@ -36,17 +34,18 @@ class Bottleneck(keras.layers.Layer):
         return out + shortcut
 
 
+@registered
 class ResNet(Model):
     """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes]."""
 
-    def __init__(self, config: ResNetConfig, *, remat: bool = False):
-        super().__init__(config, remat=remat)
+    def __init__(self, config: ResNetConfig, *, remat: bool = False, **kwargs):
+        super().__init__(config, remat=remat, **kwargs)
         self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
         self.blocks = [Bottleneck(*block, config) for block in config.blocks]
         self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
         self.head = Dense(config.width, config.num_classes) if config.num_classes else None
-        self.built = True
 
+    @takes_images
     def features(self, images: Tensor) -> Tensor:
         """Pooled features [B, width], in the type of the parameters."""
         x = max_pool(self.stem(images), self.config.max_pool_padding)  # [B, H / 4, W / 4, C]

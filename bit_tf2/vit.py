@@ -1,28 +1,38 @@
 """Vision Transformer in TensorFlow (https://arxiv.org/abs/2010.11929). B batch, L tokens, D width, H x W pixels."""
 
-import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from bit_tf2.layers import Attention, Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch, dropout, fixed_positions
-from bit_tf2.model import Model
+from bit_tf2.layers import (
+    Attention,
+    Dense,
+    Layer,
+    LayerNorm,
+    Mlp,
+    PatchEmbedding,
+    drop_branch,
+    dropout,
+    fixed_positions,
+    registered,
+)  # fmt: skip
+from bit_tf2.model import Model, takes_images
 from bit_tf2.resnet_v1 import Backbone
 from common.models import ViTConfig
 
 
-class Block(keras.layers.Layer):
+class Block(Layer):
     """Pre-norm transformer block: attention, then an MLP, each added to its input."""
 
     def __init__(self, config: ViTConfig):
-        super().__init__(autocast=False)
+        super().__init__()
         self.norm1 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.attn = Attention(config.width, config.num_heads)
         self.norm2 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
         self.dropout = config.dropout
-        self.built = True
 
-    def call(self, x: Tensor, kept: Tensor | None, seeds: Tensor | None) -> Tensor:  # [B, L, D], [B, 2], [B, 3, 2]
+    def call(self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
+        # x [B, L, D], kept [B, 2], seeds [B, 3, 2]
         kept = (None, None) if kept is None else tf.unstack(kept, axis=1)
         seeds = (None, None, None) if seeds is None else tf.unstack(seeds, axis=1)
         out = self.norm1(x)
@@ -31,27 +41,27 @@ class Block(keras.layers.Layer):
         return x + drop_branch(dropout(out, seeds[2], self.dropout), kept[1])
 
 
-class AttentionPool(keras.layers.Layer):
+class AttentionPool(Layer):
     """One learned query that attends to every token, then an MLP: "MAP" (https://arxiv.org/abs/2106.04560, 3.2)."""
 
     def __init__(self, config: ViTConfig):
-        super().__init__(autocast=False)
+        super().__init__()
         self.probe = self.add_weight((1, 1, config.width), "zeros", name="probe")
         self.attn = Attention(config.width, config.num_heads)
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
-        self.built = True
 
     def call(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, D]
         x = self.attn(tf.tile(tf.cast(self.probe, x.dtype), (tf.shape(x)[0], 1, 1)), x)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
+@registered
 class ViT(Model):
     """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes], or [B, L, num_classes] without pooling."""
 
-    def __init__(self, config: ViTConfig, *, remat: bool = False):
-        super().__init__(config, remat=remat)
+    def __init__(self, config: ViTConfig, *, remat: bool = False, **kwargs):
+        super().__init__(config, remat=remat, **kwargs)
         self.backbone = Backbone(config.backbone, remat=remat) if config.backbone else None
         self.stem = PatchEmbedding(config.backbone.width if config.backbone else 3, config.width, config.patch_size)
         if config.pooling == "token":
@@ -63,8 +73,8 @@ class ViT(Model):
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
         self.head = Dense(config.feature_width, config.num_classes) if config.num_classes else None
-        self.built = True
 
+    @takes_images
     def features(
         self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
     ) -> Tensor:
