@@ -397,7 +397,7 @@ def check_range(name: str, value: float, least: float = 0, most: float = math.in
     elif value >= below:
         expected = f"less than {below:g}" if below < math.inf else "a finite number"
     elif 0 < value < TINY:
-        expected = f"{f'0 or ' if least == 0 else ''}at least {TINY:g}, since float32 knows no smaller number"
+        expected = f"{'0 or ' if least == 0 else ''}at least {TINY:g}, since float32 knows no smaller number"
     if expected:
         raise UserError(f"{name} is {value}, expected {expected}; correct the flag.")
 

@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from common.errors import UserError, reason
 from common.files import read_regular, sync, write_atomically
-from common.formats import h5, npz
+from common.formats import h5, keras, npz
 from common.formats.arrays import declare, same_in_file, widen
 from common.formats.npz import Npz
 from common.formats.tables import Arrays
@@ -33,6 +33,7 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 NUMPY = {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool", "BF16": None}
 NUMPY |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
 MAX_JSON_BYTES = 2**26
+MAX_RECORD_BYTES = 2**20  # of a configuration
 RECORD = "bit_zoo"  # the metadata in which our own files keep the configuration, as JSON
 
 
@@ -85,7 +86,7 @@ class Safetensors:
 
 
 class H5:
-    """An open `.h5` file: our own, with names as paths, or BiT's of Keras, under its published names."""
+    """An open `.h5` file: our own, with names as paths; BiT's, under its published names; or Keras's of a zoo's model."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -96,10 +97,23 @@ class H5:
             else:
                 self._datasets = dict(h5.all_datasets(self._file, path))
             self.metadata = {RECORD: str(self._file.attrs[RECORD])} if RECORD in self._file.attrs else {}
+            if keras.is_keras(self._datasets):
+                self.metadata |= self._keras_record()
+                self._datasets = keras.renamed(self._datasets, path)
             self.declared = {name: declare(data.shape, data.dtype) for name, data in self._datasets.items()}
         except BaseException:
             self._file.close()
             raise
+
+    def _keras_record(self) -> dict[str, str]:
+        """The record that a model of `bit_tf2` writes beside its arrays, as metadata."""
+        record = self._datasets.get(keras.RECORD)
+        if record is None:
+            return {}
+        if record.dtype != np.uint8 or record.nbytes > MAX_RECORD_BYTES:
+            raise UserError(f"{self.path} holds a record of its model that is no text; save it again.")
+        h5.check_bytes([record], self.path)
+        return {RECORD: record[()].tobytes().decode()}
 
     def check_bytes(self) -> None:
         """Raise UserError where data sets declare more than the file can hold."""
@@ -161,27 +175,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def write(path: Path, published: Arrays, metadata: dict[str, str], keras: ResNetConfig | None = None) -> None:
+def write(path: Path, published: Arrays, metadata: dict[str, str], bit: ResNetConfig | None = None) -> None:
     """Write `published` to `path`, whole or not at all, and read it back.
 
-    `metadata` is not for `.npz`. With `keras`, an `.h5` is laid out as the original TF2 code of BiT does.
+    `metadata` is not for `.npz`. With `bit`, an `.h5` is laid out as the original TF2 code of BiT does.
     """
     write_atomically(
         path,
-        lambda file: fill(file, path.suffix, published, metadata, keras),
+        lambda file: fill(file, path.suffix, published, metadata, bit),
         lambda new: guarded(new, lambda: verify(new, path.suffix, published)),
     )
 
 
-def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], keras: ResNetConfig | None) -> None:
+def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], bit: ResNetConfig | None) -> None:
     """Write `published` to an open file."""
     if suffix == ".npz":
         npz.fill(file, published)
     elif suffix == ".safetensors":
         safetensors.numpy.save_file(published, file.name, metadata=metadata)
         sync(Path(file.name))  # the library replaces the file that is open here
-    elif keras:
-        h5.fill(file, published, keras)
+    elif bit:
+        h5.fill(file, published, bit)
     else:
         with h5py.File(file, "w") as target:
             target.attrs.update(metadata)
