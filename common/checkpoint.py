@@ -97,6 +97,8 @@ class Checkpoints:
         """A sentence on what a restart would find."""
         if not self._intact:
             return "No checkpoint has been written yet."
+        if not any((self.folder / name).exists() for name in self._intact):
+            return f"The folder {self.folder} and its checkpoints have been removed meanwhile."
         return f"The checkpoint of step {max(self._intact.values())} is intact; the same command continues after it."
 
     def _write(self, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
@@ -143,6 +145,8 @@ def read(path: Path) -> Checkpoint:
     try:
         metadata = json.loads(check(path))["__metadata__"]
         facts = {name: json.loads(fact) for name, fact in metadata.items() if name not in ("sha256", "step")}
+        if not (metadata["step"].isascii() and metadata["step"].isdecimal()):
+            raise ValueError(f"step {metadata['step']!r}")  # noqa: TRY301
         return Checkpoint(int(metadata["step"]), safetensors.numpy.load_file(path), facts)
     except OSError as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error.strerror or error}).") from error

@@ -177,6 +177,9 @@ class RunConfig:
 
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time")
     logdir: str = flag("runs", "folder of runs; gs:// and s3://, too")
+    extend_from: str | None = flag(
+        None, "folder of a finished run to go on from, with its flags, to more --steps in a new folder", rule="none"
+    )
     eval_every: str | None = flag(
         None,
         "steps between evaluations on val, or of several splits: val:500,v2:2000,real:2000; 0: only at the end",
@@ -335,7 +338,12 @@ def parse(config_class: type, argv: Sequence[str], prog: str, description: str) 
     if unknown:
         flags = [f"--{item.name}" for item in dataclasses.fields(config_class)]
         raise UserError(f"{prog} knows no {unknown[0]!r}{nearest(unknown[0], flags)} --help lists the flags.")
-    config = config_class(**vars(values))
+    given = vars(values)
+    if "extend_from" in given:
+        from common.extend import taken_over  # which reads files, and so takes longer to import
+
+        given = taken_over(given["extend_from"], given)
+    config = config_class(**given)
     check(config)
     return config
 

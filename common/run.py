@@ -28,6 +28,7 @@ from common.datasets import Dataset, Opener, Split, carve, few_shot, open_datase
 from common.devices import MOST, Devices, together
 from common.environment import environment
 from common.errors import UserError, reason
+from common.extend import RATES, Finished, is_number
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
@@ -35,7 +36,7 @@ from common.metrics import Keep
 from common.models import find_model, trained_parameters, with_noise
 from common.predictions import PREDICTIONS, Predictions, write_predictions
 from common.progress import Progress, duration, follow
-from common.recipes import check_sharing, create_recipe
+from common.recipes import Recipe, check_sharing, create_recipe
 from common.record import read_record
 
 WORTH_TELLING_SECONDS, LONG_SECONDS = 30, 600  # that a run takes
@@ -59,7 +60,12 @@ class Run:
         self.splits = choose_splits(dataset, config, given)
         self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
         self.engine, self.dataset = engine, dataset
-        path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
+        self.finished = Finished(config) if config.extend_from else None
+        if self.finished:
+            self.finished.check(self.recipe.num_steps, dataset.class_names)
+            path = self.finished.weights
+        else:
+            path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         size, self.adapted = (self.recipe.crop, self.recipe.crop), [*dataset.notes]
         self.model_config, self.initial = weights.starting_values(
             model, path, dataset.num_classes, config.seed, image_size=size, head_bias=self.recipe.head_bias,
@@ -86,7 +92,7 @@ class Run:
             self.checkpoint_every = min(1000, self.recipe.num_steps // 10)  # 0, only at the end, below ten steps
         self.checkpoint_is_due, self.signal = False, 0
         self.step, self.saved_step, self.restored, self.losses = 0, 0, None, []
-        self.best, self.results, self.seconds_before = None, {}, 0.0
+        self.best, self.results, self.seconds_before, self.took_up = None, {}, 0.0, ""
 
     def on(self, devices: Devices) -> Self:
         """This run on `devices`, to be entered: of several processes, the first one writes."""
@@ -131,6 +137,8 @@ class Run:
         self.checkpoints = Checkpoints(self.folder, *([self.remote.publish_checkpoint] if self.remote else []))
         checkpoint = self.checkpoints.restore()
         num_lines = self._continue_from(checkpoint) if checkpoint else 0
+        if self.finished and not checkpoint:
+            self._extend()
         if self.best is not None and not self.remote and not (self.folder / "best.npz").exists():
             raise UserError(
                 f"{self.folder}/best.npz, the weights of the best evaluation so far, is missing; restore it, or start "
@@ -153,6 +161,8 @@ class Run:
         self.checkpoints = Checkpoints(self.folder)
         if checkpoint := self.checkpoints.restore():
             self._continue_from(checkpoint)
+        elif self.finished:
+            self._extend()
 
     def _check_sameness(self) -> None:
         """Raise UserError where processes are about to do different things."""
@@ -205,25 +215,69 @@ class Run:
     def _continue_from(self, checkpoint: Checkpoint) -> int:
         """Take up the state of a checkpoint of this run; returns the number of its metrics lines."""
         facts, where = checkpoint.facts, f"The checkpoint in {self.place}"
-        try:
-            self._check_config(facts["config"])
-            for name, value in self._constants.items():
-                if facts["constants"][name] != value:
-                    raise UserError(
-                        f"{where} was made with {facts['constants'][name]} as {name}, not {value}; choose another "
-                        "--name, or bring back the images and the version that it was made with."
-                    )
-            parts = {part: weights.below(checkpoint.arrays, part) for part in ("model", "optimizer")}
-            weights.check_shapes(parts["model"], self.model_config.parameter_shapes(), where)
-            self.step = self.saved_step = checkpoint.step
-            self.losses, self.best = list(facts["losses"]), facts["best"]
-            self.initial, self.restored, self.seconds_before = parts["model"], parts["optimizer"], facts["seconds"]
-            self.restored_engine = facts["engine"]
-            return facts["metrics_lines"]
-        except (KeyError, TypeError, AttributeError) as error:
+        self._check_facts(checkpoint, where)
+        self._check_config(facts["config"])
+        self._check_constants(facts["constants"], where)
+        self._take_up(checkpoint, where)
+        self.saved_step, self.losses, self.best = checkpoint.step, facts["losses"], facts["best"]
+        self.took_up = f"Continuing after step {self.step:,}, which {facts['engine']} saved"
+        return facts["metrics_lines"]
+
+    def _extend(self) -> None:
+        """Take up the end of the run that this one makes longer; losses, metrics and checkpoints are this one's own."""
+        checkpoint, place = self.finished.restore(), self.finished.folder
+        self.step, self.seconds_before = self.finished.num_steps, self.finished.seconds
+        if checkpoint:
+            where = f"The checkpoint in {place}"
+            self._check_facts(checkpoint, where)
+            self._check_constants(checkpoint.facts["constants"], where, besides=RATES)
+            self._take_up(checkpoint, where)
+            self.best = checkpoint.facts["best"] if self.config.keep_best else None
+            if self.best is not None and self.writes:
+                best = weights.read_weights(place / "best.npz", self.model_config)
+                weights.write_weights(self.folder / "best.npz", best, self.model_config)
+        self.took_up = self.finished.describe(bool(checkpoint), self.recipe.lrs)
+
+    def _take_up(self, checkpoint: Checkpoint, where: str) -> None:
+        """Its step, time, parameters and state of the optimizer, which must be of this model and recipe."""
+        parts = {part: weights.below(checkpoint.arrays, part) for part in ("model", "optimizer")}
+        shapes, state = self.model_config.parameter_shapes(), ["first"]
+        state += ["second"] * (self.recipe.optimizer == "adam") + ["average"] * bool(self.recipe.ema)
+        trained = trained_parameters(self.model_config, self.recipe.train_only)
+        weights.check_shapes(parts["model"], shapes, where)
+        weights.check_shapes(
+            parts["optimizer"], {f"{kind}/{name}": shapes[name] for kind in state for name in trained}, where
+        )
+        self.step, self.seconds_before = checkpoint.step, checkpoint.facts["seconds"]
+        self.initial, self.restored = parts["model"], parts["optimizer"]
+
+    def _check_facts(self, checkpoint: Checkpoint, where: str) -> None:
+        """Raise UserError for what no run of ours has written."""
+        for name, fits in FACTS.items():
+            if name not in checkpoint.facts:
+                raise UserError(
+                    f"{where} lacks {name}, which this version writes; finish it with the version that made it."
+                )
+            if not fits(checkpoint.facts[name]):
+                found = repr(checkpoint.facts[name])[:80]
+                raise UserError(f"{where} holds {found} as {name}, which no run has written; restore or remove it.")
+        if checkpoint.step > self.recipe.num_steps:
             raise UserError(
-                f"{where} lacks {error}, which this version writes; finish it with the version that made it."
-            ) from error
+                f"{where} is of step {checkpoint.step:,} of a run of {self.recipe.num_steps:,}; restore or remove it."
+            )
+        for name, array in checkpoint.arrays.items():
+            if array.dtype.kind != "f":
+                raise UserError(f"{where} holds {name} as {array.dtype}, expected floats; restore or remove it.")
+
+    def _check_constants(self, before: dict[str, Any], where: str, besides: Collection[str] = ()) -> None:
+        """Raise UserError where a checkpoint is of other images or another recipe; fields that it lacks had their default."""
+        defaults = {item.name: item.default for item in dataclasses.fields(Recipe)}
+        for name, value in self._constants.items():
+            if name not in besides and before.get(name, defaults.get(name)) != value:
+                raise UserError(
+                    f"{where} was made with {before.get(name, defaults.get(name))} as {name}, not {value}; choose another "
+                    "--name, or bring back the images and the version that it was made with."
+                )
 
     @functools.cached_property
     def _constants(self) -> dict[str, Any]:
@@ -256,8 +310,7 @@ class Run:
             f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {self.engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
             f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._frozen()}\n"
-            f"Folder {self.place}; to resume: {self.command}"
-            + (f"\nContinuing after step {self.step:,}, which {self.restored_engine} saved" if self.step else "")
+            f"Folder {self.place}; to resume: {self.command}" + (f"\n{self.took_up}" if self.took_up else "")
         )
 
     def _frozen(self) -> str:
@@ -484,6 +537,22 @@ class Run:
         self.progress.say(f"Wrote {self.place}/weights.npz, card.json and curves.png")
         if self.remote:
             self.remote.publish()
+
+
+def is_count(value: Any) -> bool:
+    """Whether what JSON holds is a whole number, 0 or more."""
+    return type(value) is int and value >= 0
+
+
+FACTS = {  # what a checkpoint tells of its run, besides its step and arrays, and what it has to be
+    "engine": lambda value: isinstance(value, str),
+    "config": lambda value: isinstance(value, dict),
+    "constants": lambda value: isinstance(value, dict),
+    "losses": lambda value: isinstance(value, list) and all(map(is_number, value)),
+    "metrics_lines": is_count,
+    "best": lambda value: value is None or is_number(value),
+    "seconds": lambda value: is_number(value) and value >= 0,
+}
 
 
 class Metrics:

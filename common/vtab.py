@@ -46,6 +46,8 @@ class Suite:
         find_model(config.model)
         if config.dataset != TrainConfig.dataset or config.recipe != TrainConfig.recipe:
             raise UserError("VTAB-1k chooses the dataset, and the BiT-HyperRule the recipe; leave both flags out.")
+        if config.extend_from:
+            raise UserError("--extend_from lengthens one run, and VTAB-1k is many; leave it out.")
         if storage.is_remote(config.logdir):
             raise UserError(f"--logdir {config.logdir} is not on this machine, where the summary reads; name a folder.")
         self.config = config

@@ -10,6 +10,7 @@ import numpy as np
 from common.config import TrainConfig, run_command
 from common.devices import Devices
 from common.run import Run
+from common.weights import below
 
 LOOP = Path(__file__).resolve().parent.parent / "bit_jax" / "loop.py"
 
@@ -58,9 +59,9 @@ def load_main():
         "optim": types.SimpleNamespace(create_optimizer=lambda model, recipe: {}, swap_average=lambda optimizer: None),
         "weights": types.SimpleNamespace(
             load=load,
-            load_optimizer=lambda model, optimizer, arrays: optimizer.update(arrays),
+            load_optimizer=lambda model, optimizer, arrays: optimizer.update(below(arrays, "first")),
             dump=lambda model: copy(model.arrays),
-            dump_optimizer=lambda model, optimizer: copy(optimizer),
+            dump_optimizer=lambda model, optimizer: {f"first/{name}": value for name, value in copy(optimizer).items()},
         ),
         "jnp": np,
         "Devices": lambda shard_parameters: Devices(),

@@ -16,7 +16,7 @@ import pytest
 from engines import INSTALLED
 from processes import ROOT, Server
 
-from common.checkpoint import CURRENT, PREVIOUS, read
+from common.checkpoint import CURRENT, PREVIOUS, Checkpoints, read, write
 from common.datasets import open_dataset
 from common.interruption import Interruption
 from common.progress import show
@@ -496,3 +496,59 @@ def test_batches_of_evaluation_and_parts_of_a_step_may_change(numpy_runs):
     numpy_runs.stopped("split")
     numpy_runs.train("split", "--batch_eval", 2, "--batch_split", 2)
     assert numpy_runs.step("split") == STEPS and numpy_runs.is_finished("split")
+
+
+ODD = {
+    "losses": [["a"], "1", [None], {"a": 1}, [float("nan")]],
+    "metrics_lines": [-1, "3", 2.5, True, None],
+    "best": ["high", [1], float("inf")],
+    "seconds": ["12", None, -1, float("nan")],
+    "engine": [None, 3],
+    "config": [[], "x", None],
+    "constants": [[], 4],
+}
+
+
+def rewrite(path: Path, step=None, arrays=None, **facts) -> None:
+    """Change a checkpoint, and give it the digest of what it then holds."""
+    before = read(path)
+    with open(path, "wb") as file:
+        write(file, before.step if step is None else step, arrays or before.arrays, before.facts | facts)
+
+
+def test_what_no_run_has_written_is_one_sentence(numpy_runs):
+    """In a checkpoint whose digest is right."""
+    path = numpy_runs.stopped("odd") / CURRENT
+    (path.parent / PREVIOUS).unlink()
+    intact = path.read_bytes()
+    for name, values in ODD.items():
+        for value in values:
+            rewrite(path, **{name: value})
+            sentence = numpy_runs.refused("odd")
+            assert f"holds {value!r} as {name}, which no run has written; restore or remove it." in sentence
+            path.write_bytes(intact)
+    rewrite(path, step=7)
+    assert "is of step 7 of a run of 6; restore or remove it." in numpy_runs.refused("odd")
+    for step in (-1, "x", 1.5, " 3", "٣"):
+        rewrite(path, step=step)
+        assert "is damaged: its header makes no sense" in numpy_runs.refused("odd")
+        path.write_bytes(intact)
+    arrays = read(path).arrays
+    name = next(name for name in arrays if name.startswith("model/"))
+    rewrite(path, arrays=arrays | {name: arrays[name].astype(np.int64)})
+    assert f"holds {name} as int64, expected floats" in numpy_runs.refused("odd")
+    rewrite(path, arrays={key: array for key, array in arrays.items() if key != f"optimizer/first/{name[6:]}"})
+    assert "does not fit the model" in numpy_runs.refused("odd")
+    path.write_bytes(intact)
+    numpy_runs.train("odd")
+    numpy_runs.assert_same("odd", "whole")
+
+
+def test_a_run_whose_folder_was_removed_says_so(numpy_runs):
+    checkpoints = Checkpoints(numpy_runs.folder / "gone")
+    (numpy_runs.folder / "gone").mkdir()
+    checkpoints.save(3, {"model/a": np.ones(2)}, {})
+    checkpoints.close()
+    assert "checkpoint of step 3 is intact" in checkpoints.what_is_left()
+    shutil.rmtree(numpy_runs.folder / "gone")
+    assert "gone and its checkpoints have been removed meanwhile" in checkpoints.what_is_left()
