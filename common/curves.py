@@ -15,6 +15,8 @@ COLOURS = {"bit_pytorch": "#d95926", "bit_jax": "#2a78d6", "bit_tf2": "#1a9e6b",
 OTHERS = ("#2a78d6", "#d95926", "#1a9e6b", "#8b5fbf", "#c2891b", "#c0417f")
 GREY = "#808080"
 STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))
+MARKS = "osD^vPX"
+FEW_POINTS = 20  # are marked
 PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it shows
     "Loss": lambda record: ["train/loss", *[name for name in record.metrics("/loss") if name != "train/loss"]],
     "Learning rate": lambda record: ["train/lr"],
@@ -29,7 +31,7 @@ CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is
 
 
 def draw(axes, title: str, records: Sequence[Record]) -> None:
-    """One panel: colour tells the engine, or the run where all have one engine; the dashes tell the metric.
+    """One panel: colour tells the engine, or the run where all have one engine; dashes and marks tell the metric.
 
     Of engines, each is drawn thinner than the one below it, so that all are seen where they agree.
     """
@@ -38,22 +40,23 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
     who = {}  # name -> how its lines look
     for number, record in enumerate(records):
         above = len(engines) - 1 - engines.index(record.engine)
-        style = {"color": OTHERS[number % len(OTHERS)], "linewidth": 1.4 + 1.3 * above}
+        style = {"color": OTHERS[number % len(OTHERS)], "linewidth": 1.4 + 1.3 * above, "zorder": 3 - above / 10}
         if len(engines) > 1:
             style["color"] = COLOURS.get(record.engine)
         if has_points(title, [record]):
             who[record.framework if len(engines) > 1 else record.name] = style
         for metric in PANELS[title](record):
             points = points_of(record, metric)
-            marks = {"marker": "o", "markersize": 4 + 1.5 * above} if 0 < len(points) < 20 else {}
-            axes.plot(*np.reshape(points, (-1, 2)).T, linestyle=dashes(metric, metrics), **style, **marks)
+            look = {**line_of(metric, metrics, len(points)), **style, "markersize": 4 + 1.5 * above}
+            axes.plot(*np.reshape(points, (-1, 2)).T, **look)
     axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(1, *(record.step for record in records))))
     if "second" in title:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     if "accuracy" in title:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.grid(alpha=0.3)
-    explain(axes, who, metrics)
+    counts = {metric: max(len(points_of(record, metric)) for record in records) for metric in metrics}
+    explain(axes, who, {metric: line_of(metric, metrics, count) for metric, count in counts.items()})
 
 
 def points_of(record: Record, metric: str) -> list[tuple[int, float]]:
@@ -63,24 +66,25 @@ def points_of(record: Record, metric: str) -> list[tuple[int, float]]:
     return [points[i] for i in chosen]
 
 
-def dashes(metric: str, metrics: Sequence[str]) -> str | tuple:
-    """How the line of one of several metrics is dashed."""
-    return STYLES[metrics.index(metric) % len(STYLES)]
+def line_of(metric: str, metrics: Sequence[str], num_points: int) -> dict:
+    """How the line of one of several metrics is dashed and, where it has few points, how they are marked."""
+    number = metrics.index(metric)
+    look = {"linestyle": STYLES[number % len(STYLES)] if num_points > 1 else "none"}
+    return look | ({"marker": MARKS[number % len(MARKS)]} if num_points < FEW_POINTS else {})
 
 
-def explain(axes, who: dict[str, dict], metrics: Sequence[str]) -> None:
-    """The legend: who has which colour, and which metric which dashes."""
+def explain(axes, who: dict[str, dict], metrics: dict[str, dict]) -> None:
+    """The legend: who has which colour, and which metric which line."""
     from matplotlib.lines import Line2D
 
     colour = next(iter(who.values()))["color"] if len(who) == 1 else GREY
     handles = [Line2D([], [], label=short(name), **style) for name, style in who.items() if len(who) > 1]
     told = len(metrics) > 1 or (len(who) == 1 and [in_words(name) for name in metrics] != [axes.get_title().lower()])
-    for metric in metrics if told else ():
-        look = {"color": colour, "linewidth": 1.4, "linestyle": dashes(metric, metrics)}
+    for metric, look in metrics.items() if told else ():
+        look = look | {"color": colour, "linewidth": 1.4, "markersize": 4}
         handles.append(Line2D([], [], label=short(in_words(metric)), **look))
-    if not handles:
-        return
-    axes.legend(handles=handles, fontsize="small", framealpha=0, ncols=1 + (len(handles) > 6))
+    if handles:
+        axes.legend(handles=handles, fontsize="small", framealpha=0, ncols=1 + (len(handles) > 6))
 
 
 def short(name: str) -> str:

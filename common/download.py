@@ -65,10 +65,7 @@ def main() -> None:
             print("\n".join(f"{row['name']:<44} {row.get('source', '')}" for row in manifest["models"]))
         elif not args.names:
             raise UserError("No model was named; name some of those that --list prints.")
-        try:
-            failed = [name for name in args.names if not fetch(name, manifest, args)]
-        except KeyboardInterrupt:
-            sys.exit(130)
+        failed = [name for name in args.names if not fetch(name, manifest, args)]
         sys.exit(2 if failed else 0)
 
 

@@ -176,12 +176,13 @@ def test_a_log_of_big_vision_that_was_started_again_counts_every_step_once(tmp_p
     assert found.points("train/loss") == [(1, 9), (2, 3), (3, 2), (4, 1)] and found.last("val/top1") == 0.3
 
 
-def test_seven_metrics_have_seven_kinds_of_dashes(tmp_path):
+def test_seven_metrics_have_seven_kinds_of_lines(tmp_path):
     splits = ("a", "b", "c", "d", "e", "f", "g")
     lines = [{"step": step} | {f"{split}/prec@1": 0.5 for split in splits} for step in (1, 2)]
     (tmp_path / record.BIG_VISION_LOG).write_text("\n".join(map(json.dumps, lines)))
     metrics = record.read_record(tmp_path).metrics("/top1")
-    assert len({curves.dashes(metric, metrics) for metric in metrics}) == 7
+    lines = [curves.line_of(metric, metrics, 2) for metric in metrics]
+    assert len({line["linestyle"] for line in lines}) == len({line["marker"] for line in lines}) == 7
     assert curves.svgs([record.read_record(tmp_path)])
 
 
@@ -367,6 +368,27 @@ def test_legends_are_words(tmp_path):
     for words in (">validation top-1<", ">test top-1<"):
         assert words in drawn["Top-1 accuracy"]
     assert drawn["Learning rate"].count(">Learning rate<") == 1 and ">learning rate<" not in drawn["Learning rate"]
+
+
+def test_a_metric_of_one_point_is_explained_by_its_mark(tmp_path):
+    """A dashed line that is nowhere in the picture would mislead."""
+    found = record.read_record(make_run(tmp_path / "run"))
+    look = curves.line_of("test/loss", ["train/loss", "test/loss"], len(found.points("test/loss")))
+    assert look == {"linestyle": "none", "marker": "s"}
+    assert curves.line_of("train/loss", ["train/loss", "test/loss"], 100) == {"linestyle": "-"}
+
+
+def test_no_engine_covers_another(tmp_path):
+    """Whatever the order of the runs: the thinner lie above."""
+    from matplotlib.figure import Figure
+
+    engines = ("bit_pytorch", "bit_tf2", "bit_pytorch", "bit_jax", "bit_tf2")
+    records = [record.read_record(make_run(tmp_path / str(i), name)) for i, name in enumerate(engines)]
+    axes = Figure().subplots()
+    curves.draw(axes, "Learning rate", records)
+    order = sorted((line.get_zorder(), -line.get_linewidth()) for line in axes.get_lines())
+    assert len(axes.get_lines()) == 5 and order == sorted(order, key=lambda pair: pair[1])
+    assert len({pair[0] for pair in order}) == 3
 
 
 def test_ctrl_c_ends_quietly(monkeypatch):
