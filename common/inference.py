@@ -23,7 +23,7 @@ from common.files import read_regular, write_atomically
 from common.formats import npz
 from common.formats.containers import read_json
 from common.formats.source import card_path, read_model
-from common.metrics import add_up, averages
+from common.metrics import accuracies, add_up, averages
 from common.models import find_model
 from common.progress import follow, note, show
 from common.recipes import LOSSES
@@ -125,9 +125,10 @@ class Evaluation(Inference):
 
     def show(self, split: str, result: dict[str, float]) -> None:
         """Print one line a person reads."""
+        told = accuracies(result, self.model_config.num_classes, self.expected(split))
         self.tell(
             f"{self.config.dataset} {split}, {self.splits[split].num_labelled:,} images: "
-            f"top-1 {result['top1']:.2%}{self.expected(split)}, top-5 {result['top5']:.2%}, loss {result['loss']:.6f}"
+            f"{told}, loss {result['loss']:.6f}"
         )
 
     def expected(self, split: str) -> str:

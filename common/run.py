@@ -32,7 +32,7 @@ from common.extend import RATES, Finished, is_number
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
-from common.metrics import Keep
+from common.metrics import Keep, accuracies
 from common.models import find_model, trained_parameters, with_noise
 from common.predictions import PREDICTIONS, Predictions, write_predictions
 from common.progress import Progress, duration, follow
@@ -446,8 +446,8 @@ class Run:
         if self.writes:
             self.progress.exclude(time.monotonic() - self.evaluation_started)
             self.metrics.write(step, {f"{split}/{name}": value for name, value in result.items()})
-            top1, top5, loss = (result[name] for name in ("top1", "top5", "loss"))
-            self.progress.say(f"step {step:,}: {split} top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}")
+            told = accuracies(result, self.dataset.num_classes)
+            self.progress.say(f"step {step:,}: {split} {told}, loss {result['loss']:.4f}")
         self.results[split] = result["top1"]
         better = split == "val" and self.config.keep_best and (self.best is None or result["top1"] > self.best)
         if better:

@@ -61,6 +61,7 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
     assert [line["step"] for line in lines if "val/top1" in line] == [3, 6]
     test = lines[-1]
     assert 0 <= test["test/top1"] <= 1 and test["test/top5"] == 1  # two classes
+    assert "test top-1 " in done.stdout and "top-5" not in done.stdout
     assert json.loads((folder / "card.json").read_text())["class_names"] == ["cat", "dog"]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     told = read_predictions(folder / "predictions.npz")

@@ -115,3 +115,31 @@ def test_what_they_do_not_know(launcher, words, said):
         [LAUNCHERS / launcher, *words], env=os.environ | SLURM, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and done.stderr == said
+
+
+@pytest.mark.parametrize(
+    ("launcher", "name"),
+    [
+        ("local.sh", "NUM_PROCESSES"),
+        ("slurm.sh", "SLURM_NNODES"),
+        ("slurm.sh", "SLURM_GPUS_ON_NODE"),
+        ("slurm.sh", "SLURM_JOB_ID"),
+    ],
+)
+@pytest.mark.parametrize("value", ["a[$(touch ran)]", "0", "08", "2 + 2", "-1", "PATH", "9" * 30])
+def test_a_variable_that_is_no_number_is_refused_and_not_run(launcher, name, value, tmp_path):
+    """Within its arithmetic, the shell would take it for an expression."""
+    done = subprocess.run(
+        [LAUNCHERS / launcher, "--dry_run", "bit_pytorch"], env=os.environ | SLURM | {name: value}, cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {name} is '{value}', expected a number")
+    assert done.stderr.count("\n") == 1 and not [*tmp_path.iterdir()]
+
+
+def test_a_job_that_was_not_submitted_is_one_sentence():
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("SLURM")}
+    done = subprocess.run(
+        [LAUNCHERS / "slurm.sh", "bit_jax"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "SLURM_NNODES is ''" in done.stderr and "sbatch" in done.stderr

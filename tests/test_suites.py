@@ -14,7 +14,7 @@ from common.config import EvaluateConfig, TrainConfig, parse, periods
 from common.datasets import Dataset, MultiLabels, open_dataset
 from common.errors import UserError
 from common.inference import Evaluation, Inference, is_imagenet
-from common.metrics import averages
+from common.metrics import accuracies, averages
 from common.models import find_model
 from common.record import accuracy, read_record
 from common.run import Run
@@ -270,6 +270,11 @@ def inference(monkeypatch, model: str, dataset: str = "imagenet2012", classes: t
 def test_published_models_are_evaluated_as_their_sources_do(monkeypatch, model, view, loss):
     job = inference(monkeypatch, model)
     assert (job.resolution, job.resize_kind, job.eval_resize(job.resolution or 480)) == view and job.loss == loss
+
+
+@pytest.mark.parametrize(("num_classes", "told"), [(6, "top-1 25.00% (x), top-5 50.00%"), (5, "top-1 25.00% (x)")])
+def test_the_top5_of_five_classes_is_not_told(num_classes, told):
+    assert accuracies({"top1": 0.25, "top5": 0.5, "loss": 1.5}, num_classes, " (x)") == told
 
 
 def test_flags_win_over_the_card(monkeypatch):

@@ -18,14 +18,18 @@ if [[ ${1:-} == --dry_run ]]; then
   run() { local words; printf -v words " %q" "$@"; echo "${words:1}"; }
   shift
 fi
+check_number() {  # NAME: within $((...)) the shell would run what else a variable may hold
+  [[ ${!1} =~ ^[1-9][0-9]{0,4}$ ]] || { echo "error: $1 is '${!1}', expected a number from 1 on; correct the variable." >&2; exit 2; }
+}
 engine=${1:-}
 shift || true
 case $engine in
 bit_pytorch)
   num_gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l) || num_gpus=0
-  num_processes=${NUM_PROCESSES:-$((num_gpus > 0 ? num_gpus : 1))}
-  threads=${OMP_NUM_THREADS:-$(($(nproc) >= num_processes ? $(nproc) / num_processes : 1))}
-  run env OMP_NUM_THREADS="$threads" "$python" -m torch.distributed.run --standalone --nproc_per_node "$num_processes" -m bit_pytorch.train "$@"
+  NUM_PROCESSES=${NUM_PROCESSES:-$((num_gpus > 0 ? num_gpus : 1))}
+  check_number NUM_PROCESSES
+  threads=${OMP_NUM_THREADS:-$(($(nproc) >= NUM_PROCESSES ? $(nproc) / NUM_PROCESSES : 1))}
+  run env OMP_NUM_THREADS="$threads" "$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES" -m bit_pytorch.train "$@"
   ;;
 bit_jax | bit_tf2) run "$python" -m "$engine.train" "$@" ;;
 *)

@@ -24,10 +24,15 @@ if [[ ${1:-} == --dry_run ]]; then
   run() { local words; printf -v words " %q" "$@"; echo "${words:1}"; }
   shift
 fi
+check_number() {  # NAME: within $((...)) the shell would run what else a variable may hold
+  [[ ${!1:-} =~ ^[1-9][0-9]{0,9}$ ]] || { echo "error: $1 is '${!1:-}', expected a number from 1 on; $2." >&2; exit 2; }
+}
 engine=${1:-}
 shift || true
-nodes=${SLURM_NNODES:?is not set; submit this file with sbatch}
-gpus=${SLURM_GPUS_ON_NODE:?is not set; give sbatch --gpus-per-node}
+check_number SLURM_NNODES "submit this file with sbatch"
+check_number SLURM_GPUS_ON_NODE "give sbatch --gpus-per-node"
+check_number SLURM_JOB_ID "submit this file with sbatch"
+nodes=$SLURM_NNODES gpus=$SLURM_GPUS_ON_NODE
 srun=(srun --kill-on-bad-exit=1 --nodes "$nodes")
 case $engine in
 bit_pytorch)
