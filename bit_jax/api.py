@@ -14,6 +14,7 @@ from bit_jax.resnet import ResNet
 from bit_jax.resnet_v1 import ResNetV1
 from bit_jax.vit import ViT
 from common import weights as common_weights
+from common.cards import Preprocessing
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_model
 
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
@@ -27,18 +28,20 @@ def build(
     remat: bool = False,
     train_only: str = "all",
     devices: Devices | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices` or else JAX's first device.
 
     Its parameters are float64 for the precision float64, else float32. float64 switches the whole process to JAX's
     64-bit types; float32 means float32, on GPUs and TPUs as well: bit_jax/layers.py states it where it matters.
     With `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
-    what is trained (common/models/): the rest is frozen.
+    what is trained (common/models/): the rest is frozen. `preprocessing` says how the model wants its images.
     """
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
+    model.preprocessing = preprocessing or Preprocessing()
     model.devices, model.train_only = devices or FirstDevice(), train_only
     for variable in engine_weights.parameters(model).values():
         place = model.devices.place_of_parameter(variable.shape)
@@ -48,7 +51,7 @@ def build(
 
 
 def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
-    """A `flax.nnx.Module` for images [B, H, W, 3] in [-1, 1], called by its published `name`.
+    """A `flax.nnx.Module` for images [B, H, W, 3] as its `preprocessing` says, called by its published `name`.
 
     `weights` is a file or folder in any spelling (common/formats/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
@@ -57,7 +60,8 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     """
     model = find_model(name)
     path = common_weights.choose_file(model, weights)
-    return build(*common_weights.starting_values(model, path, num_classes))
+    start = common_weights.starting_values(model, path, num_classes, pretrained=weights == "pretrained")
+    return build(start.config, start.arrays, preprocessing=start.card.preprocessing)
 
 
 def load_weights(model: Model, path: str | Path) -> None:

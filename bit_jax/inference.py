@@ -20,7 +20,7 @@ from common.inference import Evaluation, Prediction
 @functools.partial(nnx.jit, static_argnames="dtype")
 def features_and_logits(model: Model, images: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
     """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(scale(images, model.dtype).astype(dtype))
+    features = model.features(scale(images, model).astype(dtype))
     return features, model.head(features)
 
 
@@ -41,7 +41,7 @@ def predict_and_score(
 
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
     standardize_once(model)
     dtype = getattr(jnp, job.config.precision)
     for split in job.split_names:
@@ -53,6 +53,6 @@ def evaluate_main(job: Evaluation) -> None:
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
     standardize_once(model)
     job.show(predict(model, job.batches(), dtype=getattr(jnp, job.config.precision)))

@@ -19,9 +19,10 @@ from common.recipes import Recipe
 from common.run import Run
 
 
-def scale(images: Array, dtype: jnp.dtype) -> Array:
-    """uint8 [B, H, W, 3] to [-1, 1]."""
-    return images.astype(dtype) / 127.5 - 1
+def scale(images: Array, model: Model) -> Array:
+    """uint8 [B, H, W, 3] to the numbers that `model.preprocessing` says."""
+    divisor, shift = (jnp.array(row, model.dtype) for row in (model.preprocessing.divisor, model.preprocessing.shift))
+    return images.astype(model.dtype) / divisor - shift
 
 
 def swap_pairs(values: Array) -> Array:
@@ -47,7 +48,7 @@ def cross_entropy(logits: Array, labels: Array, loss: str, label_smoothing: floa
 
 def loss_fn(model: Model, batch: dict[str, Array], recipe: Recipe, dtype: jnp.dtype) -> Array:
     """Mean loss of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
-    images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    images, labels = scale(batch["images"], model), batch["labels"]
     noise = {name: batch[name] for name in NOISE if name in batch}
     options = recipe.loss, recipe.label_smoothing
     if "mixup_weight" not in batch:
@@ -125,7 +126,7 @@ def score(logits: Array, batch: dict[str, Array], loss: str) -> Array:
 @functools.partial(nnx.jit, static_argnames=("loss", "dtype"))
 def eval_step(model: Model, batch: dict[str, Array], *, loss: str = "softmax", dtype: jnp.dtype) -> Array:
     """The `score` of a batch."""
-    logits = model(scale(batch["images"], model.dtype).astype(dtype))
+    logits = model(scale(batch["images"], model).astype(dtype))
     return model.devices.gather(score(logits, batch, loss))
 
 
@@ -145,7 +146,7 @@ def main(run: Run) -> None:
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(jnp, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
-        model = api.build(run.model_config, run.initial, **options, devices=devices)
+        model = api.build(run.model_config, run.initial, **options, devices=devices, preprocessing=run.preprocessing)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

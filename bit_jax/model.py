@@ -5,17 +5,19 @@ from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 
+from common.cards import Preprocessing
 from common.models import ModelConfig
 
 
 class Model(nnx.Module):
-    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes], or to features where there are no classes.
+    """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    With `remat`, the backward pass computes the activations within a block again instead of keeping them.
+    `preprocessing` says how it wants its images: in [-1, 1], but for some weights of other projects. With `remat`,
+    the backward pass computes the activations within a block again instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False):
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.preprocessing = config, remat, Preprocessing()
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -12,6 +12,7 @@ from bit_pytorch.resnet import ResNet
 from bit_pytorch.resnet_v1 import ResNetV1
 from bit_pytorch.vit import ViT
 from common import weights as common_weights
+from common.cards import Preprocessing
 from common.models import (
     MixerConfig,
     ModelConfig,
@@ -33,18 +34,19 @@ def build(
     remat: bool = False,
     train_only: str = "all",
     devices: Devices | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices`, or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
     `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
-    what is trained (common/models/): the rest is frozen.
+    what is trained (common/models/): the rest is frozen. `preprocessing` says how the model wants its images.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     dtype = torch.float64 if precision == "float64" else torch.float32
     with torch.device("meta"):
         model = MODELS[type(config)](config, remat=remat)
-    model.devices = devices or FirstDevice()
+    model.preprocessing, model.devices = preprocessing or Preprocessing(), devices or FirstDevice()
     model = model.to(dtype)
     trained = trained_parameters(config, train_only)
     for name, value in model.named_parameters():
@@ -56,7 +58,7 @@ def build(
 
 
 def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
-    """A `torch.nn.Module` on the CPU for images [B, 3, H, W] in [-1, 1], called by its published `name`.
+    """A `torch.nn.Module` on the CPU for images [B, 3, H, W] as its `preprocessing` says, called by its published `name`.
 
     `weights` is a file or folder in any spelling (common/formats/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
@@ -65,7 +67,8 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     """
     model = find_model(name)
     path = common_weights.choose_file(model, weights)
-    return build(*common_weights.starting_values(model, path, num_classes)).cpu()
+    start = common_weights.starting_values(model, path, num_classes, pretrained=weights == "pretrained")
+    return build(start.config, start.arrays, preprocessing=start.card.preprocessing).cpu()
 
 
 def load_weights(model: Model, path: str | Path) -> None:

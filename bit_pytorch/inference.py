@@ -17,7 +17,7 @@ from common.inference import Evaluation, Prediction
 def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        features = model.features(scale(batch["images"], model.dtype).to(dtype))
+        features = model.features(scale(batch["images"], model).to(dtype))
         yield features.cpu().numpy(), model.head(features).cpu().numpy()
 
 
@@ -27,14 +27,14 @@ def predict_and_score(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features = model.features(scale(batch["images"], model.dtype).to(dtype))
+        features = model.features(scale(batch["images"], model).to(dtype))
         logits = model.head(features)
         yield features.cpu().numpy(), logits.cpu().numpy(), score(logits, batch, loss).cpu().numpy()
 
 
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
     standardize_once(model)
     dtype = getattr(torch, job.config.precision)
     for split in job.split_names:
@@ -46,6 +46,6 @@ def evaluate_main(job: Evaluation) -> None:
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
     standardize_once(model)
     job.show(predict(model, job.batches(), dtype=getattr(torch, job.config.precision)))

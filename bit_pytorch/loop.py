@@ -1,5 +1,6 @@
 """Training and evaluation in PyTorch: the mathematics of one step, and the loop around it."""
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -10,14 +11,23 @@ from bit_pytorch import api, optim, weights
 from bit_pytorch.devices import Devices, to_device
 from bit_pytorch.model import Model
 from common.batches import NOISE
+from common.cards import Preprocessing
 from common.metrics import Keep, summarize
 from common.recipes import Recipe
 from common.run import Run
 
 
-def scale(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 [B, H, W, 3] to [B, 3, H, W] in [-1, 1], contiguous: what the norms need."""
-    return images.permute(0, 3, 1, 2).contiguous().to(dtype) / 127.5 - 1
+def scale(images: Tensor, model: Model) -> Tensor:
+    """uint8 [B, H, W, 3] to [B, 3, H, W] as `model.preprocessing` says, contiguous: what the norms need."""
+    divisor, shift = constants(model.preprocessing, model.dtype, images.device)
+    return images.permute(0, 3, 1, 2).contiguous().to(model.dtype) / divisor - shift
+
+
+@functools.cache
+def constants(preprocessing: Preprocessing, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Divisor and shift of the pixels [3, 1, 1], kept on the device."""
+    rows = preprocessing.divisor, preprocessing.shift
+    return tuple(torch.tensor(row, dtype=dtype, device=device).reshape(3, 1, 1) for row in rows)
 
 
 def swap_pairs(values: Tensor) -> Tensor:
@@ -41,7 +51,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, loss: str, label_smoothing: fl
 
 def loss_fn(model: Model, batch: dict[str, Tensor], recipe: Recipe, dtype: torch.dtype) -> Tensor:
     """Mean loss of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
-    images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    images, labels = scale(batch["images"], model), batch["labels"]
     noise = {name: batch[name] for name in NOISE if name in batch}
     options = recipe.loss, recipe.label_smoothing
     if "mixup_weight" not in batch:
@@ -93,7 +103,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: str) -> Tensor:
 @torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training
 def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", dtype: torch.dtype) -> Tensor:
     """The `score` of a batch."""
-    return score(model(scale(batch["images"], model.dtype).to(dtype)), batch, loss)
+    return score(model(scale(batch["images"], model).to(dtype)), batch, loss)
 
 
 def evaluate(
@@ -112,7 +122,7 @@ def main(run: Run) -> None:
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(torch, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
-        model = api.build(run.model_config, run.initial, **options, devices=devices)
+        model = api.build(run.model_config, run.initial, **options, devices=devices, preprocessing=run.preprocessing)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

@@ -4,18 +4,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.cards import Preprocessing
 from common.models import ModelConfig
 
 
 class Model(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1] to logits [B, num_classes], or to features where there are no classes.
+    """Images [B, 3, H, W] to logits [B, num_classes], or to features where there are no classes.
 
-    With `remat`, the backward pass computes the activations within a block again instead of keeping them.
+    `preprocessing` says how it wants its images: in [-1, 1], but for some weights of other projects. With `remat`,
+    the backward pass computes the activations within a block again instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False):
         super().__init__()
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.preprocessing = config, remat, Preprocessing()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,6 +13,7 @@ from bit_tf2.resnet import ResNet
 from bit_tf2.resnet_v1 import ResNetV1
 from bit_tf2.vit import ViT
 from common import weights as common_weights
+from common.cards import Preprocessing
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_model
 
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
@@ -26,25 +27,27 @@ def build(
     remat: bool = False,
     train_only: str = "all",
     devices: Devices | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices` or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
     `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
-    what is trained (common/models/): the rest is frozen.
+    what is trained (common/models/): the rest is frozen. `preprocessing` says how the model wants its images.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     policy = next(keras.DTypePolicy(name) for name, computing in PRECISIONS.items() if computing == precision)
     devices = devices or FirstDevice()
     with devices.scope():
         model = construct(MODELS[type(config)], config, policy, remat=remat)
+    model.preprocessing = preprocessing or Preprocessing()
     model.devices, model.train_only = devices, train_only
     engine_weights.load(model, arrays)
     return model
 
 
 def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
-    """A `keras.Model` for images [B, H, W, 3] in [-1, 1], called by its published `name`.
+    """A `keras.Model` for images [B, H, W, 3] as its `preprocessing` says, called by its published `name`.
 
     `weights` is a file or folder in any spelling (common/formats/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
@@ -53,8 +56,9 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
     """
     model = find_model(name)
     path = common_weights.choose_file(model, weights)
+    start = common_weights.starting_values(model, path, num_classes, pretrained=weights == "pretrained")
     precision = PRECISIONS[checked_policy(keras.config.dtype_policy()).name]
-    return build(*common_weights.starting_values(model, path, num_classes), precision=precision)
+    return build(start.config, start.arrays, precision=precision, preprocessing=start.card.preprocessing)
 
 
 def load_weights(model: Model, path: str | Path) -> None:

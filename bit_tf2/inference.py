@@ -17,7 +17,7 @@ from common.inference import Evaluation, Prediction
 @tf.function(autograph=False)
 def features_and_logits(model: Model, images: Tensor, *, dtype: tf.DType) -> tuple[Tensor, Tensor]:
     """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(tf.cast(scale(images, model.dtype), dtype))
+    features = model.features(tf.cast(scale(images, model), dtype))
     return features, model.head(features)
 
 
@@ -39,7 +39,7 @@ def predict_and_score(
 
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
     standardize_once(model)
     dtype = getattr(tf, job.config.precision)
     for split in job.split_names:
@@ -51,6 +51,6 @@ def evaluate_main(job: Evaluation) -> None:
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision)
+    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
     standardize_once(model)
     job.show(predict(model, job.batches(), dtype=getattr(tf, job.config.precision)))

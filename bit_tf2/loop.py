@@ -15,9 +15,10 @@ from common.recipes import Recipe, UpdateNumbers
 from common.run import Run
 
 
-def scale(images: Tensor, dtype: tf.DType) -> Tensor:
-    """uint8 [B, H, W, 3] to [-1, 1]."""
-    return tf.cast(images, dtype) / 127.5 - 1
+def scale(images: Tensor, model: Model) -> Tensor:
+    """uint8 [B, H, W, 3] to the numbers that `model.preprocessing` says."""
+    divisor, shift = (tf.constant(row, model.dtype) for row in (model.preprocessing.divisor, model.preprocessing.shift))
+    return tf.cast(images, model.dtype) / divisor - shift
 
 
 def swap_pairs(values: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, loss: str, label_smoothing: fl
 
 def loss_fn(model: Model, batch: dict[str, Tensor], recipe: Recipe, dtype: tf.DType) -> Tensor:
     """Mean loss of a training batch; with a weight, of mixup (https://arxiv.org/abs/1710.09412)."""
-    images, labels = scale(batch["images"], model.dtype), batch["labels"]
+    images, labels = scale(batch["images"], model), batch["labels"]
     noise = {name: batch[name] for name in NOISE if name in batch}
     options = recipe.loss, recipe.label_smoothing
     if "mixup_weight" not in batch:
@@ -131,7 +132,7 @@ def eval_step(model: Model, batch: dict[str, Tensor], *, loss: str = "softmax", 
     """The `score` of a batch."""
 
     def scores(batch: dict[str, Tensor]) -> Tensor:
-        logits = model(tf.cast(scale(batch["images"], model.dtype), dtype))
+        logits = model(tf.cast(scale(batch["images"], model), dtype))
         return score(logits, batch, loss)
 
     return model.devices.gather(scores, batch)
@@ -153,7 +154,7 @@ def main(run: Run) -> None:
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(tf, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
-        model = api.build(run.model_config, run.initial, **options, devices=devices)
+        model = api.build(run.model_config, run.initial, **options, devices=devices, preprocessing=run.preprocessing)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)

@@ -1,5 +1,6 @@
 """What the families have in common in TensorFlow: features, then a head; and all that makes them models of Keras."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from bit_tf2 import weights
 from bit_tf2.devices import FirstDevice
 from bit_tf2.layers import Layer, Traced, dtype_policy, registered
 from common.adapt import check_same_model
+from common.cards import Preprocessing, parse_card
 from common.errors import UserError
 from common.formats.containers import RECORD
 from common.formats.source import dump_config, parse_config
@@ -54,14 +56,15 @@ def takes_images(features: Callable) -> Callable:
 
 
 class Model(Traced, keras.Model):
-    """Images [B, H, W, 3] in [-1, 1] to logits [B, num_classes], or to features where there are no classes.
+    """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    With `remat`, the backward pass computes the activations within a block again instead of keeping them.
+    `preprocessing` says how it wants its images: in [-1, 1], but for some weights of other projects. With `remat`,
+    the backward pass computes the activations within a block again instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.preprocessing = config, remat, Preprocessing()
         self.devices, self.train_only = FirstDevice(), "all"
         self.built = True
 
@@ -119,17 +122,21 @@ class Model(Traced, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         config = {"config": json.loads(json.dumps(dump_config(self.config))), "remat": self.remat}
+        config |= {"preprocessing": dataclasses.asdict(self.preprocessing)}
         return super().get_config() | config | {"frozen": list(frozen_layers(self))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Self:
         """The model of `get_config`, with initial values (seed 0). Raises UserError for what is no configuration."""
         config = dict(config)
-        model_config = parse_config(config.pop("config", None), f"The description of the {cls.__name__}")
+        where = f"The description of the {cls.__name__}"
+        model_config = parse_config(config.pop("config", None), where)
+        prepared = {name: value for name, value in config.pop("preprocessing", {}).items() if value is not None}
         policy, frozen = checked_policy(keras.dtype_policies.get(config.pop("dtype", None))), config.pop("frozen", [])
         model = construct(cls, model_config, policy, **config)
         for path, layer in layers_by_path(model):
             layer.trainable = layer.trainable and path not in frozen
+        model.preprocessing = parse_card(prepared, where).preprocessing
         weights.load(model, initial_parameters(0, model_config))
         return model
 

@@ -2,8 +2,7 @@
 
 A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
-[B, dropouts, 2]}; an evaluation batch is {images, labels, mask bool [B]}. Scaling to [-1, 1], mixup and casts happen on
-the device.
+[B, dropouts, 2]}; an evaluation batch is {images, labels, mask bool [B]}. Scaling, mixup and casts happen on the device.
 """
 
 import collections
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from common import images, randaugment
+from common.cards import Preprocessing
 from common.datasets import Split
 from common.models import ModelConfig
 from common.recipes import Recipe, check_sharing
@@ -107,14 +107,12 @@ class EvalBatches:
     """
 
     def __init__(
-        self, split: Split, crop_px: int, resize_kind: str, batch: int, eval_resize: int = 0, process: int = 0,
-        num_processes: int = 1,
-    ):  # fmt: skip
-        self.split, self.crop_px, self.resize_kind, self.batch = split, crop_px, resize_kind, batch
-        self.eval_resize = eval_resize
+        self, split: Split, preprocessing: Preprocessing, batch: int, process: int = 0, num_processes: int = 1
+    ):
+        self.split, self.preprocessing, self.batch = split, preprocessing, batch
         self.share = batch // num_processes
         self.first_row = process * self.share
-        self.batch_bytes = self.share * (crop_px**2 * 3 + split.target_bytes)
+        self.batch_bytes = self.share * (preprocessing.resolution**2 * 3 + split.target_bytes)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)
@@ -125,7 +123,7 @@ class EvalBatches:
         count = max(0, min(self.share, len(self.split) - first))
         labels = self.split.targets(slice(first, first + count))
         batch = {
-            "images": np.zeros((self.share, self.crop_px, self.crop_px, 3), np.uint8),
+            "images": np.zeros((self.share, *2 * (self.preprocessing.resolution,), 3), np.uint8),
             "labels": np.zeros((self.share, *labels.shape[1:]), labels.dtype),
             "mask": np.arange(self.share) < count,
         }
@@ -133,16 +131,9 @@ class EvalBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                batch["images"][row] = self.split.view(first + row, self.view)
+                batch["images"][row] = self.split.view(first + row, self.preprocessing.view)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(count)]
-
-    def view(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [crop, crop, 3]: the middle of `image` with its smaller side at `eval_resize`, or all of it at 0."""
-        if self.eval_resize:
-            small = images.resize_small(image, self.eval_resize, self.resize_kind)
-            return images.central_crop(small, self.crop_px)
-        return images.resize(image, self.crop_px, self.crop_px, self.resize_kind)
 
 
 def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:

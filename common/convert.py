@@ -27,7 +27,7 @@ from common.formats.source import Source, card_path, dump_config, find_weights, 
 from common.formats.tables import Table
 from common.models import ModelConfig, ResNetConfig, ViTConfig, architectures, num_parameters
 
-WRITERS = {  # spelling -> what its config.json says
+WRITERS = {  # spelling -> what its files beside the arrays say
     "timm": timm.write_config,
     "huggingface": huggingface.write_config,
     "huggingface_v5": huggingface.write_config,
@@ -109,20 +109,19 @@ def convert(
     table = choose_table(to, found.config)
     config, notes = expressed(found.config, table)
     unused = [f"not written, since the model has no such parameters: {shorten(found.unused)}"] if found.unused else []
-    for line in unused + notes + check_computed(found.config, table, path):
+    beside, more = WRITERS[to](config, found.card) if to in WRITERS else ({}, [])
+    for line in unused + found.notes + notes + check_computed(found.config, table, path) + more:
         say(f"Note: {line}.")
-    names = {"class_names": found.class_names} if found.class_names else {}
-    record = names | found.prepared | {"config": dump_config(found.config)}
-    facts = WRITERS[to](config, found.class_names) if to in WRITERS else None
-    if facts and path.parent.joinpath("config.json").exists() and not target_is_own(path):
+    record = found.card.facts() | {"config": dump_config(found.config)}
+    if beside and path.parent.joinpath("config.json").exists() and not target_is_own(path):
         raise UserError(f"{path.parent} holds a config.json of another model; choose another folder.")
     published = table.to_published(express(found.arrays, found.config, config), config)
     found.arrays.clear()
     metadata = {"format": "pt", containers.RECORD: json.dumps(record)}
     containers.write(path, published, metadata, config if to == "big_transfer_h5" else None)
-    if facts:
-        write_json(path.parent / "config.json", facts)
-    elif path.suffix == ".npz":
+    for name, facts in beside.items():
+        write_json(path.parent / name, facts)
+    if not beside and path.suffix == ".npz":
         write_json(card_path(path), record)
     say(f"{path}: {to}, {path.stat().st_size:,} bytes, read back and equal.")
     return path

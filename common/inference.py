@@ -1,6 +1,7 @@
 """What `evaluate` and `predict` prepare before an engine computes, and what they show of its numbers."""
 
 import collections
+import dataclasses
 import itertools
 import os
 import re
@@ -15,18 +16,16 @@ import numpy as np
 
 from common import hyperrule, images, weights
 from common.batches import EvalBatches, prefetch
+from common.cards import Preprocessing
 from common.classes import match_classes
 from common.config import EvaluateConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
 from common.errors import UserError, printable, shortened
 from common.files import read_regular, write_atomically
 from common.formats import npz
-from common.formats.containers import read_json
-from common.formats.source import card_path, read_model
 from common.metrics import accuracies, add_up, averages
 from common.models import find_model
 from common.progress import follow, note, show
-from common.recipes import LOSSES
 from common.sources.files import Unused, image_files
 
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
@@ -41,22 +40,25 @@ class Inference:
         model = find_model(config.model)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.config, self.published = config, model if config.weights == "pretrained" else None
-        self.card = (self.published.card if self.published else {}) | (read_card(path) if path else {})
         size = (config.resolution, config.resolution) if config.resolution else None
-        self.model_config, self.arrays = weights.starting_values(model, path, image_size=size, say=note)
+        self.model_config, self.arrays, self.card = weights.starting_values(
+            model, path, image_size=size, pretrained=bool(self.published), say=note
+        )
         if self.model_config.num_classes is None:
             raise UserError(f"{config.weights} has no head to tell classes with; train one with `train --weights`.")
-        self.resolution = config.resolution or self.card.get("resolution") or model.resolution
+        self.preprocessing = self.card.preprocessing
+        if config.eval_resize_kind:
+            self.preprocessing = dataclasses.replace(self.preprocessing, resize_kind=config.eval_resize_kind)
+        self.resolution = config.resolution or self.preprocessing.resolution or model.resolution
         if hasattr(self.model_config, "image_size"):
             self.resolution = self.model_config.image_size[0]
-        self.resize_kind = config.eval_resize_kind or self.card.get("resize_kind", "bilinear")
-        self.loss = self.card.get("loss", "softmax")
+        self.loss = self.card.loss or "softmax"
         self.workers = config.workers or os.cpu_count()
 
     def eval_batches(self, split: Split, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
-        batches = EvalBatches(split, crop_px, self.resize_kind, min(batch, len(split)), self.eval_resize(crop_px))
+        batches = EvalBatches(split, self.preprocessing_at(crop_px), min(batch, len(split)))
         return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), "images")
 
     def tell(self, text: str) -> None:
@@ -66,16 +68,16 @@ class Inference:
         else:
             print(text, flush=True)
 
-    def eval_resize(self, crop_px: int) -> int:
-        """Pixels of the smaller side before the central crop, or 0."""
+    def preprocessing_at(self, crop_px: int) -> Preprocessing:
+        """What the card says of a resolution, or --eval_resize."""
         wanted = self.config.eval_resize
-        if wanted is None:  # at another resolution than the card's, the middle that the model sees is the same
-            return round(self.card.get("eval_resize", 0) * crop_px / self.card.get("resolution", crop_px))
+        if wanted is None:
+            return self.preprocessing.at(crop_px)
         if 0 < wanted < crop_px:
             raise UserError(
                 f"--eval_resize {wanted} is smaller than the {crop_px} px that the model sees; give more, or 0."
             )
-        return wanted
+        return dataclasses.replace(self.preprocessing, resolution=crop_px, eval_resize=wanted)
 
 
 class Evaluation(Inference):
@@ -97,7 +99,7 @@ class Evaluation(Inference):
 
         Raises UserError when the head is for other classes than the dataset's.
         """
-        num_classes, known = self.model_config.num_classes, self.card.get("class_names") or ()
+        num_classes, known = self.model_config.num_classes, self.card.class_names or ()
         as_many, names = dataset.num_classes == num_classes, dataset.class_names
         if as_many and (len(known) != num_classes or list(names) == list(known)):
             return dataset.splits
@@ -170,7 +172,7 @@ class Prediction(Inference):
             raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
         labels = np.zeros(len(self.files), np.int32)
         self.split = Split(lambda i: read_regular(self.files[i]), labels, lambda i: str(self.files[i]))
-        self.class_names = self.card.get("class_names")
+        self.class_names = self.card.class_names
         if self.class_names is None:
             self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
             note("No card with class names lies beside the weights: classes are shown by number.")
@@ -241,28 +243,6 @@ def fill_outputs(
             with npz.open_member(archive, name, dtype, (count, *np.shape(rows[:1])[1:])) as member:
                 for start in range(0, count, ROWS):
                     member.write(np.asarray(rows[start : start + ROWS], dtype).tobytes())
-
-
-def read_card(weights_file: Path) -> dict:
-    """The card beside a weights file (`card.json` for a run's, `NAME.json` for NAME.npz), or an empty one.
-
-    Of other files, the record within or the config.json of timm or Hugging Face tells what they can. Raises UserError.
-    """
-    path = card_path(weights_file)
-    if weights_file.suffix not in (".npz", ".h5", ".hdf5"):
-        path, found = weights_file, read_model(weights_file, values=False)
-        card = {"class_names": found.class_names} | found.prepared
-    else:
-        card = read_json(path) if path.is_file() else {}
-    for name, known in (("resize_kind", images.RESIZE_KINDS), ("loss", LOSSES)):
-        if card.get(name, known[0]) not in known:
-            raise UserError(f"The card {path} names no {name} of {', '.join(known)}; mend or remove it.")
-    eval_resize = card.get("eval_resize", 0)
-    if type(eval_resize) is not int or not (eval_resize == 0 or eval_resize >= card.get("resolution", 1)):
-        raise UserError(
-            f"The card {path} says {eval_resize!r} as eval_resize, expected 0 or at least its resolution; mend it."
-        )
-    return card
 
 
 def find_images(paths: tuple[str, ...]) -> list[Path]:

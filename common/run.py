@@ -22,6 +22,7 @@ import numpy as np
 
 from common import curves, events, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
+from common.cards import Preprocessing
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import FREE, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
@@ -67,10 +68,12 @@ class Run:
         else:
             path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         size, self.adapted = (self.recipe.crop, self.recipe.crop), [*dataset.notes]
-        self.model_config, self.initial = weights.starting_values(
+        self.model_config, self.initial, card = weights.starting_values(
             model, path, dataset.num_classes, config.seed, image_size=size, head_bias=self.recipe.head_bias,
             say=self.adapted.append,
         )  # fmt: skip
+        prepared = self.recipe.crop, self.recipe.eval_resize, self.recipe.eval_resize_kind
+        self.preprocessing = Preprocessing(*prepared, card.preprocessing.mean, card.preprocessing.std)
         self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
         self.periods = {"val": max(1, self.recipe.num_steps // 10)} | given
@@ -288,7 +291,8 @@ class Run:
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
         counts = {f"number of {name} images": len(split) for name, split in splits.items()}
         labels = {f"classes of {name} images": self._digest_of_classes(split) for name, split in splits.items()}
-        return recipe | counts | labels
+        scaling = {"mean": list(self.preprocessing.mean), "std": list(self.preprocessing.std)}
+        return recipe | scaling | counts | labels
 
     def _digest_of_classes(self, split: Split) -> str:
         """Of which class each image is, by the classes' names."""
@@ -340,11 +344,11 @@ class Run:
 
     def eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
         """Every example of one split, at the resolution of the recipe; of every batch, this process's share."""
-        recipe, devices = self.recipe, self.devices
+        recipe, devices, prepared = self.recipe, self.devices, self.preprocessing
         self.evaluation_started = time.monotonic()
         batch_eval = -(-recipe.batch_eval // devices.num_devices) * devices.num_devices  # what is too much is masked
-        sizes = recipe.crop, recipe.eval_resize_kind, batch_eval, recipe.eval_resize
-        batches = EvalBatches(self.splits[split], *sizes, devices.process, devices.num_processes)
+        share = devices.process, devices.num_processes
+        batches = EvalBatches(self.splits[split], prepared, batch_eval, *share)
         prepared = prefetch(batches, range(len(batches)), self.workers)
         for number, batch in enumerate(follow(prepared, len(batches), split) if self.writes else prepared):
             if self.saved_step == recipe.num_steps and (devices.num_processes == 1 or number == 0):
@@ -522,9 +526,7 @@ class Run:
         card = {
             "model": self.config.model,
             "class_names": self.dataset.class_names,
-            "resolution": self.recipe.crop,
-            "resize_kind": self.recipe.eval_resize_kind,
-            "eval_resize": self.recipe.eval_resize,
+            **dataclasses.asdict(self.preprocessing),
             "loss": self.recipe.loss,
             "config": dump_config(self.model_config),
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",

@@ -6,11 +6,13 @@ import json
 import logging
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common import storage
 from common.adapt import Say, adapt, check_same_model
+from common.cards import Card
 from common.errors import UserError
 from common.files import write_json
 from common.formats import containers
@@ -21,6 +23,16 @@ from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config
 
 Arrays = dict[str, np.ndarray]
+
+
+class Start(NamedTuple):
+    """What a model starts with."""
+
+    config: ModelConfig
+    arrays: Arrays
+    card: Card
+
+
 log = logging.getLogger(__name__)
 
 
@@ -55,25 +67,28 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
 
 def starting_values(
     model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0, *,
-    image_size: tuple[int, int] | None = None, head_bias: float = 0.0, say: Say = log.info,
-) -> tuple[ModelConfig, Arrays]:  # fmt: skip
-    """(config, arrays) of `model` with the values in `path`, or initial ones drawn with `seed` where there is no file.
+    image_size: tuple[int, int] | None = None, head_bias: float = 0.0, pretrained: bool = False, say: Say = log.info,
+) -> Start:  # fmt: skip
+    """What `model` starts with: the values in `path`, or initial ones drawn with `seed` where there is no file.
 
     `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
     file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, another
-    size resized positions;
-    `say` is called with a line on each such change. `head_bias` is the bias of a new head.
+    size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new head. The
+    card says what the files tell, and of the `pretrained` one, what the manifest does.
     """
     changes = {"image_size": image_size} if image_size and hasattr(model.config(), "image_size") else {}
     if path is None:
         config = dataclasses.replace(model.config(num_classes), **changes)
-        return config, with_head_bias(initial_parameters(seed, config), head_bias)
+        return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card())
     source = read_source(path, model.config(), say)
     changes |= {"num_classes": num_classes or source.config.num_classes}
     config = dataclasses.replace(source.config, **changes)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
-    return config, with_head_bias(arrays, head_bias) if is_new else arrays
+    card = source.card.over(model.card) if pretrained else source.card
+    if is_new:
+        return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
+    return Start(config, arrays, card)
 
 
 def with_head_bias(arrays: Arrays, value: float) -> Arrays:
@@ -83,8 +98,10 @@ def with_head_bias(arrays: Arrays, value: float) -> Arrays:
 
 def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
     """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
-    path = storage.local_file(path, card_name(Path(path)), "config.json")
+    path = storage.local_file(path, card_name(Path(path)), "config.json", "preprocessor_config.json")
     source = read_model(path, check=lambda found: check_same_model(found, config, path))
+    for line in source.notes:
+        say(line)
     if source.unused:
         say(f"The model has no such parameters, so they are not read: {shorten(source.unused)}.")
     return source

@@ -9,6 +9,7 @@ import pytest
 
 from common import batches as batches_module
 from common.batches import EvalBatches, TrainBatches, augment, prefetch
+from common.cards import Preprocessing
 from common.config import TrainConfig
 from common.datasets import MultiLabels, Split
 from common.errors import UserError
@@ -135,7 +136,7 @@ def test_labels_of_several_classes_are_multi_hot_and_padding_is_zero():
     np.testing.assert_array_equal(batch["labels"], expected[batches.plan(3)["examples"]])
     parts = [batch_of(TrainBatches(split, recipe_of(batch=4), 0, process, 2), 3)["labels"] for process in range(2)]
     np.testing.assert_array_equal(np.concatenate(parts), batch["labels"])
-    last = batch_of(EvalBatches(split, 12, "bilinear", 3), 1)
+    last = batch_of(EvalBatches(split, Preprocessing(12), 3), 1)
     assert batch["labels"].dtype == last["labels"].dtype == np.float32
     assert last["labels"].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]] and last["mask"].tolist() == [
         True,
@@ -185,7 +186,7 @@ def test_compat_resizes_without_antialiasing():
         recipe = recipe_of(batch=8, resize=12, crop=12, compat=compat)
         seen = (
             batch_of(TrainBatches(split, recipe, 0), 0),
-            batch_of(EvalBatches(split, 12, recipe.eval_resize_kind, 8), 0),
+            batch_of(EvalBatches(split, Preprocessing(12, resize_kind=recipe.eval_resize_kind), 8), 0),
         )
         for batch in seen:
             inside = batch["images"][:, :, 2:-2].astype(float)
@@ -241,7 +242,7 @@ def test_the_mixup_weight_is_there_only_with_mixup(alpha):
 @pytest.mark.parametrize(("count", "batch"), [(10, 4), (8, 4), (3, 4), (150, 70), (1, 1)])
 def test_evaluation_sees_every_example_once(count, batch):
     split = split_of(count)
-    evaluation = EvalBatches(split, 12, "bilinear", batch)
+    evaluation = EvalBatches(split, Preprocessing(12), batch)
     all_batches = list(prefetch(evaluation, range(len(evaluation)), 2))
     assert len(all_batches) == -(-count // batch)
     assert all(b["images"].shape == (batch, 12, 12, 3) and b["mask"].dtype == bool for b in all_batches)
@@ -255,7 +256,7 @@ def test_evaluation_sees_every_example_once(count, batch):
 
 def test_evaluation_resizes_to_the_crop_and_does_not_flip():
     split = split_of(4, side=24)
-    images = batch_of(EvalBatches(split, 12, "area", 4), 0)["images"]
+    images = batch_of(EvalBatches(split, Preprocessing(12, 0, "area"), 4), 0)["images"]
     means = np.stack([split.read(i) for i in range(4)]).reshape(4, 12, 2, 12, 2, 3).mean((2, 4))
     assert np.abs(images - means).max() <= 0.5
 
@@ -263,14 +264,14 @@ def test_evaluation_resizes_to_the_crop_and_does_not_flip():
 def test_evaluation_crops_the_middle_of_what_keeps_its_aspect_ratio():
     images = RNG.integers(0, 256, (3, 16, 32, 3), np.uint8)
     split = Split(lambda i: images[i], np.arange(3, dtype=np.int32), str)
-    batch = batch_of(EvalBatches(split, 8, "area", 3, eval_resize=16), 0)
+    batch = batch_of(EvalBatches(split, Preprocessing(8, 16, "area"), 3), 0)
     np.testing.assert_array_equal(batch["images"], images[:, 4:12, 12:20])
 
 
 def test_a_strip_that_would_fill_the_memory_is_named():
     split = Split(lambda i: np.zeros((1, 60_000, 3), np.uint8), np.zeros(1, np.int32), lambda i: "strip.png")
     with pytest.raises(UserError, match="The image strip.png would have .* pixels .* replace or remove it"):
-        batch_of(EvalBatches(split, 224, "area", 1, eval_resize=256), 0)
+        batch_of(EvalBatches(split, Preprocessing(224, 256, "area"), 1), 0)
 
 
 # --- prefetch
@@ -343,7 +344,7 @@ def test_a_consumer_that_stops_early_leaves_no_thread():
 def test_a_broken_image_is_named(num_workers):
     good = split_of(20)
     broken = Split(lambda i: b"no image" if i == 13 else good.read(i), good.labels, good.describe)
-    evaluation = EvalBatches(broken, 12, "bilinear", 4)
+    evaluation = EvalBatches(broken, Preprocessing(12), 4)
     with pytest.raises(UserError, match="The image number 13 cannot be decoded .*; replace or remove it."):
         list(prefetch(evaluation, range(len(evaluation)), num_workers))
     with pytest.raises(UserError, match="number 13"):

@@ -10,6 +10,7 @@ from engines import INSTALLED, Engine
 from test_noise import RECIPE, VIT, parameters, split
 
 from common.batches import EvalBatches, TrainBatches, prefetch
+from common.cards import Preprocessing
 
 CONFIG = dataclasses.replace(VIT, depth=1)
 MIXUP = dataclasses.replace(
@@ -26,7 +27,7 @@ def train(engine: Engine, counted: Callable[[], int]) -> list[int]:
     for step, batch in enumerate(engine.devices.to_device(batches, model.devices)):
         engine.loop.train_step(model, optimizer, batch, MIXUP, step=step, dtype=dtype)
         engine.optim.swap_average(optimizer)
-        batches = EvalBatches(split(), MIXUP.crop, "bilinear", MIXUP.batch_eval)
+        batches = EvalBatches(split(), Preprocessing(MIXUP.crop), MIXUP.batch_eval)
         assert len(batches) * batches.batch > len(batches.split)
         evaluated = prefetch(batches, range(len(batches)), 1)
         assert engine.loop.evaluate(model, evaluated, dtype=dtype)["top5"] == 1

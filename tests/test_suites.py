@@ -10,6 +10,7 @@ import pytest
 from engines import INSTALLED
 from PIL import Image
 
+from common.cards import Card, Preprocessing
 from common.config import EvaluateConfig, TrainConfig, parse, periods
 from common.datasets import Dataset, MultiLabels, open_dataset
 from common.errors import UserError
@@ -18,6 +19,7 @@ from common.metrics import accuracies, averages
 from common.models import find_model
 from common.record import accuracy, read_record
 from common.run import Run
+from common.weights import Start
 
 CLASSES = tuple(f"n{number:08d}" for number in range(1, 12))  # 11, so that the order of names is not that of numbers
 # The classes of image 1, 2, ... by real.json: the original label of image n is (n - 1) % 11.
@@ -246,7 +248,7 @@ def test_suites_in_the_other_engines(name, run, prepared, tmp_path):
 def inference(monkeypatch, model: str, dataset: str = "imagenet2012", classes: tuple = (), **flags) -> Evaluation:
     """An evaluation of published weights that are not there, on images that are not there either."""
     monkeypatch.setattr("common.weights.choose_file", lambda *_: None)
-    monkeypatch.setattr("common.weights.starting_values", lambda model, *_, **__: (model.config(), {}))
+    monkeypatch.setattr("common.weights.starting_values", lambda model, *_, **__: Start(model.config(), {}, model.card))
     job = Evaluation.__new__(Evaluation)
     Inference.__init__(job, EvaluateConfig(model=model, dataset=dataset, **flags))
     labels = np.zeros(50_000, np.int32)
@@ -269,7 +271,10 @@ def inference(monkeypatch, model: str, dataset: str = "imagenet2012", classes: t
 )
 def test_published_models_are_evaluated_as_their_sources_do(monkeypatch, model, view, loss):
     job = inference(monkeypatch, model)
-    assert (job.resolution, job.resize_kind, job.eval_resize(job.resolution or 480)) == view and job.loss == loss
+    resolution, kind, eval_resize = view
+    prepared = Preprocessing(resolution or 480, eval_resize, kind)
+    assert job.resolution == resolution and job.loss == loss
+    assert job.preprocessing_at(prepared.resolution) == prepared
 
 
 @pytest.mark.parametrize(("num_classes", "told"), [(6, "top-1 25.00% (x), top-5 50.00%"), (5, "top-1 25.00% (x)")])
@@ -279,10 +284,10 @@ def test_the_top5_of_five_classes_is_not_told(num_classes, told):
 
 def test_flags_win_over_the_card(monkeypatch):
     job = inference(monkeypatch, "ViT-S/16-i1k-90ep", eval_resize_kind="bicubic", eval_resize=300)
-    assert (job.resize_kind, job.eval_resize(224)) == ("bicubic", 300)
-    assert inference(monkeypatch, "ViT-S/16-i1k-90ep", eval_resize=0).eval_resize(224) == 0
+    assert job.preprocessing_at(224) == Preprocessing(224, 300, "bicubic")
+    assert inference(monkeypatch, "ViT-S/16-i1k-90ep", eval_resize=0).preprocessing_at(224).eval_resize == 0
     with pytest.raises(UserError, match="--eval_resize 200 is smaller than the 224 px"):
-        inference(monkeypatch, "ViT-S/16-i1k-90ep", eval_resize=200).eval_resize(224)
+        inference(monkeypatch, "ViT-S/16-i1k-90ep", eval_resize=200).preprocessing_at(224)
 
 
 def test_published_accuracies_stand_beside_measured_ones(monkeypatch, capsys):
@@ -347,7 +352,7 @@ def test_classes_in_another_order_are_matched_by_name(monkeypatch, objects, caps
         (["n1", "n2", "n3"], [0, 1, 2]),  # other names: by number
         (["tench", "Tinca", "n3"], [0, 1, 2]),
     ):
-        job.card = {"class_names": known}
+        job.card = Card(class_names=tuple(known))
         assert job.matched(open_dataset(str(objects)))["test"].labels.tolist() == labels
         assert ("otherwise than the weights" in capsys.readouterr().err) == ("n3" in known)
 

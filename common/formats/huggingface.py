@@ -11,7 +11,9 @@ Sources: `models/vit/modeling_vit.py`, `models/bit/modeling_bit.py` of huggingfa
 
 from typing import Any
 
+from common.cards import Card
 from common.errors import UserError
+from common.formats import processors
 from common.formats.google import CLASS_TOKEN
 from common.formats.tables import Table
 from common.formats.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES, dotted, pair
@@ -107,9 +109,17 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def write_config(config: ModelConfig, class_names: list[str] | None) -> dict[str, Any]:
-    """What a config.json says of a model; `from_pretrained(FOLDER)` reads it."""
-    names = class_names or [f"LABEL_{i}" for i in range(config.num_classes or 0)]
+def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
+    """({file: what it says}, notes on what Hugging Face does otherwise): `from_pretrained(FOLDER)` and `pipeline` read it."""
+    (_, width), notes = processors.image_size(config, card)
+    facts = describe(config, card)
+    processor, more = processors.write_huggingface(card.preprocessing, width, facts["model_type"])
+    return {"config.json": facts, "preprocessor_config.json": processor}, notes + more
+
+
+def describe(config: ModelConfig, card: Card) -> dict[str, Any]:
+    """What a config.json says of a model."""
+    names = card.class_names or [f"LABEL_{i}" for i in range(config.num_classes or 0)]
     labels = {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},

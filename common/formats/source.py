@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.cards import Card, parse_card
 from common.errors import UserError
-from common.formats import huggingface, timm
+from common.formats import huggingface, processors, timm
 from common.formats.containers import RECORD, guarded, open_container, read_json
 from common.formats.express import expressed, restore
 from common.formats.recognise import Found, family_name, recognise, shorten
 from common.formats.tables import Arrays
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
-# How a run saw its images, which its model wants again, and which loss it was trained with.
-PREPARED = ("resolution", "resize_kind", "eval_resize", "loss")
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
 
@@ -29,20 +28,20 @@ class Source(NamedTuple):
     spelling: str
     config: ModelConfig
     arrays: Arrays  # empty where only the header was asked for
-    class_names: list[str] | None
+    card: Card
     assumed: list[str]  # fields that nothing told, with what the spelling's own code computes
     channels: int  # of the images that the stem takes
-    prepared: dict[str, Any]  # what is known of PREPARED
     unused: list[str]  # arrays that are no parameters of the model: a pooler, the state of an optimizer
+    notes: list[str]  # what a person should know: how images are prepared otherwise than the files ask for
 
 
 class Facts(NamedTuple):
     """What the files beside the arrays, or their metadata, say."""
 
     fields: dict[str, Any]
-    recorded: ModelConfig | None
-    class_names: list[str] | None
-    prepared: dict[str, Any]
+    recorded: ModelConfig | None = None
+    card: Card = Card()
+    notes: tuple[str, ...] = ()
 
 
 def find_weights(path: str | Path) -> Path:
@@ -78,6 +77,7 @@ def read_model(
         found = recognise(shapes, facts.fields | (given or {}), path, spelling)
         check_types({there: file.declared[there] for there in found.names.values()}, path)
         config, arrays = recorded_config(found, facts, given or {}, path), {}
+        card, notes = completed(facts, found, config, path)
         check(config)
         if values:
             guarded(path, file.check_bytes)
@@ -87,7 +87,7 @@ def read_model(
             there = expressed(config, found.table)[0]
             arrays = found.table.from_published(published, there, found.channels)
             arrays, config = restore(arrays, there, config)
-    told = facts.class_names, found.assumed, found.channels, facts.prepared, found.unused
+    told = card, found.assumed, found.channels, found.unused, notes
     return Source(path, found.table.spelling, config, arrays, *told)
 
 
@@ -150,36 +150,52 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
     card = card_path(path)
     if card.is_file():
         return recorded_facts(read_json(card), card)
-    return Facts({}, None, None, {})
+    return Facts({})
 
 
 def recorded_facts(record: Any, where: Path) -> Facts:
     """What a record or a card of ours says. UserError where it is broken."""
     if not isinstance(record, dict):
         raise UserError(f"{where} holds a record of its model that is no object; convert it again.")
-    names = record.get("class_names")
-    names = [str(name) for name in names] if isinstance(names, list) else None
-    prepared = {name: record[name] for name in PREPARED if name in record}
+    card = parse_card(record, where)
     if "config" not in record:
         known = ("gelu", "layer_norm_epsilon")  # cards of runs without a configuration are BiT's
-        return Facts({name: record[name] for name in known if name in record}, None, names, prepared)
+        return Facts({name: record[name] for name in known if name in record}, None, card)
     config = parse_config(record["config"], where)
-    return Facts(
-        {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, names, prepared
-    )
+    return Facts({item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, card)
 
 
 def foreign_facts(path: Path) -> Facts:
     """What a config.json of timm or Hugging Face says. UserError where it is none."""
-    config = read_json(path)
-    reader = huggingface.read_config if "model_type" in config else timm.read_config
+    config, processor = read_json(path), path.with_name("preprocessor_config.json")
+    told = read_json(processor) if processor.is_file() else None
     try:
-        fields = reader(config)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if "model_type" in config:
+            fields = huggingface.read_config(config)
+            facts, notes = processors.read_huggingface(told, config["model_type"]) if told else ({}, [])
+        else:
+            fields, (facts, notes) = timm.read_config(config), processors.read_timm(config)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
         raise UserError(
             f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
         ) from error
-    return Facts(fields, None, fields.pop("class_names", None), {})
+    names = {"class_names": fields.pop("class_names")} if "class_names" in fields else {}
+    return Facts(fields, None, parse_card(names | facts, processor if told else path), tuple(notes))
+
+
+def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tuple[Card, list[str]]:
+    """(what files say, and else the spelling's table, notes). UserError where there are not as many names as classes."""
+    card, names = facts.card, facts.card.class_names
+    notes = [f"{path}: {note}" for note in facts.notes]
+    if names is not None and config.num_classes is not None and len(names) != config.num_classes:
+        raise UserError(
+            f"{path} has a head of {config.num_classes:,} classes and beside it stand {len(names):,} class names; give "
+            "as many names as classes, or none."
+        )
+    if found.table.prepares and card.mean is None:
+        prepared, note = found.table.prepares(config)
+        return card.over(prepared), [*notes, f"{path}: {note}"]
+    return card, notes
 
 
 def parse_config(record: Any, where: Path) -> ModelConfig:

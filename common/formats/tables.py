@@ -7,11 +7,12 @@ axis; a row whose `{block}` stands in our name only holds the parameters of all 
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.cards import Card
 from common.formats.layouts import Shape, contiguous, layout
 from common.models import ModelConfig
 
@@ -72,16 +73,18 @@ class Table:
 
     `holds` maps fields of the configuration to the values that the spelling can express (others are adapted where the
     model stays the same, or refused); `computes` to the values that its own code computes with where no file says
-    otherwise; `aliases` are (pattern, replacement) of older names; `ignored` matches what is no parameter.
+    otherwise; `aliases` are (pattern, replacement) of older names; `ignored` matches what is no parameter; `prepares`
+    tells of a configuration (card, note): how its models want images where no file says it.
     """
 
     def __init__(
         self, spelling: str, family: type, rows: tuple, *, first_unit: int = 1, holds: dict[str, tuple] | None = None,
         computes: dict[str, Any] | None = None, aliases: tuple = (), ignored: str | None = None,
+        prepares: Callable[[ModelConfig], tuple[Card, str]] | None = None,
     ):  # fmt: skip
         self.spelling, self.family, self.first_unit = spelling, family, first_unit
         self.templates = [((row[0],) if isinstance(row[0], str) else row[0], *row[1:], "")[:3] for row in rows]
-        self.holds, self.computes = holds or {}, computes or {}
+        self.holds, self.computes, self.prepares = holds or {}, computes or {}, prepares
         self.aliases = [(re.compile(pattern), there) for pattern, there in aliases]
         self.ignored = re.compile(ignored) if ignored else None
 

@@ -8,7 +8,9 @@ import dataclasses
 import re
 from typing import Any
 
+from common.cards import Card
 from common.errors import UserError
+from common.formats import processors
 from common.formats.tables import Table
 from common.models import ARCHITECTURES, MixerConfig, ModelConfig, ResNetConfig, ViTConfig, architectures
 
@@ -156,28 +158,27 @@ def pair(size: int | list[int]) -> tuple[int, int]:
     return (int(size), int(size)) if isinstance(size, int | float) else (int(size[-2]), int(size[-1]))
 
 
-def write_config(config: ModelConfig, class_names: list[str] | None) -> dict[str, Any]:
-    """What timm's config.json says of a model; `create_model("local-dir:FOLDER", pretrained=True)` reads it."""
+def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
+    """({file: what it says}, notes on what timm does otherwise): `create_model("local-dir:FOLDER", pretrained=True)` and
+    `resolve_model_data_config` read it.
+    """
     architecture, arguments = describe(config)
-    height, width = getattr(config, "image_size", (224, 224))
+    (height, width), notes = processors.image_size(config, card)
+    prepared, more = processors.write_timm(card.preprocessing, width)
     facts = {"architecture": architecture} if architecture else {}
     facts |= {"num_classes": config.num_classes or 0, "num_features": config.width}
     facts |= {"model_args": arguments} if arguments else {}
-    facts |= {"label_names": class_names} if class_names else {}
-    return facts | {
-        "pretrained_cfg": {
-            "custom_load": False,
-            "input_size": [3, height, width],
-            "fixed_input_size": not isinstance(config, ResNetConfig),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-            "num_classes": config.num_classes or 0,
-            "first_conv": "stem.conv" if isinstance(config, ResNetConfig) else "patch_embed.proj",
-            "classifier": "head.fc" if isinstance(config, ResNetConfig) else "head",
-        }
+    facts |= {"label_names": list(card.class_names)} if card.class_names else {}
+    facts["pretrained_cfg"] = {
+        "custom_load": False,
+        "input_size": [3, height, width],
+        "fixed_input_size": not isinstance(config, ResNetConfig),
+        **prepared,
+        "num_classes": config.num_classes or 0,
+        "first_conv": "stem.conv" if isinstance(config, ResNetConfig) else "patch_embed.proj",
+        "classifier": "head.fc" if isinstance(config, ResNetConfig) else "head",
     }
+    return {"config.json": facts}, notes + more
 
 
 def describe(config: ModelConfig) -> tuple[str | None, dict[str, Any]]:

@@ -4,7 +4,11 @@ torchvision publishes pickles: `python -m bit_pytorch.import_weights` makes safe
 Source: `torchvision/models/vision_transformer.py` of pytorch/vision.
 """
 
+import dataclasses
+
+from common.cards import Card
 from common.formats.google import CLASS_TOKEN
+from common.formats.processors import IMAGENET_MEAN, IMAGENET_STD
 from common.formats.tables import Table
 from common.formats.timm import DENSE, ERF, NORM, PATCHES, dotted
 from common.models import ViTConfig
@@ -28,6 +32,22 @@ ROWS = (
     *dotted("pre_logits", "heads.pre_logits", DENSE),
     *dotted("head", "heads.head", DENSE),
 )
+
+
+def prepared(config: ViTConfig) -> tuple[Card, str]:
+    """How torchvision's own weights of this size want images: those of 224 px from ImageNet alone, larger ones SWAG's."""
+    resolution = config.image_size[0]
+    card = Card(resolution=resolution, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    if resolution == 224:
+        side = 242 if (config.width, config.patch_size) == (1024, (16, 16)) else 256
+        card = dataclasses.replace(card, eval_resize=side, resize_kind="bilinear")
+    else:
+        side = resolution
+        card = dataclasses.replace(card, eval_resize=side, resize_kind="bicubic")
+    note = f"no file tells how images are prepared, so ImageNet's mean and deviation, {side} px and {card.resize_kind}"
+    return card, f"{note} are taken, as torchvision's own weights want them"
+
+
 TABLES = (
     Table(
         "torchvision",
@@ -35,6 +55,7 @@ TABLES = (
         ROWS,
         holds=CLASS_TOKEN | {"square": (True,)},
         computes=ERF,
+        prepares=prepared,
         aliases=((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),  # before version 0.13
     ),
 )

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from common.cards import Card
 from common.errors import UserError, nearest
 from common.models.mixer import MIXER_VARIANTS, MixerConfig
 from common.models.resnet import ARCHITECTURES, RESNET_V1_DEPTHS, ResNetConfig, ResNetV1Config
@@ -127,11 +128,10 @@ class PublishedModel:
         return config
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> Card:
         """What a card beside the published file would say."""
-        facts = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize, "loss": self.loss}
-        known = {"resolution": self.resolution, "class_names": self.class_names}
-        return facts | {name: value for name, value in known.items() if value}
+        prepared = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize}
+        return Card(resolution=self.resolution, class_names=self.class_names, loss=self.loss, **prepared)
 
     @property
     def file(self) -> str:
