@@ -41,11 +41,14 @@ class Inference:
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.config, self.published = config, model if config.weights == "pretrained" else None
         size = (config.resolution, config.resolution) if config.resolution else None
+        lines = []
         self.model_config, self.arrays, self.card = weights.starting_values(
-            model, path, image_size=size, pretrained=bool(self.published), say=note
+            model, path, image_size=size, pretrained=bool(self.published), say=lines.append
         )
         if self.model_config.num_classes is None:
             raise UserError(f"{config.weights} has no head to tell classes with; train one with `train --weights`.")
+        for line in lines:
+            note(line)
         self.preprocessing = self.card.preprocessing
         if config.eval_resize_kind:
             self.preprocessing = dataclasses.replace(self.preprocessing, resize_kind=config.eval_resize_kind)
