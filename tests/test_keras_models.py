@@ -1,10 +1,10 @@
 """The TensorFlow models are models of Keras, as its built-in ones are."""
 
-
 import numpy as np
 import pytest
 from engines import INSTALLED
 
+from common.cards import Preprocessing
 from common.formats.source import read_model
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
@@ -27,6 +27,7 @@ CONFIGS = {
     "mixer": MixerConfig((8, 8), 16, 3, 8, 32, 5, image_size=(32, 32)),
 }
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32)
+PREPARED = Preprocessing(32, 40, "bicubic", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 
 
 def random_arrays(config, seed: int = 1) -> dict[str, np.ndarray]:
@@ -41,7 +42,7 @@ def models():
 
     def model_of(name: str):
         if name not in built:
-            built[name] = api.build(CONFIGS[name], random_arrays(CONFIGS[name]))
+            built[name] = api.build(CONFIGS[name], random_arrays(CONFIGS[name]), preprocessing=PREPARED)
         return built[name]
 
     return model_of
@@ -53,6 +54,7 @@ def logits(model) -> np.ndarray:
 
 def assert_same(model, other) -> None:
     assert type(other) is type(model) and other.config == model.config
+    assert other.preprocessing == model.preprocessing == PREPARED
     np.testing.assert_array_equal(logits(other), logits(model))
 
 

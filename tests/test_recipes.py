@@ -323,7 +323,9 @@ def test_epochs_are_steps_of_the_recipes_batch():
     assert recipe_of(epochs=1e-9).num_steps == 1
     by_steps, by_epochs = recipe_of(steps=1000, batch=50), recipe_of(epochs=1, batch=50)
     assert by_steps == by_epochs and by_steps.lrs == by_epochs.lrs  # the schedule is stretched in the same way
-    assert recipe_of(recipe="vit_s16_i1k", num_examples=1_281_167, epochs=30, batch=4096, warmup_steps=9).num_steps == 9384
+    assert (
+        recipe_of(recipe="vit_s16_i1k", num_examples=1_281_167, epochs=30, batch=4096, warmup_steps=9).num_steps == 9384
+    )
 
 
 @pytest.mark.parametrize("flags", ({"warmup_steps": 11}, {"schedule": "rsqrt", "cooldown_steps": 11}), ids=str)
