@@ -5,6 +5,7 @@ Products state their precision: JAX's default rounds float32 to TF32 on GPUs, to
 """
 
 import functools
+import math
 
 import jax
 from flax import nnx
@@ -234,6 +235,11 @@ def drop_branch(x: Array, kept: Array | None) -> Array:
 def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
     """[1, L, D] sine and cosine positions."""
     return jnp.asarray(vit.sincos2d(*grid, width), dtype)
+
+
+def on_grid(x: Array, grid: tuple[int, int]) -> Array:
+    """The patches of tokens [B, L, D], without a class token before them: [B, rows, columns, D]."""
+    return x[:, -math.prod(grid) :].reshape(-1, *grid, x.shape[-1])
 
 
 def max_pool(x: Array, padding: str = "zero") -> Array:

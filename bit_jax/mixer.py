@@ -1,10 +1,13 @@
 """MLP-Mixer in JAX (https://arxiv.org/abs/2105.01601). B batch, L tokens, D width."""
 
+from collections.abc import Sequence
+
 from flax import nnx
 from jax import Array
 
-from bit_jax.layers import Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch
+from bit_jax.layers import Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch, on_grid
 from bit_jax.model import Model
+from common.intermediates import Intermediate, block_labels, chosen
 from common.models import MixerConfig
 
 
@@ -42,3 +45,17 @@ class Mixer(Model):
         for i, block in enumerate(self.blocks):
             x = self.run(block, x, None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2])
         return self.norm(x).astype(self.dtype).mean(1)
+
+    def intermediates(
+        self, images: Array, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        self.config.check_image(*images.shape[1:3])
+        x, found = self.stem(images), []
+        for block in self.blocks:
+            x = self.run(block, x, None)
+            found.append(self.norm(x) if norm else x)
+        labels = block_labels(self.config)
+        return [
+            Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
+        ]

@@ -6,7 +6,10 @@ from jax import Array
 from jax import numpy as jnp
 
 from common.cards import Preprocessing
+from common.intermediates import Intermediate
 from common.models import ModelConfig
+
+jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], meta_fields=["name", "stride"])
 
 
 class Model(nnx.Module):

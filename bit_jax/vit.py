@@ -1,12 +1,25 @@
 """Vision Transformer in JAX (https://arxiv.org/abs/2010.11929). B batch, L tokens, D width, H x W pixels."""
 
+from collections.abc import Sequence
+
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 
-from bit_jax.layers import Attention, Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch, dropout, fixed_positions
+from bit_jax.layers import (
+    Attention,
+    Dense,
+    LayerNorm,
+    Mlp,
+    PatchEmbedding,
+    drop_branch,
+    dropout,
+    fixed_positions,
+    on_grid,
+)
 from bit_jax.model import Model
 from bit_jax.resnet_v1 import Backbone
+from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
 
 
@@ -74,6 +87,20 @@ class ViT(Model):
             x = self.run(block, x, kept, seeds)
         x = self.pooled(self.norm(x)).astype(self.dtype)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
+
+    def intermediates(
+        self, images: Array, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        self.config.check_image(*images.shape[1:3])
+        x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
+        for block in self.blocks:
+            x = self.run(block, x, None, None)
+            found.append(self.norm(x) if norm else x)
+        labels = block_labels(self.config)
+        return [
+            Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
+        ]
 
     def embed(self, x: Array) -> Array:
         """Tokens with their positions, after the class token where there is one."""

@@ -23,9 +23,14 @@ def to_value(array: np.ndarray, like: Array | jax.ShapeDtypeStruct) -> Array:
     return jax.make_array_from_callback(array.shape, like.sharding, lambda slices: array[slices])
 
 
+def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """{canonical name: shape} of every parameter, as `dump` gives it."""
+    return {canonical_name(path): value.shape for path, value in parameters(model).items()}
+
+
 def dump(model: nnx.Module) -> dict[str, np.ndarray]:
-    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]."""
-    return {canonical_name(path): to_array(value.get_value()) for path, value in parameters(model).items()}
+    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]; bfloat16 as float32."""
+    return {canonical_name(path): to_array(widened(value.get_value())) for path, value in parameters(model).items()}
 
 
 def load(model: nnx.Module, arrays: dict[str, np.ndarray]) -> None:

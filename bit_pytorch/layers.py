@@ -4,6 +4,7 @@ Activations flow in the type of the images; parameters, norms and standardisatio
 """
 
 import functools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +161,11 @@ def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
 def fixed_positions(grid: tuple[int, int], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[1, L, D] sine and cosine positions, copied to the device once."""
     return torch.from_numpy(vit.sincos2d(*grid, width)).to(device, dtype)
+
+
+def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The patches of tokens [B, L, D], without a class token before them: [B, D, rows, columns]."""
+    return x[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
 
 
 def pad_same(x: Tensor, size: int, stride: int, value: float = 0.0) -> Tensor:

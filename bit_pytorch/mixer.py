@@ -1,9 +1,12 @@
 """MLP-Mixer in PyTorch (https://arxiv.org/abs/2105.01601). B batch, L tokens, D width."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from bit_pytorch.layers import Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch
+from bit_pytorch.layers import Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch, on_grid
 from bit_pytorch.model import Model
+from common.intermediates import Intermediate, block_labels, chosen
 from common.models import MixerConfig
 
 
@@ -42,3 +45,17 @@ class Mixer(Model):
         for i, block in enumerate(self.blocks):
             x = self.run(block, x, None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2])
         return self.norm(x).to(self.dtype).mean(1)
+
+    def intermediates(
+        self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        self.config.check_image(*images.shape[2:])
+        x, found = self.stem(images), []
+        for block in self.blocks:
+            x = self.run(block, x, None)
+            found.append(self.norm(x) if norm else x)
+        labels = block_labels(self.config)
+        return [
+            Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
+        ]

@@ -1,10 +1,13 @@
 """ResNetV2-BiT in PyTorch (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bit_pytorch.layers import Dense, GroupNorm, StdConv, max_pool
 from bit_pytorch.model import Model
+from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetConfig
 
 
@@ -50,3 +53,19 @@ class ResNet(Model):
             x = self.run(block, x)
         x = F.relu(self.norm(x))  # [B, C, H / 32, W / 32]
         return x.to(self.dtype).mean((2, 3))
+
+    def intermediates(
+        self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the first convolution and of every stage, which `indices` choose (common/intermediates.py).
+
+        With `norm`, the last one is what is pooled: behind norm and ReLU.
+        """
+        found, ends = [self.stem(images)], stage_ends(self.config.num_units)
+        x = max_pool(found[0], self.config.max_pool_padding)
+        for i, block in enumerate(self.blocks, start=1):
+            x = self.run(block, x)
+            found += [x] * (i in ends)
+        found[-1] = F.relu(self.norm(x)) if norm else x
+        labels = stage_labels(len(ends))
+        return [Intermediate(*labels[i], found[i]) for i in chosen(len(found), indices)]

@@ -1,11 +1,24 @@
 """Vision Transformer in PyTorch (https://arxiv.org/abs/2010.11929). B batch, L tokens, D width, H x W pixels."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from bit_pytorch.layers import Attention, Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch, dropout, fixed_positions
+from bit_pytorch.layers import (
+    Attention,
+    Dense,
+    LayerNorm,
+    Mlp,
+    PatchEmbedding,
+    drop_branch,
+    dropout,
+    fixed_positions,
+    on_grid,
+)
 from bit_pytorch.model import Model
 from bit_pytorch.resnet_v1 import Backbone
+from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
 
 
@@ -77,6 +90,20 @@ class ViT(Model):
             x = self.run(block, x, kept, seeds)
         x = self.pooled(self.norm(x)).to(self.dtype)
         return torch.tanh(self.pre_logits(x)) if self.pre_logits else x
+
+    def intermediates(
+        self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        self.config.check_image(*images.shape[2:])
+        x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
+        for block in self.blocks:
+            x = self.run(block, x, None, None)
+            found.append(self.norm(x) if norm else x)
+        labels = block_labels(self.config)
+        return [
+            Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens with their positions, after the class token where there is one."""

@@ -10,16 +10,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from bit_pytorch.optim import Optimizer
 
 
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
+
+
 def canonical_name(name: str, tensor: Tensor) -> str:
     """`blocks.0.conv1.weight` -> `blocks/0/conv1/kernel`; PyTorch calls both kernels and scales `weight`."""
-    leaf = "scale" if tensor.ndim == 1 else "kernel"
-    return name.removesuffix("weight").replace(".", "/") + (leaf if name.endswith("weight") else "")
+    *parts, leaf = (part for part in name.split(".") if part not in WRAPPERS)
+    return "/".join([*parts, {"weight": "scale" if tensor.ndim == 1 else "kernel"}.get(leaf, leaf)])
+
+
+def turned(tensor: Tensor) -> Tensor:
+    """OIHW as HWIO, [out, in] as [in, out]."""
+    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim, tuple(range(tensor.ndim)))
+    return tensor.detach().permute(order)
 
 
 def to_array(tensor: Tensor) -> np.ndarray:
     """A C-contiguous array of its own: OIHW becomes HWIO, [out, in] becomes [in, out]."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim, tuple(range(tensor.ndim)))
-    return tensor.detach().permute(order).contiguous().cpu().numpy().copy()
+    return turned(tensor).contiguous().cpu().numpy().copy()
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
@@ -48,9 +56,14 @@ def to_arrays(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> dict[s
     return arrays
 
 
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """{canonical name: shape} of every parameter, as `dump` gives it."""
+    return {canonical_name(name, value): tuple(turned(value).shape) for name, value in model.named_parameters()}
+
+
 def dump(model: nn.Module) -> dict[str, np.ndarray]:
-    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]."""
-    return to_arrays(model, model.named_parameters())
+    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]; bfloat16 as float32."""
+    return to_arrays(model, ((name, widened(value)) for name, value in model.named_parameters()))
 
 
 def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:

@@ -265,6 +265,11 @@ def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tenso
     return tf.constant(vit.sincos2d(*grid, width), dtype)
 
 
+def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The patches of tokens [B, L, D], without a class token before them: [B, rows, columns, D]."""
+    return tf.reshape(x[:, -math.prod(grid) :], (-1, *grid, x.shape[-1]))
+
+
 def max_pool(x: Tensor, padding: str = "zero") -> Tensor:
     """3x3 maximum with stride 2. In the original BiT the border is padded with zeros, not with -infinity ("lowest").
 

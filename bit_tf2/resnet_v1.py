@@ -1,11 +1,14 @@
 """ResNet V1 in TensorFlow, as in big_vision's `models/bit.py`, and as the backbone of hybrids. B batch, C channels."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 from tensorflow import Tensor
 from tensorflow.nn import relu
 
 from bit_tf2.layers import Dense, GroupNorm, Layer, StdConv, max_pool, registered
 from bit_tf2.model import Model, takes_images
+from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetV1Config
 
 
@@ -68,6 +71,21 @@ class Backbone(Model):
         for block in self.blocks:
             x = self.run(block, x)
         return x
+
+    def intermediates(
+        self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the first convolution and of every stage, which `indices` choose (common/intermediates.py).
+
+        `norm` changes nothing: what is pooled is the last of them.
+        """
+        found, ends = [relu(self.stem.norm(self.stem.conv(images)))], stage_ends(self.config.num_units)
+        x = max_pool(found[0], "same")
+        for i, block in enumerate(self.blocks, start=1):
+            x = self.run(block, x)
+            found += [x] * (i in ends)
+        labels = stage_labels(len(ends))
+        return [Intermediate(*labels[i], found[i]) for i in chosen(len(found), indices)]
 
 
 @registered

@@ -1,5 +1,7 @@
 """Vision Transformer in TensorFlow (https://arxiv.org/abs/2010.11929). B batch, L tokens, D width, H x W pixels."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -13,10 +15,12 @@ from bit_tf2.layers import (
     drop_branch,
     dropout,
     fixed_positions,
+    on_grid,
     registered,
 )  # fmt: skip
 from bit_tf2.model import Model, takes_images
 from bit_tf2.resnet_v1 import Backbone
+from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
 
 
@@ -91,6 +95,20 @@ class ViT(Model):
             x = self.run(block, x, kept, seeds)
         x = tf.cast(self.pooled(self.norm(x)), self.dtype)
         return tf.tanh(self.pre_logits(x)) if self.pre_logits else x
+
+    def intermediates(
+        self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
+    ) -> list[Intermediate]:
+        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        self.config.check_image(*images.shape[1:3])
+        x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
+        for block in self.blocks:
+            x = self.run(block, x, None, None)
+            found.append(self.norm(x) if norm else x)
+        labels = block_labels(self.config)
+        return [
+            Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         """Tokens with their positions, after the class token where there is one."""

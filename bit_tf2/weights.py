@@ -12,9 +12,14 @@ def to_array(variable: tf.Variable) -> np.ndarray:
     return np.array(variable.numpy(), order="C")
 
 
+def shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
+    """{canonical name: shape} of every parameter, as `dump` gives it."""
+    return {canonical_name(path): tuple(value.shape) for path, value in parameters(model).items()}
+
+
 def dump(model: keras.Model) -> dict[str, np.ndarray]:
-    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]."""
-    return {canonical_name(path): to_array(value) for path, value in parameters(model).items()}
+    """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]; bfloat16 as float32."""
+    return {canonical_name(path): to_array(widened(value)) for path, value in parameters(model).items()}
 
 
 def load(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:

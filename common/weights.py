@@ -23,6 +23,7 @@ from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config
 
 Arrays = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
 
 
 class Start(NamedTuple):
@@ -172,15 +173,35 @@ def below(arrays: Arrays, prefix: str) -> Arrays:
 
 def check_shapes(arrays: Arrays, expected: dict[str, tuple[int, ...]], where: str | Path) -> None:
     """Raise UserError that lists missing, unexpected and misshapen tensors."""
-    problems = {
-        "missing": [name for name in expected if name not in arrays],
-        "unexpected": [name for name in arrays if name not in expected],
-        "misshapen": [
-            f"{name} {arrays[name].shape} instead of {expected[name]}"
-            for name in expected
-            if name in arrays and arrays[name].shape != expected[name]
-        ],
-    }
-    listed = "; ".join(f"{kind}: {shorten(found)}" for kind, found in problems.items() if found)
+    listed = misfit({name: array.shape for name, array in arrays.items()}, expected)
     if listed:
         raise UserError(f"{where} does not fit the model ({listed}); choose the --model that the file was made for.")
+
+
+def misfit(found: Shapes, expected: Shapes) -> str:
+    """What is missing, unexpected and misshapen among `found`, as a person reads it; nothing where all is right."""
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "misshapen": [
+            f"{name} {found[name]} instead of {expected[name]}"
+            for name in expected
+            if name in found and found[name] != expected[name]
+        ],
+    }
+    return "; ".join(f"{kind}: {shorten(names)}" for kind, names in problems.items() if names)
+
+
+def fitted_config(config: ModelConfig, shapes: Shapes) -> ModelConfig:
+    """`config` with as many classes as the head of a model of these shapes has, which its user may have replaced.
+
+    Raises UserError where anything else of the model is not as `config` says.
+    """
+    fitted = dataclasses.replace(config, num_classes=shapes.get("head/bias", (None,))[0])
+    listed = misfit(shapes, fitted.parameter_shapes())
+    if listed:
+        raise UserError(
+            f"The model's parameters are not those of its configuration ({listed}), so that no file of them could be read; "
+            "expected at most another number of classes, in a dense layer with a bias as its head."
+        )
+    return fitted
