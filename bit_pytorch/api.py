@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bit_pytorch import weights as engine_weights
 from bit_pytorch.devices import Devices, FirstDevice
@@ -73,11 +74,30 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
 
 def load_weights(model: Model, path: str | Path) -> None:
     """Replace every parameter by the file's, in any spelling; its head must have as many classes. Raises UserError."""
+    model = unwrapped(model)
+    model.config = common_weights.fitted_config(model.config, engine_weights.shapes(model))
     arrays = common_weights.read_weights(path, model.config)
     common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, arrays)
 
 
 def save_weights(model: Model, path: str | Path) -> None:
-    """Write the parameters in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError."""
+    """Write the parameters in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError.
+
+    The head may have been replaced by a dense layer for other classes, and the model be wrapped (`unwrapped`).
+    """
+    model = unwrapped(model)
+    model.config = common_weights.fitted_config(model.config, engine_weights.shapes(model))
     common_weights.write_weights(path, engine_weights.dump(model), model.config)
+
+
+def unwrapped(model: nn.Module) -> Model:
+    """The one model of ours in a module that compiles, replicates, averages or calls it, as torch.compile and DDP do.
+
+    Raises UserError where the module has parameters of its own, or no such model.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    found = next((module for module in modules if isinstance(module, Model)), None)
+    if found is None or {*map(id, model.parameters())} != {*map(id, found.parameters())}:
+        common_weights.refuse_wrapper(type(model).__name__, found)
+    return found

@@ -63,11 +63,30 @@ def create_model(name: str, *, num_classes: int | None = None, weights: str | Pa
 
 def load_weights(model: Model, path: str | Path) -> None:
     """Replace every parameter by the file's, in any spelling; its head must have as many classes. Raises UserError."""
+    model = unwrapped(model)
+    model.config = common_weights.fitted_config(model.config, engine_weights.shapes(model))
     arrays = common_weights.read_weights(path, model.config)
     common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, arrays)
 
 
 def save_weights(model: Model, path: str | Path) -> None:
-    """Write the parameters in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError."""
+    """Write the parameters in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError.
+
+    The head may have been replaced by a dense layer for other classes, and the model be wrapped (`unwrapped`).
+    """
+    model = unwrapped(model)
+    model.config = common_weights.fitted_config(model.config, engine_weights.shapes(model))
     common_weights.write_weights(path, engine_weights.dump(model), model.config)
+
+
+def unwrapped(model: keras.Model) -> Model:
+    """The one model of ours in a model that calls it, such as a functional or sequential one.
+
+    Raises UserError where that has weights of its own, or no such model.
+    """
+    layers = list(model._flatten_layers()) if isinstance(model, keras.layers.Layer) else []
+    found = next((layer for layer in layers if isinstance(layer, Model)), None)
+    if found is None or {*map(id, model.weights)} != {*map(id, found.weights)}:
+        common_weights.refuse_wrapper(type(model).__name__, found)
+    return found

@@ -28,8 +28,12 @@ def chosen(count: int, indices: int | Sequence[int] | None) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    wanted = range(count - indices, count) if isinstance(indices, int) else [i + count if i < 0 else i for i in indices]
-    if not all(0 <= i < count for i in wanted):
+    if isinstance(indices, int):
+        wanted, is_right = range(count - indices, count), 0 <= indices <= count
+    else:
+        wanted = [i + count if i < 0 else i for i in indices]
+        is_right = all(0 <= i < count for i in wanted)
+    if not is_right:
         raise UserError(
             f"The model has {count} intermediates and was asked for {indices}; give a number up to {count}, or a list of "
             f"numbers from 0 to {count - 1}."

@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from common.formats.express import express, expressed
 from common.formats.recognise import choose_table, shorten
 from common.formats.source import Source, card_name, card_path, dump_config, read_model
 from common.initializers import initial_parameters
-from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config
+from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config, head_classes
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -73,16 +73,16 @@ def starting_values(
     """What `model` starts with: the values in `path`, or initial ones drawn with `seed` where there is no file.
 
     `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
-    file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, another
-    size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new head. The
-    card says what the files tell, and of the `pretrained` one, what the manifest does.
+    file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, 0 none,
+    another size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new
+    head. The card says what the files tell, and of the `pretrained` one, what the manifest does.
     """
     changes = {"image_size": image_size} if image_size and hasattr(model.config(), "image_size") else {}
     if path is None:
         config = dataclasses.replace(model.config(num_classes), **changes)
         return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card())
     source = read_source(path, model.config(), say)
-    changes |= {"num_classes": num_classes or source.config.num_classes}
+    changes |= {"num_classes": head_classes(num_classes, source.config.num_classes)}
     config = dataclasses.replace(source.config, **changes)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
@@ -193,15 +193,26 @@ def misfit(found: Shapes, expected: Shapes) -> str:
 
 
 def fitted_config(config: ModelConfig, shapes: Shapes) -> ModelConfig:
-    """`config` with as many classes as the head of a model of these shapes has, which its user may have replaced.
+    """`config` with as many classes as the head has of a model with these shapes: its user may have replaced it.
 
     Raises UserError where anything else of the model is not as `config` says.
     """
-    fitted = dataclasses.replace(config, num_classes=shapes.get("head/bias", (None,))[0])
+    head = shapes.get("head/kernel") or shapes.get("head/bias") or (None,)
+    fitted = dataclasses.replace(config, num_classes=head[-1])
     listed = misfit(shapes, fitted.parameter_shapes())
     if listed:
         raise UserError(
-            f"The model's parameters are not those of its configuration ({listed}), so that no file of them could be read; "
-            "expected at most another number of classes, in a dense layer with a bias as its head."
+            f"The model's parameters are not those of its configuration ({listed}); a file holds nothing but these, and a "
+            "dense layer with a bias for any number of classes as `head`: put back what was replaced, merge what was added."
         )
     return fitted
+
+
+def refuse_wrapper(kind: str, found: object) -> NoReturn:
+    """Raise UserError for what an engine was given, of a `kind`, as a model: it holds others' parameters, or no model."""
+    what = (
+        f"holds more parameters than the {type(found).__name__} within it" if found else "is no model of this project"
+    )
+    raise UserError(
+        f"A {kind} {what}; give what `create_model` returned (of JAX's state, `nnx.merge(graphdef, state)`)."
+    )

@@ -33,6 +33,7 @@ __all__ = [
     "architectures",
     "find_architecture",
     "find_model",
+    "head_classes",
     "num_parameters",
     "published_models",
     "trained_parameters",
@@ -99,6 +100,18 @@ def num_parameters(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in config.parameter_shapes().values())
 
 
+def head_classes(wanted: int | None, known: int | None) -> int | None:
+    """The number of classes of a head: `wanted`, or else the `known` one; None without a head, which 0 asks for.
+
+    Raises UserError for what is no number of classes.
+    """
+    if wanted is None:
+        return known
+    if not isinstance(wanted, int) or wanted < 0:
+        raise UserError(f"num_classes is {wanted!r}, expected a number of classes, or 0 for a model without a head.")
+    return int(wanted) or None
+
+
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
     """One row of the manifest."""
@@ -121,8 +134,9 @@ class PublishedModel:
     )  # fields that the architecture's row has otherwise
 
     def config(self, num_classes: int | None = None) -> ModelConfig:
-        """The architecture with its published number of classes, or with `num_classes`."""
-        config = find_architecture(self.architecture, num_classes=num_classes or self.num_classes, **self.changes)
+        """The architecture with its published number of classes, or with `num_classes`; 0 for no head."""
+        classes = head_classes(num_classes, self.num_classes)
+        config = find_architecture(self.architecture, num_classes=classes, **self.changes)
         if self.resolution and hasattr(config, "image_size"):
             config = dataclasses.replace(config, image_size=(self.resolution, self.resolution))
         return config
