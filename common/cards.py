@@ -28,6 +28,7 @@ class Preprocessing:
     resize_kind: str = "bilinear"
     mean: tuple[float, float, float] = HALVES  # of pixel values in [0, 1]; with `std` 0.5, images lie in [-1, 1]
     std: tuple[float, float, float] = HALVES
+    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
 
     @property
     def divisor(self) -> tuple[float, ...]:
@@ -87,9 +88,10 @@ RULES = {
     "resize_kind": Rule(images.RESIZE_KINDS.__contains__, ""),
     "mean": Rule(is_triple, "three numbers"),
     "std": Rule(lambda value: is_triple(value) and min(value) > 0, "three positive numbers"),
+    "exif": Rule(images.EXIF.__contains__, ""),
     "loss": Rule(LOSSES.__contains__, ""),
 }
-CHOICES = {"resize_kind": images.RESIZE_KINDS, "loss": LOSSES}
+CHOICES = {"resize_kind": images.RESIZE_KINDS, "exif": images.EXIF, "loss": LOSSES}
 PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
@@ -103,6 +105,7 @@ class Card:
     resize_kind: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    exif: str | None = None
     loss: str | None = None
 
     @property

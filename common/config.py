@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from common.errors import UserError, exit_with_sentence, nearest, reason
-from common.images import MAX_PIXELS, RESIZE_KINDS, RESIZE_MODES
+from common.images import EXIF, MAX_PIXELS, ON_BROKEN_IMAGE, RESIZE_KINDS, RESIZE_MODES
 from common.models import DEFAULT_MODEL, TRAIN_ONLY
 from common.randaugment import STRONGEST
 from common.recipes import COMPAT, SCHEDULES
@@ -40,6 +40,9 @@ def flag(default: Any, help: str, **options: Any) -> Any:
     return field(default=default, metadata={"help": help, **options})
 
 
+BROKEN_IMAGES = "stop", "what an image that cannot be decoded does: end the run, or be left out as if it were not there"
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The model, and where its weights come from."""
@@ -65,6 +68,7 @@ class DataConfig:
         None, "folder of prepared TFDS datasets; gs:// and s3://, too", rule="~/tensorflow_datasets"
     )
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core", least=1, most=1024)
+    on_broken_image: str = flag(*BROKEN_IMAGES, choices=ON_BROKEN_IMAGE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,7 @@ class RecipeConfig:
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)", least=0, below=1)
     examples_per_class: int | None = flag(None, "training images per class", rule="all", least=1)
     examples_per_class_seed: int = flag(0, "seed of their choice", least=0, most=MOST_SEED)
+    exif: str = flag("ignore", "whether photographs are turned as their EXIF says", choices=EXIF)
     batch: int | None = flag(None, "images per training step", rule="the recipe's", least=1)
     steps: int | None = flag(None, "training steps", rule="the recipe's", least=1)
     epochs: float | None = flag(
@@ -253,6 +258,9 @@ class ViewConfig:
         most=LONGEST_SIDE,
     )
     eval_resize_kind: str | None = flag(None, "how images are resized", rule="the weights' card", choices=RESIZE_KINDS)
+    exif: str | None = flag(
+        None, "whether photographs are turned as their EXIF says", rule="the weights' card, or ignore", choices=EXIF
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +283,7 @@ class PredictConfig(ViewConfig, ModelConfig):
     top: int = flag(5, "classes to print per image", least=1)
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
     workers: int | None = flag(None, "threads that decode images", rule="one per CPU core", least=1, most=1024)
+    on_broken_image: str = flag(*BROKEN_IMAGES, choices=ON_BROKEN_IMAGE)
 
 
 def arguments(config: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """Datasets by name or folder: random access to encoded images and their labels, one example order for all engines."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ class Split:
     read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
     labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example
     describe: Callable[[int], str]  # example -> what an error message calls it
+    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,8 +81,11 @@ class Split:
 
     def take(self, examples: np.ndarray) -> "Split":
         """The split made of these examples, in this order."""
-        return Split(
-            lambda i: self.read(int(examples[i])), self.labels[examples], lambda i: self.describe(int(examples[i]))
+        return dataclasses.replace(
+            self,
+            read=lambda i: self.read(int(examples[i])),
+            labels=self.labels[examples],
+            describe=lambda i: self.describe(int(examples[i])),
         )
 
     def decode(self, i: int) -> np.ndarray:
@@ -90,7 +95,7 @@ class Split:
     def view(self, i: int, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
         """`make(image, *arguments)` of example `i`, uint8 RGB [H, W, 3]; UserError names a file that is no image."""
         try:
-            return make(images.decode(self.read(i)), *arguments)
+            return make(images.decode(self.read(i), self.exif), *arguments)
         except (images.BrokenImage, OSError) as error:
             raise self._named(error, i) from error
 
@@ -100,6 +105,24 @@ class Split:
             return images.size(self.read(i))
         except (images.BrokenImage, OSError) as error:
             raise self._named(error, i) from error
+
+    def sizes(self, count: int) -> list[tuple[int, int]]:
+        """(height, width) of up to `count` examples, evenly spread over the split, but for those that are no image."""
+        sizes = []
+        for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)):
+            with contextlib.suppress(UserError):
+                sizes.append(self.size(int(i)))
+        return sizes
+
+    def why_broken(self, i: int) -> str:
+        """What is wrong with example `i`; empty where it can be decoded."""
+        try:
+            images.decode(self.read(i), self.exif)
+        except images.BrokenImage as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
+        return ""
 
     def _named(self, error: Exception, i: int) -> UserError:
         image = printable(self.describe(i))
@@ -115,9 +138,15 @@ class Dataset:
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]  # of `train`, `val`, `test` and ImageNet's `v2` and `real`
-    image_size: tuple[int, int]  # typical (height, width), from which the BiT-HyperRule takes the resolution
+    known_size: tuple[int, int] | None = None  # `image_size` where it is fixed
     recipe: dict = dataclasses.field(default_factory=dict)  # where it departs from the rule: see DatasetRow
     notes: tuple[str, ...] = ()  # lines that a person should read
+    skipped: int = 0  # how many images were left out since they cannot be decoded
+
+    @functools.cached_property
+    def image_size(self) -> tuple[int, int]:
+        """A typical (height, width), from which the BiT-HyperRule takes the resolution. UserError where no image has one."""
+        return self.known_size or typical_size(next(iter(self.splits.values())))
 
     @property
     def num_classes(self) -> int:
@@ -214,14 +243,12 @@ def open_dataset(
 def _dataset(name: str, opened: Opened, image_size: tuple[int, int] | None, recipe: dict) -> Dataset:
     class_names = tuple(map(printable, opened.class_names))
     notes = (*opened.notes, *filter(None, [lookalikes(class_names)]))
-    size = image_size or typical_size(next(iter(opened.splits.values())))
-    return Dataset(name, class_names, opened.splits, size, recipe or opened.recipe, notes)
+    return Dataset(name, class_names, opened.splits, image_size, recipe or opened.recipe, notes)
 
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
     """(height, width) of the image of median area among `count` examples, evenly spread over the split."""
-    examples = np.unique(np.linspace(0, len(split) - 1, count).astype(int))
-    sizes = [split.size(int(i)) for i in examples]
+    sizes = split.sizes(count) or [split.size(0)]  # which says what is wrong
     return sorted(sizes, key=lambda size: (size[0] * size[1], size))[len(sizes) // 2]
 
 

@@ -29,6 +29,7 @@ FORMATS = {  # Pillow's name -> endings of its files: what is decoded. Others, s
 }
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 EXIF = ("ignore", "apply")
+ON_BROKEN_IMAGE = ("stop", "skip")
 RESIZE_MODES = ("squash", "small_side", "whole")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb

@@ -14,12 +14,13 @@ from typing import BinaryIO
 
 import numpy as np
 
-from common import hyperrule, images, weights
+from common import hyperrule, weights
 from common.batches import EvalBatches, prefetch
 from common.cards import Preprocessing
+from common.checked import open_checked, refuse_broken, without_broken
 from common.classes import match_classes
 from common.config import EvaluateConfig, PredictConfig
-from common.datasets import Dataset, Opener, Split, open_dataset, typical_size
+from common.datasets import Dataset, Opener, Split, typical_size
 from common.errors import UserError, printable, shortened
 from common.files import read_regular, write_atomically
 from common.formats import npz
@@ -55,6 +56,7 @@ class Inference:
         self.resolution = config.resolution or self.preprocessing.resolution or model.resolution
         if hasattr(self.model_config, "image_size"):
             self.resolution = self.model_config.image_size[0]
+        self.exif = config.exif or self.preprocessing.exif
         self.loss = self.card.loss or "softmax"
         self.workers = config.workers or os.cpu_count()
 
@@ -88,7 +90,7 @@ class Evaluation(Inference):
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
-        dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
+        dataset = open_checked(config, open_torchvision, self.exif)
         for line in dataset.notes:
             note(line)
         self.splits, self.is_imagenet = self.matched(dataset), is_imagenet(dataset)
@@ -169,16 +171,33 @@ class Prediction(Inference):
     """`predict`: image files through one model."""
 
     def __init__(self, config: PredictConfig):
-        super().__init__(config)
         self.files = find_images(config.images)
+        super().__init__(config)
         if config.output and Path(config.output).suffix != ".npz":
             raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
-        labels = np.zeros(len(self.files), np.int32)
-        self.split = Split(lambda i: read_regular(self.files[i]), labels, lambda i: str(self.files[i]))
+        self.split = self.checked()
         self.class_names = self.card.class_names
         if self.class_names is None:
             self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
             note("No card with class names lies beside the weights: classes are shown by number.")
+
+    def checked(self) -> Split:
+        """The split of `files`, and `files` without those that cannot be decoded where --on_broken_image skips them."""
+
+        def split_of(files: list[Path]) -> Split:
+            labels = np.zeros(len(files), np.int32)
+            return Split(lambda i: read_regular(files[i]), labels, lambda i: str(files[i]), self.exif)
+
+        splits = {"images": split_of(self.files)}
+        if self.config.on_broken_image == "stop":
+            refuse_broken(splits, self.workers)
+        else:
+            kept = without_broken(Dataset("the images given", (), splits), self.workers)
+            for line in kept.notes:
+                note(line)
+            places = [kept.splits["images"].describe(i) for i in range(len(kept.splits["images"]))]
+            self.files = [*map(Path, places)]
+        return split_of(self.files)
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Every image, once."""

@@ -131,7 +131,7 @@ def find_split(record: Record, remote: bool) -> Split:
     A folder of a run may come from anybody, and its config.json may name any address: only local ones are opened, unless
     `remote`.
     """
-    from common.datasets import open_dataset
+    from common.checked import open_checked
     from common.run import choose_splits
 
     known = {field.name for field in dataclasses.fields(TrainConfig)}
@@ -141,7 +141,7 @@ def find_split(record: Record, remote: bool) -> Split:
     ) and not remote:
         raise UserError(f"they lie at {address}; give --remote to fetch them.")
     try:
-        splits = choose_splits(open_dataset(config.dataset, config.datadir, config.tfds_data_dir), config)
+        splits = choose_splits(open_checked(config, refuse=False), config)
     except (OSError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # a config that
         # is no longer what was written
         raise UserError(f"{config.dataset!r} cannot be opened ({error}).") from error

@@ -1,5 +1,6 @@
 """`python -m common.datasets prepare NAME`: fetch a named dataset, verify it, install it as a whole or not at all."""
 
+import argparse
 import dataclasses
 import hashlib
 import os
@@ -236,18 +237,35 @@ def _unpack(path: Path, file: str, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`prepare NAME [--datadir data] [--url_base URL]`; a UserError ends with exit status 2."""
-    from common.config import Parser
-
-    text = "Fetch, verify and unpack a dataset."
-    parser = Parser(prog="python -m common.datasets", description=text, allow_abbrev=False)
-    parser.add_argument("command", choices=("prepare",))
-    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
-    parser.add_argument("--datadir", default="data", help="folder of prepared datasets (default: data)")
-    parser.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
+    """`prepare NAME` and `check DATASET`; a UserError ends with exit status 2."""
     with exit_with_sentence():
         try:
-            flags = parser.parse_args(argv)
-            prepare(flags.name, flags.datadir, url_base=flags.url_base)
+            flags = parser().parse_args(argv)
+            if flags.command == "check":
+                from common.checked import check_dataset
+                from common.config import check_range
+
+                check_range("--workers", flags.workers, 1, 1024)
+                check_dataset(flags.name, Path(flags.datadir), flags.tfds_data_dir, flags.workers)
+            else:
+                prepare(flags.name, flags.datadir, url_base=flags.url_base)
         except KeyboardInterrupt:
             sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of both commands."""
+    from common.config import Parser
+
+    whole = Parser(prog="python -m common.datasets", description="Prepare and check datasets.", allow_abbrev=False)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    fetch = commands.add_parser("prepare", help="fetch, verify and unpack a dataset", allow_abbrev=False)
+    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
+    fetch.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
+    look = commands.add_parser("check", help="decode all images, and list those that cannot be", allow_abbrev=False)
+    look.add_argument("name", metavar="DATASET", help="a name, tfds:NAME, vtab:TASK, or a folder, as train takes it")
+    look.add_argument("--tfds_data_dir", help="folder of prepared TFDS datasets (default: ~/tensorflow_datasets)")
+    look.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one per CPU core)")
+    for command in (fetch, look):
+        command.add_argument("--datadir", default="data", help="folder of prepared datasets (default: data)")
+    return whole

@@ -23,9 +23,10 @@ import numpy as np
 from common import curves, events, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.cards import Preprocessing
+from common.checked import open_checked
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import FREE, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
-from common.datasets import Dataset, Opener, Split, carve, few_shot, open_dataset
+from common.datasets import Dataset, Opener, Split, carve, few_shot
 from common.devices import MOST, Devices, together
 from common.environment import environment
 from common.errors import UserError, reason
@@ -56,7 +57,7 @@ class Run:
     def __init__(self, config: TrainConfig, engine: str, open_torchvision: Opener | None = None):
         check(config)
         model = find_model(config.model)
-        dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
+        dataset = open_checked(config, open_torchvision)
         given = {} if config.eval_every is None else periods(config.eval_every)
         self.splits = choose_splits(dataset, config, given)
         self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
@@ -73,7 +74,8 @@ class Run:
             say=self.adapted.append,
         )  # fmt: skip
         prepared = self.recipe.crop, self.recipe.eval_resize, self.recipe.eval_resize_kind
-        self.preprocessing = Preprocessing(*prepared, card.preprocessing.mean, card.preprocessing.std)
+        scaling = card.preprocessing.mean, card.preprocessing.std
+        self.preprocessing = Preprocessing(*prepared, *scaling, config.exif)
         self.model_config = with_noise(self.model_config, self.recipe.dropout, self.recipe.stochastic_depth)
         self.workers = config.workers or os.cpu_count()
         self.periods = {"val": max(1, self.recipe.num_steps // 10)} | given
@@ -527,6 +529,7 @@ class Run:
             "model": self.config.model,
             "class_names": self.dataset.class_names,
             **dataclasses.asdict(self.preprocessing),
+            "skipped_images": self.dataset.skipped,
             "loss": self.recipe.loss,
             "config": dump_config(self.model_config),
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",

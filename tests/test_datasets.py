@@ -297,9 +297,11 @@ def test_no_image_of_the_samples_test_is_in_its_train(sample):
     assert len(set(digests["train"])) == 1000 and len(set(digests["test"])) == 500
 
 
-def test_a_broken_first_image_ends_in_one_sentence(folder):
-    """The typical size is read from headers while the dataset is opened."""
+def test_the_typical_size_is_of_those_that_are_images(folder):
     for path in (folder / "train/cat").iterdir():
         path.write_bytes(b"no image")
+    assert open_dataset(str(folder)).image_size == (4, 6)
+    for path in (folder / "train/dog").iterdir():
+        path.write_bytes(b"no image")
     with pytest.raises(UserError, match="cat/1.PNG cannot be decoded"):
-        open_dataset(str(folder))
+        print(open_dataset(str(folder)).image_size)

@@ -100,7 +100,7 @@ def read_first(places: Sequence[Path], state: State) -> Arrays | None:
                 stated = json.loads(tensors.pop("__metadata__")["state"])
                 arrays = {name: mapped(path, 8 + len(header), tensor) for name, tensor in tensors.items()}
                 met = [state.folder / name for name in json.loads(arrays.pop(MET).tobytes())]
-                if State(state.folder, [*state.paths, *met]).digest == stated:
+                if (State(state.folder, [*state.paths, *met]) if met else state).digest == stated:
                     return arrays
     return None
 
