@@ -47,8 +47,10 @@ class Devices(devices.Devices):
                     f"There are more processes than GPUs ({torch.cuda.device_count()}); start one for each."
                 )
             torch.cuda.set_device(self.device)
-        for name in ("RANK", "MASTER_PORT"):  # which PyTorch does not name when they are no numbers
-            number_of(name)
+        rank, world_size = number_of("RANK"), number_of("WORLD_SIZE")
+        if rank >= world_size:  # for which PyTorch would wait for as long as TIMEOUT
+            raise UserError(f"RANK is {rank} of a WORLD_SIZE of {world_size}, expected less; start all with torchrun.")
+        number_of("MASTER_PORT")  # which PyTorch does not name when it is no number
         try:
             distributed.init_process_group(BACKENDS[self.device.type], timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:

@@ -5,6 +5,8 @@ and calls nothing else. What trainers put around a model is taken off: the dicts
 `model.`, `module.` and `_orig_mod.`. Names then stay as they are: `python -m common.convert` knows them.
 """
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import argparse
 import pickle
 import re

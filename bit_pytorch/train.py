@@ -1,5 +1,7 @@
 """Train or fine-tune a published model, in PyTorch."""
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import functools
 
 from bit_pytorch.datasets import open_torchvision

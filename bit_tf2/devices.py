@@ -156,6 +156,10 @@ def find_workers() -> tf.distribute.Strategy | None:
         cluster = tf.train.ClusterSpec(config.get("cluster", {}))
         several = sum(map(cluster.num_tasks, cluster.jobs)) > 1
         return tf.distribute.MultiWorkerMirroredStrategy() if several else None
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"This process cannot listen at its place in TF_CONFIG ({reason(error)}); give it a port that is free."
+        ) from error
     except (TypeError, ValueError) as error:
         raise UserError(
             f"TF_CONFIG does not tell of this process and the others ({reason(error)}), expected "

@@ -11,7 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from common.errors import UserError, exit_with_sentence, nearest, reason
+from common.errors import UserError, exit_with_sentence, is_out_of_memory, nearest, of_memory
 from common.images import EXIF, MAX_PIXELS, ON_BROKEN_IMAGE, RESIZE_KINDS, RESIZE_MODES
 from common.models import DEFAULT_MODEL, TRAIN_ONLY
 from common.randaugment import STRONGEST
@@ -47,11 +47,11 @@ BROKEN_IMAGES = "stop", "what an image that cannot be decoded does: end the run,
 class ModelConfig:
     """The model, and where its weights come from."""
 
-    model: str = flag(DEFAULT_MODEL, "published name of the model")
+    model: str = flag(DEFAULT_MODEL, "published name of the model; `list` shows them")
     bit_pretrained_dir: str = flag("weights", "folder of downloaded weights")
     weights: str = flag(
         "pretrained",
-        "a file (.npz, .h5, .safetensors) or folder, `pretrained`: the published one, or `none`: initial values",
+        "a file (.npz, .h5, .safetensors), the folder of a run or another, `pretrained`: the published one, or `none`",
     )
     precision: str = flag("float32", "type of the computation", choices=PRECISIONS)
 
@@ -224,6 +224,10 @@ class VtabConfig(TrainConfig):
     tasks: str | None = flag(None, "some of the 19 tasks, with commas between", rule="all")
 
 
+MEMORY_FLAGS = (
+    "--batch_split 8, --remat or --precision bfloat16, a smaller --crop or --batch, or a smaller --batch_eval where it "
+    "was evaluating"
+)
 OF_A_MACHINE = {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers"}  # flags of train
 FREE = OF_A_MACHINE | {  # flags of train that may change when a run goes on, or between runs that are compared
     "batch_eval",
@@ -352,6 +356,10 @@ def parse(config_class: type, argv: Sequence[str], prog: str, description: str) 
         from common.extend import taken_over  # which reads files, and so takes longer to import
 
         given = taken_over(given["extend_from"], given)
+    if "weights" in given and "model" not in given and issubclass(config_class, ModelConfig):
+        from common.formats.source import stated_model
+
+        given |= stated_model(given["weights"])
     config = config_class(**given)
     check(config)
     return config
@@ -449,6 +457,10 @@ def run_command(
     with exit_with_sentence():
         try:
             config = parse(config_class, sys.argv[1:], f"python -m {engine}.{command}", description)
+            if config.model == "list":
+                from common.models.__main__ import listed
+
+                return print(listed([], Path(config.bit_pretrained_dir)))
             job = prepare(config)
             load_main()(job)
         except ModuleNotFoundError as error:
@@ -458,7 +470,7 @@ def run_command(
             raise UserError(
                 f"{error.name} is not installed; install the engine with `pip install '.[{extra}]'`."
             ) from error
-        except MemoryError as error:
-            raise UserError(
-                f"Memory does not suffice ({reason(error).rstrip('.')}); give fewer images a step, or smaller ones."
-            ) from error
+        except Exception as error:
+            if isinstance(error, UserError) or not is_out_of_memory(error):
+                raise
+            raise of_memory(error, MEMORY_FLAGS if config_class is TrainConfig else "a smaller --batch_eval") from error

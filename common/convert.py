@@ -8,6 +8,8 @@ imported, the target is read back before it takes its name, and a round trip ret
     python -m common.convert --inspect ViT-B_16.npz
 """
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import argparse
 import dataclasses
 import hashlib

@@ -1,5 +1,7 @@
 """Datasets by name or folder: random access to encoded images and their labels, one example order for all engines."""
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import contextlib
 import dataclasses
 import functools

@@ -7,6 +7,8 @@ stays as NAME.npz.part, which the same command resumes. Exit status: 0, or 2 whe
 still are).
 """
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import base64
 import binascii
 import contextlib

@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import TextIO
@@ -30,6 +31,8 @@ def exit_with_sentence() -> Iterator[None]:
     Where nobody reads its results any more, as in `| head`, it ends quietly, with the status of SIGPIPE.
     """
     status = None
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # after common/quiet.py
     try:
         try:
             yield
@@ -77,6 +80,20 @@ def say_last(sentence: str) -> None:
         time.sleep(SECONDS_FOR_THE_FIRST)
     with contextlib.suppress(OSError):
         print(f"error: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+# What frameworks say, whose errors have types of their own, or none: PyTorch on a GPU and a CPU, XLA, TensorFlow, C++.
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|RESOURCE_EXHAUSTED|OOM when allocating|bad_alloc", re.I)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the machine's memory, or a device's, does not suffice."""
+    return isinstance(error, MemoryError) or isinstance(error, Exception) and bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def of_memory(error: BaseException, flags: str) -> UserError:
+    """The sentence for it; `flags` are what helps."""
+    return UserError(f"Memory does not suffice ({reason(error)[:200].rstrip('.')}); give {flags}.")
 
 
 def reason(error: BaseException) -> str:

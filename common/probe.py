@@ -5,6 +5,8 @@ that of big_vision (`evaluators/fewshot_lsr.py`): least squares on whitened feat
 towards +1 for the right class and -1 for the others, with an L2 penalty; the same seeds choose the same images.
 """
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import argparse
 import importlib.util
 import json

@@ -4,6 +4,8 @@ One file that needs no network, as HTML; or the same as Markdown with its PNG be
 read, has not ended or has nothing to be compared by is named on stderr, the rest is reported, and the exit status is 2.
 """
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import html
 import re
 import statistics

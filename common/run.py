@@ -25,11 +25,11 @@ from common.batches import EvalBatches, TrainBatches, prefetch
 from common.cards import Preprocessing
 from common.checked import open_checked
 from common.checkpoint import Checkpoint, Checkpoints
-from common.config import FREE, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
+from common.config import FREE, MEMORY_FLAGS, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot
 from common.devices import MOST, Devices, together
 from common.environment import environment
-from common.errors import UserError, reason
+from common.errors import UserError, is_out_of_memory, of_memory, reason
 from common.extend import RATES, Finished, is_number
 from common.files import locked_log, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
@@ -182,7 +182,9 @@ class Run:
             )
 
     def __exit__(self, _: object, error: BaseException | None, *trace: object) -> None:
-        if error and self.devices.has_lost(error):
+        if error and is_out_of_memory(error):
+            error = of_memory(error, MEMORY_FLAGS)
+        elif error and self.devices.has_lost(error):
             error = UserError(
                 f"Another process of this run has ended or cannot be reached ({reason(error)}); see what it said."
             )

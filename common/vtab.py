@@ -5,6 +5,8 @@ Every task is a run of its own, `{logdir}/{name}/{task}/`, by the BiT-HyperRule 
 prepared are listed with what prepares them. `vtab.json` beside the runs holds the summary.
 """
 
+import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+
 import dataclasses
 import signal
 import statistics

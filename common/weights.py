@@ -18,7 +18,7 @@ from common.files import write_json
 from common.formats import containers
 from common.formats.express import express, expressed
 from common.formats.recognise import choose_table, shorten
-from common.formats.source import Source, card_name, card_path, dump_config, read_model
+from common.formats.source import Source, card_name, card_path, dump_config, in_run, read_model
 from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config, head_classes
 
@@ -60,10 +60,14 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
 
 
 def choose_file(model: PublishedModel, weights: str | Path | None, folder: str | Path = "weights") -> Path | None:
-    """The file that `weights` means: its path, "pretrained" for the published one, None or "none" for no file."""
+    """The file that `weights` means: its path, or that of a run; "pretrained": the published one; None or "none": no file."""
     if weights == "pretrained":
         return find_file(model, folder)
-    return None if weights in (None, "none") else storage.local_file(weights, card_name(Path(weights)))
+    if weights in (None, "none"):
+        return None
+    if storage.is_remote(weights) and not Path(weights).suffix:  # the folder of a run
+        weights = f"{str(weights).rstrip('/')}/weights.npz"
+    return in_run(storage.local_file(weights, card_name(Path(weights))))
 
 
 def starting_values(

@@ -1,17 +1,22 @@
 """Flags: help without a framework, one sentence for every mistake, and nothing accepted silently."""
 
 import dataclasses
+import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import numpy_engine
 import pytest
 
 from common.config import EvaluateConfig, PredictConfig, TrainConfig, VtabConfig, parse, run_command
 from common.errors import UserError, nearest
+from common.models import published_models
 from common.recipes import FLAGS
+from common.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
@@ -214,6 +219,70 @@ def test_memory_that_does_not_suffice_is_one_line_too(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert caught.value.code == 2 and error.count("\n") == 1
     assert error.startswith("error: Memory does not suffice (Unable to allocate 1.00 PiB for an array")
+
+
+OUT_OF_MEMORY = {  # what frameworks say; their types are their own, of which nothing is known in common/
+    "PyTorch, GPU": "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has\na total capacity of 1 GiB",
+    "PyTorch, CPU": "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried",
+    "XLA": "RESOURCE_EXHAUSTED: Out of memory allocating 400000000000000 bytes.",
+    "TensorFlow": "OOM when allocating tensor with shape[9,9] and type float [Op:RandomUniform]",
+    "C++": "std::bad_alloc",
+}
+
+
+@pytest.mark.parametrize("text", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+@pytest.mark.parametrize(
+    ("config", "flags"), [(TrainConfig, "give --batch_split 8, --remat "), (EvaluateConfig, "--batch_eval")]
+)
+def test_memory_that_a_framework_lacks_is_one_line(text, config, flags, monkeypatch, capsys):
+    def run_out(job):
+        raise type("ErrorOfAFramework", (Exception,), {})(text)
+
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("bit_jax", "train", config, "Train.", lambda config: None, lambda: run_out)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.count("\n") == 1 and flags in said, said
+    assert said.startswith(f"error: Memory does not suffice ({text.splitlines()[0].rstrip('.')[:100]}")
+
+
+def test_another_error_of_a_framework_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run_command("bit_jax", "train", TrainConfig, "", lambda config: int.from_bytes, lambda: raise_it)
+
+
+def raise_it(job):
+    raise RuntimeError("shape mismatch")
+
+
+def test_a_run_that_lacks_memory_says_what_is_left(monkeypatch, capsys, tmp_path):
+    def run_out(*arguments, step, **options):
+        if step == 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return 1.0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(numpy_engine, "train_step", run_out)
+    flags = "--model ViT-mu/16 --weights none --batch 4 --crop 32 --steps 4 --checkpoint_every 1 --name a --workers 1"
+    monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
+    prepare = functools.partial(Run, engine="numpy")
+    with pytest.raises(SystemExit):
+        run_command("numpy", "train", TrainConfig, "", prepare, numpy_engine.load_main)
+    assert re.search(
+        r"error: Memory does not suffice \(CUDA out of memory.*\); give --batch_split 8.*"
+        r"The checkpoint of step [12] is intact; the same command continues after it\.\n$", capsys.readouterr().err,
+    )  # fmt: skip
+
+
+def test_the_list_of_models(monkeypatch, capsys, tmp_path):
+    (tmp_path / "BiT-M-R50x1.npz").write_bytes(b"")
+    monkeypatch.setattr(sys, "argv", ["train", "--model", "list", "--bit_pretrained_dir", str(tmp_path)])
+    run_command("bit_jax", "train", TrainConfig, "Train.", None, None)
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert len(rows) > 50 and rows.keys() >= published_models().keys()
+    assert re.search(r"21,843 +any +68.3 M +downloaded +ImageNet-21k", rows["BiT-M-R50x1"])
+    assert "embedded" in rows["BiT-T-R26x0.5"] and " 224 " in rows["ViT-B/16"] and "to download" in rows["ViT-B/16"]
 
 
 def test_a_missing_framework_is_one_line_too():

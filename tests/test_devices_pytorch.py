@@ -15,6 +15,7 @@ from engines import INSTALLED
 from jobs import Job, assert_close, make_images, metrics
 
 from common.checkpoint import CURRENT, read
+from common.errors import UserError
 
 pytestmark = pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="torch is not installed")
 
@@ -132,6 +133,15 @@ def test_shards_need_several_processes(run):
 def test_an_environment_that_torchrun_would_not_make(run, variables, words):
     done = run("bit_pytorch.train", "--steps", 1, variables=dict(v.split("=") for v in variables.split()), status=2)
     assert words in done.stderr and "start the processes with torchrun" in done.stderr
+
+
+def test_a_rank_beyond_the_world_is_refused_at_once(monkeypatch):
+    """PyTorch would wait for the others, for two hours."""
+    devices = pytest.importorskip("bit_pytorch.devices")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="RANK is 2 of a WORLD_SIZE of 2, expected less"):
+        devices.Devices()
 
 
 def test_a_tpu_that_does_not_answer(run):

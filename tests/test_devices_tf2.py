@@ -1,7 +1,9 @@
 """Runs on several devices and in several processes in TensorFlow, against the same run on one device."""
 
 import functools
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +124,18 @@ TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}'
 def test_a_cluster_that_tensorflow_does_not_know(run, config, words):
     done = run("bit_tf2.train", "--steps", 1, variables={"TF_CONFIG": config}, status=2)
     assert "error: TF_CONFIG does not " in done.stderr and words in done.stderr
+
+
+def test_a_port_that_another_program_has(server, tmp_path):
+    """TensorFlow's C++ side speaks first."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        config = {"cluster": {"worker": [place, "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}
+        variables = {"TF_CONFIG": json.dumps(config)}
+        done = server("bit_tf2").start("bit_tf2.train", ("--steps", 1), tmp_path, variables=variables)
+        assert done.wait() == 2
+    words = "error: This process cannot listen at its place in TF_CONFIG (Could not start gRPC server); give it a port"
+    assert done.stderr.splitlines()[-1].startswith(words) and "Traceback" not in done.stderr
 
 
 def test_a_tpu_that_does_not_answer(run):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from common import images
-from common.config import EvaluateConfig, PredictConfig
+from common.config import EvaluateConfig, PredictConfig, parse
 from common.errors import UserError
 from common.inference import Evaluation, Prediction, unpadded, write_outputs
 from common.models import DEFAULT_MODEL
@@ -70,6 +70,21 @@ def test_a_card_with_an_impossible_size_is_refused(weights, value):
         UserError, match=f"card.json says {value!r} as eval_resize, expected 0 or at least its resolution"
     ):
         views(weights, {**CARD, "eval_resize": value})
+
+
+def test_the_folder_of_a_run_is_its_weights_with_their_card(weights, tmp_path):
+    """And the model that the card states, where no --model is given."""
+    folder = weights.parent
+    (folder / "recipe.json").write_text("{}")
+    (folder / "card.json").write_text(json.dumps(CARD | {"model": DEFAULT_MODEL, "class_names": ["a"] * 200}))
+    job = Prediction(parse(PredictConfig, ["--weights", str(folder), str(folder / "photo.png")], "predict", ""))
+    assert job.resolution == 32 and list(job.class_names) == ["a"] * 200
+    (folder / "card.json").write_text(json.dumps({"model": "ViT-mu/16"}))
+    for flags, model in (((), "ViT-mu/16"), (("--model", DEFAULT_MODEL), DEFAULT_MODEL)):
+        assert parse(PredictConfig, ["--weights", str(folder), "a.png", *flags], "predict", "").model == model
+    weights.unlink()
+    with pytest.raises(UserError, match="The run .* has not ended and has no weights.npz yet; continue it"):
+        Prediction(PredictConfig(weights=str(folder), images=(str(folder / "photo.png"),)))
 
 
 def batches_of(count: int, width: int = 3) -> Iterator[tuple[np.ndarray, np.ndarray]]:

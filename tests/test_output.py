@@ -1,6 +1,7 @@
 """Where results go, and how commands end when nobody takes them."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from processes import ROOT
 
+from common.errors import exit_with_sentence
 from common.sources.folder import SAMPLE
 
 COMMANDS = {  # what prints something without a framework
@@ -71,3 +73,49 @@ def test_predict_whose_reader_leaves_ends_quietly_and_its_output_is_complete(pho
             assert said == "No card with class names lies beside the weights: classes are shown by number.\n"
     with np.load(tmp_path / "out.npz") as found:
         assert found["logits"].shape[0] == len(found["files"]) == 24 and np.isfinite(found["features"]).all()
+
+
+# --- Ctrl-C
+
+INTERRUPT = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+class AtImport(MetaPathFinder):
+    def find_spec(self, name, *rest):
+        if name == {name!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, AtImport())
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ("bit_jax.train", "bit_tf2.predict", "common.report", "common.convert", "common.vtab")
+)
+def test_ctrl_c_while_modules_are_imported_shows_nothing(module, tmp_path):
+    """In the first moment of a command, before it has looked at its flags."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT.format(name="numpy"))
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], check=False, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_in_a_command_is_pythons_again(monkeypatch):
+    """So that what it was writing is cleared away."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as common/quiet.py leaves it
+    try:
+        with pytest.raises(SystemExit) as caught, exit_with_sentence():
+            signal.raise_signal(signal.SIGINT)
+        assert caught.value.code == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_only_our_commands_change_what_ctrl_c_does(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "import signal, common.quiet; print(signal.getsignal(signal.SIGINT))"],
+        check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "default_int_handler" in done.stdout

@@ -45,7 +45,8 @@ class Facts(NamedTuple):
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file of arrays that a path means: itself, `model.safetensors` in a folder, or a TensorFlow checkpoint's index.
+    """The file of arrays that a path means: itself, or in a folder `model.safetensors`, or the `weights.npz` of a run, or a
+    TensorFlow checkpoint's index.
 
     UserError for a folder without weights.
     """
@@ -53,11 +54,30 @@ def find_weights(path: str | Path) -> Path:
     index = path.with_name(f"{path.name}.index")  # its own tools name a checkpoint without any ending
     if not path.exists() and index.is_file():
         return index
+    path = in_run(path)
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
             raise UserError(f"The folder {path} holds no model.safetensors; name a file.")
         return path / "model.safetensors"
     return path
+
+
+def in_run(path: Path) -> Path:
+    """The weights of a run whose folder is `path`, or `path` itself. UserError for a run that has none yet."""
+    if not path.is_dir() or (path / "model.safetensors").is_file():
+        return path
+    if not (path / "weights.npz").is_file() and (path / "recipe.json").is_file():
+        raise UserError(f"The run {path} has not ended and has no weights.npz yet; continue it, or name a file.")
+    return path / "weights.npz" if (path / "weights.npz").is_file() else path
+
+
+def stated_model(weights: str) -> dict[str, str]:
+    """{"model": the name that the card beside a run's weights states}, where there is one."""
+    path = Path(weights) / "weights.npz" if Path(weights).is_dir() else Path(weights)
+    if path.name != "weights.npz" or not card_path(path).is_file():
+        return {}
+    name = read_json(card_path(path)).get("model")
+    return {"model": name} if isinstance(name, str) else {}
 
 
 def read_model(
