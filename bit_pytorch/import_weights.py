@@ -21,6 +21,7 @@ import torch
 
 from common.config import Parser
 from common.errors import UserError, exit_with_sentence, reason
+from common.files import check_replaced
 from common.formats import containers
 from common.formats.recognise import shorten
 
@@ -45,7 +46,9 @@ def main() -> None:
         parser.add_argument("source", help="a .pt, .pth, .bin or .ckpt file")
         parser.add_argument("target", help="a .safetensors file to write")
         parser.add_argument("--key", help="where the model stands in a file of several, such as state_dict_ema")
+        parser.add_argument("--force", action="store_true", help="replace a target that exists")
         args = parser.parse_args(sys.argv[1:])
+        check_replaced(Path(args.target), args.force)
         count = import_weights(Path(args.source), Path(args.target), args.key, say=print)
         print(f"{args.target}: {count} tensors, read back and equal; `python -m common.convert` goes on from here.")
 

@@ -19,14 +19,13 @@ import safetensors.numpy
 
 from common.errors import UserError
 from common.files import sync, written_beside
+from common.formats.safetensors import aligned, header, in_order
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 NO_DIGEST = "0" * 64
 DIGEST = re.compile(rb'"sha256": "([0-9a-f]{64})"')
 MAX_HEADER_BYTES = 2**24  # ours take about 150 bytes a tensor
 BLOCK_BYTES = 2**20
-DTYPES = {"bool": "BOOL", "float16": "F16", "float32": "F32", "float64": "F64"}
-DTYPES |= {f"{kind}int{bits}": f"{kind.upper() or 'I'}{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 class Checkpoint(NamedTuple):
@@ -118,26 +117,15 @@ class Checkpoints:
 
 def write(file: BinaryIO, step: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     """Write a checkpoint to an open file, taking no memory but that of one array which is not contiguous."""
-    arrays = dict(sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])))  # keeps all of them aligned
+    arrays = aligned(arrays)
     metadata = {"sha256": NO_DIGEST, "step": str(step)} | {name: json.dumps(fact) for name, fact in facts.items()}
-    header, start = {"__metadata__": metadata}, 0
-    for name, array in arrays.items():
-        place = [start, start := start + array.nbytes]
-        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": place}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    text = len(text).to_bytes(8, "little") + text
+    text = header(arrays, metadata)
     digest = hashlib.sha256(text)
     for array in arrays.values():
-        digest.update(_bytes(array))
+        digest.update(in_order(array))
     file.write(text.replace(NO_DIGEST.encode(), digest.hexdigest().encode(), 1))
     for array in arrays.values():
-        file.write(_bytes(array))
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """The bytes of `array` in C order, little-endian: a view where they lie so already."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        file.write(in_order(array))
 
 
 def read(path: Path) -> Checkpoint:

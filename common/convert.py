@@ -21,7 +21,7 @@ from typing import Any
 
 from common.config import Parser
 from common.errors import UserError, exit_with_sentence
-from common.files import write_json
+from common.files import check_replaced, write_json
 from common.formats import containers, huggingface, timm
 from common.formats.express import differing, express, expressed
 from common.formats.recognise import SPELLINGS, choose_table, family_name, shorten
@@ -61,7 +61,8 @@ def main() -> None:
         if args.inspect:
             print(inspect(args.inspect, args.spelling, given))
         else:
-            convert(args.source, args.target, args.to, spelling=args.spelling, given=given, say=print)
+            flags = {"spelling": args.spelling, "given": given, "force": args.force}
+            convert(args.source, args.target, args.to, **flags, say=print)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -71,6 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("target", nargs="?", help="a file, or a folder for timm and Hugging Face")
     parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: what its name tells, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
+    parser.add_argument("--force", action="store_true", help="replace a target that exists")
     parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
     parser.add_argument("--gelu", choices=("tanh", "erf"), help="the model's GELU, where no file tells or to change it")
     parser.add_argument("--layer_norm_epsilon", type=float, help="the model's epsilon, as --gelu")
@@ -96,14 +98,16 @@ def size(text: str) -> tuple[int, int]:
 
 def convert(
     source: str | Path, target: str | Path, to: str | None = None, *, spelling: str | None = None,
-    given: dict[str, Any] | None = None, say=lambda line: None,
+    given: dict[str, Any] | None = None, force: bool = False, say=lambda line: None,
 ) -> Path:  # fmt: skip
     """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
 
-    `spelling` and `given` say of the source what it does not tell. `say` is called with lines on what was found and
-    done. Raises UserError, and leaves `target` as it was, where the spelling cannot hold the model.
+    `spelling` and `given` say of the source what it does not tell; `force` replaces a target that exists. `say` is
+    called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
+    cannot hold the model.
     """
     path, to = choose_target(Path(target), to)
+    check_replaced(path, force)
     found = read_model(source, spelling=spelling, given=given)
     say(f"{found.path}: {describe(found)}")
     if found.channels != 3:
@@ -135,10 +139,13 @@ def choose_target(target: Path, to: str | None) -> tuple[Path, str]:
     if to == "big_transfer" and target.suffix in (".h5", ".hdf5"):
         to = "big_transfer_h5"
     kinds = CONTAINERS.get(to, (".npz",))
-    if to in WRITERS and target.suffix not in containers.SUFFIXES:
-        target = target / "model.safetensors"
+    is_folder = to in WRITERS and (target.is_dir() or target.suffix not in containers.FILES)
+    target = target / "model.safetensors" if is_folder else target
     if target.suffix not in kinds:
-        raise UserError(f"{to} is kept in {' or '.join(kinds)} files, and {target} is none; choose such a name.")
+        a_folder = " or a folder" if to in WRITERS else ""
+        raise UserError(
+            f"{to} is kept in {' or '.join(kinds)} files{a_folder}, and {target} is none; choose such a name."
+        )
     return target, to
 
 

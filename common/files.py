@@ -73,6 +73,12 @@ def write_atomically(
         sync(path.parent)
 
 
+def check_replaced(path: Path, force: bool) -> None:
+    """Raise UserError where a command would replace a file, unless the user says so."""
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already; give --force to replace it, or choose another name.")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON."""
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))

@@ -18,7 +18,7 @@ from common.files import write_json
 from common.formats import containers
 from common.formats.express import express, expressed
 from common.formats.recognise import choose_table, shorten
-from common.formats.source import Source, card_name, card_path, dump_config, in_run, read_model
+from common.formats.source import Source, card_name, card_path, dump_config, find_weights, read_model
 from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config, head_classes
 
@@ -67,7 +67,7 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
         return None
     if storage.is_remote(weights) and not Path(weights).suffix:  # the folder of a run
         weights = f"{str(weights).rstrip('/')}/weights.npz"
-    return in_run(storage.local_file(weights, card_name(Path(weights))))
+    return find_weights(storage.local_file(weights, card_name(Path(weights))))
 
 
 def starting_values(

@@ -289,7 +289,9 @@ def test_a_config_json_of_another_model_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("target", "to", "words"),
     [
-        ("b.npz", "timm", "timm is kept in .safetensors files"),
+        ("b.npz", "timm", "timm is kept in .safetensors files or a folder, and .*b.npz is none"),
+        ("b.pt", "timm", "timm is kept in .safetensors files or a folder, and .*b.pt is none"),
+        ("b.onnx", "huggingface", "huggingface is kept in .safetensors files or a folder"),
         ("b.safetensors", "vision_transformer", "kept in .npz files"),
         ("b", None, "ours is kept in"),
     ],
@@ -305,8 +307,23 @@ def test_a_target_that_cannot_be_written_keeps_its_old_contents(tmp_path, monkey
     target.write_bytes(b"old")
     monkeypatch.setattr(npz_files, "same_in_file", lambda path, start, array: False)
     with pytest.raises(UserError, match="differs from what was written"):
-        convert(path, target, "vision_transformer")
+        convert(path, target, "vision_transformer", force=True)
     assert target.read_bytes() == b"old" and {p.name for p in tmp_path.iterdir()} == {"a.safetensors", "b.npz"}
+
+
+def test_a_target_that_exists_is_replaced_by_force_alone(command, tmp_path):
+    for target, file in (("b.npz", "b.npz"), ("b", "b/model.safetensors")):
+        ours(tmp_path / "a.safetensors")
+        flags = ("a.safetensors", target, "--to", "timm" if target == "b" else "vision_transformer")
+        command(*flags)
+        before = (tmp_path / file).read_bytes()
+        assert f"{file} exists already; give --force to replace it" in command(*flags, status=2)
+        ours(tmp_path / "a.safetensors", **{"head/bias": np.ones(5, np.float32)})
+        assert (tmp_path / file).read_bytes() == before
+        command(*flags, "--force")
+        assert (tmp_path / file).read_bytes() != before
+    (tmp_path / "v2.1").mkdir()
+    assert "v2.1/model.safetensors: timm" in command("a.safetensors", "v2.1", "--to", "timm")
 
 
 def test_class_names_travel(tmp_path):
@@ -386,6 +403,7 @@ def test_a_headless_model_gets_a_new_head(run, tmp_path):
         in run("common.convert", "a", "b.npz", "--to", "vision_transformer").output
     )
     flags = ("--model", "ViT-mu/16", "--weights")
+    (tmp_path / "x").touch()
     for path in ("a", "b.npz"):
         assert "has no head to tell classes with" in run("bit_jax.predict", "x", *flags, path, status=2).stderr
 

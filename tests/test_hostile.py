@@ -155,7 +155,7 @@ def hostile_weights(folder: Path) -> dict[str, str]:
         "text": (b"I am no archive\n", "no readable .npz"),
         "truncated": (whole[: len(whole) // 2], "no readable .npz"),
         "one bit flipped": (flipped(whole, len(whole) // 2), "no readable .npz"),
-        "pickled object": (changed_npz(**{BIAS: npy(np.full(200, trap, object))}), "not floating-point"),
+        "pickled object": (changed_npz(**{BIAS: npy(np.full(200, trap, object))}), "holds pickled Python objects"),
         "a pickle": (pickle.dumps(trap), "no readable .npz"),
         "terabytes": (
             changed_npz(**{HEAD: declared((1, 1, 1024, 10**10)), BIAS: declared((10**10,))}),

@@ -415,7 +415,7 @@ def test_a_vast_head_without_values_takes_no_memory(tmp_path):
 
 def test_nothing_is_unpickled_even_where_no_shape_is_expected(tmp_path):
     (tmp_path / "a.npz").write_bytes(npz_with(pickled_array()))
-    with pytest.raises(UserError, match="allow_pickle=False"):
+    with pytest.raises(UserError, match="holds pickled Python objects at resnet/group_norm/beta"):
         read_npz(tmp_path / "a.npz")
 
 
@@ -488,7 +488,7 @@ def small_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("suffix", ("npz", "h5"))
+@pytest.mark.parametrize("suffix", ("npz", "h5", "safetensors"))
 @pytest.mark.parametrize("old", (None, b"what was there before"))
 def test_a_full_disk_leaves_the_old_file(suffix, old, small_disk, tmp_path):
     path = tmp_path / f"a.{suffix}"
@@ -500,7 +500,7 @@ def test_a_full_disk_leaves_the_old_file(suffix, old, small_disk, tmp_path):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == ([old] if old else [])
 
 
-@pytest.mark.parametrize("suffix", ("npz", "h5"))
+@pytest.mark.parametrize("suffix", ("npz", "h5", "safetensors"))
 @pytest.mark.parametrize("operation", ("fsync", "replace"))
 def test_a_failing_operation_leaves_the_old_file(suffix, operation, monkeypatch, tmp_path):
     path = tmp_path / f"a.{suffix}"
@@ -515,7 +515,7 @@ def test_a_failing_operation_leaves_the_old_file(suffix, operation, monkeypatch,
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
 
 
-@pytest.mark.parametrize("suffix", ("npz", "h5"))
+@pytest.mark.parametrize("suffix", ("npz", "h5", "safetensors"))
 def test_what_the_disk_garbles_is_noticed(suffix, monkeypatch, tmp_path):
     """What was written is read back before it takes the place of the old file."""
     path = tmp_path / f"a.{suffix}"
@@ -532,6 +532,13 @@ def test_what_the_disk_garbles_is_noticed(suffix, monkeypatch, tmp_path):
     with pytest.raises(UserError):
         write_weights(path, mini_arrays(), MINI)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("suffix", ("npz", "h5", "safetensors"))
+def test_others_may_read_what_they_may_read_of_any_file(suffix, tmp_path):
+    write_weights(tmp_path / f"a.{suffix}", mini_arrays(), MINI)
+    (tmp_path / "b").touch()
+    assert (tmp_path / f"a.{suffix}").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
 def test_another_suffix_is_refused(tmp_path):

@@ -7,7 +7,6 @@ with open_container(path) as file:
     file.get(name)       the values of one
 """
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any, Self
 
 import h5py
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from common.errors import UserError, reason
-from common.files import read_regular, sync, write_atomically
-from common.formats import h5, keras, npz
-from common.formats.arrays import declare, same_in_file, widen
+from common.files import read_regular, write_atomically
+from common.formats import foreign, h5, keras, npz, safetensors
+from common.formats.arrays import declare
 from common.formats.npz import Npz
+from common.formats.safetensors import INDEX, Safetensors, Sharded
 from common.formats.tables import Arrays
 from common.formats.tensor_bundle import TensorBundle
 from common.models import ResNetConfig
@@ -30,59 +28,10 @@ from common.models import ResNetConfig
 SUFFIXES = (".npz", ".h5", ".hdf5", ".safetensors")
 KNOWN = ".npz or .h5 or .safetensors"  # for sentences
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
-NUMPY = {"F16": "float16", "F32": "float32", "F64": "float64", "BOOL": "bool", "BF16": None}
-NUMPY |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)}
+FILES = (*SUFFIXES, *PICKLES, *foreign.ENDINGS, ".index", ".msgpack", ".json")  # endings that no folder's name has
 MAX_JSON_BYTES = 2**26
 MAX_RECORD_BYTES = 2**20  # of a configuration
 RECORD = "bit_zoo"  # the metadata in which our own files keep the configuration, as JSON
-
-
-class Safetensors:
-    """An open `.safetensors` file; the library checks that its header fits its size."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._file = safetensors.safe_open(path, framework="np")
-        self.metadata = self._file.metadata() or {}
-        self._types = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-        unknown = {part.get_dtype() for part in self._types.values()} - NUMPY.keys()
-        if unknown:
-            raise UserError(f"{path} holds numbers of the types {sorted(unknown)}, expected {', '.join(NUMPY)}.")
-        self.declared = {
-            name: declare(tuple(part.get_shape()), self._dtype(name)) for name, part in self._types.items()
-        }
-
-    def _dtype(self, name: str) -> np.dtype | None:
-        known = NUMPY[self._types[name].get_dtype()]
-        return known and np.dtype(known)
-
-    def check_bytes(self) -> None:
-        """The library has compared header and size when it opened the file."""
-
-    def get(self, name: str) -> np.ndarray:
-        """One array."""
-        if self._dtype(name) is not None:
-            return self._file.get_tensor(name)
-        array = np.fromfile(self.path, "<u2", self.declared[name].size, offset=self._places[name])
-        return widen(array).reshape(self.declared[name].shape)
-
-    def holds(self, name: str, array: np.ndarray) -> bool:
-        """Whether the values of one are those of a contiguous `array`, bit for bit."""
-        return same_in_file(self.path, self._places[name], array)
-
-    @functools.cached_property
-    def _places(self) -> dict[str, int]:
-        """{name: where its bytes begin}."""
-        with open(self.path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return {name: 8 + length + header[name]["data_offsets"][0] for name in self.declared}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self._file
 
 
 class H5:
@@ -134,21 +83,30 @@ class H5:
         self._file.close()
 
 
-OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5, ".index": TensorBundle}
+OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5, ".index": TensorBundle, INDEX: Sharded}
+NAMES = {".h5": "Keras .h5 weights file", ".hdf5": "Keras .h5 weights file", ".npz": ".npz file of plain arrays"}
+NAMES |= {".index": "TensorFlow checkpoint's index file", INDEX: "index of safetensors files"}
 
 
-def open_container(path: Path) -> Npz | Safetensors | H5 | TensorBundle:
+def kind_of(path: Path) -> str:
+    """The ending that tells what kind of file holds the arrays."""
+    return INDEX if path.name.endswith(INDEX) else path.suffix
+
+
+def open_container(path: Path) -> Npz | Safetensors | Sharded | H5 | TensorBundle:
     """The file `path`, open to be read. Raises UserError for a missing or damaged one, or one of another kind."""
-    if path.suffix in PICKLES:
-        raise UserError(
-            f"{path} is a pickle of PyTorch, which may run code; make safetensors of it with "
-            "`python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`."
-        )
-    if path.suffix not in OPENERS:
+    kind = kind_of(path)
+    if kind in PICKLES:
+        raise UserError(f"{path} is a pickle of PyTorch, which may run code; {foreign.IMPORT}.")
+    if kind in foreign.ENDINGS:
+        what, advice = foreign.ENDINGS[kind]
+        raise UserError(f"{path} is {what}, expected {KNOWN}; {advice}.")
+    if kind not in OPENERS:
         raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {KNOWN}; convert it first.")
     if not path.is_file():
-        raise UserError(f"The weights file {path} does not exist; name an existing {KNOWN} file.")
-    return guarded(path, lambda: OPENERS[path.suffix](path))
+        there = "is no file" if path.exists() else "does not exist"
+        raise UserError(f"The weights file {path} {there}; name an existing {KNOWN} file.")
+    return guarded(path, lambda: OPENERS[kind](path))
 
 
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
@@ -158,9 +116,9 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     except UserError:
         raise
     except Exception as error:  # zipfile, zlib, numpy, h5py and safetensors each have their own
-        kinds = {".h5": "Keras .h5 weights", ".hdf5": "Keras .h5 weights", ".index": "TensorFlow checkpoint's index"}
-        what = f"{kinds.get(path.suffix, path.suffix)} file" + (" of plain arrays" if path.suffix == ".npz" else "")
-        raise UserError(f"{path} is no readable {what} ({reason(error)}); download it again.") from error
+        what, advice = foreign.contents(path) or (reason(error), "download it again")
+        kind = NAMES.get(kind_of(path), f"{path.suffix} file")
+        raise UserError(f"{path} is no readable {kind} ({what}); {advice}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -192,8 +150,7 @@ def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], bit: Re
     if suffix == ".npz":
         npz.fill(file, published)
     elif suffix == ".safetensors":
-        safetensors.numpy.save_file(published, file.name, metadata=metadata)
-        sync(Path(file.name))  # the library replaces the file that is open here
+        safetensors.fill(file, published, metadata)
     elif bit:
         h5.fill(file, published, bit)
     else:

@@ -17,14 +17,30 @@ from common.formats.tables import Arrays
 from common.models import ResNetConfig
 
 MAX_DEPTH = 16  # of groups within groups
+MAX_NAMES = 10_000  # of data sets and groups: many links to one make few bytes any number of them
 MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
 
 
+class Budget:
+    """How many names are still read of a file, whose links may lead to the same groups again and again."""
+
+    def __init__(self, path: Path):
+        self.path, self.left = path, MAX_NAMES
+
+    def spend(self) -> None:
+        """Count one. UserError where there are too many."""
+        self.left -= 1
+        if self.left < 0:
+            raise UserError(f"{self.path} holds more than {MAX_NAMES:,} names, which no model has; do not use it.")
+
+
 def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
-    found = []
+    found, budget = [], Budget(path)
     for layer in file.attrs["layer_names"]:
         group = _follow(file, _text(layer), path)
+        budget.spend()
         for weight in group.attrs["weight_names"]:
+            budget.spend()
             dataset = _follow(group, _text(weight), path)
             _check_plain(dataset, path)
             found.append(dataset)
@@ -49,14 +65,16 @@ def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     return dict(zip(expected, found))
 
 
-def all_datasets(group: h5py.Group, path: Path) -> Iterator[tuple[str, h5py.Dataset]]:
-    """(path within the file, data set) of every data set of a file. UserError where its groups are nested too deep."""
+def all_datasets(group: h5py.Group, path: Path, budget: Budget | None = None) -> Iterator[tuple[str, h5py.Dataset]]:
+    """(path within the file, data set) of every data set of a file. UserError for too many names, or groups too deep."""
+    budget = budget or Budget(path)
     for name in group:
+        budget.spend()
         member = _follow(group, name, path)
         if isinstance(member, h5py.Group):
             if member.name.count("/") > MAX_DEPTH:
                 raise UserError(f"{path} nests groups more than {MAX_DEPTH} deep; it holds no model.")
-            yield from all_datasets(member, path)
+            yield from all_datasets(member, path, budget)
         else:
             _check_plain(member, path)
             yield member.name.lstrip("/"), member

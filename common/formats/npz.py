@@ -58,6 +58,11 @@ class Npz:
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, _, dtype = read_header(member)
+        if dtype.hasobject:
+            raise UserError(
+                f"{self.path} holds pickled Python objects at {name}, which may run code; save plain arrays with "
+                "numpy.savez."
+            )
         return shape, dtype
 
     def check_bytes(self) -> None:
@@ -65,7 +70,7 @@ class Npz:
         for name, (shape, dtype) in self._headers.items():
             stored = self._archive.zip.getinfo(f"{name}.npy").file_size
             size = declare(shape, dtype).size * dtype.itemsize
-            if size > stored and not dtype.hasobject:  # numpy refuses objects
+            if size > stored:
                 raise UserError(f"{self.path} declares {size:,} bytes at {name} and has {stored:,}; download it again.")
 
     def get(self, name: str) -> np.ndarray:
@@ -96,7 +101,7 @@ class Npz:
         """(where the values of a member begin, the header before them), or None where they are not plain bytes."""
         info, (shape, dtype) = self._archive.zip.getinfo(f"{name}.npy"), self._headers[name]
         size = math.prod(shape) * dtype.itemsize
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or dtype.hasobject or not size:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or not size:
             return None
         with open(self.path, "rb") as file:
             file.seek(info.header_offset)

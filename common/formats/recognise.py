@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common.errors import UserError, nearest
-from common.formats import coyo, google, huggingface, ours, timm, torchvision
+from common.formats import coyo, foreign, google, huggingface, ours, timm, torchvision
 from common.formats.layouts import Shape
 from common.formats.tables import STEMS, Match, Table
 from common.models import VIT_VARIANTS, MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
@@ -110,7 +110,9 @@ def fits(found: Shape, expected: Shape) -> bool:
 
 
 def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, Any]) -> str:
-    """The end of a sentence on a file that fits no table: what the nearest one misses."""
+    """The end of a sentence on a file that fits no table: what model it is, or what the nearest one misses."""
+    if another := foreign.model(shapes):
+        return another
     scores = []
     for table in tables:
         try:

@@ -11,13 +11,16 @@ import numpy as np
 
 from common.cards import Card, parse_card
 from common.errors import UserError
-from common.formats import huggingface, processors, timm
-from common.formats.containers import RECORD, guarded, open_container, read_json
+from common.formats import foreign, huggingface, processors, timm
+from common.formats.containers import RECORD, guarded, kind_of, open_container, read_json
 from common.formats.express import expressed, restore
 from common.formats.recognise import Found, family_name, recognise, shorten
+from common.formats.safetensors import INDEX
 from common.formats.tables import Arrays
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
+IN_FOLDERS = ("model.safetensors", "model.safetensors.index.json", "weights.npz")  # of hubs, and of a run
+FROM_HUBS = (".safetensors", INDEX)  # what a config.json of timm or Hugging Face may lie beside
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
 
@@ -45,30 +48,21 @@ class Facts(NamedTuple):
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file of arrays that a path means: itself, or in a folder `model.safetensors`, or the `weights.npz` of a run, or a
-    TensorFlow checkpoint's index.
+    """The file of arrays that a path means: itself, one that a folder holds, or a TensorFlow checkpoint's index.
 
     UserError for a folder without weights.
     """
     path = Path(path)
-    index = path.with_name(f"{path.name}.index")  # its own tools name a checkpoint without any ending
-    if not path.exists() and index.is_file():
-        return index
-    path = in_run(path)
     if path.is_dir():
-        if not (path / "model.safetensors").is_file():
-            raise UserError(f"The folder {path} holds no model.safetensors; name a file.")
-        return path / "model.safetensors"
-    return path
-
-
-def in_run(path: Path) -> Path:
-    """The weights of a run whose folder is `path`, or `path` itself. UserError for a run that has none yet."""
-    if not path.is_dir() or (path / "model.safetensors").is_file():
-        return path
-    if not (path / "weights.npz").is_file() and (path / "recipe.json").is_file():
-        raise UserError(f"The run {path} has not ended and has no weights.npz yet; continue it, or name a file.")
-    return path / "weights.npz" if (path / "weights.npz").is_file() else path
+        there = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+        if there:
+            return there
+        if (path / "recipe.json").is_file():
+            raise UserError(f"The run {path} has not ended and has no weights.npz yet; continue it, or name a file.")
+        advice = next((advice for name, advice in foreign.FOLDERS.items() if (path / name).exists()), "name a file")
+        raise UserError(f"The folder {path} holds no {' or '.join(IN_FOLDERS)}; {advice}.")
+    index = Path(f"{path}.index")  # its own tools name a checkpoint without any ending
+    return index if not path.exists() and index.is_file() else path
 
 
 def stated_model(weights: str) -> dict[str, str]:
@@ -165,7 +159,7 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
                 f"{path} holds a record of its model that is no JSON ({error}); convert it again."
             ) from error
         return recorded_facts(record, path)
-    if path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
+    if kind_of(path) in FROM_HUBS and (path.parent / "config.json").is_file():
         return foreign_facts(path.parent / "config.json")
     card = card_path(path)
     if card.is_file():

@@ -21,6 +21,8 @@ TYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10:
          23: "<u8"}  # fmt: skip
 BFLOAT16 = 14  # numbers of `types.proto`; others, such as strings, are no arrays and are passed over
 MAX_INDEX_BYTES = 2**26
+MAX_NAME_BYTES, MAX_NAMES_BYTES = 2**12, 2**24  # names share what they begin with: few bytes may stand for any number
+NAME_BYTES = 64  # that a name counts besides its own
 
 
 class Entry(NamedTuple):
@@ -88,9 +90,18 @@ def table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError("it does not end as an index does")
     numbers = varints(footer)
     next(numbers), next(numbers)  # the place of a block without use here
+    left, names_left = len(data), MAX_NAMES_BYTES
     for _, place in block(data, next(numbers), next(numbers)):
         handle = varints(place)
-        yield from block(data, next(handle), next(handle))
+        start, size = next(handle), next(handle)
+        left -= size + TRAILER_BYTES
+        if left < 0:
+            raise ValueError("it names the same block again and again")
+        for key, value in block(data, start, size):
+            names_left -= len(key) + NAME_BYTES
+            if names_left < 0:
+                raise ValueError(f"its names are longer than {MAX_NAMES_BYTES:,} bytes, which no model's are")
+            yield key, value
 
 
 def block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -106,6 +117,8 @@ def block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
         shared, place = varint(content, place)
         fresh, place = varint(content, place)
         length, place = varint(content, place)
+        if shared + fresh > MAX_NAME_BYTES:
+            raise ValueError(f"one of its names has {shared + fresh:,} bytes")
         key = key[:shared] + content[place : place + fresh]
         yield key, content[place + fresh : place + fresh + length]
         place += fresh + length

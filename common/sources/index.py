@@ -23,6 +23,7 @@ import numpy as np
 from common import checkpoint
 from common.errors import UserError
 from common.files import NO_LOCKS, write_atomically
+from common.formats import safetensors
 from common.progress import note
 from common.storage import staging_folder
 
@@ -31,7 +32,7 @@ VERSION = 2  # of what the scans of folder.py and tfds.py return
 QUICK_SECONDS = 0.3  # what takes no longer is scanned at every start
 SETTLED_SECONDS = 2  # within the tick of a file system's clock, a change may leave no trace
 MET = "met"  # the array that names what the scan met, as JSON
-TYPES = {stored: np.dtype(name) for name, stored in checkpoint.DTYPES.items()}
+TYPES = {stored: np.dtype(name) for name, stored in safetensors.TYPES.items()}
 
 Arrays = dict[str, np.ndarray]
 
