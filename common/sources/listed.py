@@ -160,12 +160,12 @@ def _scan_numbers(lists: dict[str, Path]) -> Arrays:
     for split, path in lists.items():
         files, labels, seen = [], [], Seen(path)
         for number, line in lines(path):
-            where, (file, _, label) = f"Line {number} of {path}", line.strip().rpartition(" ")
+            where, (*file, label) = f"Line {number} of {path}", line.rsplit(maxsplit=1)
             if not file or not (label.isascii() and label.isdecimal() and len(label) < 8):
                 raise UserError(
                     f"{where} is {line!r}, expected `path class` with the number of a class; mend the line."
                 )
-            files.append(seen.file(file, where))
+            files.append(seen.file(*file, where))
             labels.append(int(label))
         if not files:
             raise UserError(f"{path} lists no image; expected lines `path class` with the number of a class.")
