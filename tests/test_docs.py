@@ -93,11 +93,10 @@ def check_python(words: list[str], parsed) -> None:
     config = parsed(program, words)
     if isinstance(config, ModelConfig):
         assert find_model(config.model)
-        assert config.weights in ("pretrained", "none") or Path(config.weights).suffix in (
-            ".npz",
-            ".h5",
-            ".safetensors",
-        )
+        known = (".npz", ".h5", ".safetensors")
+        assert config.weights in ("pretrained", "none") or re.match(r"runs/\w+$", config.weights) or (
+            Path(config.weights).suffix in known
+        )  # fmt: skip
     if isinstance(config, TrainConfig | EvaluateConfig):
         assert config.dataset in rows() or re.match(r"(tfds|torchvision|vtab):\w|path/to/", config.dataset), (
             config.dataset
