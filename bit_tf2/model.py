@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -17,7 +18,7 @@ from bit_tf2.layers import Layer, Traced, dtype_policy, registered
 from common.adapt import check_same_model
 from common.cards import Preprocessing, parse_card
 from common.errors import UserError
-from common.formats.containers import RECORD
+from common.formats.containers import RECORD, open_container
 from common.formats.source import dump_config, parse_config
 from common.initializers import initial_parameters
 from common.models import ModelConfig
@@ -71,7 +72,7 @@ class Model(Traced, keras.Model):
     @property
     def dtype(self) -> tf.DType:
         """Type of the parameters; activations flow in the type of the images."""
-        return tf.as_dtype(self.weights[0].dtype)
+        return tf.as_dtype(self.variable_dtype)  # not a variable's, which is the computing type within a mixed call
 
     @property
     def device(self) -> str:
@@ -140,17 +141,33 @@ class Model(Traced, keras.Model):
         weights.load(model, initial_parameters(0, model_config))
         return model
 
+    def quantize(self, mode: str, **kwargs) -> None:
+        """Raises UserError: Keras leaves out layers that are not its own and would say that it is done."""
+        raise UserError(
+            f"Keras cannot quantize ({mode}) layers that are not its own; export the model, and quantize what was exported."
+        )
+
     def save_own_variables(self, store: dict) -> None:
         super().save_own_variables(store)
         store[RECORD] = np.frombuffer(json.dumps({"config": dump_config(self.config)}).encode(), np.uint8)
 
     def load_own_variables(self, store: dict) -> None:
-        """Raises ValueError where the file is of a model of other sizes: Keras itself ignores what is too much."""
-        super().load_own_variables({name: store[name] for name in store.keys() if name != RECORD})  # noqa: SIM118
-        if RECORD not in store.keys():  # noqa: SIM118
-            raise UserError("The file does not tell which model it holds; read it with `bit_tf2.load_weights`.")
-        record = json.loads(np.asarray(store[RECORD]).tobytes())
-        check_same_model(parse_config(record["config"], "The file"), self.config, "The file")
+        names = set(store.keys())
+        super().load_own_variables({name: store[name] for name in names - {RECORD}})
+        self.check_record(np.asarray(store[RECORD]).tobytes() if RECORD in names else None, "The file")
+
+    def load_weights(self, filepath: str | Path, skip_mismatch: bool = False, **kwargs) -> None:
+        """Keras's, which ignores what a file has too much: a model of other sizes is refused before a value changes."""
+        if str(filepath).endswith(".weights.h5") and not skip_mismatch:
+            with open_container(Path(filepath)) as file:
+                self.check_record(file.metadata.get(RECORD), filepath)
+        super().load_weights(filepath, skip_mismatch, **kwargs)
+
+    def check_record(self, record: str | bytes | None, where: object) -> None:
+        """Raise UserError where the record in a file of Keras's is of another model."""
+        if record is None:
+            raise UserError(f"{where} does not tell which model it holds; read it with `bit_tf2.load_weights`.")
+        check_same_model(parse_config(json.loads(record)["config"], where), self.config, where)
 
 
 def construct(cls: type[Model], config: ModelConfig, policy: keras.DTypePolicy, **options) -> Model:
