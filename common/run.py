@@ -278,7 +278,7 @@ class Run:
 
     def _check_constants(self, before: dict[str, Any], where: str, besides: Collection[str] = ()) -> None:
         """Raise UserError where a checkpoint is of other images or another recipe; fields that it lacks had their default."""
-        defaults = {item.name: item.default for item in dataclasses.fields(Recipe)}
+        defaults = {item.name: item.default for item in dataclasses.fields(Recipe)} | scaling(Preprocessing())
         for name, value in self._constants.items():
             if name not in besides and before.get(name, defaults.get(name)) != value:
                 raise UserError(
@@ -295,8 +295,7 @@ class Run:
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
         counts = {f"number of {name} images": len(split) for name, split in splits.items()}
         labels = {f"classes of {name} images": self._digest_of_classes(split) for name, split in splits.items()}
-        scaling = {"mean": list(self.preprocessing.mean), "std": list(self.preprocessing.std)}
-        return recipe | scaling | counts | labels
+        return recipe | scaling(self.preprocessing) | counts | labels
 
     def _digest_of_classes(self, split: Split) -> str:
         """Of which class each image is, by the classes' names."""
@@ -560,6 +559,11 @@ FACTS = {  # what a checkpoint tells of its run, besides its step and arrays, an
     "best": lambda value: value is None or is_number(value),
     "seconds": lambda value: is_number(value) and value >= 0,
 }
+
+
+def scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
+    """By which numbers pixels become what the model sees, as JSON keeps them."""
+    return {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
 
 
 class Metrics:
