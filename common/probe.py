@@ -12,6 +12,7 @@ import importlib.util
 import json
 import statistics
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import numpy as np
 
 from common.config import Parser
 from common.errors import UserError, exit_with_sentence, reason
+from common.files import open_regular
+from common.formats.npz import Npz
 
 BIAS = 100.0  # so large that the penalty hardly touches its weight
 L2_PENALTY = 2.0**10
@@ -66,12 +69,13 @@ def numbers(text: str) -> tuple[int, ...]:
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(features [N, D] float64, labels [N]) of a file. UserError where it holds none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            features, labels = file["features"].astype(np.float64), file["labels"]
-    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} holds no features and labels ({reason(error)}); write it with `evaluate --output`."
-        ) from error
+        open_regular(path).close()
+        with Npz(path) as file:
+            file.check_bytes()
+            features, labels = file.get("features").astype(np.float64), file.get("labels")
+    except (OSError, KeyError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        why = getattr(error, "strerror", None) or reason(error)
+        raise UserError(f"{path} holds no features and labels ({why}); write it with `evaluate --output`.") from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or labels.dtype.kind not in "iu" or not len(labels):
         raise UserError(
             f"{path} holds features {features.shape} and labels {labels.shape} of {labels.dtype}, expected [N, D] and "

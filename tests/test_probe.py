@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -44,6 +45,14 @@ def test_the_probe_is_that_of_big_vision(shots):
         expected.append(original(x[chosen], y[chosen], x_test, y_test, 5, 2.0**10))
     found = probe.few_shot(x, y, x_test, y_test, shots, 3)
     assert found == expected and len(set(found)) > 1
+
+
+def claim_more(path) -> None:
+    """An .npz whose header speaks of more numbers than follow."""
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("features.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(800))
 
 
 @pytest.fixture
@@ -102,6 +111,9 @@ def test_neighbours_by_hand():
         (lambda path: write(path, blobs(2)[0] * np.nan, blobs(2)[1]), "not finite"),
         (lambda path: (path.write_text("text"), path.name)[1], "holds no features"),
         (lambda path: path.name, "holds no features"),
+        (lambda path: (os.mkfifo(path), path.name)[1], "holds no features and labels (it is a named pipe"),
+        (lambda path: (path.symlink_to("/dev/zero"), path.name)[1], "holds no features and labels (it is a device"),
+        (lambda path: (claim_more(path), path.name)[1], "declares 8,000,000,000,000 bytes at features"),
         (lambda path: (np.savez(path, logits=np.ones((2, 2))), path.name)[1], "holds no features"),
     ],
 )

@@ -199,7 +199,7 @@ def stop_in(process: subprocess.Popen, run: Path, number: int) -> str:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_the_command_from_first_to_last(data, tmp_path, number):
     """Stopped in the second of the two tasks that have data: it goes on there, and the first is not run again."""
-    runs, longer = tmp_path / "runs" / "suite", ("--steps", "60")
+    runs, longer = tmp_path / "runs" / "suite", ("--steps", "25")
     output = stop_in(start(data, tmp_path, *longer), runs / "kitti-distance", number)
     first = (runs / "dsprites-xpos" / "weights.npz").stat()
     assert not (runs / "kitti-distance" / "weights.npz").exists()
@@ -210,13 +210,13 @@ def test_the_command_from_first_to_last(data, tmp_path, number):
     assert process.returncode == 0 and "Continuing after step" in output, output
     assert (runs / "dsprites-xpos" / "weights.npz").stat().st_mtime_ns == first.st_mtime_ns
     recipe = json.loads((runs / "dsprites-xpos" / "recipe.json").read_text())
-    assert (recipe["flip"], recipe["resize"], recipe["crop"], len(recipe["lrs"])) == (0.0, 32, 32, 60)
+    assert (recipe["flip"], recipe["resize"], recipe["crop"], len(recipe["lrs"])) == (0.0, 32, 32, 25)
     check_summary(output, runs)
     check_frozen(output, runs / "kitti-distance" / "weights.npz")
     again = vtab.Suite(config(data, tmp_path, *longer))
     assert {outcome.status for outcome in again.outcomes.values()} == {"done", "missing"}
-    with pytest.raises(UserError, match="was made with --steps 60, not 61; choose another --name"):
-        vtab.Suite(config(data, tmp_path, "--steps", "61"))
+    with pytest.raises(UserError, match="was made with --steps 25, not 26; choose another --name"):
+        vtab.Suite(config(data, tmp_path, "--steps", "26"))
 
 
 def check_summary(output: str, runs: Path) -> None:
