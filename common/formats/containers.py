@@ -1,4 +1,4 @@
-"""The kinds of files that hold arrays: `.npz`, `.safetensors`, `.h5` and, to be read, TensorFlow's, behind one face.
+"""The kinds of files that hold arrays: `.npz`, `.safetensors`, `.h5` and, to be read, TensorFlow's and Flax's.
 
 with open_container(path) as file:
     file.declared        {name: array of the declared shape and type that takes no memory}
@@ -17,8 +17,9 @@ import numpy as np
 
 from common.errors import UserError, reason
 from common.files import read_regular, write_atomically
-from common.formats import foreign, h5, keras, npz, safetensors
+from common.formats import foreign, h5, hub, keras, npz, safetensors
 from common.formats.arrays import declare
+from common.formats.msgpack import Msgpack
 from common.formats.npz import Npz
 from common.formats.safetensors import INDEX, Safetensors, Sharded
 from common.formats.tables import Arrays
@@ -39,20 +40,37 @@ class H5:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = h5py.File(path, "r")
+        self._file, self._axes = h5py.File(path, "r"), {}
         try:
             if "layer_names" in self._file.attrs:
-                self._datasets = h5.published_datasets(self._file, path)
+                self._read_lists()
             else:
                 self._datasets = dict(h5.all_datasets(self._file, path))
             self.metadata = {RECORD: str(self._file.attrs[RECORD])} if RECORD in self._file.attrs else {}
             if keras.is_keras(self._datasets):
                 self.metadata |= self._keras_record()
                 self._datasets = keras.renamed(self._datasets, path)
-            self.declared = {name: declare(data.shape, data.dtype) for name, data in self._datasets.items()}
+            self.declared = {name: declare(self._shape(name), data.dtype) for name, data in self._datasets.items()}
         except BaseException:
             self._file.close()
             raise
+
+    def _read_lists(self) -> None:
+        """Find the data sets of a file of Keras 2: BiT's, or one of the hub, whose kernels lie as PyTorch's then."""
+        found = h5.listed_datasets(self._file, self.path)
+        if not hub.is_tensorflow(name for name, _ in found):
+            self._datasets = h5.published_datasets(self._file, [data for _, data in found], self.path)
+            return
+        self._datasets = {}
+        for name, data in found:
+            there, axes = hub.from_tensorflow(name, data.ndim)
+            if there in self._datasets:
+                raise UserError(f"{self.path} holds {there} twice; download it again.")
+            self._datasets[there], self._axes[there] = data, axes
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shape = self._datasets[name].shape
+        return tuple(shape[axis] for axis in self._axes[name]) if name in self._axes else shape
 
     def _keras_record(self) -> dict[str, str]:
         """The record that a model of `bit_tf2` writes beside its arrays, as metadata."""
@@ -70,7 +88,8 @@ class H5:
 
     def get(self, name: str) -> np.ndarray:
         """One array."""
-        return self._datasets[name][()]
+        array = self._datasets[name][()]
+        return array.transpose(self._axes[name]) if name in self._axes else array
 
     def holds(self, name: str, array: np.ndarray) -> bool:
         """Whether the values of one are those of `array`, bit for bit."""
@@ -84,8 +103,13 @@ class H5:
 
 
 OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5, ".index": TensorBundle, INDEX: Sharded}
+OPENERS |= {".msgpack": Msgpack}
 NAMES = {".h5": "Keras .h5 weights file", ".hdf5": "Keras .h5 weights file", ".npz": ".npz file of plain arrays"}
-NAMES |= {".index": "TensorFlow checkpoint's index file", INDEX: "index of safetensors files"}
+NAMES |= {
+    ".index": "TensorFlow checkpoint's index file",
+    INDEX: "index of safetensors files",
+    ".msgpack": "Flax .msgpack file",
+}
 
 
 def kind_of(path: Path) -> str:
@@ -93,7 +117,7 @@ def kind_of(path: Path) -> str:
     return INDEX if path.name.endswith(INDEX) else path.suffix
 
 
-def open_container(path: Path) -> Npz | Safetensors | Sharded | H5 | TensorBundle:
+def open_container(path: Path) -> Npz | Safetensors | Sharded | H5 | TensorBundle | Msgpack:
     """The file `path`, open to be read. Raises UserError for a missing or damaged one, or one of another kind."""
     kind = kind_of(path)
     if kind in PICKLES:

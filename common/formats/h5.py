@@ -34,7 +34,8 @@ class Budget:
             raise UserError(f"{self.path} holds more than {MAX_NAMES:,} names, which no model has; do not use it.")
 
 
-def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
+def listed_datasets(file: h5py.File, path: Path) -> list[tuple[str, h5py.Dataset]]:
+    """(name, data set) of all that the lists of a file of Keras 2 name, in their order. UserError for too many, or links."""
     found, budget = [], Budget(path)
     for layer in file.attrs["layer_names"]:
         group = _follow(file, _text(layer), path)
@@ -43,16 +44,15 @@ def _ordered_datasets(file: h5py.File, path: Path) -> list[h5py.Dataset]:
             budget.spend()
             dataset = _follow(group, _text(weight), path)
             _check_plain(dataset, path)
-            found.append(dataset)
+            found.append((_text(weight), dataset))
     return found
 
 
-def published_datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
-    """{published name: data set} of a file of the original TF2 code, whose sizes tell the order of its names.
+def published_datasets(file: h5py.File, found: list[h5py.Dataset], path: Path) -> dict[str, h5py.Dataset]:
+    """{published name: data set} of those found in a file of the original TF2 code, whose sizes tell the order of names.
 
     UserError where their number is another.
     """
-    found = _ordered_datasets(file, path)
     layers = [_text(layer) for layer in file.attrs["layer_names"]]
     counts = [sum(data.shape[:2] == (3, 3) for data in found if data.name.startswith(f"/{layer}/")) for layer in layers]
     units = tuple(count for layer, count in zip(layers, counts) if layer.startswith("block"))

@@ -19,8 +19,11 @@ from common.formats.safetensors import INDEX
 from common.formats.tables import Arrays
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
-IN_FOLDERS = ("model.safetensors", "model.safetensors.index.json", "weights.npz")  # of hubs, and of a run
-FROM_HUBS = (".safetensors", INDEX)  # what a config.json of timm or Hugging Face may lie beside
+TENSORFLOW = "tf_model.h5"
+IN_FOLDERS = (  # of hubs, and of a run
+    "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
+)  # fmt: skip
+FROM_HUBS = (".safetensors", INDEX, ".msgpack")  # what a config.json of timm or Hugging Face may lie beside
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
 
@@ -159,7 +162,8 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
                 f"{path} holds a record of its model that is no JSON ({error}); convert it again."
             ) from error
         return recorded_facts(record, path)
-    if kind_of(path) in FROM_HUBS and (path.parent / "config.json").is_file():
+    is_from_hub = kind_of(path) in FROM_HUBS or path.name == TENSORFLOW
+    if is_from_hub and (path.parent / "config.json").is_file():
         return foreign_facts(path.parent / "config.json")
     card = card_path(path)
     if card.is_file():
