@@ -222,7 +222,7 @@ def test_addresses_of_a_run_are_followed_only_when_asked(field, folder, monkeypa
     (folder / "config.json").write_text(json.dumps(settings | {field: "gs://nobody/images"}))
     opened, found = [], record.read_record(folder)
     monkeypatch.setattr(
-        "common.datasets.open_dataset", lambda *names: opened.append(names) or open_dataset("cifar10-sample")
+        "common.checked.open_dataset", lambda *names: opened.append(names) or open_dataset("cifar10-sample")
     )
     told = mistakes.mistakes(found)
     assert told.note == "The images are not at hand: they lie at gs://nobody/images; give --remote to fetch them."
