@@ -98,6 +98,8 @@ class Run:
         self.checkpoint_is_due, self.signal = False, 0
         self.step, self.saved_step, self.restored, self.losses = 0, 0, None, []
         self.best, self.results, self.seconds_before, self.took_up = None, {}, 0.0, ""
+        if not self.remote:
+            self._claim_folder()  # and once more when it is locked
 
     def on(self, devices: Devices) -> Self:
         """This run on `devices`, to be entered: of several processes, the first one writes."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,8 @@ import numpy as np
 import numpy_engine
 import pytest
 
-from common.config import EvaluateConfig, PredictConfig, TrainConfig, VtabConfig, parse, run_command
+from common.config import ENGINE_PACKAGES, EvaluateConfig, PredictConfig, TrainConfig, VtabConfig, parse, run_command
+from common.devices import Devices
 from common.errors import UserError, nearest
 from common.models import published_models
 from common.recipes import FLAGS
@@ -273,6 +275,59 @@ def test_a_run_that_lacks_memory_says_what_is_left(monkeypatch, capsys, tmp_path
         r"error: Memory does not suffice \(CUDA out of memory.*\); give --batch_split 8.*"
         r"The checkpoint of step [12] is intact; the same command continues after it\.\n$", capsys.readouterr().err,
     )  # fmt: skip
+
+
+def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch, capsys, tmp_path):
+    def stop(*arguments, step, **options):
+        if step == 2:
+            raise UserError("Enough.")
+        return 1.0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(numpy_engine, "train_step", stop)
+    monkeypatch.setattr("common.run.LONG_SECONDS", 0)
+    monkeypatch.setattr("common.run.WORTH_TELLING_SECONDS", 0)
+    flags = "--model ViT-mu/16 --weights none --batch 64 --crop 32 --steps 5000 --name a --workers 1"
+    monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
+    with pytest.raises(SystemExit):
+        run_command("numpy", "train", TrainConfig, "", functools.partial(Run, engine="numpy"), numpy_engine.load_main)
+    first, second = [line for line in capsys.readouterr().out.splitlines() if " took " in line]
+    assert re.fullmatch(r"The first step took [\d.]+ s, with what is made once\.", first)
+    assert re.fullmatch(
+        r"The second took [\d.]+ s: about [\d.]+ (s|min|h) for the 4,998 that are left, besides evaluation\. "
+        r"For a first look, as on a CPU: --steps 100 --batch 32", second,
+    )  # fmt: skip
+    assert second in (tmp_path / "runs" / "a" / "train.log").read_text()
+
+
+@pytest.mark.parametrize("flags", ((), ("--seed", "1")))
+def test_a_folder_that_is_taken_is_told_before_the_framework_is_imported(flags, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    given = ["--model", "ViT-mu/16", "--weights", "none", "--name", "a", "--steps", "20"]
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(parsed(*given))))
+    if not flags:
+        (folder / "weights.npz").write_bytes(b"")
+    with pytest.raises(UserError, match="a holds a (finished run|run with --seed 0, not 1)"):
+        Run(parsed(*given, *flags), engine="bit_pytorch")
+
+
+def test_how_to_resume_names_the_launcher_of_several_processes():
+    run = object.__new__(Run)
+    run.engine, run.config, run.devices = "bit_pytorch", TrainConfig(name="a b"), Devices()
+    assert run.command == "python -m bit_pytorch.train --name 'a b'"
+    run.devices.num_processes = 2
+    assert run.command == "start 2 processes as before, each as python -m bit_pytorch.train --name 'a b'"
+
+
+def test_every_command_is_quiet_about_ctrl_c_from_its_first_import():
+    files = [path for folder in ("common", *ENGINE_PACKAGES) for path in (ROOT / folder).rglob("*.py")]
+    commands = [text for path in files if '__name__ == "__main__"' in (text := path.read_text())]
+    assert len(commands) > 12
+    for text in commands:
+        first = re.search(r"(?m)^(import|from) [^\n]*", text)[0]
+        assert first.startswith("import common.quiet"), text[:300]
 
 
 def test_the_list_of_models(monkeypatch, capsys, tmp_path):
