@@ -1,10 +1,10 @@
-"""Native JAX models (flax NNX): `create_model`, `load_weights`, `save_weights`."""
+"""Native JAX models (flax NNX): `create_model`, `list_models`, `preprocess` and more: docs/python.md."""
 
 import importlib
 
 from bit_jax.conflict import check_common
 
-__all__ = ["create_model", "load_weights", "save_weights"]
+__all__ = ["create_model", "decode_predictions", "list_models", "load_weights", "preprocess", "save_weights"]
 
 check_common()
 

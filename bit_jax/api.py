@@ -1,9 +1,12 @@
 """The public API, in the words of the other engines: models that load and save the published files."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
+from jax import Array
 from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
@@ -14,9 +17,11 @@ from bit_jax.resnet import ResNet
 from bit_jax.resnet_v1 import ResNetV1
 from bit_jax.vit import ViT
 from common import weights as common_weights
-from common.cards import Preprocessing
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_model
+from common import zoo
+from common.cards import Card, Preprocessing
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
+list_models = zoo.list_models
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
 
 
@@ -50,37 +55,73 @@ def build(
     return model
 
 
-def create_model(name: str, *, num_classes: int | None = None, weights: str | Path | None = None) -> Model:
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: zoo.Size | None = None,
+    weights: str | Path | None = None,
+) -> Model:
     """A `flax.nnx.Module` for images [B, H, W, 3] as its `preprocessing` says, called by its published `name`.
 
     `weights` is a file or folder in any spelling (common/formats/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
-    another number gets a head of zeros.
-    `model.features(images)` gives the pooled features [B, D]. Raises common.errors.UserError.
+    another number gets a head of zeros, 0 none. `image_size` is a square's side, or height and width, in pixels:
+    positions of a ViT are resized for it. `model.features(images)` gives the pooled features [B, D],
+    `model.intermediates(images)` the outputs of stages or blocks. Raises common.errors.UserError.
     """
-    model = find_model(name)
-    path = common_weights.choose_file(model, weights)
-    start = common_weights.starting_values(model, path, num_classes, pretrained=weights == "pretrained")
-    return build(start.config, start.arrays, preprocessing=start.card.preprocessing)
+    start = zoo.start(name, num_classes, image_size, weights)
+    model = build(start.config, start.arrays, preprocessing=start.card.preprocessing)
+    model.card = start.card
+    return model
 
 
 def load_weights(model: Model, path: str | Path) -> None:
-    """Replace every parameter by the file's, in any spelling; its head must have as many classes. Raises UserError."""
+    """Replace every parameter by the file's, in any spelling, and the card: its head must have as many classes.
+
+    Raises UserError.
+    """
     model = unwrapped(model)
     model.config = common_weights.fitted_config(model.config, engine_weights.shapes(model))
-    arrays = common_weights.read_weights(path, model.config)
-    common_weights.check_shapes(arrays, model.config.parameter_shapes(), path)
-    engine_weights.load(model, arrays)
+    start = common_weights.read_start(path, model.config)
+    common_weights.check_shapes(start.arrays, model.config.parameter_shapes(), path)
+    engine_weights.load(model, start.arrays)
+    model.card, model.preprocessing = start.card, start.card.preprocessing
 
 
 def save_weights(model: Model, path: str | Path) -> None:
-    """Write the parameters in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError.
+    """Write parameters and card in the layout that the suffix names: .npz, .h5 or .safetensors. Raises UserError.
 
     The head may have been replaced by a dense layer for other classes, and the model be wrapped (`unwrapped`).
     """
     model = unwrapped(nnx.merge(*model) if isinstance(model, tuple) else model)  # what nnx.split has made of it
     model.config = common_weights.fitted_config(model.config, engine_weights.shapes(model))
-    common_weights.write_weights(path, engine_weights.dump(model), model.config)
+    common_weights.write_weights(path, engine_weights.dump(model), model.config, model.card)
+
+
+def preprocess(model: Model | str, images: Any) -> Array:
+    """float32 [B, H, W, 3]: images as `predict` shows them to `model`, or to the published one of that name.
+
+    `images` is one or a list: paths of files or of folders of them, the bytes of files, images of Pillow, or uint8
+    [H, W, 3] (common/zoo.py). Raises UserError for what is no image.
+    """
+    return jnp.asarray(zoo.preprocess(*known(model), images))
+
+
+def decode_predictions(model: Model | str, logits: Array | np.ndarray, top: int = 5) -> list[list[tuple[str, float]]]:
+    """For each row of `logits` [B, K], the `top` likeliest classes of `model`: (name, probability), as `predict` shows.
+
+    Raises UserError where there are other numbers of logits and of names.
+    """
+    return zoo.decode_predictions(known(model)[1], np.asarray(logits, np.float32), top)
+
+
+def known(model: Model | str) -> tuple[ModelConfig, Card]:
+    """What is known of a model, or of the published one of that name. Raises UserError."""
+    if isinstance(model, str):
+        return zoo.published_facts(model)
+    model = unwrapped(model)
+    return model.config, model.card
 
 
 def unwrapped(model: nnx.Module) -> Model:

@@ -1,13 +1,16 @@
 """What the families have in common in JAX: features, then a head; and blocks that may be computed twice."""
 
+import dataclasses
+
 import jax
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 
-from common.cards import Preprocessing
+from bit_jax.layers import Dense
+from common.cards import Card, Preprocessing
 from common.intermediates import Intermediate
-from common.models import ModelConfig
+from common.models import ModelConfig, head_classes
 
 jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], meta_fields=["name", "stride"])
 
@@ -15,12 +18,14 @@ jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], me
 class Model(nnx.Module):
     """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    `preprocessing` says how it wants its images: in [-1, 1], but for some weights of other projects. With `remat`,
-    the backward pass computes the activations within a block again instead of keeping them.
+    `card` says what is known of its weights (common/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
+    instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False):
-        self.config, self.remat, self.preprocessing = config, remat, Preprocessing()
+        self.config, self.remat = config, remat
+        self.card, self.preprocessing = Card(), Preprocessing()
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -31,6 +36,30 @@ class Model(nnx.Module):
     def device(self) -> jax.Device | jax.sharding.Sharding:
         """Where the parameters live."""
         return jax.tree.leaves(nnx.state(self, nnx.Param))[0].device
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the logits; None where nothing tells them."""
+        return self.card.class_names
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, of a replaced head as well."""
+        return sum(value.size for value in jax.tree.leaves(nnx.state(self, nnx.Param)))
+
+    def reset_head(self, num_classes: int) -> None:
+        """Put a head of zeros for `num_classes` in the place of the model's, or none for 0; names of classes are forgotten.
+
+        An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
+        """
+        wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
+        if wanted.num_classes:
+            head = Dense(*wanted.parameter_shapes()["head/kernel"])
+            for value in (head.kernel, head.bias):
+                place = self.devices.place_of_parameter(value.shape)
+                value.set_value(jnp.zeros(value.shape, self.dtype, device=place))
+        self.head = head if wanted.num_classes else None
+        self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
     def run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""

@@ -1,23 +1,28 @@
 """What the families have in common in PyTorch: features, then a head; and blocks that may be computed twice."""
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common.cards import Preprocessing
-from common.models import ModelConfig
+from bit_pytorch.layers import Dense
+from common.cards import Card, Preprocessing
+from common.models import ModelConfig, head_classes
 
 
 class Model(nn.Module):
     """Images [B, 3, H, W] to logits [B, num_classes], or to features where there are no classes.
 
-    `preprocessing` says how it wants its images: in [-1, 1], but for some weights of other projects. With `remat`,
-    the backward pass computes the activations within a block again instead of keeping them.
+    `card` says what is known of its weights (common/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
+    instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False):
         super().__init__()
-        self.config, self.remat, self.preprocessing = config, remat, Preprocessing()
+        self.config, self.remat = config, remat
+        self.card, self.preprocessing = Card(), Preprocessing()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -28,6 +33,29 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(self.parameters()).device
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the logits; None where nothing tells them."""
+        return self.card.class_names
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, of a replaced head as well."""
+        return sum(value.numel() for value in self.parameters())
+
+    def reset_head(self, num_classes: int) -> None:
+        """Put a head of zeros for `num_classes` in the place of the model's, or none for 0; names of classes are forgotten.
+
+        An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
+        """
+        wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
+        if wanted.num_classes:
+            head = Dense(*wanted.parameter_shapes()["head/kernel"]).to(self.device, self.dtype)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.head = head if wanted.num_classes else None
+        self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
     def run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""

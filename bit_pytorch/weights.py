@@ -9,7 +9,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bit_pytorch.optim import Optimizer
 
-
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
 
 

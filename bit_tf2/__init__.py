@@ -1,4 +1,4 @@
-"""Native TensorFlow 2 models (Keras 3): `create_model`, `load_weights`, `save_weights`."""
+"""Native TensorFlow 2 models (Keras 3): `create_model`, `list_models`, `preprocess` and more: docs/python.md."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from bit_tf2.conflict import check_common
 check_common()  # before the first import of it
 from common.errors import UserError
 
-__all__ = ["create_model", "load_weights", "save_weights"]
+__all__ = ["create_model", "decode_predictions", "list_models", "load_weights", "preprocess", "save_weights"]
 
 if "keras" in sys.modules and sys.modules["keras"].config.backend() != "tensorflow":
     raise UserError(

@@ -14,14 +14,14 @@ from tensorflow import Tensor
 
 from bit_tf2 import weights
 from bit_tf2.devices import FirstDevice
-from bit_tf2.layers import Layer, Traced, dtype_policy, registered
+from bit_tf2.layers import Dense, Layer, Traced, dtype_policy, registered
 from common.adapt import check_same_model
-from common.cards import Preprocessing, parse_card
+from common.cards import Card, Preprocessing, parse_card
 from common.errors import UserError
 from common.formats.containers import RECORD, open_container
 from common.formats.source import dump_config, parse_config
 from common.initializers import initial_parameters
-from common.models import ModelConfig
+from common.models import ModelConfig, head_classes
 
 PRECISIONS = {  # policy of Keras -> type of the computation; a mixed one keeps parameters in float32
     "float32": "float32", "float64": "float64", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16",
@@ -59,13 +59,15 @@ def takes_images(features: Callable) -> Callable:
 class Model(Traced, keras.Model):
     """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    `preprocessing` says how it wants its images: in [-1, 1], but for some weights of other projects. With `remat`,
-    the backward pass computes the activations within a block again instead of keeping them.
+    `card` says what is known of its weights (common/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
+    instead of keeping them.
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.config, self.remat, self.preprocessing = config, remat, Preprocessing()
+        self.config, self.remat = config, remat
+        self.card, self.preprocessing = Card(), Preprocessing()
         self.devices, self.train_only = FirstDevice(), "all"
         self.built = True
 
@@ -78,6 +80,29 @@ class Model(Traced, keras.Model):
     def device(self) -> str:
         """Where the parameters live."""
         return self.weights[0].value.device
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of the logits; None where nothing tells them."""
+        return self.card.class_names
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, of a replaced head as well."""
+        return self.count_params()
+
+    def reset_head(self, num_classes: int) -> None:
+        """Put a head of zeros for `num_classes` in the place of the model's, or none for 0; names of classes are forgotten.
+
+        An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
+        """
+        wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
+        if wanted.num_classes:
+            with self.devices.scope():
+                head = Dense(*wanted.parameter_shapes()["head/kernel"], dtype=self.variable_dtype)
+            head.kernel.assign(tf.zeros_like(head.kernel))
+        self.head = head if wanted.num_classes else None
+        self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
     def run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""
@@ -123,7 +148,7 @@ class Model(Traced, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         config = {"config": json.loads(json.dumps(dump_config(self.config))), "remat": self.remat}
-        config |= {"preprocessing": dataclasses.asdict(self.preprocessing)}
+        config |= {"preprocessing": dataclasses.asdict(self.preprocessing), "card": json.loads(json.dumps(self.card.facts()))}
         return super().get_config() | config | {"frozen": list(frozen_layers(self))}
 
     @classmethod
@@ -133,11 +158,12 @@ class Model(Traced, keras.Model):
         where = f"The description of the {cls.__name__}"
         model_config = parse_config(config.pop("config", None), where)
         prepared = {name: value for name, value in config.pop("preprocessing", {}).items() if value is not None}
+        card = parse_card(config.pop("card", {}), where)
         policy, frozen = checked_policy(keras.dtype_policies.get(config.pop("dtype", None))), config.pop("frozen", [])
         model = construct(cls, model_config, policy, **config)
         for path, layer in layers_by_path(model):
             layer.trainable = layer.trainable and path not in frozen
-        model.preprocessing = parse_card(prepared, where).preprocessing
+        model.card, model.preprocessing = card, parse_card(prepared, where).preprocessing
         weights.load(model, initial_parameters(0, model_config))
         return model
 

@@ -221,9 +221,15 @@ class Prediction(Inference):
 
     def describe(self, logits: np.ndarray) -> str:
         """`cat 98.1%, dog 1.2%, ...` of one image's logits [K]."""
-        scores = np.exp(logits.astype(np.float64) - logits.max())
-        top = np.argsort(-scores, kind="stable")[: self.config.top]
-        return ", ".join(f"{self.class_names[k]} {scores[k] / scores.sum():.1%}" for k in top)
+        top = likeliest(logits, self.class_names, self.config.top)
+        return ", ".join(f"{name} {share:.1%}" for name, share in top)
+
+
+def likeliest(logits: np.ndarray, names: list[str] | tuple[str, ...], top: int) -> list[tuple[str, float]]:
+    """The `top` classes of one image's logits [K], with their probabilities; of equal ones the first."""
+    scores = np.exp(logits.astype(np.float64) - logits.max())
+    shares = scores / scores.sum()
+    return [(names[k], float(shares[k])) for k in np.argsort(-scores, kind="stable")[:top]]
 
 
 def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from common import storage
 from common.adapt import Say, adapt, check_same_model
-from common.cards import Card
+from common.cards import RULES, Card
 from common.errors import UserError
 from common.files import write_json
 from common.formats import containers
@@ -113,34 +113,40 @@ def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
 
 
 def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> Arrays:
-    """The parameters in `path`, in any spelling, under canonical names; the head has the file's number of classes.
+    """The arrays of `read_start`."""
+    return read_start(path, config, say).arrays
+
+
+def read_start(path: str | Path, config: ModelConfig, say: Say = log.info) -> Start:
+    """The model in `path`, in any spelling, under canonical names; the head has the file's number of classes.
 
     Positions are resized to those of `config`. Raises UserError when the file is damaged, or holds missing, unexpected,
     misshapen or non-finite tensors.
     """
     source = read_source(path, config, say)
     wanted = dataclasses.replace(config, num_classes=source.config.num_classes)
-    return adapt(source.arrays, source.config, wanted, say)
+    return Start(wanted, adapt(source.arrays, source.config, wanted, say), source.card)
 
 
-def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig) -> None:
+def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: Card | None = None) -> None:
     """Write canonical `arrays` and read them back: `.npz` in the published layout of the family, BiT's `.h5` in Keras's,
     else in our own names.
 
-    What a layout cannot say of a model (GELU, epsilons) goes into the record within the file, or the card beside it.
+    What a layout cannot say of a model (GELU, epsilons), and the facts of its card, go into the record within the file, or
+    of an `.npz` into the card beside it.
     """
     path = Path(path)
     spelling = published_spelling(config, path.suffix)
     table = choose_table(spelling, config)
     there, _ = expressed(config, table)
-    record = {"config": dump_config(config)}
+    record = (card.facts() if card else {}) | {"config": dump_config(config)}
     published = table.to_published(dict(express(arrays, config, there)), there)
     keras = config if spelling == "big_transfer_h5" else None
     containers.write(path, published, {"format": "pt", containers.RECORD: json.dumps(record)}, keras)
-    if path.suffix == ".npz" and needs_card(config):
-        card = card_path(path)
-        facts = containers.read_json(card) if card.is_file() else {}
-        write_json(card, facts | record)
+    beside = card_path(path)
+    if path.suffix == ".npz" and (len(record) > 1 or needs_card(config) or beside.is_file()):
+        facts = containers.read_json(beside) if beside.is_file() else {}
+        write_json(beside, {name: value for name, value in facts.items() if name not in RULES} | record)
 
 
 def published_spelling(config: ModelConfig, suffix: str) -> str:

@@ -26,6 +26,7 @@ from unittest import mock
 import pytest
 from conftest import ROOT
 from engines import NAMES as ENGINES
+from PIL import Image
 from test_launch import SLURM, dry_run
 
 import common.config
@@ -184,6 +185,7 @@ def test_python(code, tmp_path):
     pytest.importorskip("torch")
     for name in published_models():
         code = code.replace(f'"{name}"', f'"{DEFAULT_MODEL}"')
+    Image.new("RGB", (80, 60)).save(tmp_path / "photo.jpg")
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True,

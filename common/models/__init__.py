@@ -37,6 +37,7 @@ __all__ = [
     "num_parameters",
     "published_models",
     "trained_parameters",
+    "unpublished_models",
     "with_noise",
 ]
 
@@ -192,11 +193,18 @@ def find_model(name: str) -> PublishedModel:
     for pattern in read_manifest()["patterns"]:
         if found := re.fullmatch(pattern["regex"], name):
             return described(name, found, pattern)
-    free = {name for name, config in architectures().items() if not isinstance(config, ResNetConfig)}
-    if name in free:
-        return PublishedModel(name, name, 1000, "initial values; no weights were published under this name")
-    known = [*models, *free]
+    if name in unpublished_models():
+        return unpublished_models()[name]
+    known = [*models, *unpublished_models()]
     raise UserError(f"No model is called {name!r}{nearest(name, known)} The names stand in weights/manifest.json.")
+
+
+@functools.cache
+def unpublished_models() -> dict[str, PublishedModel]:
+    """{name: model} of the architectures whose names no published file has; of a BiT, the file's name says the data."""
+    names = [name for name, config in architectures().items() if not isinstance(config, ResNetConfig)]
+    source = "initial values; no weights were published under this name"
+    return {name: PublishedModel(name, name, 1000, source) for name in names if name not in published_models()}
 
 
 def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:

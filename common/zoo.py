@@ -1,0 +1,114 @@
+"""What the Python API of every engine has in common: names of models, images as a model wants them, classes in words."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import hyperrule, images
+from common.cards import LONGEST_SIDE, Card
+from common.datasets import Split, typical_size
+from common.errors import UserError
+from common.files import read_regular
+from common.inference import find_images, likeliest
+from common.models import ModelConfig, find_model, published_models, unpublished_models
+from common.weights import Start, choose_file, starting_values
+
+Size = int | tuple[int, int]  # of images, in pixels: a square's side, or height and width
+NAMELESS = "class {}"  # what a class without a name is called
+ONE_IMAGE = (str, Path, bytes, np.ndarray)
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> dict[str, str]:
+    """{name: what it was trained on} of the models whose names match, in any case: `vit*`, `*R50x1*`, `*/16`.
+
+    `pretrained` leaves out the names without published weights. The thousands of files of "How to train your ViT?", of
+    which the manifest has only the pattern, are not listed.
+    """
+    rows = published_models() | ({} if pretrained else unpublished_models())
+    return {name: row.source for name, row in rows.items() if fnmatch.fnmatchcase(name.lower(), pattern.lower())}
+
+
+def start(name: str, num_classes: int | None, image_size: Size | None, weights: str | Path | None) -> Start:
+    """What `create_model` of every engine starts with; the card has the size of images, too. Raises UserError."""
+    model, size = find_model(name), to_size(image_size)
+    path = choose_file(model, weights)
+    found = starting_values(model, path, num_classes, image_size=size, pretrained=weights == "pretrained")
+    card = found.card.over(Card(resolution=model.resolution))
+    if size:
+        card = dataclasses.replace(card, resolution=size[0], eval_resize=card.preprocessing.at(size[0]).eval_resize)
+    return found._replace(card=card)
+
+
+def to_size(image_size: Size | None) -> tuple[int, int] | None:
+    """(height, width) in pixels. Raises UserError for what is no size."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    is_size = isinstance(size, tuple | list) and len(size) == 2
+    if size is not None and not (is_size and all(isinstance(side, int) and 1 <= side <= LONGEST_SIDE for side in size)):
+        raise UserError(f"image_size is {image_size!r}, expected pixels: a square's side, or (height, width).")
+    return size and tuple(size)
+
+
+def published_facts(name: str) -> tuple[ModelConfig, Card]:
+    """What is known of the published model called `name`. Raises UserError."""
+    model = find_model(name)
+    return model.config(), model.card
+
+
+def preprocess(config: ModelConfig, card: Card, pictures: Any) -> np.ndarray:
+    """float32 [B, H, W, 3]: what `predict` shows a model of `config` and `card`, bit for bit.
+
+    `pictures` is an image or a list of images: paths of files or of folders of them, the bytes of files, images of Pillow,
+    or uint8 [H, W, 3]; also uint8 [B, H, W, 3]. Where neither model nor card has a resolution, the BiT-HyperRule chooses
+    one for the typical size of these images. Raises UserError for what is no image.
+    """
+    split = to_split(pictures)
+    fixed, *width = getattr(config, "image_size", (card.resolution,))
+    if width not in ([], [fixed]):
+        raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
+    preprocessing = card.preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
+    return preprocessing.scale(np.stack([split.view(i, preprocessing.view) for i in range(len(split))]))
+
+
+def to_split(pictures: Any) -> Split:
+    """Images that a user gives, as those of a dataset. Raises UserError where there are none."""
+    if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
+        pictures = list(pictures)
+    elif isinstance(pictures, ONE_IMAGE) or not hasattr(pictures, "__iter__"):
+        pictures = [pictures]
+    readers = [reader for number, picture in enumerate(pictures) for reader in opened(picture, number)]
+    if not readers:
+        raise UserError("There is no image in an empty list; give at least one.")
+    names, reads = zip(*readers)
+    return Split(lambda i: reads[i](), np.zeros(len(reads), np.int32), lambda i: names[i])
+
+
+def opened(picture: Any, number: int) -> list[tuple[str, Callable[[], bytes | np.ndarray]]]:
+    """(what an error calls it, what gives its file's bytes or its pixels) of an image, or of each in a folder."""
+    name = f"number {number}"
+    if isinstance(picture, str | Path):
+        return [(str(path), lambda path=path: read_regular(path)) for path in find_images((str(picture),))]
+    if isinstance(picture, bytes):
+        return [(name, lambda: picture)]
+    if hasattr(picture, "convert"):  # an image of Pillow
+        return [(name, lambda: images.to_rgb(picture))]
+    pixels = np.asarray(picture)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise UserError(
+            f"Image {name} is a {type(picture).__name__} of {pixels.dtype} {list(pixels.shape)}, expected a path, bytes, an "
+            "image of Pillow or uint8 [height, width, 3]."
+        )
+    return [(name, lambda: pixels)]
+
+
+def decode_predictions(card: Card, logits: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
+    """For each row of `logits` [B, K], its `top` likeliest classes: (name, probability), as `predict` shows them."""
+    logits = np.atleast_2d(np.asarray(logits, np.float64))
+    if logits.ndim != 2 or card.class_names is not None and logits.shape[1] != len(card.class_names):
+        expected = f"[images, {len(card.class_names) if card.class_names else 'classes'}]"
+        raise UserError(f"The logits are {list(logits.shape)}, expected {expected}: what the model returns of images.")
+    names = card.class_names or [NAMELESS.format(k) for k in range(logits.shape[1])]
+    return [likeliest(row, names, top) for row in logits]
