@@ -71,6 +71,13 @@ class Model(Traced, keras.Model):
         self.devices, self.train_only = FirstDevice(), "all"
         self.built = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A layer that takes the place of another is the model's instead of it: Keras would go on to count and train both."""
+        old = vars(self).get(name)
+        if isinstance(old, keras.layers.Layer) and old is not value:
+            self._tracker.untrack(old)
+        super().__setattr__(name, value)
+
     @property
     def dtype(self) -> tf.DType:
         """Type of the parameters; activations flow in the type of the images."""

@@ -10,7 +10,7 @@ from test_peers import images
 
 from common.errors import UserError
 from common.formats.source import read_model
-from common.models import PACKAGED_WEIGHTS, find_model
+from common.models import PACKAGED_WEIGHTS, find_model, num_parameters
 
 FAMILIES = ("bit", "resnet_v1", "vit_token", "hybrid", "mixer")
 SUFFIXES = (".npz", ".h5", ".safetensors")
@@ -56,6 +56,15 @@ def test_a_replaced_head_is_taken_over(engine, name, tmp_path):
     np.testing.assert_array_equal(engine.logits(again, pixels(model)), engine.logits(model, pixels(model)))
     with pytest.raises(UserError, match="misshapen: head/kernel"):
         engine.api.load_weights(build(engine, name), path)
+
+
+def test_keras_forgets_the_head_that_was_replaced():
+    engine = Engine("bit_tf2")
+    model = build(engine, "vit_token")
+    before = len(model.weights)
+    model.head = foreign_head(engine, 32, 3)
+    assert len(model.weights) == before and sum(layer is model.head for layer in model.layers) == 1
+    assert model.num_params == num_parameters(dataclasses.replace(model.config, num_classes=3))
 
 
 @pytest.mark.parametrize("change", ("no bias", "another block", "another width"))

@@ -9,7 +9,9 @@ from PIL import Image
 
 from common import zoo
 from common.cards import Card
+from common.config import PredictConfig
 from common.errors import UserError
+from common.inference import Prediction
 from common.models import DEFAULT_MODEL, PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, num_parameters
 
 WEIGHTS = PACKAGED_WEIGHTS / f"{DEFAULT_MODEL}.npz"
@@ -97,7 +99,7 @@ def test_one_image_is_a_batch_of_one(engine, photos):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("missing.png", "There is no image or folder missing.png"),
+        ("missing.png", "There is no image or folder .missing.png"),
         ([], "There is no image in an empty list"),
         (b"no image", "The image number 0 "),
         ([np.zeros((4, 4, 3), np.float32)], "number 0 is a ndarray of float32 .4, 4, 3., expected a path"),
@@ -110,15 +112,17 @@ def test_what_is_no_image_is_refused(given, sentence):
         zoo.preprocess(VIT, Card(), given)
 
 
-def test_logits_are_those_of_predict(engine, photos, run):
-    """`preprocess`, the model and `decode_predictions` give what the command writes and prints."""
-    out = photos[0].parent.parent / f"{engine.name}.npz"
-    done = run(f"{engine.name}.predict", "--output", out, "--top", 3, *photos)
+def test_logits_are_those_of_predict(engine, photos):
+    """`preprocess`, the model and `decode_predictions` give what the command computes and prints."""
+    job = Prediction(PredictConfig(images=tuple(map(str, photos)), weights="pretrained", top=3))
+    theirs = engine.build(job.model_config, job.arrays, preprocessing=job.preprocessing)
+    (_, expected), *rest = engine.inference.predict(theirs, job.batches(), dtype=engine.dtype("float32"))
     model = engine.api.create_model(DEFAULT_MODEL, weights="pretrained")
     logits = model(engine.api.preprocess(model, photos))
-    np.testing.assert_allclose(engine.array(logits), np.load(out)["logits"], rtol=1e-5, atol=1e-5)
-    for path, top in zip(photos, engine.api.decode_predictions(model, logits, top=3), strict=True):
-        assert f"{path}: {', '.join(f'{name} {share:.1%}' for name, share in top)}" in done.stdout
+    assert not rest
+    np.testing.assert_allclose(engine.array(logits), expected, rtol=1e-5, atol=1e-5)
+    for row, top in zip(expected, engine.api.decode_predictions(model, logits, top=3), strict=True):
+        assert job.describe(row) == ", ".join(f"{name} {share:.1%}" for name, share in top)
 
 
 def test_predictions_in_words(engine):
