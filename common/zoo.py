@@ -87,7 +87,10 @@ def to_split(pictures: Any) -> Split:
 
 
 def opened(picture: Any, number: int) -> list[tuple[str, Callable[[], bytes | np.ndarray]]]:
-    """(what an error calls it, what gives its file's bytes or its pixels) of an image, or of each in a folder."""
+    """(what an error calls it, what gives its file's bytes or its pixels) of an image, or of each in a folder.
+
+    Raises UserError for what is no image.
+    """
     name = f"number {number}"
     if isinstance(picture, str | Path):
         return [(str(path), lambda path=path: read_regular(path)) for path in find_images((str(picture),))]
@@ -105,7 +108,10 @@ def opened(picture: Any, number: int) -> list[tuple[str, Callable[[], bytes | np
 
 
 def decode_predictions(card: Card, logits: np.ndarray, top: int) -> list[list[tuple[str, float]]]:
-    """For each row of `logits` [B, K], its `top` likeliest classes: (name, probability), as `predict` shows them."""
+    """For each row of `logits` [B, K], its `top` likeliest classes: (name, probability), as `predict` shows them.
+
+    Raises UserError where there are not as many logits as names.
+    """
     logits = np.atleast_2d(np.asarray(logits, np.float64))
     if logits.ndim != 2 or card.class_names is not None and logits.shape[1] != len(card.class_names):
         expected = f"[images, {len(card.class_names) if card.class_names else 'classes'}]"
