@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,27 @@ MOST_SHOWN = 1000
 Broken = dict[int, str]  # example -> what is wrong with it
 
 
-def open_checked(
-    config: Any, open_torchvision: Opener | None = None, exif: str | None = None, *, refuse: bool = True
-) -> Dataset:
-    """The dataset that the flags of train or evaluate name; `exif` wins over theirs.
-
-    With --on_broken_image skip, all images are decoded, and those that cannot be are left out of every split as if they
-    were not there. With `stop`, the splits that are decoded in some seconds (QUICK_PIXELS) are, and all broken images
-    listed; of a larger one, the first that a step meets ends the run. Who does not want that says `refuse=False`. Raises UserError.
-    """
+def open_turned(config: Any, open_torchvision: Opener | None = None, exif: str | None = None) -> Dataset:
+    """The dataset that the flags of train or evaluate name, turned as they or `exif` say. Raises UserError."""
     dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
-    dataset = dataclasses.replace(dataset, splits=turned(dataset.splits, exif or config.exif))
+    splits = {name: dataclasses.replace(split, exif=exif or config.exif) for name, split in dataset.splits.items()}
+    return dataclasses.replace(dataset, splits=splits)
+
+
+def checked(dataset: Dataset, config: Any, names: Collection[str]) -> Dataset:
+    """The dataset with the broken images in its splits `names` treated as --on_broken_image says.
+
+    With `skip`, all images are decoded, and those that cannot be are left out as if they were not there. With `stop`, the
+    splits that are decoded in some seconds (QUICK_PIXELS) are, and all broken images listed; of a larger one, the first
+    that a step meets ends the run. Raises UserError.
+    """
+    chosen = {name: split for name, split in dataset.splits.items() if name in names}
     workers = config.workers or os.cpu_count()
     if config.on_broken_image == "skip":
-        return without_broken(dataset, workers)
-    if refuse:
-        refuse_broken(dataset.splits, workers)
+        kept = without_broken(dataclasses.replace(dataset, splits=chosen), workers)
+        return dataclasses.replace(kept, splits=dataset.splits | kept.splits)
+    refuse_broken(chosen, workers)
     return dataset
-
-
-def turned(splits: dict[str, Split], exif: str) -> dict[str, Split]:
-    """The splits with their photographs turned by EXIF, or not."""
-    return {name: dataclasses.replace(split, exif=exif) for name, split in splits.items()}
 
 
 def without_broken(dataset: Dataset, workers: int) -> Dataset:
@@ -165,8 +164,7 @@ def kept_broken(dataset: Dataset, workers: int) -> dict[str, Broken]:
     files = [split.describe(i) for split in dataset.splits.values() for i in (0, len(split) - 1)]
     if all(map(os.path.isfile, files)):
         files = [split.describe(i) for split in dataset.splits.values() for i in range(len(split))]
-        exif = next(iter(dataset.splits.values())).exif
-        arrays = indexed(Path(os.path.commonpath(files)), files, scan, f"-broken-{exif}")
+        arrays = indexed(Path(os.path.commonpath(files)), files, scan, f"-broken-{'-'.join(dataset.splits)}")
     else:
         arrays = scan(None)
     found = json.loads(arrays["broken"].tobytes())

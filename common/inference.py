@@ -17,7 +17,7 @@ import numpy as np
 from common import hyperrule, weights
 from common.batches import EvalBatches, prefetch
 from common.cards import Preprocessing
-from common.checked import open_checked, refuse_broken, without_broken
+from common.checked import checked, open_turned, refuse_broken, without_broken
 from common.classes import match_classes
 from common.config import EvaluateConfig, PredictConfig
 from common.datasets import Dataset, Opener, Split, typical_size
@@ -90,14 +90,15 @@ class Evaluation(Inference):
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
-        dataset = open_checked(config, open_torchvision, self.exif)
-        for line in dataset.notes:
-            note(line)
-        self.splits, self.is_imagenet = self.matched(dataset), is_imagenet(dataset)
+        dataset = open_turned(config, open_torchvision, self.exif)
         self.split_names = list(dict.fromkeys((config.split or dataset.held_out).split(",")))
         for name in self.split_names:
             if name not in dataset.splits:
                 raise UserError(f"{dataset.name} has no split {name!r}; choose of {', '.join(dataset.splits)}.")
+        dataset = checked(dataset, config, self.split_names)
+        for line in dataset.notes:
+            note(line)
+        self.splits, self.is_imagenet = self.matched(dataset), is_imagenet(dataset)
 
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits of the dataset with the model's numbers of classes: by name where it has only some, or another order.

@@ -131,8 +131,8 @@ def find_split(record: Record, remote: bool) -> Split:
     A folder of a run may come from anybody, and its config.json may name any address: only local ones are opened, unless
     `remote`.
     """
-    from common.checked import open_checked
-    from common.run import choose_splits
+    from common.checked import checked, open_turned
+    from common.run import SPLITS, choose_splits
 
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     config = TrainConfig(**{name: value for name, value in record.config.items() if name in known})
@@ -141,7 +141,10 @@ def find_split(record: Record, remote: bool) -> Split:
     ) and not remote:
         raise UserError(f"they lie at {address}; give --remote to fetch them.")
     try:
-        splits = choose_splits(open_checked(config, refuse=False), config)
+        dataset = open_turned(config)
+        if config.on_broken_image == "skip":
+            dataset = checked(dataset, config, SPLITS)
+        splits = choose_splits(dataset, config)
     except (OSError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # a config that
         # is no longer what was written
         raise UserError(f"{config.dataset!r} cannot be opened ({error}).") from error

@@ -23,7 +23,7 @@ import numpy as np
 from common import curves, events, storage, weights
 from common.batches import EvalBatches, TrainBatches, prefetch
 from common.cards import Preprocessing
-from common.checked import open_checked
+from common.checked import checked, open_turned
 from common.checkpoint import Checkpoint, Checkpoints
 from common.config import FREE, MEMORY_FLAGS, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
 from common.datasets import Dataset, Opener, Split, carve, few_shot
@@ -57,8 +57,8 @@ class Run:
     def __init__(self, config: TrainConfig, engine: str, open_torchvision: Opener | None = None):
         check(config)
         model = find_model(config.model)
-        dataset = open_checked(config, open_torchvision)
         given = {} if config.eval_every is None else periods(config.eval_every)
+        dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(dataset, config, given)
         self.recipe = create_recipe(config, len(self.splits["train"]), dataset.image_size, dataset.recipe)
         self.engine, self.dataset = engine, dataset

@@ -11,8 +11,9 @@ from engines import INSTALLED
 from PIL import Image
 
 from common import checked
-from common.checked import open_checked
+from common.checked import open_turned
 from common.config import EvaluateConfig, PredictConfig, TrainConfig
+from common.datasets import Dataset
 from common.errors import UserError
 from common.inference import Evaluation, Prediction
 from common.models import DEFAULT_MODEL
@@ -41,6 +42,10 @@ def root(tmp_path) -> Path:
             (tmp_path / "data" / file).write_bytes(data)
     Image.fromarray(rng.random((8, 8), np.float32) * 300).save(tmp_path / "data" / BROKEN[3], "TIFF")
     return tmp_path / "data"
+
+
+def open_checked(flags: TrainConfig) -> Dataset:
+    return checked.checked(open_turned(flags), flags, ("train", "val", "test"))
 
 
 def config(root: Path, **flags) -> TrainConfig:
@@ -127,6 +132,19 @@ def test_check_lists_all_and_says_so_where_none_is(run, root, tmp_path):
     for file in BROKEN:
         (root / file).unlink()
     assert run("common.datasets", "check", root).stdout == f"All 12 images of {root} can be decoded.\n"
+
+
+def test_evaluate_looks_at_what_it_evaluates_alone(root, monkeypatch):
+    looked, find = [], checked.find_broken
+    monkeypatch.setattr(checked, "find_broken", lambda split, *rest: looked.append(len(split)) or find(split, *rest))
+    monkeypatch.setattr(Evaluation, "matched", lambda self, dataset: dataset.splits)
+    flags = {"dataset": str(root), "resolution": 32}
+    kept = Evaluation(EvaluateConfig(on_broken_image="skip", **flags))
+    assert looked == [4] and {name: len(split) for name, split in kept.splits.items()} == {"train": 12, "test": 3}
+    with pytest.raises(UserError, match="The image .*test/b/0.png holds floating-point numbers"):
+        Evaluation(EvaluateConfig(**flags))
+    with pytest.raises(UserError, match=r"^3 of 12 images cannot be decoded \(3 of train\)"):
+        Evaluation(EvaluateConfig(split="train", **flags))
 
 
 def images_of(paths, **flags):
