@@ -133,7 +133,7 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: C
     else in our own names.
 
     What a layout cannot say of a model (GELU, epsilons), and the facts of its card, go into the record within the file, or
-    of an `.npz` into the card beside it.
+    of an `.npz` into the card beside it, in place of what that one told; without a `card`, its facts stay.
     """
     path = Path(path)
     spelling = published_spelling(config, path.suffix)
@@ -146,7 +146,8 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: C
     beside = card_path(path)
     if path.suffix == ".npz" and (len(record) > 1 or needs_card(config) or beside.is_file()):
         facts = containers.read_json(beside) if beside.is_file() else {}
-        write_json(beside, {name: value for name, value in facts.items() if name not in RULES} | record)
+        kept = {name: value for name, value in facts.items() if card is None or name not in RULES}
+        write_json(beside, kept | record)
 
 
 def published_spelling(config: ModelConfig, suffix: str) -> str:

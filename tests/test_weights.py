@@ -13,10 +13,12 @@ import pytest
 from golden.golden_params import param
 
 from common.adapt import adapt_head
+from common.cards import Card
 from common.errors import UserError
 from common.formats import bit, containers
 from common.formats.npz import Npz
-from common.models import ARCHITECTURES, PACKAGED_WEIGHTS, ResNetConfig, find_model
+from common.initializers import initial_parameters
+from common.models import ARCHITECTURES, PACKAGED_WEIGHTS, ResNetConfig, find_architecture, find_model
 from common.weights import find_file, read_weights, write_weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -563,3 +565,16 @@ def test_the_folder_is_searched_for_both_formats(suffix, tmp_path):
 
 def test_the_packaged_folder_holds_the_manifest():
     assert (PACKAGED_WEIGHTS / "manifest.json").is_file()
+
+
+def test_a_card_beside_the_weights_keeps_its_facts_unless_others_are_given(tmp_path):
+    config = find_architecture("ViT-mu/16", num_classes=2, image_size=(32, 32))
+    arrays, card = initial_parameters(0, config), tmp_path / "card.json"
+    facts = {"class_names": ["a", "b"], "resolution": 32, "accuracy": {"test": 0.5}}
+    card.write_text(json.dumps(facts))
+    write_weights(tmp_path / "weights.npz", arrays, config)
+    assert facts.items() <= json.loads(card.read_text()).items()  # of a run that has just written it
+    write_weights(tmp_path / "weights.npz", arrays, config, Card(class_names=("c", "d")))
+    assert json.loads(card.read_text())["class_names"] == ["c", "d"] and "resolution" not in json.loads(
+        card.read_text()
+    )
