@@ -135,11 +135,11 @@ def find_split(record: Record, remote: bool) -> Split:
     from common.run import SPLITS, choose_splits
 
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    config = TrainConfig(**{name: value for name, value in record.config.items() if name in known})
-    if (
-        address := next(filter(is_remote, (config.dataset, config.datadir, config.tfds_data_dir)), None)
-    ) and not remote:
-        raise UserError(f"they lie at {address}; give --remote to fetch them.")
+    settings = {name: value for name, value in record.config.items() if name in known}
+    config = TrainConfig(**settings | {"workers": None})  # of this machine
+    addresses = [*filter(is_remote, (config.dataset, config.datadir, config.tfds_data_dir))]
+    if addresses and not remote:
+        raise UserError(f"they lie at {addresses[0]}; give --remote to fetch them.")
     try:
         dataset = open_turned(config)
         if config.on_broken_image == "skip":
