@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from common.errors import UserError
-from common.files import sync, written_beside
+from common.files import open_regular, sync, written_beside
 from common.formats.safetensors import aligned, header, in_order
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
@@ -145,7 +145,7 @@ def read(path: Path) -> Checkpoint:
 def check(path: Path) -> bytes:
     """The header of the checkpoint `path`; UserError when its digest does not match its contents. Takes no memory."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             length = file.read(8)
             header = file.read(min(int.from_bytes(length, "little"), MAX_HEADER_BYTES))
             stated = DIGEST.search(header)

@@ -31,7 +31,7 @@ from common.devices import MOST, Devices, together
 from common.environment import environment
 from common.errors import UserError, is_out_of_memory, of_memory, reason
 from common.extend import RATES, Finished, is_number
-from common.files import locked_log, remove_leftovers, write_atomically, write_json
+from common.files import locked_log, read_regular, remove_leftovers, write_atomically, write_json
 from common.formats.source import dump_config
 from common.interruption import Interruption
 from common.metrics import Keep, accuracies
@@ -205,7 +205,7 @@ class Run:
             raise UserError(f"{self.place} holds a finished run; choose another --name, or remove the folder.")
         if path.exists():
             try:
-                old = json.loads(path.read_text())
+                old = json.loads(read_regular(path))
                 if not isinstance(old, dict):
                     raise ValueError(f"it holds {old}")  # noqa: TRY004
             except (OSError, ValueError) as error:
@@ -588,7 +588,7 @@ class Metrics:
     @staticmethod
     def _read(path: Path) -> bytes:
         try:
-            return path.read_bytes()
+            return read_regular(path)
         except FileNotFoundError:
             return b""
         except OSError as error:

@@ -65,7 +65,7 @@ def preprocess(config: ModelConfig, card: Card, pictures: Any) -> np.ndarray:
     or uint8 [H, W, 3]; also uint8 [B, H, W, 3]. Where neither model nor card has a resolution, the BiT-HyperRule chooses
     one for the typical size of these images. Raises UserError for what is no image.
     """
-    split = to_split(pictures)
+    split = dataclasses.replace(to_split(pictures), exif=card.preprocessing.exif)
     fixed, *width = getattr(config, "image_size", (card.resolution,))
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")

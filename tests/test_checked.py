@@ -10,15 +10,17 @@ import pytest
 from engines import INSTALLED
 from PIL import Image
 
-from common import checked
+from common import checked, images
+from common.cards import Card
 from common.checked import open_turned
 from common.config import EvaluateConfig, PredictConfig, TrainConfig
 from common.datasets import Dataset
 from common.errors import UserError
 from common.inference import Evaluation, Prediction
-from common.models import DEFAULT_MODEL
+from common.models import DEFAULT_MODEL, find_architecture
 from common.run import Run
 from common.sources import index
+from common.zoo import preprocess
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / f"{DEFAULT_MODEL}.npz"
 BROKEN = ("train/a/1.png", "train/b/3.png", "train/b/4.png", "test/b/0.png")
@@ -176,6 +178,10 @@ def test_exif_is_applied_where_the_flag_or_the_card_says_so(tmp_path, root):
         np.testing.assert_array_equal(evaluation.splits["test"].decode(0), expected)
     run = Run(config(root, exif="apply"), "bit_pytorch")
     np.testing.assert_array_equal(run.splits["train"].take(np.array([0, 0])).decode(1), turned)
+    architecture = find_architecture("ViT-mu/16", num_classes=2, image_size=(32, 32))
+    for exif, expected in (("apply", turned), (None, pixels)):  # in Python, too
+        view = images.resize(expected, 32, 32).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        np.testing.assert_allclose(preprocess(architecture, Card(exif=exif), names[0])[0], view, atol=1e-6)
     (tmp_path / "card.json").write_text(json.dumps({"exif": "sometimes"}))
     with pytest.raises(UserError, match="exif"):
         images_of(names, weights=str(tmp_path / "weights.npz"))

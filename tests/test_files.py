@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from common.checkpoint import Checkpoints
+from common.config import TrainConfig
+from common.errors import UserError
 from common.files import open_regular, read_regular
+from common.formats.containers import read_json
+from common.lists import lines
+from common.run import Metrics, Run
+from common.sources.real import read_labels
 
 
 def test_a_file_is_read_whole_and_through_links(tmp_path):
@@ -48,3 +55,22 @@ def test_a_socket_cannot_be_read(tmp_path, monkeypatch):
         server.bind("it")
         with pytest.raises(OSError, match="No such device"):
             read_regular("it")
+
+
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [
+        ("config.json", lambda folder: Run(TrainConfig(name=folder.name, logdir=str(folder.parent)), "bit_pytorch")),
+        ("metrics.jsonl", lambda folder: Metrics(folder / "metrics.jsonl", 0)),
+        ("checkpoint.safetensors", lambda folder: Checkpoints(folder).restore()),
+        ("real.json", lambda folder: read_labels(folder / "real.json", 10)),
+        ("labels.tsv", lambda folder: list(lines(folder / "labels.tsv"))),
+        ("card.json", lambda folder: read_json(folder / "card.json")),
+    ],
+)
+@pytest.mark.parametrize("make", (os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")), ids=("pipe", "device"))
+def test_a_pipe_or_a_device_in_place_of_a_file_is_one_sentence(tmp_path, file, read, make):
+    (tmp_path / "run").mkdir()
+    make(str(tmp_path / "run" / file))
+    with pytest.raises(UserError, match=rf"{file} .*it is a (named pipe|device), expected a file"):
+        read(tmp_path / "run")

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.datasets import Opened, Split
 from common.errors import UserError
+from common.files import read_regular
 from common.lists import lines
 from common.prepare import IMAGENET_LAYOUT, prepared_folder
 from common.sources import folder as image_folder
@@ -141,4 +142,4 @@ def _mat(path: Path, key: str) -> np.ndarray:
 
 
 def _files(paths: Sequence[Path], labels: Sequence[int]) -> Split:
-    return Split(lambda i: paths[i].read_bytes(), np.array(labels, np.int32), lambda i: str(paths[i]))
+    return Split(lambda i: read_regular(paths[i]), np.array(labels, np.int32), lambda i: str(paths[i]))

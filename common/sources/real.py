@@ -15,6 +15,7 @@ import numpy as np
 
 from common.datasets import MultiLabels, Split
 from common.errors import UserError
+from common.files import read_regular
 
 FILE = "real.json"
 NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
@@ -42,7 +43,7 @@ def relabelled(val: Split, path: Path, num_classes: int) -> Split:
 def read_labels(path: Path, num_classes: int) -> list[list[int]]:
     """The classes of every image. UserError for anything else."""
     try:
-        labels = json.loads(path.read_bytes())
+        labels = json.loads(read_regular(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again, or remove it.") from error
     is_list = isinstance(labels, list) and bool(labels)

@@ -20,6 +20,7 @@ import numpy as np
 from common import storage
 from common.datasets import MultiLabels, Split
 from common.errors import UserError, nearest, reason
+from common.files import read_regular
 from common.lists import lines
 from common.progress import Count
 from common.protobuf import fields, varint
@@ -194,7 +195,7 @@ def _folders(path: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare the dataset again with a current TFDS.") from error
 
