@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import Engine
 from format_cases import CASES, SMALL, random_arrays
 
 from common.convert import convert
+from common.errors import UserError
 from common.formats import containers
 from common.formats.source import RECORD, dump_config, read_model
 from common.models import ARCHITECTURES, ResNetConfig, ViTConfig
@@ -338,6 +340,67 @@ def test_hugging_face_modules_bear_the_names_since_version_5(tmp_path):
         assert file.declared.keys() == model.state_dict().keys()
     model.load_state_dict(safetensors_torch.load_file(path), strict=True)
     assert read_model(path).spelling == "huggingface_v5"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"global_pool": "avg", "fc_norm": False}, "a class token and its config.json says global_pool 'avg'"),
+        ({"global_pool": "avgmax", "fc_norm": False}, "says global_pool 'avgmax', expected one of token, avg, map"),
+        ({"act_layer": "quick_gelu"}, "the activation 'quick_gelu'"),
+        ({"norm_layer": "layernorm2d", "depth": 0}, "norm_layer 'layernorm2d'"),
+        ({"dynamic_img_pad": True}, "dynamic_img_pad True"),
+        ({"block_fn": "ResPostBlock"}, "block_fn 'ResPostBlock'"),
+    ],
+)
+def test_timm_options_that_make_another_function_are_refused(changes, words, tmp_path):
+    """Their arrays are those of a ViT that is read; timm's own logits differ from that one's."""
+    from timm.models import save_for_hf
+
+    built = {name: value for name, value in changes.items() if name in ("global_pool", "fc_norm", "act_layer")}
+    model = timm_vit(**built)
+    save_for_hf(model, tmp_path, safe_serialization=True, model_args=changes)
+    with pytest.raises(UserError, match=words):
+        read_model(tmp_path)
+    if built:  # without the option, the file is read, and is another function
+        randomise(model)
+        plain = timm_vit()
+        plain.load_state_dict(model.state_dict(), strict=True)
+        assert relative(peer_logits(model, (32, 32)), peer_logits(plain, (32, 32))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("build", "changes", "words"),
+    [
+        ("vit", {"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"),
+        ("vit", {"problem_type": "regression"}, "problem_type 'regression'"),
+        ("bit", {"output_stride": 8}, "output_stride 8, expected 32"),
+        ("bit", {"layer_type": "bottleneck"}, "layer_type 'bottleneck'"),
+        ("bit", {"global_padding": "SAME"}, "global_padding 'SAME'"),
+        ("bit", {"embedding_dynamic_padding": True}, "embedding_dynamic_padding True"),
+        ("bit", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+    ],
+)
+def test_hugging_face_options_that_make_another_function_are_refused(build, changes, words, tmp_path):
+    model = {"vit": huggingface_vit, "bit": huggingface_bit}[build](**changes)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=words):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize("changes", ({"width_factor": 0.5, "hidden_sizes": [256, 512]}, {"num_groups": 16}, {"depths": [1, 1]}))
+def test_hugging_face_options_of_bit_that_are_computed(changes, tmp_path):
+    """Widths that a factor makes, and groups of the norms: the same logits, in float64."""
+    model = huggingface_bit(**changes)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    found = read_model(tmp_path)
+    engine = Engine("bit_pytorch")
+    ours = engine.build(found.config, found.arrays, "float64")
+    pixels = images(64, 64).astype(np.float64)
+    with torch.no_grad():
+        expected = model.double().eval()(torch.from_numpy(pixels).permute(0, 3, 1, 2)).logits.numpy()
+    assert relative(engine.logits(ours, pixels), expected) < 1e-9
 
 
 # --- torchvision

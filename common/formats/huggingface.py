@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.formats import processors
 from common.formats.google import CLASS_TOKEN
 from common.formats.tables import Table
-from common.formats.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES, dotted, pair
+from common.formats.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES, dotted, in_order
 from common.formats.timm import CELL as TIMM_CELL
 from common.models import ModelConfig, ResNetConfig, ViTConfig
 
@@ -81,7 +81,9 @@ FIXED_BIT = {  # what a BiT's config.json must say to be the model of the paper
     "global_padding": None,
     "embedding_dynamic_padding": False,
     "hidden_act": "relu",
+    "output_stride": 32,
 }
+LOSSES = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
 
 
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -91,20 +93,25 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         for name, value in FIXED_BIT.items():
             if config.get(name, value) != value:
                 raise UserError(f"The config.json says {name} {config[name]!r}, expected {value!r}, as BiT has it.")
-        facts["num_groups"] = int(config.get("num_groups", 32))
+        facts["num_groups"] = config.get("num_groups", 32)
     elif config.get("model_type") == "vit":
         activation = config.get("hidden_act", "gelu")
         if activation not in ACTIVATIONS:
             raise UserError(f"The config.json says hidden_act {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
         facts["gelu"] = ACTIVATIONS[activation]
-        facts["layer_norm_epsilon"] = float(config.get("layer_norm_eps", 1e-12))
-        facts["num_heads"] = int(config.get("num_attention_heads", 12))
-        facts["image_size"] = pair(config.get("image_size", 224))
+        facts["layer_norm_epsilon"] = config.get("layer_norm_eps", 1e-12)
+        facts["num_heads"] = config.get("num_attention_heads", 12)
+        facts["image_size"] = processors.pair(config.get("image_size", 224))
     else:
         raise UserError(f"The config.json says model_type {config.get('model_type')!r}, expected vit or bit.")
+    problem = config.get("problem_type")
+    if problem is not None:
+        if problem not in LOSSES:
+            raise UserError(f"The config.json says problem_type {problem!r}, expected one of {', '.join(LOSSES)}.")
+        facts["loss"] = LOSSES[problem]
     labels = config.get("id2label") or {}
-    names = [str(labels[key]) for key in sorted(labels, key=int)]
-    if names and not names[0].startswith("LABEL_"):
+    names = in_order(labels)
+    if names != [f"LABEL_{number}" for number in range(len(names))]:
         facts["class_names"] = names
     return facts
 
@@ -124,6 +131,7 @@ def describe(config: ModelConfig, card: Card) -> dict[str, Any]:
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }
+    labels |= {"problem_type": "multi_label_classification"} if card.loss == "sigmoid" else {}
     kind = "Model" if config.num_classes is None else "ForImageClassification"
     if isinstance(config, ResNetConfig):
         widths = [4 * config.stem_width * 2**stage for stage in range(len(config.num_units))]

@@ -39,10 +39,18 @@ def triple(values: Any) -> Any:
 # --- timm
 
 
+def pair(size: int | list[int]) -> tuple[int, int]:
+    """Height and width of 224, [384, 256] or [3, 384, 256]. ValueError for anything else."""
+    height, width = size[-2:] if isinstance(size, list) and len(size) in (2, 3) else (size, size)
+    if not type(height) is type(width) is int or min(height, width) < 1:
+        raise ValueError(f"{size!r} is no size of images")
+    return height, width
+
+
 def read_timm(config: dict[str, Any]) -> Told:
     """What `resolve_model_data_config` finds in a config.json, with timm's defaults for what it does not say."""
     told, notes = config.get("pretrained_cfg", config), []
-    height, width = map(int, (told.get("input_size") or (3, 224, 224))[-2:])
+    height, width = pair(told.get("input_size") or 224)
     crop_pct, mode = float(told.get("crop_pct") or 0.875), told.get("crop_mode") or "center"
     facts = {
         "resolution": width,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,12 +196,22 @@ def foreign_facts(path: Path) -> Facts:
         raise UserError(
             f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
         ) from error
-    names = {"class_names": fields.pop("class_names")} if "class_names" in fields else {}
-    return Facts(fields, None, parse_card(names | facts, processor if told else path), tuple(notes))
+    facts |= {name: fields.pop(name) for name in ("class_names", "loss") if name in fields}
+    return Facts(fields, None, parse_card(facts, processor if told else path), tuple(notes))
 
 
 def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tuple[Card, list[str]]:
-    """(what files say, and else the spelling's table, notes). UserError where there are not as many names as classes."""
+    """(what files say, and else the spelling's table, notes).
+
+    UserError where files contradict the arrays: not as many names as classes, or another pooling.
+    """
+    pooling = getattr(config, "pooling", "gap")
+    if facts.recorded is None and facts.fields.get("pooling", pooling) != pooling:
+        raise UserError(
+            f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json says global_pool "
+            f"{timm.POOLED[facts.fields['pooling']]!r}, which is not computed of such a model (only "
+            f"{timm.POOLED.get(pooling)!r}); choose another file."
+        )
     card, names = facts.card, facts.card.class_names
     notes = [f"{path}: {note}" for note in facts.notes]
     if names is not None and config.num_classes is not None and len(names) != config.num_classes:
@@ -223,27 +232,16 @@ def parse_config(record: Any, where: Path) -> ModelConfig:
         family = FAMILIES[fields.pop("family")]
         if fields.get("backbone"):
             fields["backbone"] = ResNetV1Config(**{k: tupled(v) for k, v in fields["backbone"].items()})
-        config = family(**{name: tupled(value) for name, value in fields.items()})
-        check_numbers(config)
+        return family(**{name: tupled(value) for name, value in fields.items()})
+    except UserError as error:
+        raise UserError(f"{where} holds no configuration of a model: {error} Restore or remove it.") from error
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"{where} holds no configuration of a model ({error!r}); restore or remove it.") from error
-    return config
 
 
 def tupled(value: Any) -> Any:
     """JSON's lists as tuples."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def check_numbers(config: ModelConfig) -> None:
-    """ValueError where a number is none or none that a model can have; sizes are then compared with the arrays."""
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool | str | None | ModelConfig):
-                continue
-            if not isinstance(number, int | float) or not math.isfinite(number) or not 0 <= number < 2**31:
-                raise ValueError(f"{item.name} is {value}")
 
 
 def dump_config(config: ModelConfig) -> dict[str, Any]:

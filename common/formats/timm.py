@@ -121,7 +121,25 @@ TABLES = (
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
 ACTIVATIONS = {"gelu": "erf", "gelu_erf": "erf", "gelu_tanh": "tanh"}
+# Arguments of timm's models that arrays tell, that are read below, or that change nothing once a model is trained.
+KNOWN = {
+    "num_heads", "img_size", "act_layer", "global_pool", "num_classes", "in_chans", "patch_size", "embed_dim", "depth",
+    "mlp_ratio", "qkv_bias", "proj_bias", "qk_norm", "scale_attn_norm", "scale_mlp_norm", "init_values", "class_token",
+    "no_embed_class", "reg_tokens", "pre_norm", "final_norm", "fc_norm", "pool_include_prefix", "dynamic_img_size",
+    "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init",
+    "fix_init", "layers", "channels", "width_factor", "stem_chs", "num_blocks", "nlhb", "zero_init_last", "device",
+    "dtype", "features_only", "exportable", "scriptable", "cache_dir",
+}  # fmt: skip
+# Others change what is computed of the same arrays: what this project computes.
+COMPUTED = {
+    "pos_embed": ("learn",), "dynamic_img_pad": (False,), "norm_layer": (None, "layernorm", "layernormfp32"),
+    "embed_norm_layer": (None,), "embed_layer": (None,), "block_fn": (None, "Block"), "attn_layer": (None, "Attention", "attn"),
+    "mlp_layer": (None, "Mlp", "mlp"), "block_layer": (None,), "conv_layer": (None,), "output_stride": (32,),
+    "stem_type": ("fixed",), "avg_down": (False,), "preact": (True,), "basic": (False,), "bottle_ratio": (0.25,),
+    "stem_norm": (False,),
+}  # fmt: skip
 POOLING = {"token": "token", "avg": "gap", "map": "map"}
+POOLED = {ours: theirs for theirs, ours in POOLING.items()}
 BACKBONES = {  # num_units -> the architecture whose backbone it is
     (): "vit_tiny_r_s16_p8_224",
     (2, 2, 2, 2): "vit_small_r26_s32_224",
@@ -133,29 +151,56 @@ BACKBONES = {  # num_units -> the architecture whose backbone it is
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """Fields of a configuration, and `class_names`, that timm's config.json states. UserError for what is not held."""
     arguments = {**config, **config.get("model_args", {})}
+    check_options(config.get("model_args", {}), KNOWN, COMPUTED)
     architecture = str(config.get("architecture", ""))
-    activation = arguments.get("act_layer", "gelu_tanh" if uses_tanh(architecture) else "gelu")
+    activation = arguments.get("act_layer") or ("gelu_tanh" if uses_tanh(architecture) else "gelu")
+    if activation == "relu" and architecture.startswith("resnetv2"):
+        activation = "gelu"  # of which a ResNet has none
     if activation not in ACTIVATIONS:
         raise UserError(f"The config.json names the activation {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
     facts = {"gelu": ACTIVATIONS[activation]}
+    pooling = arguments.get("global_pool")
+    if pooling is not None:
+        if pooling not in POOLING:
+            raise UserError(f"The config.json says global_pool {pooling!r}, expected one of {', '.join(POOLING)}.")
+        facts["pooling"] = POOLING[pooling]
     if "num_heads" in arguments:
-        facts["num_heads"] = int(arguments["num_heads"])
+        facts["num_heads"] = arguments["num_heads"]
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size")
     if size:
-        facts["image_size"] = pair(size)
-    if isinstance(config.get("label_names"), list):
-        facts["class_names"] = [str(name) for name in config["label_names"]]
+        facts["image_size"] = processors.pair(size)
+    names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
+    if names:
+        facts["class_names"] = names if isinstance(names, list) else in_order(names)
     return facts
+
+
+def check_options(options: dict[str, Any], known: set[str], computed: dict[str, tuple]) -> None:
+    """Raise UserError for an option that makes another function of the same arrays, and for one that is not known."""
+    for name, value in options.items():
+        if name not in known and name not in computed:
+            raise UserError(
+                f"The config.json says {name} {value!r}, of which this project does not know what it changes; remove it "
+                "where it changes nothing, or choose another file."
+            )
+        if name in computed and value not in computed[name]:
+            raise UserError(
+                f"The config.json says {name} {value!r}, and this project's models compute with "
+                f"{' or '.join(map(repr, computed[name]))} only; choose another file."
+            )
+
+
+def in_order(names: dict[str, str]) -> list[str]:
+    """Class names of {number: name}. ValueError where a number is missing."""
+    numbers = sorted(names, key=int)
+    if [int(number) for number in numbers] != list(range(len(numbers))):
+        raise ValueError(f"class names have the numbers {', '.join(map(str, numbers[:4]))}, ...")
+    return [names[number] for number in numbers]
 
 
 def uses_tanh(architecture: str) -> bool:
     """Whether an architecture of timm computes GELU by tanh where its config.json does not say (as in timm 1.0.31)."""
     return re.match(TANH_ARCHITECTURES, architecture) is not None
-
-
-def pair(size: int | list[int]) -> tuple[int, int]:
-    """Height and width of 224, [384, 256] or [3, 384, 256]."""
-    return (int(size), int(size)) if isinstance(size, int | float) else (int(size[-2]), int(size[-1]))
 
 
 def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
@@ -203,7 +248,7 @@ def describe(config: ModelConfig) -> tuple[str | None, dict[str, Any]]:
         "num_heads": config.num_heads,
         "mlp_ratio": config.mlp_dim / config.width,
         "act_layer": "gelu" if config.gelu == "erf" else "gelu_tanh",
-        "global_pool": {ours: theirs for theirs, ours in POOLING.items()}[config.pooling],
+        "global_pool": POOLED[config.pooling],
         "class_token": config.pooling == "token",
         "no_embed_class": not config.cls_position,
         "fc_norm": False,

@@ -4,7 +4,13 @@ import dataclasses
 from typing import ClassVar
 
 from common.errors import UserError
+from common.models.checks import COUNT, DEPTH, OPTIONAL, PAIR, POSITIVE, check_fields, choice
 from common.models.resnet import Shapes, check_image, dense, norm
+
+KINDS = {
+    "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "tokens_mlp_dim": COUNT, "channels_mlp_dim": COUNT,
+    "num_classes": OPTIONAL, "image_size": PAIR, "gelu": choice("tanh", "erf"), "layer_norm_epsilon": POSITIVE,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +42,7 @@ class MixerConfig:
     num_dropouts: ClassVar[int] = 0  # places at which dropout acts
 
     def __post_init__(self):
-        if self.gelu not in ("tanh", "erf"):
-            raise UserError(f"A Mixer's gelu is {self.gelu!r}, expected tanh or erf.")
+        check_fields(self, "A Mixer", KINDS)
         if any(size % patch for size, patch in zip(self.image_size, self.patch_size)):
             raise UserError(f"Patches of {self.patch_size} do not divide an image of {self.image_size} pixels.")
 

@@ -4,7 +4,13 @@ import dataclasses
 from typing import ClassVar
 
 from common.errors import UserError
+from common.models.checks import COUNT, COUNTS, OPTIONAL, POSITIVE, Kind, check_fields, check_groups, choice, is_counts
 
+SIZES = {
+    "num_units": COUNTS, "width_factor": POSITIVE, "num_classes": OPTIONAL, "num_groups": COUNT,
+    "group_norm_epsilon": POSITIVE, "standardization_epsilon": POSITIVE,
+}  # fmt: skip
+STAGES = Kind(lambda value: is_counts(value) and len(value) > 0, "whole numbers of at least 1, one for each stage")
 Shapes = dict[str, tuple[int, ...]]  # {canonical name: shape}, in the order of the forward pass
 
 
@@ -61,6 +67,10 @@ class ResNetConfig:
 
     num_branches: ClassVar[int] = 0  # stochastic depth and dropout are not for ResNets
     num_dropouts: ClassVar[int] = 0
+
+    def __post_init__(self):
+        check_fields(self, "A BiT", SIZES | {"num_units": STAGES, "max_pool_padding": choice("zero", "lowest")})
+        check_groups(self, "A BiT")
 
     @property
     def stem_width(self) -> int:
@@ -119,6 +129,10 @@ class ResNetV1Config:
 
     num_branches: ClassVar[int] = 0  # stochastic depth and dropout are not for ResNets
     num_dropouts: ClassVar[int] = 0
+
+    def __post_init__(self):
+        check_fields(self, "A ResNet V1", SIZES | {"standardization": choice("deviation", "variance")})
+        check_groups(self, "A ResNet V1")
 
     @property
     def stem_width(self) -> int:

@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 
 from common.errors import UserError
+from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, PAIR, POSITIVE, RATE, Kind, check_fields, choice
 from common.models.resnet import ResNetV1Config, Shapes, check_image, dense, norm
 
-CHOICES = {
-    "pooling": ("token", "gap", "map", "first", "none"),
-    "positions": ("learned", "sincos2d"),
-    "gelu": ("tanh", "erf"),
-}
+KINDS = {
+    "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT, "num_classes": OPTIONAL,
+    "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none"),
+    "positions": choice("learned", "sincos2d"), "cls_position": FLAG, "pre_logits": OPTIONAL,
+    "gelu": choice("tanh", "erf"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
+    "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +54,11 @@ class ViTConfig:
     backbone: ResNetV1Config | None = None
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"A ViT's {name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}.")
+        check_fields(self, "A ViT", KINDS)
         if self.width % self.num_heads:
             raise UserError(f"{self.num_heads} heads do not divide the width of {self.width}; choose a divisor.")
         if self.positions == "sincos2d" and self.width % 4:
             raise UserError(f"The positions sincos2d need a width that 4 divides, not {self.width}; use learned ones.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"The dropout is {self.dropout}, expected at least 0 and less than 1.")
         if min(self.grid) < 1:
             raise UserError(f"An image of {self.image_size} pixels is smaller than one patch of {self.patch_size}.")
 
