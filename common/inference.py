@@ -26,7 +26,7 @@ from common.files import read_regular, write_atomically
 from common.formats import npz
 from common.metrics import accuracies, add_up, averages
 from common.models import find_model
-from common.progress import follow, note, show
+from common.progress import follow, note, result, show
 from common.sources.files import Unused, image_files
 
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
@@ -68,10 +68,7 @@ class Inference:
 
     def tell(self, text: str) -> None:
         """Print a line of results. Where nobody reads them, what --output asks for is still done, and else nothing more."""
-        if self.config.output:
-            show(text)
-        else:
-            print(text, flush=True)
+        (show if self.config.output else result)(text)
 
     def preprocessing_at(self, crop_px: int) -> Preprocessing:
         """What the card says of a resolution, or --eval_resize."""

@@ -96,8 +96,7 @@ class Progress:
         """A line above the bar, and in the log."""
         text = text.encode(errors="backslashreplace").decode()  # names of files may hold anything
         self._keep(text)
-        with tqdm.external_write_mode():
-            show(text)
+        show(text)
 
     def exclude(self, seconds: float) -> None:
         """Do not count these seconds as training."""
@@ -130,16 +129,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
-def show(text: str, file: TextIO | None = None) -> None:
-    """Print a line. Where nobody reads any more, or the disk behind it is full, work goes on in silence."""
+def result(text: str, file: TextIO | None = None) -> None:
+    """Print a line above the bars; OSError where nobody reads any more, or the disk behind it is full."""
     file = file or sys.stdout
-    try:
+    with tqdm.external_write_mode(file):
         print(text, file=file, flush=True)
+
+
+def show(text: str, file: TextIO | None = None) -> None:
+    """The same; where nobody takes the line, work goes on in silence."""
+    try:
+        result(text, file)
     except OSError:
-        silence(file)
+        silence(file or sys.stdout)
 
 
 def note(text: str) -> None:
     """A line beside the results: on stderr, as bars are."""
-    with tqdm.external_write_mode(sys.stderr):
-        show(text, sys.stderr)
+    show(text, sys.stderr)

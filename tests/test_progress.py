@@ -48,6 +48,18 @@ def test_the_bar_moves_with_every_step_and_shows_one_speed(terminal, monkeypatch
     assert "loss 0.2500, " in text and " images/s]" in text and "it/s" not in text and "step/s" not in text
 
 
+def test_results_stand_above_the_bar(terminal, monkeypatch):
+    read = terminal(60)
+    monkeypatch.setattr(sys, "stdout", sys.stderr)  # one terminal shows both
+    with Count("images", 3, "batches") as count:
+        count.advance(1)
+        progress.result("a.jpg: cat 98.1%")
+        progress.show("b.jpg: dog 97.2%")
+    lines = read().replace("\r\n", "\n").split("\n")
+    assert any(line.endswith("\ra.jpg: cat 98.1%") for line in lines), lines  # the bar was wiped away before
+    assert any(line.endswith("\rb.jpg: dog 97.2%") for line in lines), lines
+
+
 def test_a_terminal_without_columns_gets_plain_lines(terminal, monkeypatch, capsys):
     """What `docker exec -t` and some continuous integration start."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
