@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from common import curves, environment, record, report
 from common.datasets import open_dataset
@@ -396,6 +397,19 @@ def test_ctrl_c_ends_quietly(monkeypatch):
     monkeypatch.setattr("sys.argv", ["report", "run"])
     with pytest.raises(SystemExit, match="130"):
         report.main()
+
+
+def test_runs_of_the_first_version_are_reported(monkeypatch):
+    """With the pictures of their mistakes, called as files of their dataset."""
+    monkeypatch.chdir(ROOT / "tests" / "golden" / "run_of_0.1.0")
+    records, errors = report.read_records(["whole", "stopped"])
+    assert not errors and report.problems(records) == ["stopped has not ended: it has come to step 4 of 6."]
+    assert [row["accuracy"] for row in rows(report.overview(records))] == [
+        "50.00% (test top-1)", "25.00% (validation top-1)"
+    ]  # fmt: skip
+    text = report.as_markdown(records, "a.png")
+    assert "- dog, taken for cat (56.9%): test/dog/250.jpg\n" in text and "## Engines" not in text
+    assert len(curves.points_of(records[0], "train/lr")) == 6
 
 
 def test_an_unknown_form_is_refused(run, tmp_path):
