@@ -280,7 +280,10 @@ def find_images(paths: tuple[str, ...]) -> list[Path]:
     for path in paths:
         if os.path.isdir(path):
             unused = Unused()
-            found = sorted(Path(path, file) for file in image_files(os.path.join(path, "")[:-1], unused))
+            try:
+                found = sorted(Path(path, file) for file in image_files(path.rstrip("/") or "/", unused))
+            except OSError as error:
+                raise UserError(f"The folder {path} cannot be read ({error}); name another.") from error
             if not found:
                 there = f" but {unused}" if unused.kinds else ""
                 raise UserError(f"The folder {path} holds no image{there}; name another.")

@@ -125,6 +125,24 @@ def test_links_that_lead_round_in_two_steps_end(root):
     assert names[-4:] == ["dog/x/1.png", "dog/x/to_y/2.png", "dog/y/2.png", "dog/y/to_x/1.png"]
 
 
+def test_links_to_themselves_are_no_files(root):
+    for place in (root, root / "train", root / "train/dog"):
+        (place / "me").symlink_to("me")
+    assert "1 no file" in open_folder(root).notes[0] and len(files_of(root)) == len(NESTED)
+    assert len(find_images((f"{root}/train/",))) == len(NESTED)
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(root, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "there")
+
+    monkeypatch.setattr("common.sources.files._listing", refuse)
+    with pytest.raises(UserError, match="The class folder .*Ant cannot be read .*Permission denied"):
+        open_folder(root)
+    with pytest.raises(UserError, match="The folder .*train cannot be read .*Permission denied"):
+        find_images((str(root / "train"),))
+
+
 @pytest.mark.parametrize("target", ("/dev/zero", "/dev/null", "pipe", "folder"))
 def test_what_is_no_file_is_not_waited_for(root, target):
     """As an image's name a link is taken at its word; reading it ends at once."""

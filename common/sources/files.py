@@ -123,9 +123,9 @@ def _listing(path: str, unused: Unused) -> tuple[list[str], list[tuple[str, bool
                 images.append(name)
             elif is_hidden(name):
                 unused.add("hidden", entry.path)
-            elif entry.is_dir():
+            elif os.path.isdir(entry.path):  # unlike entry.is_dir(), it raises nothing for a link to itself
                 folders.append((name, entry.is_symlink()))
-            elif entry.is_file():
+            elif os.path.isfile(entry.path):
                 unused.add(ending if "." in name else "without an ending", entry.path)
             else:
                 unused.add("no file", entry.path)  # a pipe, a device, a link to nothing

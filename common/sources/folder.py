@@ -148,7 +148,7 @@ def _folders(path: Path | None) -> list[Path]:
     if path is None or not path.is_dir():
         return []
     with os.scandir(path) as entries:
-        return [Path(entry.path) for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+        return [Path(entry.path) for entry in entries if not is_hidden(entry.name) and os.path.isdir(entry.path)]
 
 
 def _beside(root: Path, folders: Folders, places: dict[str, Path]) -> Unused:
@@ -158,7 +158,7 @@ def _beside(root: Path, folders: Folders, places: dict[str, Path]) -> Unused:
         with os.scandir(place) as entries:
             for entry in entries:
                 if Path(entry.path) not in known and not entry.name.startswith(NAME):
-                    kind = "folder" if entry.is_dir() else "file"
+                    kind = "folder" if os.path.isdir(entry.path) else "file"
                     kind = "hidden" if is_hidden(entry.name) else f"{kind} beside the classes"
                     unused.add(kind, os.path.relpath(entry.path, root))
     return unused
