@@ -326,6 +326,21 @@ def test_a_target_that_exists_is_replaced_by_force_alone(command, tmp_path):
     assert "v2.1/model.safetensors: timm" in command("a.safetensors", "v2.1", "--to", "timm")
 
 
+@pytest.mark.parametrize("prefix", ("module.", "_orig_mod.", "model.module._orig_mod."))
+@pytest.mark.parametrize("spelling", ("timm", "huggingface", "torchvision"))
+def test_names_that_a_trainer_wrapped(spelling, prefix, tmp_path):
+    """In safetensors as in pickles; both names of one parameter are refused."""
+    published = choose_table(spelling, VIT).to_published(random_arrays(VIT), VIT)
+    arrays = {f"{prefix}{name}": array for name, array in published.items()}
+    containers.write(tmp_path / "a.safetensors", arrays, {"format": "pt"})
+    found = read_model(tmp_path / "a.safetensors", given={"num_heads": 4, "gelu": "tanh", "layer_norm_epsilon": 1e-6})
+    assert found.spelling == spelling and found.config == VIT
+    name, array = next(iter(published.items()))
+    containers.write(tmp_path / "b.safetensors", arrays | {name: array}, {"format": "pt"})
+    with pytest.raises(UserError, match="which are one parameter"):
+        read_model(tmp_path / "b.safetensors")
+
+
 def test_class_names_travel(tmp_path):
     record = {"config": dump_config(VIT), "class_names": ["a", "b", "c", "d", "e"]}
     containers.write(tmp_path / "a.safetensors", random_arrays(VIT), {RECORD: json.dumps(record)})

@@ -140,6 +140,7 @@ def test_another_model_is_called_by_its_name(words, tmp_path):
     assert words in found and "download" not in found
 
 
+@pytest.mark.slow
 def test_models_of_timm_are_called_by_their_names(tmp_path):
     """Whole ones, tiny: fc_norm and a second token are all that keeps them from being read."""
     timm = pytest.importorskip("timm")

@@ -125,11 +125,11 @@ def open_container(path: Path) -> Npz | Safetensors | Sharded | H5 | TensorBundl
     if kind in foreign.ENDINGS:
         what, advice = foreign.ENDINGS[kind]
         raise UserError(f"{path} is {what}, expected {KNOWN}; {advice}.")
-    if kind not in OPENERS:
-        raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {KNOWN}; convert it first.")
     if not path.is_file():
         there = "is no file" if path.exists() else "does not exist"
         raise UserError(f"The weights file {path} {there}; name an existing {KNOWN} file.")
+    if kind not in OPENERS:
+        raise UserError(f"The weights file {path} ends in {path.suffix!r}, expected {KNOWN}; convert it first.")
     return guarded(path, lambda: OPENERS[kind](path))
 
 

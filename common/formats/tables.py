@@ -17,6 +17,7 @@ from common.formats.layouts import Shape, contiguous, layout
 from common.models import ModelConfig
 
 STEMS = ("backbone/stem/conv/kernel", "stem/conv/kernel", "stem/kernel")  # the first of these takes the images
+WRAPPED = (r"^((module|_orig_mod|model)\.)+", "")  # what DataParallel, torch.compile and trainers put before names
 MAX_BLOCKS = 1000  # of a stacked file, whose number of blocks is a length that it declares
 Arrays = dict[str, np.ndarray]
 
@@ -85,7 +86,7 @@ class Table:
         self.spelling, self.family, self.first_unit = spelling, family, first_unit
         self.templates = [((row[0],) if isinstance(row[0], str) else row[0], *row[1:], "")[:3] for row in rows]
         self.holds, self.computes, self.prepares = holds or {}, computes or {}, prepares
-        self.aliases = [(re.compile(pattern), there) for pattern, there in aliases]
+        self.aliases = [(re.compile(pattern), there) for pattern, there in (WRAPPED, *aliases)]
         self.ignored = re.compile(ignored) if ignored else None
 
     def rows(self, config: ModelConfig) -> list[Row]:
