@@ -34,7 +34,7 @@ RESIZE_MODES = ("squash", "small_side", "whole")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 SPARSE_PIXELS = 2**21  # of larger images a copy in float32 takes as long as Pillow does
-JPEG_START = b"\xff\xd8"
+JPEG_START, TIFF_STARTS = b"\xff\xd8", (b"II*\0", b"MM\0*")
 ORIENTATION, PHOTOMETRIC, BITS_PER_SAMPLE, WHITE_IS_ZERO = 0x112, 262, 258, 0  # tags of TIFF and EXIF, and a value
 UPRIGHT = {  # orientation in EXIF -> the image as it was seen
     2: lambda image: image[:, ::-1],
@@ -85,7 +85,7 @@ def _decode(encoded: bytes) -> np.ndarray:
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Any]:
     """Pillow's view of a file, of which only the header is read. Whatever it raises becomes BrokenImage."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -95,7 +95,13 @@ def _opened(encoded: bytes) -> Iterator[Any]:
     except BrokenImage:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
-        raise BrokenImage(f"cannot be decoded ({_reason(error)})") from error
+        unread = isinstance(error, UnidentifiedImageError) and encoded[:4] in TIFF_STARTS
+        why = (
+            "Pillow reads no TIFF with such pixels, as of 64 bits or of colours in floating point"
+            if unread
+            else _reason(error)
+        )
+        raise BrokenImage(f"cannot be decoded ({why})") from error
 
 
 @functools.cache

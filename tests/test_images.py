@@ -238,6 +238,19 @@ def test_integers_whose_white_is_not_known_are_refused(dtype, sample_format):
         images.decode(data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff((GREY / 255).astype("<f8").tobytes(), GREY.shape, 64, 3),
+        cv2.imencode(".tiff", RNG.random((4, 5, 3)).astype(np.float32))[1].tobytes(),
+    ],
+    ids=("64 bits", "colours in floating point"),
+)
+def test_pixels_that_pillow_does_not_know_are_named(data):
+    with pytest.raises(images.BrokenImage, match="Pillow reads no TIFF with such pixels"):
+        images.decode(data)
+
+
 def twelve_bits(values: np.ndarray) -> bytes:
     """Two numbers in three bytes, the upper bits first."""
     first, second = values.astype(int).reshape(-1, 2).T
