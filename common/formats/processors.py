@@ -16,6 +16,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 HALVES = (0.5, 0.5, 0.5)
 KINDS = {"bilinear": "bilinear", "bicubic": "bicubic"}  # as Pillow computes them, to within 1/255
 NEAREST_KINDS = {"nearest": "bilinear_aliased", "box": "area", "hamming": "bilinear"}  # others: bicubic
+TRUNCATES = "rounds the longer side down, here it is rounded to the nearest: a central crop may lie a pixel off"
 PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # the numbers of Pillow's filters
 Told = tuple[dict[str, Any], list[str]]
 
@@ -79,6 +80,7 @@ def write_timm(prepared: Preprocessing, resolution: int) -> tuple[dict[str, Any]
     """(the keys of `pretrained_cfg`, notes on what timm does otherwise)."""
     kind, notes = peer_kind(prepared, "timm")
     eval_resize = prepared.at(resolution).eval_resize
+    notes += [f"timm {TRUNCATES}"] if eval_resize else []
     facts = {
         "interpolation": kind,
         "crop_pct": fraction(resolution, eval_resize) if eval_resize else 1.0,
@@ -191,6 +193,7 @@ def write_huggingface(prepared: Preprocessing, resolution: int, model_type: str)
     """(what preprocessor_config.json says, notes on what Hugging Face does otherwise)."""
     kind, notes = peer_kind(prepared, "Hugging Face")
     eval_resize, square = prepared.at(resolution).eval_resize, {"height": resolution, "width": resolution}
+    notes += [f"Hugging Face {TRUNCATES}"] if eval_resize else []
     return {
         "image_processor_type": f"{OF_A_MODEL[model_type]}ImageProcessor",
         "do_resize": True,
