@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import pty
+import select
 import struct
 import sys
 import termios
@@ -27,7 +28,10 @@ def terminal(monkeypatch):
 
         def read() -> str:
             sys.stderr.flush()
-            return os.read(reader, 2**16).decode()
+            shown = b""
+            while select.select([reader], [], [], 0.2)[0]:  # a terminal hands over what it has, in pieces
+                shown += os.read(reader, 2**16)
+            return shown.decode()
 
         return read
 
