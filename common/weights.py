@@ -144,7 +144,7 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: C
     keras = config if spelling == "big_transfer_h5" else None
     containers.write(path, published, {"format": "pt", containers.RECORD: json.dumps(record)}, keras)
     beside = card_path(path)
-    if path.suffix == ".npz" and (len(record) > 1 or needs_card(config) or beside.is_file()):
+    if path.suffix == ".npz" and (len(record) > 1 or needs_card(config) or card and beside.is_file()):
         facts = containers.read_json(beside) if beside.is_file() else {}
         kept = {name: value for name, value in facts.items() if card is None or name not in RULES}
         write_json(beside, kept | record)

@@ -37,7 +37,9 @@ def start(name: str, num_classes: int | None, image_size: Size | None, weights: 
     model, size = find_model(name), to_size(image_size)
     path = choose_file(model, weights)
     found = starting_values(model, path, num_classes, image_size=size, pretrained=weights == "pretrained")
-    card = found.card.over(Card(resolution=model.resolution))
+    card = found.card
+    if not hasattr(found.config, "image_size"):
+        card = card.over(Card(resolution=model.resolution))
     if size:
         card = dataclasses.replace(card, resolution=size[0], eval_resize=card.preprocessing.at(size[0]).eval_resize)
     return found._replace(card=card)

@@ -11,8 +11,10 @@ from common import zoo
 from common.cards import Card
 from common.config import PredictConfig
 from common.errors import UserError
+from common.formats.source import read_model
 from common.inference import Prediction
 from common.models import DEFAULT_MODEL, PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, num_parameters
+from common.weights import write_weights
 
 WEIGHTS = PACKAGED_WEIGHTS / f"{DEFAULT_MODEL}.npz"
 VIT = ViTConfig((8, 8), 16, 1, 2, 32, 4, image_size=(24, 24))
@@ -181,3 +183,14 @@ def test_another_size_of_images(engine):
 def test_what_is_no_size_is_refused(size):
     with pytest.raises(UserError, match="image_size is .*, expected pixels"):
         zoo.to_size(size)
+
+
+def test_who_knows_no_card_leaves_it(tmp_path):
+    """A run writes its card by itself; what the API saves is another model, whose names are not the old ones."""
+    config = dataclasses.replace(VIT, gelu="erf")
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in config.parameter_shapes().items()}
+    write_weights(tmp_path / "a.npz", arrays, config, Card(class_names=("a", "b", "c", "d"), resolution=24))
+    write_weights(tmp_path / "a.npz", arrays, config)
+    assert read_model(tmp_path / "a.npz").card == Card(class_names=("a", "b", "c", "d"), resolution=24)
+    write_weights(tmp_path / "a.npz", arrays, config, Card())
+    assert read_model(tmp_path / "a.npz").card == Card() and read_model(tmp_path / "a.npz").config == config
