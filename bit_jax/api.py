@@ -18,7 +18,7 @@ from bit_jax.resnet_v1 import ResNetV1
 from bit_jax.vit import ViT
 from common import weights as common_weights
 from common import zoo
-from common.cards import Card, Preprocessing
+from common.cards import Preprocessing
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
 list_models = zoo.list_models
@@ -77,7 +77,7 @@ def create_model(
 
 
 def load_weights(model: Model, path: str | Path) -> None:
-    """Replace every parameter by the file's, in any spelling, and the card: its head must have as many classes.
+    """Replace every parameter by the file's, in any spelling, and of the card what it tells; its head must have as many classes.
 
     Raises UserError.
     """
@@ -86,7 +86,7 @@ def load_weights(model: Model, path: str | Path) -> None:
     start = common_weights.read_start(path, model.config)
     common_weights.check_shapes(start.arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, start.arrays)
-    model.card, model.preprocessing = start.card, start.card.preprocessing
+    model.card, model.preprocessing = start.card.over(model.card), start.card.applied(model.preprocessing)
 
 
 def save_weights(model: Model, path: str | Path) -> None:
@@ -105,7 +105,7 @@ def preprocess(model: Model | str, images: Any) -> Array:
     `images` is one or a list: paths of files or of folders of them, the bytes of files, images of Pillow, or uint8
     [H, W, 3] (common/zoo.py). Raises UserError for what is no image.
     """
-    return jnp.asarray(zoo.preprocess(*known(model), images))
+    return jnp.asarray(zoo.preprocess(*known(model)[:2], images))
 
 
 def decode_predictions(model: Model | str, logits: Array | np.ndarray, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -113,15 +113,15 @@ def decode_predictions(model: Model | str, logits: Array | np.ndarray, top: int 
 
     Raises UserError where there are other numbers of logits and of names.
     """
-    return zoo.decode_predictions(known(model)[1], np.asarray(logits, np.float32), top)
+    return zoo.decode_predictions(known(model)[2], np.asarray(logits, np.float32), top)
 
 
-def known(model: Model | str) -> tuple[ModelConfig, Card]:
+def known(model: Model | str) -> zoo.Known:
     """What is known of a model, or of the published one of that name. Raises UserError."""
     if isinstance(model, str):
         return zoo.published_facts(model)
     model = unwrapped(model)
-    return model.config, model.card
+    return model.config, model.preprocessing, model.card
 
 
 def unwrapped(model: nnx.Module) -> Model:

@@ -16,7 +16,7 @@ from bit_pytorch.resnet_v1 import ResNetV1
 from bit_pytorch.vit import ViT
 from common import weights as common_weights
 from common import zoo
-from common.cards import Card, Preprocessing
+from common.cards import Preprocessing
 from common.models import (
     MixerConfig,
     ModelConfig,
@@ -83,7 +83,7 @@ def create_model(
 
 
 def load_weights(model: Model, path: str | Path) -> None:
-    """Replace every parameter by the file's, in any spelling, and the card: its head must have as many classes.
+    """Replace every parameter by the file's, in any spelling, and of the card what it tells; its head must have as many classes.
 
     Raises UserError.
     """
@@ -92,7 +92,7 @@ def load_weights(model: Model, path: str | Path) -> None:
     start = common_weights.read_start(path, model.config)
     common_weights.check_shapes(start.arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, start.arrays)
-    model.card, model.preprocessing = start.card, start.card.preprocessing
+    model.card, model.preprocessing = start.card.over(model.card), start.card.applied(model.preprocessing)
 
 
 def save_weights(model: Model, path: str | Path) -> None:
@@ -111,7 +111,7 @@ def preprocess(model: Model | str, images: Any) -> Tensor:
     `images` is one or a list: paths of files or of folders of them, the bytes of files, images of Pillow, or uint8
     [H, W, 3] (common/zoo.py). Raises UserError for what is no image.
     """
-    batch = torch.from_numpy(zoo.preprocess(*known(model), images)).permute(0, 3, 1, 2).contiguous()
+    batch = torch.from_numpy(zoo.preprocess(*known(model)[:2], images)).permute(0, 3, 1, 2).contiguous()
     return batch if isinstance(model, str) else batch.to(unwrapped(model).device)
 
 
@@ -120,15 +120,15 @@ def decode_predictions(model: Model | str, logits: Tensor | np.ndarray, top: int
 
     Raises UserError where there are other numbers of logits and of names.
     """
-    return zoo.decode_predictions(known(model)[1], torch.as_tensor(logits).detach().float().cpu().numpy(), top)
+    return zoo.decode_predictions(known(model)[2], torch.as_tensor(logits).detach().float().cpu().numpy(), top)
 
 
-def known(model: Model | str) -> tuple[ModelConfig, Card]:
+def known(model: Model | str) -> zoo.Known:
     """What is known of a model, or of the published one of that name. Raises UserError."""
     if isinstance(model, str):
         return zoo.published_facts(model)
     model = unwrapped(model)
-    return model.config, model.card
+    return model.config, model.preprocessing, model.card
 
 
 def unwrapped(model: nn.Module) -> Model:

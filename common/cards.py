@@ -111,7 +111,12 @@ class Card:
     @property
     def preprocessing(self) -> Preprocessing:
         """How the model wants its images, with this project's own choices where nothing tells."""
-        return Preprocessing(**{name: value for name, value in self.facts().items() if name in PREPARED})
+        return self.applied(Preprocessing())
+
+    def applied(self, preprocessing: Preprocessing) -> Preprocessing:
+        """`preprocessing` with what is told here."""
+        told = {name: value for name, value in self.facts().items() if name in PREPARED}
+        return dataclasses.replace(preprocessing, **told)
 
     def facts(self) -> dict[str, Any]:
         """What is told, as JSON holds it."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common import hyperrule, images
-from common.cards import LONGEST_SIDE, Card
+from common.cards import LONGEST_SIDE, Card, Preprocessing
 from common.datasets import Split, typical_size
 from common.errors import UserError
 from common.files import read_regular
@@ -18,6 +18,7 @@ from common.models import ModelConfig, find_model, published_models, unpublished
 from common.weights import Start, choose_file, starting_values
 
 Size = int | tuple[int, int]  # of images, in pixels: a square's side, or height and width
+Known = tuple[ModelConfig, Preprocessing, Card]  # of a model
 NAMELESS = "class {}"  # what a class without a name is called
 ONE_IMAGE = (str, Path, bytes, np.ndarray)
 
@@ -54,24 +55,24 @@ def to_size(image_size: Size | None) -> tuple[int, int] | None:
     return size and tuple(size)
 
 
-def published_facts(name: str) -> tuple[ModelConfig, Card]:
+def published_facts(name: str) -> Known:
     """What is known of the published model called `name`. Raises UserError."""
     model = find_model(name)
-    return model.config(), model.card
+    return model.config(), model.card.preprocessing, model.card
 
 
-def preprocess(config: ModelConfig, card: Card, pictures: Any) -> np.ndarray:
-    """float32 [B, H, W, 3]: what `predict` shows a model of `config` and `card`, bit for bit.
+def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any) -> np.ndarray:
+    """float32 [B, H, W, 3]: what `predict` shows a model of `config` that wants its images so, bit for bit.
 
     `pictures` is an image or a list of images: paths of files or of folders of them, the bytes of files, images of Pillow,
-    or uint8 [H, W, 3]; also uint8 [B, H, W, 3]. Where neither model nor card has a resolution, the BiT-HyperRule chooses
+    or uint8 [H, W, 3]; also uint8 [B, H, W, 3]. Where neither of them has a resolution, the BiT-HyperRule chooses
     one for the typical size of these images. Raises UserError for what is no image.
     """
-    split = dataclasses.replace(to_split(pictures), exif=card.preprocessing.exif)
-    fixed, *width = getattr(config, "image_size", (card.resolution,))
+    split = dataclasses.replace(to_split(pictures), exif=preprocessing.exif)
+    fixed, *width = getattr(config, "image_size", (preprocessing.resolution,))
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
-    preprocessing = card.preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
+    preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
     return preprocessing.scale(np.stack([split.view(i, preprocessing.view) for i in range(len(split))]))
 
 

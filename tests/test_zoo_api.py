@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from common import zoo
-from common.cards import Card
+from common.cards import Card, Preprocessing
 from common.config import PredictConfig
 from common.errors import UserError
 from common.formats.source import read_model
@@ -77,7 +77,7 @@ def test_images_of_every_kind_are_prepared(photos, name):
         "Pillow": [Image.open(path) for path in photos], "folder": photos[0].parent, "batch": np.stack([arrays[2]] * 3),
     }[name]  # fmt: skip
     card = Card(eval_resize=28, resize_kind="bicubic", mean=(0.4, 0.5, 0.6), resolution=24)
-    found, preprocessing = zoo.preprocess(VIT, card, given), card.preprocessing
+    found, preprocessing = zoo.preprocess(VIT, card.preprocessing, given), card.preprocessing
     expected = [arrays[2]] * 3 if name == "batch" else arrays
     assert found.dtype == np.float32 and found.shape == (3, 24, 24, 3)
     np.testing.assert_array_equal(found, [preprocessing.scale(preprocessing.view(image)) for image in expected])
@@ -111,7 +111,7 @@ def test_one_image_is_a_batch_of_one(engine, photos):
 )
 def test_what_is_no_image_is_refused(given, sentence):
     with pytest.raises(UserError, match=sentence):
-        zoo.preprocess(VIT, Card(), given)
+        zoo.preprocess(VIT, Preprocessing(), given)
 
 
 def test_logits_are_those_of_predict(engine, photos):
