@@ -13,7 +13,7 @@ import pytest
 from format_cases import CASES, SMALL, random_arrays
 
 from common import convert as module
-from common import weights
+from common import weights, zoo
 from common.adapt import adapt, adapt_channels, check_same_model
 from common.cards import Card
 from common.convert import convert, describe, inspect, parse
@@ -569,7 +569,7 @@ def test_a_card_keeps_what_it_said(tmp_path):
 def test_create_save_and_load_in_every_spelling(engine, tmp_path, monkeypatch):
     """create_model takes a folder of Hugging Face or timm; load_weights adapts to the model it is given."""
     path = npz(tmp_path / "a.npz")
-    monkeypatch.setattr(engine.api, "find_model", lambda name: published(VIT))
+    monkeypatch.setattr(zoo, "find_model", lambda name: published(VIT))
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     expected = engine.logits(engine.api.create_model("tiny", weights=path), images)
     for spelling in ("timm", "huggingface"):
@@ -695,7 +695,7 @@ def test_one_of_several_models_is_chosen(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="has 0 models at the key third; choose one of first, second.model"):
         import_weights(tmp_path / "a.pth", tmp_path / "a.safetensors", "third")
     for key, classes in (("first", 5), ("second", 6), ("second.model", 6)):
-        imported(tmp_path, "--key", key, monkeypatch=monkeypatch, capsys=capsys)
+        imported(tmp_path, "--key", key, "--force", monkeypatch=monkeypatch, capsys=capsys)
         assert read_model(tmp_path / "a.safetensors", given={"num_heads": 4}).config.num_classes == classes
 
 
