@@ -175,6 +175,8 @@ def infer(table: Table, match: Match, facts: dict[str, Any]) -> tuple[ModelConfi
         return infer_mixer(shapes, facts, given), assumed
     stem, units = ("stem/kernel" if table.family is ResNetConfig else "stem/conv/kernel"), infer_units(shapes, "")
     given = {name: value for name, value in given.items() if name != "standardization"}
+    if "num_groups" in facts:  # narrow models have fewer than 32, of which no array tells
+        given["num_groups"] = facts["num_groups"]
     return table.family(units, shapes[stem][-1] / 64, infer_classes(shapes), **given), assumed
 
 
