@@ -202,6 +202,14 @@ def test_torchvision_says_nothing_and_its_table_does(tmp_path):
             assert (prepared.resize_kind, list(prepared.mean)) == (peer.interpolation.value, peer.mean)
 
 
+def test_a_foreign_file_that_says_nothing_is_told_of(tmp_path):
+    folder = foreign(tmp_path, HUGGING_FACE, None, "huggingface")
+    found = read_model(folder)
+    assert found.card.preprocessing == Preprocessing()
+    assert "no file tells how images are prepared, so they are squashed and lie in [-1, 1]" in found.notes[0]
+    assert read_model(convert(folder, tmp_path / "ours.npz")).notes == []
+
+
 def test_predict_says_and_does_what_the_files_ask_for(tmp_path, monkeypatch, capsys):
     told = {"input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "lanczos", "mean": [0.1] * 3, "std": [0.4] * 3}
     folder = foreign(tmp_path / "timm", TIMM | {"pretrained_cfg": told})

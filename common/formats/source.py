@@ -22,6 +22,7 @@ TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
     "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
 )  # fmt: skip
+ASKED = ("timm", "huggingface", "huggingface_v5")  # spellings whose files may want images in any way
 FROM_HUBS = (".safetensors", INDEX, ".msgpack")  # what a config.json of timm or Hugging Face may lie beside
 FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
@@ -222,6 +223,8 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
     if found.table.prepares and card.mean is None:
         prepared, note = found.table.prepares(config)
         return card.over(prepared), [*notes, f"{path}: {note}"]
+    if found.table.spelling in ASKED and card.mean is None and facts.recorded is None:
+        notes.append(f"{path}: no file tells how images are prepared, so they are squashed and lie in [-1, 1]")
     return card, notes
 
 
