@@ -22,6 +22,7 @@ from common.formats.containers import RECORD, open_container
 from common.formats.source import dump_config, parse_config
 from common.initializers import initial_parameters
 from common.models import ModelConfig, head_classes
+from common.weights import fitted_config
 
 PRECISIONS = {  # policy of Keras -> type of the computation; a mixed one keeps parameters in float32
     "float32": "float32", "float64": "float64", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16",
@@ -153,10 +154,15 @@ class Model(Traced, keras.Model):
         images = keras.InputSpec(shape=self.images_shape, dtype=self.variable_dtype, name="images")
         super().export(filepath, format, verbose, input_signature or [images], **kwargs)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What this model is and how it wants its images, as JSON: its head may have been replaced by a dense layer."""
+        config, prepared = fitted_config(self.config, weights.shapes(self)), dataclasses.asdict(self.preprocessing)
+        return json.loads(json.dumps({"config": dump_config(config), "preprocessing": prepared}))
+
     def get_config(self) -> dict[str, Any]:
-        config = {"config": json.loads(json.dumps(dump_config(self.config))), "remat": self.remat}
-        config |= {"preprocessing": dataclasses.asdict(self.preprocessing), "card": json.loads(json.dumps(self.card.facts()))}
-        return super().get_config() | config | {"frozen": list(frozen_layers(self))}
+        told = {"card": json.loads(json.dumps(self.card.facts())), "remat": self.remat}
+        return super().get_config() | self.facts | told | {"frozen": list(frozen_layers(self))}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Self:
@@ -164,7 +170,7 @@ class Model(Traced, keras.Model):
         config = dict(config)
         where = f"The description of the {cls.__name__}"
         model_config = parse_config(config.pop("config", None), where)
-        prepared = {name: value for name, value in config.pop("preprocessing", {}).items() if value is not None}
+        prepared = known(config.pop("preprocessing", {}))
         card = parse_card(config.pop("card", {}), where)
         policy, frozen = checked_policy(keras.dtype_policies.get(config.pop("dtype", None))), config.pop("frozen", [])
         model = construct(cls, model_config, policy, **config)
@@ -182,7 +188,8 @@ class Model(Traced, keras.Model):
 
     def save_own_variables(self, store: dict) -> None:
         super().save_own_variables(store)
-        store[RECORD] = np.frombuffer(json.dumps({"config": dump_config(self.config)}).encode(), np.uint8)
+        record = {"config": self.facts["config"]} | known(self.facts["preprocessing"])
+        store[RECORD] = np.frombuffer(json.dumps(record).encode(), np.uint8)
 
     def load_own_variables(self, store: dict) -> None:
         names = set(store.keys())
@@ -201,6 +208,11 @@ class Model(Traced, keras.Model):
         if record is None:
             raise UserError(f"{where} does not tell which model it holds; read it with `bit_tf2.load_weights`.")
         check_same_model(parse_config(json.loads(record)["config"], where), self.config, where)
+
+
+def known(facts: dict[str, Any]) -> dict[str, Any]:
+    """What is known of some facts, as in a card."""
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def construct(cls: type[Model], config: ModelConfig, policy: keras.DTypePolicy, **options) -> Model:

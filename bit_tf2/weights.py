@@ -13,8 +13,11 @@ def to_array(variable: tf.Variable) -> np.ndarray:
 
 
 def shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
-    """{canonical name: shape} of every parameter, as `dump` gives it."""
-    return {canonical_name(path): tuple(value.shape) for path, value in parameters(model).items()}
+    """{canonical name: shape} of every parameter, as `dump` gives it; Keras's path where one has no name of ours."""
+    ours = parameters(model)
+    found = {canonical_name(path): tuple(value.shape) for path, value in ours.items()}
+    named = {*map(id, ours.values())}
+    return found | {value.path: tuple(value.shape) for value in model.weights if id(value.value) not in named}
 
 
 def dump(model: keras.Model) -> dict[str, np.ndarray]:
