@@ -51,6 +51,9 @@ def recognise(shapes: Mapping[str, Shape], facts: dict[str, Any], where: object,
         except Undecided as error:
             undecided = error
             continue
+        except UserError as error:  # of a configuration that no model can have
+            undecided = undecided or f"fits no model ({str(error).rstrip('.')}); download or convert it again."
+            continue
         if one and not any(one.config == other.config and same_names(one, other) for other in found):
             found.append(one)
     if len(found) > 1:
