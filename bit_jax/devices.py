@@ -40,6 +40,9 @@ class Devices(devices.Devices):
     def __eq__(self, other: object) -> bool:  # a model holds its devices: what was compiled for one serves its equals
         return isinstance(other, Devices) and self._key == other._key
 
+    def __reduce__(self) -> tuple[type, tuple[bool, ...]]:  # a copy elsewhere is on the devices there
+        return type(self), () if type(self) is FirstDevice else (self.shard_parameters,)
+
     def __hash__(self) -> int:
         return hash(self._key)
 

@@ -149,7 +149,7 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         x = convolve(x, self.kernel[...], self.kernel.shape[:2], "VALID") + self.bias[...].astype(x.dtype)
-        return x.reshape(len(x), -1, x.shape[-1])
+        return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class Mlp(nnx.Module):

@@ -38,12 +38,15 @@ class Mixer(Model):
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.head = Dense(config.width, config.num_classes) if config.num_classes else None
 
+    def __call__(self, images: Array, kept_branches: Array | None = None) -> Array:
+        return self.logits(self.features(images, kept_branches))
+
     def features(self, images: Array, kept_branches: Array | None = None) -> Array:
         """Pooled features [B, width], in the type of the parameters; training may give bool [B, 2 * depth]."""
         self.config.check_image(*images.shape[1:3])
         x = self.stem(images)  # [B, L, D]
         for i, block in enumerate(self.blocks):
-            x = self.run(block, x, None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2])
+            x = self._run(block, x, None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2])
         return self.norm(x).astype(self.dtype).mean(1)
 
     def intermediates(
@@ -53,7 +56,7 @@ class Mixer(Model):
         self.config.check_image(*images.shape[1:3])
         x, found = self.stem(images), []
         for block in self.blocks:
-            x = self.run(block, x, None)
+            x = self._run(block, x, None)
             found.append(self.norm(x) if norm else x)
         labels = block_labels(self.config)
         return [

@@ -61,10 +61,13 @@ class Model(nnx.Module):
         self.head = head if wanted.num_classes else None
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
-    def run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
+    def _run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""
         return jax.checkpoint(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
 
-    def __call__(self, images: Array, **noise: Array) -> Array:
-        features = self.features(images, **noise)
-        return self.head(features) if self.head else features
+    def __call__(self, images: Array) -> Array:
+        return self.logits(self.features(images))
+
+    def logits(self, features: Array) -> Array:
+        """What the head makes of features; the features themselves where there is no head."""
+        return features if self.head is None else self.head(features)

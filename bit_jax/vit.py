@@ -52,7 +52,7 @@ class AttentionPool(nnx.Module):
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
     def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, D]
-        x = self.attn(jnp.tile(self.probe[...].astype(x.dtype), (len(x), 1, 1)), x)
+        x = self.attn(jnp.tile(self.probe[...].astype(x.dtype), (x.shape[0], 1, 1)), x)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
@@ -73,18 +73,21 @@ class ViT(Model):
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
         self.head = Dense(config.feature_width, config.num_classes) if config.num_classes else None
 
+    def __call__(self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None) -> Array:
+        return self.logits(self.features(images, kept_branches, dropout_seeds))
+
     def features(self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None) -> Array:
         """What the head sees, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
         """
         self.config.check_image(*images.shape[1:3])
-        x = self.stem(self.backbone(images) if self.backbone else images)  # [B, L, D]
+        x = self.stem(images if self.backbone is None else self.backbone(images))  # [B, L, D]
         x = dropout(self.embed(x), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout)
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
-            x = self.run(block, x, kept, seeds)
+            x = self._run(block, x, kept, seeds)
         x = self.pooled(self.norm(x)).astype(self.dtype)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
 
@@ -95,7 +98,7 @@ class ViT(Model):
         self.config.check_image(*images.shape[1:3])
         x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
         for block in self.blocks:
-            x = self.run(block, x, None, None)
+            x = self._run(block, x, None, None)
             found.append(self.norm(x) if norm else x)
         labels = block_labels(self.config)
         return [
@@ -109,7 +112,7 @@ class ViT(Model):
         positions = self.pos_embedding[...] if learned else fixed_positions(config.grid, config.width, x.dtype)
         if config.pooling != "token":
             return x + positions.astype(x.dtype)
-        cls = jnp.tile(self.cls[...].astype(x.dtype), (len(x), 1, 1))
+        cls = jnp.tile(self.cls[...].astype(x.dtype), (x.shape[0], 1, 1))
         if learned and config.cls_position:
             return jnp.concatenate([cls, x], 1) + positions.astype(x.dtype)
         return jnp.concatenate([cls, x + positions.astype(x.dtype)], 1)

@@ -42,11 +42,10 @@ def build(
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices`, or else on the first GPU or the CPU.
 
-    Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
-    `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
-    what is trained (common/models/): the rest is frozen. `preprocessing` says how the model wants its images.
+    Its parameters are float64 for the precision float64, else float32. With `remat`, the backward pass computes
+    activations again instead of keeping them; `train_only` says what is trained (common/models/): the rest is frozen.
+    `preprocessing` says how the model wants its images.
     """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     dtype = torch.float64 if precision == "float64" else torch.float32
     with torch.device("meta"):
         model = MODELS[type(config)](config, remat=remat)
@@ -55,8 +54,11 @@ def build(
     trained = trained_parameters(config, train_only)
     for name, value in model.named_parameters():
         value.requires_grad_(engine_weights.canonical_name(name, value) in trained)
+    fixed = dict(model.named_buffers())
     model.devices.shard(model)
     model.to_empty(device=model.devices.device)
+    for name, value in model.named_buffers():
+        value.copy_(fixed[name])
     engine_weights.load(model, arrays)
     return model.devices.replicate(model)
 

@@ -63,11 +63,14 @@ class Devices(devices.Devices):
         self.agree(0)  # from here on all hearts beat
 
     def __enter__(self) -> Self:
+        self.users_choice = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        allow_tf32(False, False)  # float32 means float32
         if self.heartbeat:
             self.heartbeat.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        allow_tf32(*self.users_choice)
         if self.heartbeat:
             self.heartbeat.stop()
             if kind is None:  # otherwise others may be in the middle of an exchange
@@ -123,6 +126,11 @@ class FirstDevice(Devices):
         self.shard_parameters, self.heartbeat, self.device = False, None, local_device(0)
 
 
+def allow_tf32(products: bool, convolutions: bool) -> None:
+    """Whether GPUs may round float32 to TF32, for the whole process."""
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+
+
 def number_of(name: str, absent: str = "") -> int:
     """The whole number that torchrun gives to this process in a variable. Raises UserError where it is none."""
     text = os.environ.get(name) or absent
@@ -165,7 +173,7 @@ class Replica(DistributedDataParallel):
     """One of several copies of a model, in all but its backward pass that model: it averages their gradients."""
 
     def __init__(self, model: nn.Module):
-        super().__init__(model, gradient_as_bucket_view=True)
+        super().__init__(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
     def __getattr__(self, name: str) -> Any:
         try:

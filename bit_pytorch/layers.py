@@ -1,37 +1,39 @@
 """The layers in which frameworks differ: convolutions, norms, dense layers, GELU, attention, dropout and max-pools.
 
 Activations flow in the type of the images; parameters, norms and standardisation keep the type of the parameters.
+Layers have the constructors of those of `torch.nn` that they are, so that tools can look at them and make more of them.
 """
 
-import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.models import vit
+from common.models import ResNetConfig
+from common.models.resnet import check_image
 
 
 class StdConv(nn.Conv2d):
-    """Convolution without bias whose kernel is standardised over H, W and input channels.
+    """`nn.Conv2d` whose kernel is standardised over H, W and input channels.
 
     Source: Weight Standardization (https://arxiv.org/abs/1903.10520); epsilon is added to the biased variance, or to
-    the deviation. Padding is symmetric, or that which makes the output the input's size / stride ("same").
+    the deviation. `same` pads before, such that the output is the input's size / stride.
     """
 
     def __init__(
-        self, in_width: int, out_width: int, kernel_size: int, *, stride: int = 1, epsilon: float,
-        standardization: str = "variance", same: bool = False,
+        self, *arguments: Any, epsilon: float = ResNetConfig.standardization_epsilon,
+        standardization: str = "variance", same: bool = False, **options: Any,
     ):  # fmt: skip
-        padding = 0 if same else (kernel_size - 1) // 2
-        super().__init__(in_width, out_width, kernel_size, stride, padding=padding, bias=False)
+        super().__init__(*arguments, **options)
         self.epsilon, self.standardization, self.same = epsilon, standardization, same
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         if self.same:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
-        return F.conv2d(x, self.standardized_kernel().to(x.dtype), None, self.stride, self.padding)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self._conv_forward(x, self.standardized_kernel().to(x.dtype), bias)
 
     def standardized_kernel(self) -> Tensor:  # [O, I, H, W]
         if self.standardization == "done":
@@ -57,9 +59,6 @@ def standardize_once(model: nn.Module) -> None:
 class GroupNorm(nn.GroupNorm):
     """Group norm in the type of its parameters (https://arxiv.org/abs/1803.08494)."""
 
-    def __init__(self, width: int, *, num_groups: int, epsilon: float):
-        super().__init__(num_groups, width, eps=epsilon)
-
     def forward(self, x: Tensor) -> Tensor:  # [B, C, H, W]
         # PyTorch's channels-last kernel for the CPU is three times less precise: the contiguous one is as fast.
         return super().forward(x.to(self.weight.dtype).contiguous()).to(x.dtype)
@@ -68,9 +67,6 @@ class GroupNorm(nn.GroupNorm):
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
 
-    def __init__(self, width: int, *, epsilon: float):
-        super().__init__(width, eps=epsilon)
-
     def forward(self, x: Tensor) -> Tensor:  # [..., D]
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
@@ -78,21 +74,15 @@ class LayerNorm(nn.LayerNorm):
 class Dense(nn.Linear):
     """Dense layer in the type of its input."""
 
-    def __init__(self, in_width: int, out_width: int):
-        super().__init__(in_width, out_width)
-
     def forward(self, x: Tensor) -> Tensor:  # [..., D]
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class PatchEmbedding(nn.Conv2d):
     """Convolution of patches that do not overlap, as tokens: [B, C, H, W] to [B, L, D], in rows of patches."""
 
-    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
-        super().__init__(in_width, out_width, patch_size, patch_size)
-
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), self.stride)
+        x = self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
         return x.flatten(2).transpose(1, 2)
 
 
@@ -157,10 +147,15 @@ def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
     return x if kept is None else x * kept.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
 
-@functools.lru_cache
-def fixed_positions(grid: tuple[int, int], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[1, L, D] sine and cosine positions, copied to the device once."""
-    return torch.from_numpy(vit.sincos2d(*grid, width)).to(device, dtype)
+def part(noise: Tensor | None, columns: int | slice) -> Tensor | None:
+    """noise[:, columns] of what training gives, or None in evaluation."""
+    return None if noise is None else noise[:, columns]
+
+
+def checked(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """`images` [B, C, H, W], which are of `size` (H, W). Raises UserError for others."""
+    check_image(size, tuple(images.shape[2:]))
+    return images
 
 
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -182,3 +177,7 @@ def max_pool(x: Tensor, padding: str = "zero") -> Tensor:
     if padding == "same":
         return F.max_pool2d(pad_same(x, 3, 2, float("-inf")), 3, 2)
     return F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=0.0 if padding == "zero" else float("-inf")), 3, 2)
+
+
+for function in ("dropout", "pad_same"):  # which decide by values: nodes of a graph that torch.fx traces
+    torch.fx.wrap(function)

@@ -63,6 +63,9 @@ class Model(nn.Module):
             return checkpoint(block, x, *noise, use_reentrant=False, preserve_rng_state=False)
         return block(x, *noise)
 
-    def forward(self, images: Tensor, **noise: Tensor) -> Tensor:
-        features = self.features(images, **noise)
-        return self.head(features) if self.head else features
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(self.features(images))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """What the head makes of features; the features themselves where there is no head."""
+        return features if self.head is None else self.head(features)

@@ -1,5 +1,6 @@
 """ResNetV2-BiT in PyTorch (Big Transfer, https://arxiv.org/abs/1912.11370). B batch, C channels, H height, W width."""
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -17,15 +18,15 @@ class Bottleneck(nn.Module):
     def __init__(self, in_width: int, out_width: int, stride: int, config: ResNetConfig):
         super().__init__()
         middle = out_width // 4
-        norm = {"num_groups": config.num_groups, "epsilon": config.group_norm_epsilon}
-        conv = {"epsilon": config.standardization_epsilon}
-        self.norm1 = GroupNorm(in_width, **norm)
-        self.proj = StdConv(in_width, out_width, 1, stride=stride, **conv) if in_width != out_width else None
-        self.conv1 = StdConv(in_width, middle, 1, **conv)
-        self.norm2 = GroupNorm(middle, **norm)
-        self.conv2 = StdConv(middle, middle, 3, stride=stride, **conv)
-        self.norm3 = GroupNorm(middle, **norm)
-        self.conv3 = StdConv(middle, out_width, 1, **conv)
+        norm = functools.partial(GroupNorm, config.num_groups, eps=config.group_norm_epsilon)
+        conv = functools.partial(StdConv, bias=False, epsilon=config.standardization_epsilon)
+        self.norm1 = norm(in_width)
+        self.proj = conv(in_width, out_width, 1, stride=stride) if in_width != out_width else None
+        self.conv1 = conv(in_width, middle, 1)
+        self.norm2 = norm(middle)
+        self.conv2 = conv(middle, middle, 3, stride=stride, padding=1)
+        self.norm3 = norm(middle)
+        self.conv3 = conv(middle, out_width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(x))
@@ -41,9 +42,10 @@ class ResNet(Model):
 
     def __init__(self, config: ResNetConfig, *, remat: bool = False):
         super().__init__(config, remat=remat)
-        self.stem = StdConv(3, config.stem_width, 7, stride=2, epsilon=config.standardization_epsilon)
+        standardization = {"epsilon": config.standardization_epsilon}
+        self.stem = StdConv(3, config.stem_width, 7, stride=2, padding=3, bias=False, **standardization)
         self.blocks = nn.ModuleList(Bottleneck(*block, config) for block in config.blocks)
-        self.norm = GroupNorm(config.width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
+        self.norm = GroupNorm(config.num_groups, config.width, config.group_norm_epsilon)
         self.head = Dense(config.width, config.num_classes) if config.num_classes else None
 
     def features(self, images: Tensor) -> Tensor:

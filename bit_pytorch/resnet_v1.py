@@ -14,12 +14,12 @@ from common.models import ResNetV1Config
 def conv(in_width: int, out_width: int, size: int, stride: int, config: ResNetV1Config) -> StdConv:
     """A convolution as every one of the family is."""
     standardization = {"epsilon": config.standardization_epsilon, "standardization": config.standardization}
-    return StdConv(in_width, out_width, size, stride=stride, same=True, **standardization)
+    return StdConv(in_width, out_width, size, stride, bias=False, same=True, **standardization)
 
 
 def norm(width: int, config: ResNetV1Config) -> GroupNorm:
     """A norm as every one of the family is."""
-    return GroupNorm(width, num_groups=config.num_groups, epsilon=config.group_norm_epsilon)
+    return GroupNorm(config.num_groups, width, config.group_norm_epsilon)
 
 
 class Stem(nn.Module):

@@ -11,15 +11,20 @@ from bit_pytorch.layers import (
     LayerNorm,
     Mlp,
     PatchEmbedding,
+    checked,
     drop_branch,
     dropout,
-    fixed_positions,
     on_grid,
+    part,
 )
 from bit_pytorch.model import Model
 from bit_pytorch.resnet_v1 import Backbone
 from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
+from common.models.vit import sincos2d
+
+for function in ("checked", "drop_branch", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
+    torch.fx.wrap(function)
 
 
 class Block(nn.Module):
@@ -27,19 +32,17 @@ class Block(nn.Module):
 
     def __init__(self, config: ViTConfig):
         super().__init__()
-        self.norm1 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.norm1 = LayerNorm(config.width, config.layer_norm_epsilon)
         self.attn = Attention(config.width, config.num_heads)
-        self.norm2 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.norm2 = LayerNorm(config.width, config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, kept: Tensor | None, seeds: Tensor | None) -> Tensor:  # [B, L, D], [B, 2], [B, 3, 2]
-        kept = (None, None) if kept is None else kept.unbind(1)
-        seeds = (None, None, None) if seeds is None else seeds.unbind(1)
         out = self.norm1(x)
-        x = x + drop_branch(dropout(self.attn(out, out), seeds[0], self.dropout), kept[0])
-        out = self.mlp(self.norm2(x), seeds[1])
-        return x + drop_branch(dropout(out, seeds[2], self.dropout), kept[1])
+        x = x + drop_branch(dropout(self.attn(out, out), part(seeds, 0), self.dropout), part(kept, 0))
+        out = self.mlp(self.norm2(x), part(seeds, 1))
+        return x + drop_branch(dropout(out, part(seeds, 2), self.dropout), part(kept, 1))
 
 
 class AttentionPool(nn.Module):
@@ -49,11 +52,11 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.probe = nn.Parameter(torch.zeros(1, 1, config.width))
         self.attn = Attention(config.width, config.num_heads)
-        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, D]
-        x = self.attn(self.probe.to(x.dtype).expand(len(x), -1, -1), x)
+        x = self.attn(self.probe.to(x.dtype).expand(x.shape[0], -1, -1), x)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
@@ -63,16 +66,24 @@ class ViT(Model):
     def __init__(self, config: ViTConfig, *, remat: bool = False):
         super().__init__(config, remat=remat)
         self.backbone = Backbone(config.backbone, remat=remat) if config.backbone else None
-        self.stem = PatchEmbedding(config.backbone.width if config.backbone else 3, config.width, config.patch_size)
+        in_width, patch_size = config.backbone.width if config.backbone else 3, config.patch_size
+        self.stem = PatchEmbedding(in_width, config.width, patch_size, patch_size)
         if config.pooling == "token":
             self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
         if config.positions == "learned":
             self.pos_embedding = nn.Parameter(torch.zeros(1, config.num_positions, config.width))
+        else:
+            self.register_buffer("positions", torch.from_numpy(sincos2d(*config.grid, config.width)), persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
         self.head = Dense(config.feature_width, config.num_classes) if config.num_classes else None
+
+    def forward(
+        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
+    ) -> Tensor:
+        return self.logits(self.features(images, kept_branches, dropout_seeds))
 
     def features(
         self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
@@ -81,12 +92,11 @@ class ViT(Model):
 
         Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
         """
-        self.config.check_image(*images.shape[2:])
-        x = self.stem(self.backbone(images) if self.backbone else images)  # [B, L, D]
-        x = dropout(self.embed(x), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout)
+        images = checked(images, self.config.image_size)
+        x = self.stem(images if self.backbone is None else self.backbone(images))  # [B, L, D]
+        x = dropout(self.embed(x), part(dropout_seeds, 0), self.config.dropout)
         for i, block in enumerate(self.blocks):
-            kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
-            seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
+            kept, seeds = part(kept_branches, slice(2 * i, 2 * i + 2)), part(dropout_seeds, slice(3 * i + 1, 3 * i + 4))
             x = self.run(block, x, kept, seeds)
         x = self.pooled(self.norm(x)).to(self.dtype)
         return torch.tanh(self.pre_logits(x)) if self.pre_logits else x
@@ -109,13 +119,13 @@ class ViT(Model):
         """Tokens with their positions, after the class token where there is one."""
         config = self.config
         learned = config.positions == "learned"
-        positions = self.pos_embedding if learned else fixed_positions(config.grid, config.width, x.device, x.dtype)
+        positions = (self.pos_embedding if learned else self.positions).to(x.dtype)
         if config.pooling != "token":
-            return x + positions.to(x.dtype)
-        cls = self.cls.to(x.dtype).expand(len(x), -1, -1)
+            return x + positions
+        cls = self.cls.to(x.dtype).expand(x.shape[0], -1, -1)
         if learned and config.cls_position:
-            return torch.cat([cls, x], 1) + positions.to(x.dtype)
-        return torch.cat([cls, x + positions.to(x.dtype)], 1)
+            return torch.cat([cls, x], 1) + positions
+        return torch.cat([cls, x + positions], 1)
 
     def pooled(self, x: Tensor) -> Tensor:
         """[B, L, D] to [B, D], or unchanged."""

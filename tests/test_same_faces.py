@@ -10,12 +10,12 @@ ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 ALONE = {"bit_pytorch": {"datasets.py", "import_weights.py"}}  # torchvision:NAME and pickles exist in one engine only
 SHARED = ("create_model", "load_weights", "save_weights", "preprocess", "decode_predictions", "known", "unwrapped", "build", "shapes", "dump", "load", "dump_optimizer", "load_optimizer",
           "create_optimizer", "scale", "swap_pairs", "loss_fn", "train_step", "score", "eval_step", "evaluate", "to_device", "Devices.__init__", "main",
-          "predict", "predict_and_score", "evaluate_main", "predict_main", "load_main", "max_pool", "StdConv.__init__", "GroupNorm.__init__",
+          "predict", "predict_and_score", "evaluate_main", "predict_main", "load_main", "max_pool",
           "Bottleneck.__init__", "ResNet.__init__", "ResNet.features", "ResNet.intermediates", "Backbone.intermediates", "ViT.intermediates", "Mixer.intermediates", "on_grid",
           "Model.class_names", "Model.num_params", "Model.reset_head", "ResNetV1.features", "Backbone.__init__",
           "Backbone.features", "Stem.__init__", "conv", "norm", "ViT.__init__", "ViT.features", "ViT.embed", "ViT.pooled",
           "AttentionPool.__init__", "Block.__init__", "Mixer.__init__", "Mixer.features", "Model.__init__", "Model.dtype",
-          "Model.device", "Model.run", "LayerNorm.__init__", "Dense.__init__", "PatchEmbedding.__init__", "Mlp.__init__",
+          "Model.device", "Mlp.__init__",
           "Attention.__init__", "gelu", "dropout", "random_bits", "drop_branch")  # fmt: skip
 
 

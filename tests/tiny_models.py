@@ -1,0 +1,24 @@
+"""A tiny model of every family, with random parameters, for tests of what is true of all of them."""
+
+import numpy as np
+
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+
+RESNET = {"num_units": (1, 1), "width_factor": 0.25, "num_groups": 4}
+VIT = {"patch_size": (8, 8), "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "image_size": (32, 32)}
+CONFIGS = {
+    "bit": ResNetConfig(**RESNET, num_classes=5),
+    "resnet_v1": ResNetV1Config(**RESNET, num_classes=5),
+    "vit_token": ViTConfig(**VIT, num_classes=5),
+    "vit_gap": ViTConfig(**VIT, num_classes=5, pooling="gap", cls_position=False, positions="sincos2d"),
+    "vit_map": ViTConfig(**VIT, num_classes=5, pooling="map", cls_position=False, pre_logits=8),
+    "hybrid": ViTConfig(**VIT | {"patch_size": (1, 1), "depth": 1}, num_classes=5, backbone=ResNetV1Config(**RESNET)),
+    "mixer": MixerConfig((8, 8), 16, 2, 8, 32, 5, image_size=(32, 32)),
+}
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
+
+
+def random_arrays(config: ModelConfig, seed: int = 1) -> dict[str, np.ndarray]:
+    """Parameters none of which is 0, so that every layer shows in the logits."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(0, 0.3, shape).astype("f4") for name, shape in config.parameter_shapes().items()}
