@@ -10,11 +10,11 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax import api
-from bit_jax.devices import to_device
+from bit_jax.devices import FirstDevice, to_device
 from bit_jax.layers import standardize_once
 from bit_jax.loop import evaluate, scale, score
 from bit_jax.model import Model
-from common.inference import Evaluation, Prediction
+from common.inference import Evaluation, Inference, Prediction
 
 
 @functools.partial(nnx.jit, static_argnames="dtype")
@@ -39,20 +39,26 @@ def predict_and_score(
         yield jax.device_get((features, logits, score(logits, batch, loss)))
 
 
+def build_once(job: Inference, devices: FirstDevice) -> Model:
+    """The model of a command that does not train: its kernels are standardised once."""
+    options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
+    model = api.build(job.model_config, job.arrays, **options)
+    standardize_once(model)
+    return model
+
+
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
-    standardize_once(model)
-    dtype = getattr(jnp, job.config.precision)
-    for split in job.split_names:
-        if job.config.output:
-            job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
-        else:
-            job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
+    with FirstDevice() as devices:
+        model, dtype = build_once(job, devices), getattr(jnp, job.config.precision)
+        for split in job.split_names:
+            if job.config.output:
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+            else:
+                job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
-    standardize_once(model)
-    job.show(predict(model, job.batches(), dtype=getattr(jnp, job.config.precision)))
+    with FirstDevice() as devices:
+        job.show(predict(build_once(job, devices), job.batches(), dtype=getattr(jnp, job.config.precision)))

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from bit_pytorch import api
-from bit_pytorch.devices import to_device
+from bit_pytorch.devices import FirstDevice, to_device
 from bit_pytorch.layers import standardize_once
 from bit_pytorch.loop import evaluate, scale, score
 from bit_pytorch.model import Model
-from common.inference import Evaluation, Prediction
+from common.inference import Evaluation, Inference, Prediction
 
 
 @torch.inference_mode()
@@ -32,20 +32,26 @@ def predict_and_score(
         yield features.cpu().numpy(), logits.cpu().numpy(), score(logits, batch, loss).cpu().numpy()
 
 
+def build_once(job: Inference, devices: FirstDevice) -> Model:
+    """The model of a command that does not train: its kernels are standardised once."""
+    options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
+    model = api.build(job.model_config, job.arrays, **options)
+    standardize_once(model)
+    return model
+
+
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
-    standardize_once(model)
-    dtype = getattr(torch, job.config.precision)
-    for split in job.split_names:
-        if job.config.output:
-            job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
-        else:
-            job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
+    with FirstDevice() as devices:
+        model, dtype = build_once(job, devices), getattr(torch, job.config.precision)
+        for split in job.split_names:
+            if job.config.output:
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+            else:
+                job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
-    standardize_once(model)
-    job.show(predict(model, job.batches(), dtype=getattr(torch, job.config.precision)))
+    with FirstDevice() as devices:
+        job.show(predict(build_once(job, devices), job.batches(), dtype=getattr(torch, job.config.precision)))

@@ -36,11 +36,10 @@ def build(
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices` or else on the first GPU or the CPU.
 
-    Its parameters are float64 for the precision float64, else float32; float32 means float32: TF32 is off. With
-    `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
-    what is trained (common/models/): the rest is frozen. `preprocessing` says how the model wants its images.
+    Its parameters are float64 for the precision float64, else float32. With `remat`, the backward pass computes
+    activations again instead of keeping them; `train_only` says what is trained (common/models/): the rest is frozen.
+    `preprocessing` says how the model wants its images.
     """
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     policy = next(keras.DTypePolicy(name) for name, computing in PRECISIONS.items() if computing == precision)
     devices = devices or FirstDevice()
     with devices.scope():

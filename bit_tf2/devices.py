@@ -5,7 +5,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +34,14 @@ class Devices(devices.Devices):
             )
             self.num_devices, self.num_local = self.strategy.num_replicas_in_sync, len(numbers)
             self.process, self.num_processes = numbers[0] // len(numbers), self.num_devices // len(numbers)
+
+    def __enter__(self) -> Self:
+        self.users_choice = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # float32 means float32
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        tf.config.experimental.enable_tensor_float_32_execution(self.users_choice)
 
     @property
     def device(self) -> str:

@@ -7,11 +7,11 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2 import api
-from bit_tf2.devices import to_device
+from bit_tf2.devices import FirstDevice, to_device
 from bit_tf2.layers import standardize_once
 from bit_tf2.loop import evaluate, scale, score
 from bit_tf2.model import Model
-from common.inference import Evaluation, Prediction
+from common.inference import Evaluation, Inference, Prediction
 
 
 @tf.function(autograph=False)
@@ -37,20 +37,26 @@ def predict_and_score(
         yield features.numpy(), logits.numpy(), score(logits, batch, loss).numpy()
 
 
+def build_once(job: Inference, devices: FirstDevice) -> Model:
+    """The model of a command that does not train: its kernels are standardised once."""
+    options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
+    model = api.build(job.model_config, job.arrays, **options)
+    standardize_once(model)
+    return model
+
+
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
-    standardize_once(model)
-    dtype = getattr(tf, job.config.precision)
-    for split in job.split_names:
-        if job.config.output:
-            job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
-        else:
-            job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
+    with FirstDevice() as devices:
+        model, dtype = build_once(job, devices), getattr(tf, job.config.precision)
+        for split in job.split_names:
+            if job.config.output:
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+            else:
+                job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
-    model = api.build(job.model_config, job.arrays, precision=job.config.precision, preprocessing=job.preprocessing)
-    standardize_once(model)
-    job.show(predict(model, job.batches(), dtype=getattr(tf, job.config.precision)))
+    with FirstDevice() as devices:
+        job.show(predict(build_once(job, devices), job.batches(), dtype=getattr(tf, job.config.precision)))

@@ -188,28 +188,30 @@ def test_layers_may_be_replaced_and_wrapped(models):
     assert model(images).shape == (3, 16)
 
 
-@needs_pytorch
-def test_tf32_is_the_users_choice_but_in_commands():
-    import torch
+@pytest.mark.parametrize("name", [name for name in ("bit_pytorch", "bit_tf2") if name in INSTALLED])
+def test_tf32_is_the_users_choice_but_in_commands(name):
+    api, devices = (importlib.import_module(f"{name}.{part}") for part in ("api", "devices"))
+    if name == "bit_pytorch":
+        import torch
 
-    from bit_pytorch import create_model
-    from bit_pytorch.devices import Devices, FirstDevice
+        read = lambda: torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+        choose = lambda chosen: devices.allow_tf32(chosen, chosen)
+    else:
+        from tensorflow.config import experimental
 
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+        read, choose = experimental.tensor_float_32_execution_enabled, experimental.enable_tensor_float_32_execution
+    before = read()
     try:
         for chosen in (True, False):
-            for backend in backends:
-                backend.allow_tf32 = chosen
-            create_model("BiT-T-R26x0.5", num_classes=2)
-            assert [backend.allow_tf32 for backend in backends] == [chosen, chosen]
-            for devices in (Devices(), FirstDevice()):
-                with devices:
-                    assert [backend.allow_tf32 for backend in backends] == [False, False]
-                assert [backend.allow_tf32 for backend in backends] == [chosen, chosen]
+            choose(chosen)
+            api.build(CONFIGS["bit"], random_arrays(CONFIGS["bit"]))
+            assert read() is chosen
+            for kind in (devices.Devices, devices.FirstDevice):
+                with kind():
+                    assert read() is False
+                assert read() is chosen
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+        choose(before)
 
 
 # --- JAX
