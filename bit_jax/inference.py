@@ -14,6 +14,7 @@ from bit_jax.devices import FirstDevice, to_device
 from bit_jax.layers import standardize_once
 from bit_jax.loop import evaluate, scale, score
 from bit_jax.model import Model
+from common.export import Export
 from common.inference import Evaluation, Inference, Prediction
 
 
@@ -39,7 +40,7 @@ def predict_and_score(
         yield jax.device_get((features, logits, score(logits, batch, loss)))
 
 
-def build_once(job: Inference, devices: FirstDevice) -> Model:
+def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
     """The model of a command that does not train: its kernels are standardised once."""
     options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
     model = api.build(job.model_config, job.arrays, **options)

@@ -10,6 +10,7 @@ from bit_pytorch.devices import FirstDevice, to_device
 from bit_pytorch.layers import standardize_once
 from bit_pytorch.loop import evaluate, scale, score
 from bit_pytorch.model import Model
+from common.export import Export
 from common.inference import Evaluation, Inference, Prediction
 
 
@@ -32,7 +33,7 @@ def predict_and_score(
         yield features.cpu().numpy(), logits.cpu().numpy(), score(logits, batch, loss).cpu().numpy()
 
 
-def build_once(job: Inference, devices: FirstDevice) -> Model:
+def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
     """The model of a command that does not train: its kernels are standardised once."""
     options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
     model = api.build(job.model_config, job.arrays, **options)

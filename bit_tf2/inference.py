@@ -11,6 +11,7 @@ from bit_tf2.devices import FirstDevice, to_device
 from bit_tf2.layers import standardize_once
 from bit_tf2.loop import evaluate, scale, score
 from bit_tf2.model import Model
+from common.export import Export
 from common.inference import Evaluation, Inference, Prediction
 
 
@@ -37,7 +38,7 @@ def predict_and_score(
         yield features.numpy(), logits.numpy(), score(logits, batch, loss).numpy()
 
 
-def build_once(job: Inference, devices: FirstDevice) -> Model:
+def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
     """The model of a command that does not train: its kernels are standardised once."""
     options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
     model = api.build(job.model_config, job.arrays, **options)

@@ -290,6 +290,24 @@ class PredictConfig(ViewConfig, ModelConfig):
     on_broken_image: str = flag(*BROKEN_IMAGES, choices=ON_BROKEN_IMAGE)
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportConfig(ModelConfig):
+    """Flags of `python -m bit_*.export`."""
+
+    to: str | None = flag(
+        None,
+        "what to write: onnx, torch_export (bit_pytorch); stablehlo (bit_jax); saved_model, litert (bit_tf2)",
+        rule="none: say it",
+        choices=("onnx", "torch_export", "stablehlo", "saved_model", "litert"),
+    )
+    output: str | None = flag(None, "file to write, or the folder of a saved_model", rule="none: say it")
+    preprocess: bool = flag(False, "take uint8 images [B, H, W, 3] and scale them within the graph")
+    resolution: int | None = flag(
+        None, "side in pixels of the images", rule="the model's own, or the weights' card", least=1, most=LONGEST_SIDE
+    )
+    overwrite: bool = flag(False, "replace a file that exists")
+
+
 def arguments(config: Any) -> list[str]:
     """The flags of a config that differ from their defaults, as on a command line."""
     given = [

@@ -1,0 +1,18 @@
+"""A model as a graph for other programs, with a free number of images, in JAX."""
+
+import functools
+
+from common.config import ExportConfig, run_command
+from common.export import Export
+
+
+def load_main():
+    """What `export` does with its checked flags; imports the framework."""
+    from bit_jax.exporters import export_main
+
+    return export_main
+
+
+if __name__ == "__main__":
+    prepare = functools.partial(Export, engine="bit_jax")
+    run_command("bit_jax", "export", ExportConfig, __doc__, prepare, load_main)

@@ -1,0 +1,20 @@
+"""A model as a graph for other programs, with a free number of images, in TensorFlow."""
+
+import functools
+
+from bit_tf2 import import_tensorflow
+from common.config import ExportConfig, run_command
+from common.export import Export
+
+
+def load_main():
+    """What `export` does with its checked flags; imports the framework."""
+    import_tensorflow()
+    from bit_tf2.exporters import export_main
+
+    return export_main
+
+
+if __name__ == "__main__":
+    prepare = functools.partial(Export, engine="bit_tf2")
+    run_command("bit_tf2", "export", ExportConfig, __doc__, prepare, load_main)
