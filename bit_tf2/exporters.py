@@ -1,4 +1,4 @@
-"""Graphs that other programs run, made of TensorFlow models: SavedModel and LiteRT."""
+"""Graphs that other programs run, made of TensorFlow models: SavedModel."""
 
 import json
 from pathlib import Path
@@ -42,27 +42,7 @@ def write_saved_model(job: Export, module: Exported) -> None:
     job.write_folder(write, verify)
 
 
-def write_litert(job: Export, module: Exported) -> None:
-    """A .tflite of built-in operations alone."""
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
-    data = converter.convert()
-
-    def verify(path: Path) -> None:
-        def run(images):
-            interpreter = tf.lite.Interpreter(model_content=path.read_bytes())
-            place = interpreter.get_input_details()[0]["index"]
-            interpreter.resize_tensor_input(place, images.shape)
-            interpreter.allocate_tensors()
-            interpreter.set_tensor(place, images)
-            interpreter.invoke()
-            return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-        job.check(run)
-
-    job.write_file(data, verify)
-
-
-WRITERS = {"saved_model": write_saved_model, "litert": write_litert}
+WRITERS = {"saved_model": write_saved_model}
 
 
 def export_main(job: Export) -> None:
