@@ -30,7 +30,7 @@ from PIL import Image
 from test_launch import SLURM, dry_run
 
 import common.config
-from common.config import EvaluateConfig, ModelConfig, PredictConfig, TrainConfig
+from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConfig, TrainConfig
 from common.datasets import rows
 from common.models import DEFAULT_MODEL, find_model, published_models
 
@@ -202,7 +202,11 @@ def test_code_blocks_are_fenced_and_of_a_known_kind(page):
 
 def known_flags() -> set[str]:
     """Every flag of ours, and those of other programs that the documents speak of."""
-    fields = {item.name for kind in (TrainConfig, EvaluateConfig, PredictConfig) for item in dataclasses.fields(kind)}
+    fields = {
+        item.name
+        for kind in (TrainConfig, EvaluateConfig, ExportConfig, PredictConfig)
+        for item in dataclasses.fields(kind)
+    }
     sources = [path for folder in ("common", "scripts", "bit_pytorch") for path in (ROOT / folder).rglob("*")]
     text = "\n".join(path.read_text() for path in sources if path.suffix in (".py", ".sh"))
     return fields | {*re.findall(r'"--(\w+)"', text)} | {*re.findall(r"(?m)^#.*--(\w+)", text)} | {"slow", "help"}
