@@ -14,7 +14,8 @@ from common.export import FORMATS, Export
 from common.weights import write_weights
 
 CARD = {"class_names": list("abcde"), "resolution": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
-KINDS = [(to, name) for to in FORMATS for name in ("bit", "vit_token") if FORMATS[to][0] in INSTALLED]
+HERE = [to for to in FORMATS if FORMATS[to][0] in INSTALLED]
+KINDS = [(to, "vit_token") for to in HERE] + [pytest.param(to, "bit", marks=pytest.mark.slow) for to in HERE]
 
 
 def written(folder, to: str, name: str, **flags):

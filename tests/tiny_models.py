@@ -4,7 +4,7 @@ import numpy as np
 
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 
-RESNET = {"num_units": (1, 1), "width_factor": 0.25, "num_groups": 4}
+RESNET = {"num_units": (1, 1), "width_factor": 0.5}
 VIT = {"patch_size": (8, 8), "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "image_size": (32, 32)}
 CONFIGS = {
     "bit": ResNetConfig(**RESNET, num_classes=5),
