@@ -188,7 +188,7 @@ class Model(Traced, keras.Model):
 
     def save_own_variables(self, store: dict) -> None:
         super().save_own_variables(store)
-        record = {"config": self.facts["config"]} | known(self.facts["preprocessing"])
+        record = self.card.facts() | {"config": self.facts["config"]} | known(self.facts["preprocessing"])
         store[RECORD] = np.frombuffer(json.dumps(record).encode(), np.uint8)
 
     def load_own_variables(self, store: dict) -> None:

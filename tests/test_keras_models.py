@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from engines import INSTALLED
 
-from common.cards import Preprocessing
+from common.cards import Card, Preprocessing
 from common.datasets import open_dataset
 from common.errors import UserError
 from common.formats.source import read_model
@@ -87,10 +87,11 @@ def test_a_model_is_saved_loaded_and_cloned(name, models, tmp_path):
 def test_weights_that_keras_writes_are_read(name, models, tmp_path):
     """Its names depend on the classes of layers and on their order; the record beside them says what the model computes."""
     model, path = models(name), tmp_path / "model.weights.h5"
+    model.card = Card(class_names=tuple("abcde"))
     model.save_weights(path)
     found, expected = read_model(path), random_arrays(model.config)
     assert found.config == model.config and found.arrays.keys() == expected.keys()
-    assert found.card.preprocessing == PREPARED
+    assert found.card.preprocessing == PREPARED and found.card.class_names == model.class_names
     for each in expected:
         np.testing.assert_array_equal(found.arrays[each], expected[each], err_msg=each)
     other = type(model).from_config(model.get_config())
