@@ -388,11 +388,9 @@ def test_hugging_face_options_that_make_another_function_are_refused(build, chan
         read_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "changes", ({"width_factor": 2, "hidden_sizes": [64, 128]}, {"num_groups": 16}, {"depths": [1, 1]})
-)
+@pytest.mark.parametrize("changes", ({"num_groups": 16}, {"depths": [1, 1]}))
 def test_hugging_face_options_of_bit_that_are_computed(changes, tmp_path):
-    """Widths that a factor makes, and groups of the norms: the same logits, in float64."""
+    """The same logits, in float64. Its own `width_factor` widens the blocks and not the last norm: no such model runs."""
     model = huggingface_bit(**changes)
     randomise(model)
     model.save_pretrained(tmp_path)
