@@ -76,7 +76,7 @@ class Export:
             images = self.images(count)
             found, expected = run(images), self.run(images)
             same = found.shape == expected.shape
-            difference = np.abs(found - expected).max() / np.abs(expected).max() if same else np.inf
+            difference = np.abs(found - expected).max() / (np.abs(expected).max() or 1) if same else np.inf
             if not difference <= BOUNDS[self.config.precision]:
                 raise UserError(
                     f"{self.config.to} gives other logits than the engine (by {difference:.1e} of the largest), and "
