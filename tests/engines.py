@@ -81,9 +81,9 @@ class Engine:
     def keep_images(self, monkeypatch) -> None:
         """Let images through that are in [-1, 1] already, as golden ones are."""
         scale = {
-            "bit_pytorch": lambda images, dtype: images.permute(0, 3, 1, 2).to(dtype),
-            "bit_jax": lambda images, dtype: images.astype(dtype),
-            "bit_tf2": lambda images, dtype: self.cast(images, dtype.name),
+            "bit_pytorch": lambda images, model: images.permute(0, 3, 1, 2).to(model.dtype),
+            "bit_jax": lambda images, model: images.astype(model.dtype),
+            "bit_tf2": lambda images, model: self.cast(images, model.dtype.name),
         }[self.name]
         monkeypatch.setattr(self.loop, "scale", scale)
         self.forget_compiled()
