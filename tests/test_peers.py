@@ -4,6 +4,7 @@ The float32 bound is 2e-5 of the largest logit: both sides round in another orde
 torchvision; their versions stand in constraints.txt.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -18,6 +19,8 @@ from format_cases import CASES, SMALL, random_arrays
 from common.convert import convert
 from common.errors import UserError
 from common.formats import containers
+from common.formats import timm as timm_spelling
+from common.formats.recognise import recognise
 from common.formats.source import RECORD, dump_config, read_model
 from common.models import ARCHITECTURES, ResNetConfig, ViTConfig
 
@@ -340,6 +343,51 @@ def test_hugging_face_modules_bear_the_names_since_version_5(tmp_path):
         assert file.declared.keys() == model.state_dict().keys()
     model.load_state_dict(safetensors_torch.load_file(path), strict=True)
     assert read_model(path).spelling == "huggingface_v5"
+
+
+SILENT = [  # architectures whose config.json on the hub says nothing of GELU and heads
+    "vit_base_patch16_gap_224", "vit_base_patch32_siglip_256", "vit_large_patch16_siglip_gap_512", "vit_small_patch16_224",
+]  # fmt: skip
+
+
+def recognised_architectures(names) -> dict:
+    """{architecture of timm: (its model without values, our configuration)} of those that are read by name alone."""
+    timm, found = pytest.importorskip("timm"), {}
+    for name in names:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        config = {"architecture": name, "pretrained_cfg": {"input_size": list(model.pretrained_cfg["input_size"])}}
+        config |= {"global_pool": model.global_pool} if isinstance(getattr(model, "global_pool", None), str) else {}
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        with contextlib.suppress(UserError):
+            found[name] = model, recognise(shapes, timm_spelling.read_config(config), name).config
+    return found
+
+
+def check_recognised(found: dict) -> None:
+    for name, (model, config) in found.items():
+        if isinstance(config, ResNetConfig):
+            continue
+        block = model.blocks[0]
+        mlp = block.mlp if isinstance(config, ViTConfig) else block.mlp_tokens
+        assert config.layer_norm_epsilon == block.norm1.eps, name
+        assert config.gelu == ("tanh" if "Tanh" in type(mlp.act).__name__ else "erf"), name
+        assert not isinstance(config, ViTConfig) or config.num_heads == block.attn.num_heads, name
+
+
+def test_timm_architectures_tell_what_their_config_does_not():
+    found = recognised_architectures(SILENT)
+    assert found.keys() == set(SILENT)
+    check_recognised(found)
+
+
+@pytest.mark.slow
+def test_all_timm_architectures_are_read_as_they_are_or_refused():
+    timm = pytest.importorskip("timm")
+    kinds = ("vit_", "deit", "flexivit", "mixer_", "gmixer", "resnetv2_", "eva", "beit")
+    found = recognised_architectures(name for kind in kinds for name in timm.list_models(f"{kind}*"))
+    assert len(found) > 80
+    check_recognised(found)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ TABLES = (
 )  # fmt: skip
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
+HEADS = {"vit_base_patch16_gap_224": 16}  # architectures of which neither arrays nor the published sizes tell them
 ACTIVATIONS = {"gelu": "erf", "gelu_erf": "erf", "gelu_tanh": "tanh"}
 # Arguments of timm's models that arrays tell, that are read below, or that change nothing once a model is trained.
 KNOWN = {
@@ -164,8 +165,8 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         if pooling not in POOLING:
             raise UserError(f"The config.json says global_pool {pooling!r}, expected one of {', '.join(POOLING)}.")
         facts["pooling"] = POOLING[pooling]
-    if "num_heads" in arguments:
-        facts["num_heads"] = arguments["num_heads"]
+    if heads := arguments.get("num_heads") or HEADS.get(architecture):
+        facts["num_heads"] = heads
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size")
     if size:
         facts["image_size"] = processors.pair(size)
