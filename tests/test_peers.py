@@ -417,6 +417,20 @@ def test_timm_options_that_make_another_function_are_refused(changes, words, tmp
         assert relative(peer_logits(model, (32, 32)), peer_logits(plain, (32, 32))) > 1e-4
 
 
+@pytest.mark.parametrize("activation", ("relu", "gelu", "silu"))
+def test_a_bit_of_timm_computes_with_relu(activation):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        names = {type(part).__name__ for part in timm.create_model("resnetv2_50x1_bit", act_layer=activation).modules()}
+    assert {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU"}[activation] in names
+    config = {"architecture": "resnetv2_50x1_bit", "model_args": {"act_layer": activation}}
+    if activation == "relu":
+        assert timm_spelling.read_config(config) == timm_spelling.read_config({"architecture": "resnetv2_50x1_bit"})
+    else:
+        with pytest.raises(UserError, match=f"names the activation '{activation}', expected relu"):
+            timm_spelling.read_config(config)
+
+
 @pytest.mark.parametrize(
     ("build", "changes", "words"),
     [

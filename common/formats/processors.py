@@ -37,6 +37,13 @@ def triple(values: Any) -> Any:
     return values * 3 if isinstance(values, list) and len(values) == 1 else values
 
 
+def side_of(size: dict[str, int], notes: list[str]) -> int:
+    """The width of a size in pixels, with a note where it is no square's."""
+    if size["height"] != size["width"]:
+        notes.append(f"images become squares, not {size['height']} x {size['width']} pixels")
+    return size["width"]
+
+
 # --- timm
 
 
@@ -61,6 +68,7 @@ def read_timm(config: dict[str, Any]) -> Told:
         "std": triple(told.get("std") or IMAGENET_STD),
     }
     if height != width:
+        side_of({"height": height, "width": width}, notes)
         del facts["resolution"]
         mode = "squash"
     if mode == "squash":
@@ -160,7 +168,9 @@ def read_geometry(told: dict[str, Any], default: Processor, family: str | None, 
         size = dict.fromkeys(keys, size)
     if told.get("do_center_crop", bool(default.crop)):
         crop = told.get("crop_size", default.crop or 224)
-        crop = crop["width"] if isinstance(crop, dict) else crop
+        crop = side_of(crop, notes) if isinstance(crop, dict) else crop
+    elif "width" in size:
+        side_of(size, notes)
     side = size.get("shortest_edge", size.get("width"))
     if side is None:
         raise KeyError("shortest_edge")

@@ -121,7 +121,7 @@ TABLES = (
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
 HEADS = {"vit_base_patch16_gap_224": 16}  # architectures of which neither arrays nor the published sizes tell them
-ACTIVATIONS = {"gelu": "erf", "gelu_erf": "erf", "gelu_tanh": "tanh"}
+ACTIVATIONS = {"gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}}
 # Arguments of timm's models that arrays tell, that are read below, or that change nothing once a model is trained.
 KNOWN = {
     "num_heads", "img_size", "act_layer", "global_pool", "num_classes", "in_chans", "patch_size", "embed_dim", "depth",
@@ -154,12 +154,11 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {**config, **config.get("model_args", {})}
     check_options(config.get("model_args", {}), KNOWN, COMPUTED)
     architecture = str(config.get("architecture", ""))
-    activation = arguments.get("act_layer") or ("gelu_tanh" if uses_tanh(architecture) else "gelu")
-    if activation == "relu" and architecture.startswith("resnetv2"):
-        activation = "gelu"  # of which a ResNet has none
-    if activation not in ACTIVATIONS:
-        raise UserError(f"The config.json names the activation {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
-    facts = {"gelu": ACTIVATIONS[activation]}
+    known = {"relu": {}} if architecture.startswith("resnetv2") else ACTIVATIONS
+    activation = arguments.get("act_layer") or usual_activation(architecture)
+    if activation not in known:
+        raise UserError(f"The config.json names the activation {activation!r}, expected {' or '.join(known)}.")
+    facts = dict(known[activation])
     pooling = arguments.get("global_pool")
     if pooling is not None:
         if pooling not in POOLING:
@@ -199,9 +198,11 @@ def in_order(names: dict[str, str]) -> list[str]:
     return [names[number] for number in numbers]
 
 
-def uses_tanh(architecture: str) -> bool:
-    """Whether an architecture of timm computes GELU by tanh where its config.json does not say (as in timm 1.0.31)."""
-    return re.match(TANH_ARCHITECTURES, architecture) is not None
+def usual_activation(architecture: str) -> str:
+    """What an architecture of timm computes with where its config.json does not say (as in timm 1.0.31)."""
+    if architecture.startswith("resnetv2"):
+        return "relu"
+    return "gelu_tanh" if re.match(TANH_ARCHITECTURES, architecture) else "gelu"
 
 
 def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
