@@ -94,7 +94,8 @@ def load_weights(model: Model, path: str | Path) -> None:
     start = common_weights.read_start(path, model.config)
     common_weights.check_shapes(start.arrays, model.config.parameter_shapes(), path)
     engine_weights.load(model, start.arrays)
-    model.card, model.preprocessing = start.card.over(model.card), start.card.applied(model.preprocessing)
+    model.card = start.card.over(model.card.of_classes(start.config.num_classes))
+    model.preprocessing = start.card.applied(model.preprocessing)
 
 
 def save_weights(model: Model, path: str | Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bit_pytorch.optim import Optimizer
+from common.weights import refuse_unbuilt
 
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
 
@@ -56,7 +57,10 @@ def to_arrays(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> dict[s
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """{canonical name: shape} of every parameter, as `dump` gives it."""
+    """{canonical name: shape} of every parameter, as `dump` gives it. UserError for layers that have none yet."""
+    for layer in model.modules():
+        if any(map(nn.parameter.is_lazy, layer.parameters(recurse=False))):
+            refuse_unbuilt(type(layer).__name__)
     return {canonical_name(name, value): tuple(turned(value).shape) for name, value in model.named_parameters()}
 
 

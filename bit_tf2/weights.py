@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from bit_tf2.optim import Optimizer, canonical_name, parameters
+from common.weights import refuse_unbuilt
 
 
 def to_array(variable: tf.Variable) -> np.ndarray:
@@ -13,7 +14,12 @@ def to_array(variable: tf.Variable) -> np.ndarray:
 
 
 def shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
-    """{canonical name: shape} of every parameter, as `dump` gives it; Keras's path where one has no name of ours."""
+    """{canonical name: shape} of every parameter, as `dump` gives it; Keras's path where one has no name of ours.
+
+    UserError for a head that has none yet.
+    """
+    if model.head and not model.head.built:
+        refuse_unbuilt(type(model.head).__name__)
     ours = parameters(model)
     found = {canonical_name(path): tuple(value.shape) for path, value in ours.items()}
     named = {*map(id, ours.values())}

@@ -122,6 +122,11 @@ class Card:
         """What is told, as JSON holds it."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
+    def of_classes(self, num_classes: int | None) -> "Card":
+        """These facts, without the names of classes where there are not as many."""
+        is_named = self.class_names is None or len(self.class_names) == num_classes
+        return self if is_named else dataclasses.replace(self, class_names=None)
+
     def over(self, other: "Card") -> "Card":
         """These facts, and those of `other` where nothing is told here."""
         return dataclasses.replace(other, **self.facts())

@@ -127,10 +127,15 @@ def convert(
     containers.write(path, published, metadata, config if to == "big_transfer_h5" else None)
     for name, facts in beside.items():
         write_json(path.parent / name, facts)
-    if not beside and path.suffix == ".npz":
+    if not beside and has_card(path, to):
         write_json(card_path(path), record)
     say(f"{path}: {to}, {path.stat().st_size:,} bytes, read back and equal.")
     return path
+
+
+def has_card(path: Path, spelling: str) -> bool:
+    """Whether the record of a model stands in a card beside its file, which has no place for it."""
+    return path.suffix == ".npz" or spelling == "big_transfer_h5"
 
 
 def choose_target(target: Path, to: str | None) -> tuple[Path, str]:
@@ -160,7 +165,7 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
     for field, (ours, theirs) in differing(config, table.computes).items():
         if field in stated:
             continue
-        where = "the record in the file says so" if path.suffix != ".npz" else f"{card_path(path).name} says so"
+        where = f"{card_path(path).name} says so" if has_card(path, table.spelling) else "the record in the file says so"
         if field in DECISIVE and table.spelling in WRITERS:
             raise UserError(
                 f"{table.spelling} computes with the {field} {theirs}, its config.json cannot say otherwise, and the "

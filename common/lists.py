@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import UserError, printable
 from common.files import open_regular
 
+OTHER_QUOTES = ("''", "“”", "„“", "„”", "‘’", "‚‘", "«»", "»«")  # as people and writing programs put them around names
 BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # of Windows; else UTF-8
 
 
@@ -36,7 +37,8 @@ def names(field: str, where: str) -> list[str]:
     A spreadsheet puts quotes around a field with commas, and around a name. UserError, which begins with `where`, for
     quotes that do not pair, and for an empty name between commas.
     """
-    text = unquoted(field, where) if is_quoted(field.strip()) else field.strip()
+    text = field.strip()
+    text = unquoted(text, where) if is_quoted(text) or has_other_quotes(text) else text
     found = [unquoted(name, where) for name in text.split(",")] if text else []
     if "" in found:
         raise UserError(f"{where} has an empty name between its commas; remove a comma, or write the name.")
@@ -48,12 +50,17 @@ def is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', "")
 
 
+def has_other_quotes(text: str) -> bool:
+    """Whether `text` lies in quotes that no spreadsheet writes, which may or may not be a part of it."""
+    return len(text) > 1 and text[0] + text[-1] in OTHER_QUOTES
+
+
 def unquoted(text: str, where: str) -> str:
     """One name or path without blanks at its ends and without quotes around it. UserError for half of a pair."""
     text = text.strip()
     if is_quoted(text):
         return text[1:-1].replace('""', '"').strip()
-    if '"' in (text[:1], text[-1:]) or len(text) > 1 and text[0] == text[-1] == "'":
+    if '"' in (text[:1], text[-1:]) or has_other_quotes(text):
         raise UserError(f"{where} has quotes that are no part of a name, in {text}; write names without quotes.")
     return text
 
@@ -62,9 +69,9 @@ def lookalikes(known: Sequence[str]) -> str:
     """A sentence on names that a person would take for one another, such as Sky and sky; empty without any."""
     alike = {}
     for name in known:
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split()), []).append(
-            name
-        )
+        seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # no invisible letters
+        plain = unicodedata.normalize("NFKC", seen).casefold().replace("_", " ").split()
+        alike.setdefault(" ".join(plain), []).append(name)
     pairs = [" and ".join(map(repr, group)) for group in alike.values() if len(group) > 1]
     if not pairs:
         return ""

@@ -133,9 +133,10 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: C
     else in our own names.
 
     What a layout cannot say of a model (GELU, epsilons), and the facts of its card, go into the record within the file, or
-    of an `.npz` into the card beside it, in place of what that one told; without a `card`, its facts stay.
+    of an `.npz` or BiT's `.h5` into the card beside it, in place of what that one told; without a `card`, its facts stay. Names of other
+    classes than the head has, which a user has replaced, are left out.
     """
-    path = Path(path)
+    path, card = Path(path), card and card.of_classes(config.num_classes)
     spelling = published_spelling(config, path.suffix)
     table = choose_table(spelling, config)
     there, _ = expressed(config, table)
@@ -144,7 +145,7 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: C
     keras = config if spelling == "big_transfer_h5" else None
     containers.write(path, published, {"format": "pt", containers.RECORD: json.dumps(record)}, keras)
     beside = card_path(path)
-    if path.suffix == ".npz" and (len(record) > 1 or needs_card(config) or card and beside.is_file()):
+    if (path.suffix == ".npz" or keras) and (len(record) > 1 or needs_card(config) or card and beside.is_file()):
         facts = containers.read_json(beside) if beside.is_file() else {}
         kept = {name: value for name, value in facts.items() if card is None or name not in RULES}
         write_json(beside, kept | record)
@@ -217,6 +218,13 @@ def fitted_config(config: ModelConfig, shapes: Shapes) -> ModelConfig:
             "dense layer with a bias for any number of classes as `head`: put back what was replaced, merge what was added."
         )
     return fitted
+
+
+def refuse_unbuilt(kind: str) -> NoReturn:
+    """Raise UserError for a layer of a `kind` that gets its parameters when it first sees something."""
+    raise UserError(
+        f"A {kind} of the model has no values yet; call the model on images once before you save or load it."
+    )
 
 
 def refuse_wrapper(kind: str, found: object) -> NoReturn:

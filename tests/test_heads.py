@@ -8,9 +8,12 @@ from engines import Engine
 from format_cases import CASES, random_arrays
 from test_peers import images
 
+from common.cards import Card
+from common.convert import convert
 from common.errors import UserError
 from common.formats.source import read_model
 from common.models import PACKAGED_WEIGHTS, find_model, num_parameters
+from common.weights import write_weights
 
 FAMILIES = ("bit", "resnet_v1", "vit_token", "hybrid", "mixer")
 SUFFIXES = (".npz", ".h5", ".safetensors")
@@ -44,18 +47,51 @@ def foreign_head(engine, width: int, num_classes: int, bias: bool = True):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_replaced_head_is_taken_over(engine, name, tmp_path):
-    """Saved, recognised without the model, and read again by a model with such a head."""
+    """Saved, recognised without the model, and read again by a model with such a head; names of the old classes are not."""
     model = build(engine, name)
+    model.card = Card(tuple(map(str, range(model.config.num_classes))), resolution=48)
     model.head = foreign_head(engine, model.config.width, 3)
     path = tmp_path / f"model{SUFFIXES[FAMILIES.index(name) % 3]}"
     engine.api.save_weights(model, path)
     assert model.config.num_classes == read_model(path).config.num_classes == 3
+    assert read_model(path).card == Card(resolution=48)
     again = build(engine, name)
     again.head = foreign_head(engine, model.config.width, 3)
     engine.api.load_weights(again, path)
     np.testing.assert_array_equal(engine.logits(again, pixels(model)), engine.logits(model, pixels(model)))
     with pytest.raises(UserError, match="misshapen: head/kernel"):
         engine.api.load_weights(build(engine, name), path)
+
+
+@pytest.mark.parametrize("name", ("bit", "vit_token"))
+def test_every_kind_of_file_holds_the_card(name, tmp_path):
+    config = CASES[name][0]
+    card = Card(tuple(f"class {number}" for number in range(config.num_classes)), resolution=48, mean=(0.1, 0.2, 0.3))
+    for suffix in SUFFIXES:
+        write_weights(tmp_path / f"a{suffix}", random_arrays(config), config, card)
+        assert read_model(tmp_path / f"a{suffix}").card == card
+        assert read_model(convert(tmp_path / f"a{suffix}", tmp_path / f"{suffix[1:]}.h5")).card == card
+
+
+@pytest.mark.parametrize("name", ("bit_pytorch", "bit_tf2"))
+def test_a_head_without_values_is_refused(name, tmp_path):
+    engine = Engine(name)
+    model = build(engine, "vit_token")
+    if name == "bit_pytorch":
+        import torch
+
+        model.head = torch.nn.LazyLinear(3)
+    else:
+        import keras
+
+        model.head = keras.layers.Dense(3)
+    with pytest.raises(
+        UserError, match="A (LazyLinear|Dense) of the model has no values yet; call the model on images"
+    ):
+        engine.api.save_weights(model, tmp_path / "a.npz")
+    engine.logits(model, pixels(model))
+    engine.api.save_weights(model, tmp_path / "a.npz")
+    assert read_model(tmp_path / "a.npz").config.num_classes == 3
 
 
 def test_keras_forgets_the_head_that_was_replaced():

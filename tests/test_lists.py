@@ -62,7 +62,22 @@ def test_names_keep_what_is_theirs():
     assert names("", "Line 1") == names(" ", "Line 1") == names('""', "Line 1") == []
 
 
-@pytest.mark.parametrize("field", ('"sky', 'sky"', "'sky'", '"sky, blue",sea', "sky,,sea", "sky,", ","))
+AMBIGUOUS = (
+    '"sky',
+    'sky"',
+    "'sky'",
+    "'sky, sea'",
+    "“sky”",
+    "„sky, sea“",
+    "«sky»,sea",
+    '"sky, blue",sea',
+    "sky,,sea",
+    "sky,",
+    ",",
+)
+
+
+@pytest.mark.parametrize("field", AMBIGUOUS)
 def test_names_that_could_be_two_things_are_refused(field):
     with pytest.raises(UserError, match="^Line 1 has (quotes|an empty name)"):
         names(field, "Line 1")
@@ -74,6 +89,7 @@ def test_names_that_look_alike_are_told_once():
         "Different classes have nearly the same name: 'sky' and 'Sky'; 'sea_side' and 'Sea side'. Are they one?"
     )
     assert "'café' and 'cafe\u0301'" in lookalikes(["café", "cafe\u0301"])  # as Linux and macOS write it
+    assert "'sky' and 'sky\\u200b'" in lookalikes(["sky", "sky\u200b"])  # a blank without width
     many = lookalikes([name for letter in "abcdef" for name in (letter, letter.upper())])
     assert many.endswith("'c' and 'C', and 3 more such groups. Are they one?")
 
