@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -16,6 +17,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Workers share the cores: threads of OpenMP that wait for one another's turn are up to ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# PyTorch brings triton, which aborts the process when its copy of LLVM is loaded after TensorFlow's.
+if importlib.util.find_spec("triton"):
+    importlib.import_module("triton")
 
 
 @pytest.fixture(params=NAMES)

@@ -28,9 +28,6 @@ class Engine:
         if name not in INSTALLED:
             pytest.skip(f"{FRAMEWORKS[name]} is not installed")
         self.name = name
-        if name == "bit_tf2" and importlib.util.find_spec("triton"):
-            # timm brings triton, which aborts the process when its copy of LLVM is loaded after TensorFlow's.
-            importlib.import_module("triton")
         for part in ("api", "devices", "inference", "loop", "optim", "weights"):
             setattr(self, part, importlib.import_module(f"{name}.{part}"))
 
