@@ -181,7 +181,9 @@ def test_exif_is_applied_where_the_flag_or_the_card_says_so(tmp_path, root):
     architecture = find_architecture("ViT-mu/16", num_classes=2, image_size=(32, 32))
     for exif, expected in (("apply", turned), (None, pixels)):  # in Python, too
         view = images.resize(expected, 32, 32).astype(np.float32) / np.float32(127.5) - np.float32(1)
-        np.testing.assert_allclose(preprocess(architecture, Card(exif=exif), names[0])[0], view, atol=1e-6)
+        np.testing.assert_allclose(
+            preprocess(architecture, Card(exif=exif).preprocessing, names[0])[0], view, atol=1e-6
+        )
     (tmp_path / "card.json").write_text(json.dumps({"exif": "sometimes"}))
     with pytest.raises(UserError, match="exif"):
         images_of(names, weights=str(tmp_path / "weights.npz"))

@@ -92,7 +92,7 @@ def test_the_first_images_are_shown_as_the_model_sees_them(train):
     (event,) = read(folder).Images(events.IMAGES)
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     assert event.step == 1 and shown.shape == (32, 4 * 32, 3)
-    again = run.Run(config.parse(config.TrainConfig, RUN, "train", ""), "numpy")
+    again = run.Run(config.parse(config.TrainConfig, (*RUN, "--name", "again"), "train", ""), "numpy")
     (batch,) = prefetch(TrainBatches(again.splits["train"], again.recipe, 0), range(1), 1)
     for row in range(4):
         own, partner = (batch["images"][i].astype(float) for i in (row, row ^ 1))

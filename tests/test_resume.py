@@ -454,7 +454,7 @@ def test_metrics_that_cannot_be_read_are_one_sentence(numpy_runs):
     path = numpy_runs.stopped("unreadable") / "metrics.jsonl"
     path.unlink()
     path.mkdir()
-    assert "metrics.jsonl cannot be read (Is a directory)" in numpy_runs.refused("unreadable")
+    assert "metrics.jsonl cannot be read (it is a folder, expected a file)" in numpy_runs.refused("unreadable")
 
 
 def test_leftovers_of_a_killed_run_are_removed(numpy_runs):
