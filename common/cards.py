@@ -69,9 +69,14 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def is_triple(value: Any) -> bool:
-    """Whether a value is a list of three finite numbers."""
-    return isinstance(value, list | tuple) and len(value) == 3 and all(map(is_number, value))
+def triple(least: float, most: float) -> Rule:
+    """Of three numbers; those that belong to pixel values from 0 to 255 lie beyond `most`."""
+    holds = lambda value: (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(is_number(it) and least <= it <= most for it in value)
+    )
+    return Rule(holds, f"three numbers from {least:g} to {most:g}, for pixel values in [0, 1]")
 
 
 RULES = {
@@ -86,8 +91,8 @@ RULES = {
         lambda side: type(side) is int and 0 <= side <= LONGEST_SIDE, "0 or at least its resolution, in whole pixels"
     ),
     "resize_kind": Rule(images.RESIZE_KINDS.__contains__, ""),
-    "mean": Rule(is_triple, "three numbers"),
-    "std": Rule(lambda value: is_triple(value) and min(value) > 0, "three positive numbers"),
+    "mean": triple(0, 1),
+    "std": triple(0.001, 10),
     "exif": Rule(images.EXIF.__contains__, ""),
     "loss": Rule(LOSSES.__contains__, ""),
 }

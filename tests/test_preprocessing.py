@@ -243,7 +243,8 @@ def test_a_crop_pct_gives_the_same_size_again(resolution):
 
 
 @pytest.mark.parametrize(("name", "value"), [("mean", [0.5, 0.5]), ("mean", "0.5"), ("std", [0.5, 0.0, 0.5]), ("std", [1, 1, float("inf")]),
-                                             ("mean", [True, 1, 1]), ("std", None)])  # fmt: skip
+                                             ("mean", [True, 1, 1]), ("std", None),
+                                             ("mean", [123.7, 116.3, 103.5]), ("std", [1, 1, 1e-320])])  # fmt: skip
 def test_a_scaling_that_is_none_is_refused(name, value, tmp_path):
     path = written(tmp_path / "a.safetensors", **{name: value})
     with pytest.raises(UserError, match=f"as {name}, expected three"):
