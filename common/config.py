@@ -296,9 +296,9 @@ class ExportConfig(ModelConfig):
 
     to: str | None = flag(
         None,
-        "what to write: onnx, torch_export (bit_pytorch); stablehlo (bit_jax); saved_model (bit_tf2)",
+        "what to write: onnx, torch_export (bit_pytorch); stablehlo (bit_jax); saved_model, litert (bit_tf2)",
         rule="none: say it",
-        choices=("onnx", "torch_export", "stablehlo", "saved_model"),
+        choices=("onnx", "torch_export", "stablehlo", "saved_model", "litert"),
     )
     output: str | None = flag(None, "file to write, or the folder of a saved_model", rule="none: say it")
     preprocess: bool = flag(False, "take uint8 images [B, H, W, 3] and scale them within the graph")

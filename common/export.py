@@ -26,6 +26,7 @@ FORMATS = {  # --to -> (the engine that writes it, how its files end; a saved_mo
     "torch_export": ("bit_pytorch", ".pt2"),
     "stablehlo": ("bit_jax", ".stablehlo"),
     "saved_model": ("bit_tf2", ""),
+    "litert": ("bit_tf2", ".tflite"),
 }
 LARGEST_BYTES = 2**31 - 1  # of the files that hold a graph and its weights as one message
 BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the difference from the engine's logits, relative to the largest

@@ -51,6 +51,13 @@ def test_a_graph_is_written_and_read_back(tmp_path, capsys, to, name):
         assert session.get_inputs()[0].shape[1:] == [[3, 32, 32], [32, 32, 3]][name == "bit"]
 
 
+@pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="TensorFlow is not installed")
+def test_litert_in_float64_is_refused_before_it_is_converted(tmp_path):
+    with pytest.raises(UserError, match="--precision is float64 and LiteRT computes in float32"):
+        written(tmp_path, "litert", "bit", precision="float64")
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.npz", "card.json"}
+
+
 def test_a_wrong_graph_is_not_written(tmp_path, monkeypatch):
     to = next(to for to in ("stablehlo", "torch_export", "saved_model") if FORMATS[to][0] in INSTALLED)
     right = Export.check
