@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.layers import Dense, Layer, LayerNorm, Mlp, PatchEmbedding, drop_branch, on_grid, registered
-from bit_tf2.model import Model, takes_images
+from bit_tf2.model import Model, takes_images, takes_inputs
 from common.intermediates import Intermediate, block_labels, chosen
 from common.models import MixerConfig
 
@@ -49,6 +49,7 @@ class Mixer(Model):
             x = self.run(block, x, None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2])
         return tf.reduce_mean(tf.cast(self.norm(x), self.dtype), 1)
 
+    @takes_inputs
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:

@@ -21,6 +21,7 @@ from common.errors import UserError
 from common.formats.containers import RECORD, open_container
 from common.formats.source import dump_config, parse_config
 from common.initializers import initial_parameters
+from common.intermediates import Intermediate
 from common.models import ModelConfig, head_classes
 from common.weights import fitted_config
 
@@ -49,10 +50,27 @@ def takes_images(features: Callable) -> Callable:
     def prepared(self, images: Tensor | keras.KerasTensor, *noise: Tensor, **named: Tensor) -> Tensor:
         if isinstance(images, keras.KerasTensor):
             return Features(self)(images)
-        images = tf.convert_to_tensor(images)
-        if images.dtype in (tf.float32, tf.float64):
-            images = tf.cast(images, self.compute_dtype)
-        return features(self, images, *noise, **named)
+        return features(self, computed(self, images), *noise, **named)
+
+    return prepared
+
+
+def computed(model: "Model", images: Tensor) -> Tensor:
+    """Images in the computing type of a model; those of 16 bits as they are."""
+    images = tf.convert_to_tensor(images)
+    return tf.cast(images, model.compute_dtype) if images.dtype in (tf.float32, tf.float64) else images
+
+
+def takes_inputs(intermediates: Callable) -> Callable:
+    """A method `intermediates` that takes its images in the model's computing type, and a `keras.Input` as well."""
+
+    @functools.wraps(intermediates)
+    def prepared(self, images: Tensor | keras.KerasTensor, **options) -> list[Intermediate]:
+        if not isinstance(images, keras.KerasTensor):
+            return intermediates(self, computed(self, images), **options)
+        layer = Intermediates(self, options)
+        found = layer(images)
+        return [Intermediate(*label, **tensors) for label, tensors in zip(layer.labels, found, strict=True)]
 
     return prepared
 
@@ -253,3 +271,20 @@ class Features(Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config | {"model": keras.saving.deserialize_keras_object(config["model"])})
+
+
+@registered
+class Intermediates(Features):
+    """`model.intermediates` as a layer: for each of them its `map`, and its `tokens` where it has some."""
+
+    def __init__(self, model: Model, options: dict[str, Any], **kwargs):
+        super().__init__(model, **kwargs)
+        self.options, self.labels = options, []
+
+    def call(self, images: Tensor) -> list[dict[str, Tensor]]:
+        found = self.model.intermediates(images, **self.options)
+        self.labels = [(each.name, each.stride) for each in found]
+        return [known({"map": each.map, "tokens": each.tokens}) for each in found]
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"options": dict(self.options)}

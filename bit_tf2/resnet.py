@@ -7,7 +7,7 @@ from tensorflow import Tensor
 from tensorflow.nn import relu
 
 from bit_tf2.layers import Dense, GroupNorm, Layer, StdConv, max_pool, registered
-from bit_tf2.model import Model, takes_images
+from bit_tf2.model import Model, takes_images, takes_inputs
 from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetConfig
 
@@ -57,6 +57,7 @@ class ResNet(Model):
         x = relu(self.norm(x))  # [B, H / 32, W / 32, C]
         return tf.reduce_mean(tf.cast(x, self.dtype), (1, 2))
 
+    @takes_inputs
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:

@@ -7,7 +7,7 @@ from tensorflow import Tensor
 from tensorflow.nn import relu
 
 from bit_tf2.layers import Dense, GroupNorm, Layer, StdConv, max_pool, registered
-from bit_tf2.model import Model, takes_images
+from bit_tf2.model import Model, takes_images, takes_inputs
 from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetV1Config
 
@@ -72,6 +72,7 @@ class Backbone(Model):
             x = self.run(block, x)
         return x
 
+    @takes_inputs
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:

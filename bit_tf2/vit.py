@@ -18,7 +18,7 @@ from bit_tf2.layers import (
     on_grid,
     registered,
 )  # fmt: skip
-from bit_tf2.model import Model, takes_images
+from bit_tf2.model import Model, takes_images, takes_inputs
 from bit_tf2.resnet_v1 import Backbone
 from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
@@ -96,6 +96,7 @@ class ViT(Model):
         x = tf.cast(self.pooled(self.norm(x)), self.dtype)
         return tf.tanh(self.pre_logits(x)) if self.pre_logits else x
 
+    @takes_inputs
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:

@@ -180,6 +180,19 @@ def test_a_model_is_built_on_features(name, models, tmp_path):
     assert keras.Model(inputs, zoo(inputs)).output_shape == (None, 5)
 
 
+@pytest.mark.parametrize("name", ("vit_token", pytest.param("bit", marks=pytest.mark.slow)))
+def test_a_model_is_built_on_intermediates(name, models, tmp_path):
+    zoo, inputs = models(name), keras.Input((32, 32, 3))
+    found, expected = zoo.intermediates(inputs, indices=2), zoo.intermediates(IMAGES, indices=2)
+    assert [(each.name, each.stride) for each in found] == [(each.name, each.stride) for each in expected]
+    model = keras.Model(inputs, [each.map for each in found])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for given, again, each in zip(model(IMAGES), loaded(IMAGES), expected, strict=True):
+        np.testing.assert_array_equal(given, each.map)
+        np.testing.assert_array_equal(again, each.map)
+
+
 @pytest.mark.parametrize(
     ("policy", "parameters", "activations", "error"),
     (("mixed_bfloat16", "float32", "bfloat16", 0.1), ("mixed_float16", "float32", "float16", 0.02),
