@@ -29,6 +29,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = HALVES  # of pixel values in [0, 1]; with `std` 0.5, images lie in [-1, 1]
     std: tuple[float, float, float] = HALVES
     exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
+    rounding: str = "big_vision"  # of sides and corners to whole pixels, for a central crop: see `images.ROUNDINGS`
 
     @property
     def divisor(self) -> tuple[float, ...]:
@@ -48,8 +49,8 @@ class Preprocessing:
     def view(self, image: np.ndarray) -> np.ndarray:
         """uint8 [resolution, resolution, 3]: the middle of `image` at `eval_resize`, or all of it at 0."""
         if self.eval_resize:
-            small = images.resize_small(image, self.eval_resize, self.resize_kind)
-            return images.central_crop(small, self.resolution)
+            small = images.resize_small(image, self.eval_resize, self.resize_kind, self.rounding)
+            return images.central_crop(small, self.resolution, self.rounding)
         return images.resize(image, self.resolution, self.resolution, self.resize_kind)
 
     def scale(self, view: np.ndarray, dtype: type = np.float32) -> np.ndarray:
@@ -94,9 +95,10 @@ RULES = {
     "mean": triple(0, 1),
     "std": triple(0.001, 10),
     "exif": Rule(images.EXIF.__contains__, ""),
+    "rounding": Rule(images.ROUNDINGS.__contains__, ""),
     "loss": Rule(LOSSES.__contains__, ""),
 }
-CHOICES = {"resize_kind": images.RESIZE_KINDS, "exif": images.EXIF, "loss": LOSSES}
+CHOICES = {"resize_kind": images.RESIZE_KINDS, "exif": images.EXIF, "rounding": images.ROUNDINGS, "loss": LOSSES}
 PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
@@ -111,6 +113,7 @@ class Card:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     exif: str | None = None
+    rounding: str | None = None
     loss: str | None = None
 
     @property

@@ -165,7 +165,9 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
     for field, (ours, theirs) in differing(config, table.computes).items():
         if field in stated:
             continue
-        where = f"{card_path(path).name} says so" if has_card(path, table.spelling) else "the record in the file says so"
+        where = (
+            f"{card_path(path).name} says so" if has_card(path, table.spelling) else "the record in the file says so"
+        )
         if field in DECISIVE and table.spelling in WRITERS:
             raise UserError(
                 f"{table.spelling} computes with the {field} {theirs}, its config.json cannot say otherwise, and the "

@@ -32,6 +32,11 @@ EXIF = ("ignore", "apply")
 ON_BROKEN_IMAGE = ("stop", "skip")
 RESIZE_MODES = ("squash", "small_side", "whole")
 RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
+# By whom the sides of a resized image and the corner of a central crop are rounded to whole pixels. The originals of
+# this project's models round the longer side to the nearest pixel and the corner down; torchvision, and so timm, rounds the side
+# down and the corner to the nearest, halves to even (`_compute_resized_output_size`, `center_crop` of its
+# `transforms/functional.py`); Hugging Face rounds both down (`image_transforms.py`).
+ROUNDINGS = ("big_vision", "torchvision", "huggingface")
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 SPARSE_PIXELS = 2**21  # of larger images a copy in float32 takes as long as Pillow does
 JPEG_START, TIFF_STARTS = b"\xff\xd8", (b"II*\0", b"MM\0*")
@@ -230,23 +235,27 @@ def _triangles(old: int, new: int) -> Any:
     return scipy.sparse.csr_array((weights.ravel(), taps.clip(0, old - 1).ravel(), first_of_row), (new, old))
 
 
-def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear") -> np.ndarray:
-    """`image` with its smaller side at `side_px` and its aspect ratio kept.
+def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear", rounding: str = "big_vision") -> np.ndarray:
+    """`image` with its smaller side at `side_px` and its aspect ratio kept; ROUNDINGS tells what `rounding` may be.
 
     Source: `resize_small` in `pp/ops_image.py` of google-research/big_vision: the other side is rounded in float32, half
     to even (its pixels are truncated to uint8, here they are rounded). Raises BrokenImage for a strip so long that the
     result would have more than MAX_PIXELS pixels.
     """
-    factor = np.float32(side_px) / np.float32(min(image.shape[:2]))
-    height, width = (int(np.rint(np.float32(side) * factor)) for side in image.shape[:2])
+    if rounding == "big_vision":
+        factor = np.float32(side_px) / np.float32(min(image.shape[:2]))
+        height, width = (int(np.rint(np.float32(side) * factor)) for side in image.shape[:2])
+    else:
+        height, width = (int(side_px * side / min(image.shape[:2])) for side in image.shape[:2])
     if height * width > MAX_PIXELS:
         raise BrokenImage(f"would have {width} x {height} pixels with its smaller side at {side_px}, more than allowed")
     return resize(image, height, width, kind)
 
 
-def central_crop(image: np.ndarray, crop_px: int) -> np.ndarray:
-    """The square of `crop_px` in the middle; where it cannot lie evenly, half a pixel up or left."""
-    row, column = ((side - crop_px) // 2 for side in image.shape[:2])
+def central_crop(image: np.ndarray, crop_px: int, rounding: str = "big_vision") -> np.ndarray:
+    """The square of `crop_px` in the middle; where it cannot lie evenly, half a pixel up or left, or as `rounding` says."""
+    spare = [side - crop_px for side in image.shape[:2]]
+    row, column = (round(px / 2) if rounding == "torchvision" else px // 2 for px in spare)
     return image[row : row + crop_px, column : column + crop_px]
 
 

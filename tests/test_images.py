@@ -117,6 +117,25 @@ def test_a_strip_that_would_fill_the_memory_is_refused():
         images.resize_small(noise(1, 100_000), 256)
 
 
+def test_sides_and_corners_are_rounded_as_peers_do():
+    """At every width: torchvision's `Resize` and `CenterCrop` of Pillow's images, and Hugging Face's two functions."""
+    transforms = pytest.importorskip("torchvision.transforms")
+    theirs = pytest.importorskip("transformers.image_transforms")
+    for width in range(33, 120):
+        image = noise(33, width)
+        for rounding in images.ROUNDINGS[1:]:
+            small = images.resize_small(image, 20, "bicubic", rounding)
+            found = images.central_crop(small, 16, rounding)
+            if rounding == "torchvision":
+                picture = transforms.Resize(20, transforms.InterpolationMode.BICUBIC)(Image.fromarray(image))
+                expected = np.asarray(transforms.CenterCrop(16)(picture))
+            else:
+                size = theirs.get_resize_output_image_size(image, 20, default_to_square=False)
+                assert small.shape[:2] == size
+                expected = theirs.center_crop(small, (16, 16))
+            np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize(("size", "crop_px", "corner"), [((5, 8), 3, (1, 2)), ((4, 4), 4, (0, 0)), ((6, 7), 3, (1, 2))])
 def test_the_central_crop_is_up_and_left_of_the_middle(size, crop_px, corner):
     image, (row, column) = noise(*size), corner

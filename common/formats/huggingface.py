@@ -118,9 +118,9 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
     """({file: what it says}, notes on what Hugging Face does otherwise): `from_pretrained(FOLDER)` and `pipeline` read it."""
-    (_, width), notes = processors.image_size(config, card)
+    size, notes = processors.image_size(config, card)
     facts = describe(config, card)
-    processor, more = processors.write_huggingface(card.preprocessing, width, facts["model_type"])
+    processor, more = processors.write_huggingface(card.preprocessing, size, facts["model_type"])
     return {"config.json": facts, "preprocessor_config.json": processor}, notes + more
 
 

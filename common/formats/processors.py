@@ -16,7 +16,6 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 HALVES = (0.5, 0.5, 0.5)
 KINDS = {"bilinear": "bilinear", "bicubic": "bicubic"}  # as Pillow computes them, to within 1/255
 NEAREST_KINDS = {"nearest": "bilinear_aliased", "box": "area", "hamming": "bilinear"}  # others: bicubic
-TRUNCATES = "rounds the longer side down, here it is rounded to the nearest: a central crop may lie a pixel off"
 PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # the numbers of Pillow's filters
 Told = tuple[dict[str, Any], list[str]]
 
@@ -81,14 +80,14 @@ def read_timm(config: dict[str, Any]) -> Told:
     if crop_pct > 1:
         notes.append(f"images are not given a border, as timm's crop_pct {crop_pct:g} does")
         facts["eval_resize"] = facts["resolution"]
-    return facts, notes
+    return facts | {"rounding": "torchvision"}, notes
 
 
 def write_timm(prepared: Preprocessing, resolution: int) -> tuple[dict[str, Any], list[str]]:
     """(the keys of `pretrained_cfg`, notes on what timm does otherwise)."""
     kind, notes = peer_kind(prepared, "timm")
     eval_resize = prepared.at(resolution).eval_resize
-    notes += [f"timm {TRUNCATES}"] if eval_resize else []
+    notes += rounding_note(prepared, "timm", "torchvision") if eval_resize else []
     facts = {
         "interpolation": kind,
         "crop_pct": fraction(resolution, eval_resize) if eval_resize else 1.0,
@@ -119,6 +118,14 @@ def peer_kind(prepared: Preprocessing, peer: str) -> tuple[str, list[str]]:
     if prepared.resize_kind in KINDS:
         return prepared.resize_kind, []
     return "bilinear", [f"{peer} cannot resize images by {prepared.resize_kind}, bilinear comes nearest and is written"]
+
+
+def rounding_note(prepared: Preprocessing, peer: str, rounding: str) -> list[str]:
+    """A note where a peer's central crop may be of other pixels than the card's."""
+    if prepared.rounding == rounding:
+        return []
+    return [f"{peer} rounds sides and corners as {rounding} does, the model was made as {prepared.rounding} does: a "
+            "central crop may lie a pixel off"]  # fmt: skip
 
 
 # --- Hugging Face
@@ -176,8 +183,8 @@ def read_geometry(told: dict[str, Any], default: Processor, family: str | None, 
         raise KeyError("shortest_edge")
     facts = {"resolution": crop or side, "eval_resize": 0, "resize_kind": kind}
     if family == "ConvNext":
-        return facts | {"eval_resize": int(side / told.get("crop_pct", 0.875)) if side < 384 else 0}
-    if "shortest_edge" in size and not crop:
+        facts["eval_resize"] = int(side / told.get("crop_pct", 0.875)) if side < 384 else 0
+    elif "shortest_edge" in size and not crop:
         notes.append("images are squashed to a square, where their file keeps their sides' ratio")
     elif "shortest_edge" in size:
         if crop > side:
@@ -185,7 +192,7 @@ def read_geometry(told: dict[str, Any], default: Processor, family: str | None, 
         facts["eval_resize"] = max(side, crop)
     elif crop and crop != side:
         notes.append(f"images are squashed to {crop} px, not to {side} and cropped")
-    return facts
+    return facts | ({"rounding": "huggingface"} if facts["eval_resize"] else {})
 
 
 def read_scaling(told: dict[str, Any], default: Processor) -> dict[str, Any]:
@@ -199,18 +206,20 @@ def read_scaling(told: dict[str, Any], default: Processor) -> dict[str, Any]:
     return {"mean": mean, "std": std}
 
 
-def write_huggingface(prepared: Preprocessing, resolution: int, model_type: str) -> tuple[dict[str, Any], list[str]]:
+def write_huggingface(
+    prepared: Preprocessing, size: tuple[int, int], model_type: str
+) -> tuple[dict[str, Any], list[str]]:
     """(what preprocessor_config.json says, notes on what Hugging Face does otherwise)."""
     kind, notes = peer_kind(prepared, "Hugging Face")
-    eval_resize, square = prepared.at(resolution).eval_resize, {"height": resolution, "width": resolution}
-    notes += [f"Hugging Face {TRUNCATES}"] if eval_resize else []
+    eval_resize, whole = prepared.at(size[1]).eval_resize, {"height": size[0], "width": size[1]}
+    notes += rounding_note(prepared, "Hugging Face", "huggingface") if eval_resize else []
     return {
         "image_processor_type": f"{OF_A_MODEL[model_type]}ImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": eval_resize} if eval_resize else square,
+        "size": {"shortest_edge": eval_resize} if eval_resize else whole,
         "resample": PILLOW.index(kind),
         "do_center_crop": bool(eval_resize),
-        "crop_size": square,
+        "crop_size": whole,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -37,7 +37,7 @@ ROWS = (
 def prepared(config: ViTConfig) -> tuple[Card, str]:
     """How torchvision's own weights of this size want images: those of 224 px from ImageNet alone, larger ones SWAG's."""
     resolution = config.image_size[0]
-    card = Card(resolution=resolution, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    card = Card(resolution=resolution, mean=IMAGENET_MEAN, std=IMAGENET_STD, rounding="torchvision")
     if resolution == 224:
         side = 242 if (config.width, config.patch_size) == (1024, (16, 16)) else 256
         card = dataclasses.replace(card, eval_resize=side, resize_kind="bilinear")
