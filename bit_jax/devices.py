@@ -14,8 +14,8 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from common import devices
-from common.errors import UserError, reason
+from common.system import processes as devices
+from common.system.errors import UserError, reason
 
 START_SECONDS = 120  # that the first process of a job waits for the last one
 HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead

@@ -1,11 +1,11 @@
 """A model as a graph for other programs, with a free number of images, in JAX."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import functools
 
 from common.config import ExportConfig, run_command
-from common.export import Export
+from common.runs.export import Export
 
 
 def load_main():

@@ -14,8 +14,8 @@ from bit_jax.devices import FirstDevice, to_device
 from bit_jax.layers import standardize_once
 from bit_jax.loop import evaluate, scale, score
 from bit_jax.model import Model
-from common.export import Export
-from common.inference import Evaluation, Inference, Prediction
+from common.runs.export import Export
+from common.runs.inference import Evaluation, Inference, Prediction
 
 
 @functools.partial(nnx.jit, static_argnames="dtype")

@@ -13,10 +13,10 @@ from jax import numpy as jnp
 from bit_jax import api, optim, weights
 from bit_jax.devices import Devices, to_device
 from bit_jax.model import Model
-from common.batches import NOISE
-from common.metrics import Keep, summarize
-from common.recipes import Recipe
-from common.run import Run
+from common.data.batches import NOISE
+from common.evaluation.metrics import Keep, summarize
+from common.recipes.recipe import Recipe
+from common.runs.run import Run
 
 
 def scale(images: Array, model: Model) -> Array:
@@ -142,7 +142,7 @@ def evaluate(
 
 
 def main(run: Run) -> None:
-    """Train as the command says; everything but the mathematics happens in common/run.py."""
+    """Train as the command says; everything but the mathematics happens in common/runs/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(jnp, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}

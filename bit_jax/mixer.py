@@ -7,8 +7,8 @@ from jax import Array
 
 from bit_jax.layers import Dense, LayerNorm, Mlp, PatchEmbedding, drop_branch, on_grid
 from bit_jax.model import Model
-from common.intermediates import Intermediate, block_labels, chosen
 from common.models import MixerConfig
+from common.models.intermediates import Intermediate, block_labels, chosen
 
 
 class Block(nnx.Module):
@@ -52,7 +52,7 @@ class Mixer(Model):
     def intermediates(
         self, images: Array, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[1:3])
         x, found = self.stem(images), []
         for block in self.blocks:

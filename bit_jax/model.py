@@ -8,9 +8,9 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax.layers import Dense
-from common.cards import Card, Preprocessing
-from common.intermediates import Intermediate
 from common.models import ModelConfig, head_classes
+from common.models.cards import Card, Preprocessing
+from common.models.intermediates import Intermediate
 
 jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], meta_fields=["name", "stride"])
 
@@ -18,7 +18,7 @@ jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], me
 class Model(nnx.Module):
     """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    `card` says what is known of its weights (common/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    `card` says what is known of its weights (common/models/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
     but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
     instead of keeping them.
     """

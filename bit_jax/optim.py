@@ -1,4 +1,4 @@
-"""The update of a Recipe (common/recipes.py has the formulas), native: moments and moving average beside a model."""
+"""The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
 import functools
 
@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from common.models import trained_parameters
-from common.recipes import Recipe, UpdateNumbers
+from common.recipes.recipe import Recipe, UpdateNumbers
 
 Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or moment}
 

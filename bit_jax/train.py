@@ -1,11 +1,11 @@
 """Train or fine-tune a published model, in JAX."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import functools
 
 from common.config import TrainConfig, run_command
-from common.run import Run
+from common.runs.run import Run
 
 
 def load_main():

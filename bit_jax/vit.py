@@ -19,8 +19,8 @@ from bit_jax.layers import (
 )
 from bit_jax.model import Model
 from bit_jax.resnet_v1 import Backbone
-from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
+from common.models.intermediates import Intermediate, block_labels, chosen
 
 
 class Block(nnx.Module):
@@ -94,7 +94,7 @@ class ViT(Model):
     def intermediates(
         self, images: Array, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[1:3])
         x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
         for block in self.blocks:

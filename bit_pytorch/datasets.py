@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import images
+from common.data import images
 from common.datasets import Split
-from common.errors import UserError, nearest, reason
+from common.system.errors import UserError, nearest, reason
 
 SPLITS = {
     "train": ("train", "trainval"),

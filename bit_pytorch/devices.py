@@ -12,8 +12,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from common import devices
-from common.errors import UserError, reason
+from common.system import processes as devices
+from common.system.errors import UserError, reason
 
 TIMEOUT = datetime.timedelta(hours=2)  # of one exchange: the process that writes may take long over its files
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "tpu": "tpu_dist"}  # that exchange what lies on a device

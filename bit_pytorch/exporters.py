@@ -12,8 +12,8 @@ from bit_pytorch.devices import FirstDevice
 from bit_pytorch.inference import build_once
 from bit_pytorch.loop import constants, scale
 from bit_pytorch.model import Model
-from common.errors import UserError
-from common.export import Export
+from common.runs.export import Export
+from common.system.errors import UserError
 
 
 class Exported(nn.Module):

@@ -5,7 +5,7 @@ and calls nothing else. What trainers put around a model is taken off: the dicts
 `model.`, `module.` and `_orig_mod.`. Names then stay as they are: `python -m common.convert` knows them.
 """
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import argparse
 import pickle
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from common.config import Parser
-from common.errors import UserError, exit_with_sentence, reason
-from common.files import check_replaced
-from common.formats import containers
-from common.formats.recognise import shorten
+from common.system.errors import UserError, exit_with_sentence, reason
+from common.system.files import check_replaced
+from common.weights import containers
+from common.weights.recognise import shorten
 
 # What trainers keep beside tensors, and what holds data alone: flags, and numbers of numpy.
 PLAIN = [argparse.Namespace, np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]

@@ -10,8 +10,8 @@ from bit_pytorch.devices import FirstDevice, to_device
 from bit_pytorch.layers import standardize_once
 from bit_pytorch.loop import evaluate, scale, score
 from bit_pytorch.model import Model
-from common.export import Export
-from common.inference import Evaluation, Inference, Prediction
+from common.runs.export import Export
+from common.runs.inference import Evaluation, Inference, Prediction
 
 
 @torch.inference_mode()

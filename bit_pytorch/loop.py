@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from bit_pytorch import api, optim, weights
 from bit_pytorch.devices import Devices, to_device
 from bit_pytorch.model import Model
-from common.batches import NOISE
-from common.cards import Preprocessing
-from common.metrics import Keep, summarize
-from common.recipes import Recipe
-from common.run import Run
+from common.data.batches import NOISE
+from common.evaluation.metrics import Keep, summarize
+from common.models.cards import Preprocessing
+from common.recipes.recipe import Recipe
+from common.runs.run import Run
 
 
 def scale(images: Tensor, model: Model) -> Tensor:
@@ -118,7 +118,7 @@ def evaluate(
 
 
 def main(run: Run) -> None:
-    """Train as the command says; everything but the mathematics happens in common/run.py."""
+    """Train as the command says; everything but the mathematics happens in common/runs/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(torch, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}

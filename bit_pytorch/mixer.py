@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from bit_pytorch.layers import Dense, LayerNorm, Mlp, PatchEmbedding, checked, drop_branch, on_grid, part
 from bit_pytorch.model import Model
-from common.intermediates import Intermediate, block_labels, chosen
 from common.models import MixerConfig
+from common.models.intermediates import Intermediate, block_labels, chosen
 
 for function in ("checked", "drop_branch", "part"):  # which decide by values: nodes of a graph that torch.fx traces
     torch.fx.wrap(function)
@@ -54,7 +54,7 @@ class Mixer(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[2:])
         x, found = self.stem(images), []
         for block in self.blocks:

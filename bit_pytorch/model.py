@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bit_pytorch.layers import Dense
-from common.cards import Card, Preprocessing
 from common.models import ModelConfig, head_classes
+from common.models.cards import Card, Preprocessing
 
 
 class Model(nn.Module):
     """Images [B, 3, H, W] to logits [B, num_classes], or to features where there are no classes.
 
-    `card` says what is known of its weights (common/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    `card` says what is known of its weights (common/models/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
     but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
     instead of keeping them.
     """

@@ -1,10 +1,10 @@
-"""The update of a Recipe (common/recipes.py has the formulas), native: moments and moving average beside a model."""
+"""The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from common.recipes import Recipe, UpdateNumbers
+from common.recipes.recipe import Recipe, UpdateNumbers
 
 
 class Optimizer:

@@ -1,9 +1,9 @@
 """Top classes, logits and features of images, in PyTorch."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 from common.config import PredictConfig, run_command
-from common.inference import Prediction
+from common.runs.inference import Prediction
 
 
 def load_main():

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from bit_pytorch.layers import Dense, GroupNorm, StdConv, max_pool
 from bit_pytorch.model import Model
-from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetConfig
+from common.models.intermediates import Intermediate, chosen, stage_ends, stage_labels
 
 
 class Bottleneck(nn.Module):
@@ -59,7 +59,7 @@ class ResNet(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the first convolution and of every stage, which `indices` choose (common/intermediates.py).
+        """Outputs of the first convolution and of every stage, which `indices` choose (common/models/intermediates.py).
 
         With `norm`, the last one is what is pooled: behind norm and ReLU.
         """

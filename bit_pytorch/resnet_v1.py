@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from bit_pytorch.layers import Dense, GroupNorm, StdConv, max_pool
 from bit_pytorch.model import Model
-from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetV1Config
+from common.models.intermediates import Intermediate, chosen, stage_ends, stage_labels
 
 
 def conv(in_width: int, out_width: int, size: int, stride: int, config: ResNetV1Config) -> StdConv:
@@ -72,7 +72,7 @@ class Backbone(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the first convolution and of every stage, which `indices` choose (common/intermediates.py).
+        """Outputs of the first convolution and of every stage, which `indices` choose (common/models/intermediates.py).
 
         `norm` changes nothing: what is pooled is the last of them.
         """

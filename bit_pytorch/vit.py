@@ -19,8 +19,8 @@ from bit_pytorch.layers import (
 )
 from bit_pytorch.model import Model
 from bit_pytorch.resnet_v1 import Backbone
-from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
+from common.models.intermediates import Intermediate, block_labels, chosen
 from common.models.vit import sincos2d
 
 for function in ("checked", "drop_branch", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
@@ -104,7 +104,7 @@ class ViT(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[2:])
         x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
         for block in self.blocks:

@@ -8,7 +8,7 @@ import tempfile
 from bit_tf2.conflict import check_common
 
 check_common()  # before the first import of it
-from common.errors import UserError
+from common.system.errors import UserError
 
 __all__ = ["create_model", "decode_predictions", "list_models", "load_weights", "preprocess", "save_weights"]
 

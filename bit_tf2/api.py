@@ -17,8 +17,8 @@ from bit_tf2.resnet_v1 import ResNetV1
 from bit_tf2.vit import ViT
 from common import weights as common_weights
 from common import zoo
-from common.cards import Preprocessing
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models.cards import Preprocessing
 
 list_models = zoo.list_models
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
@@ -59,11 +59,11 @@ def create_model(
 ) -> Model:
     """A `keras.Model` for images [B, H, W, 3] as its `preprocessing` says, called by its published `name`.
 
-    `weights` is a file or folder in any spelling (common/formats/), "pretrained" for the published one in
+    `weights` is a file or folder in any spelling (common/weights/spellings/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
     another number gets a head of zeros, 0 none. `image_size` is a square's side, or height and width, in pixels:
     positions of a ViT are resized for it. `model.features(images)` gives the pooled features [B, D],
-    `model.intermediates(images)` the outputs of stages or blocks. Raises common.errors.UserError.
+    `model.intermediates(images)` the outputs of stages or blocks. Raises common.system.errors.UserError.
     """
     start = zoo.start(name, num_classes, image_size, weights)
     precision = PRECISIONS[checked_policy(keras.config.dtype_policy()).name]

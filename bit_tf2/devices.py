@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from common import devices
-from common.errors import UserError, reason
+from common.system import processes as devices
+from common.system.errors import UserError, reason
 
 
 class Devices(devices.Devices):

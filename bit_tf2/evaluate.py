@@ -1,10 +1,10 @@
 """Accuracy and loss of a model on splits of a dataset, in TensorFlow."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 from bit_tf2 import import_tensorflow
 from common.config import EvaluateConfig, run_command
-from common.inference import Evaluation
+from common.runs.inference import Evaluation
 
 
 def load_main():

@@ -15,8 +15,8 @@ from bit_tf2.devices import FirstDevice
 from bit_tf2.inference import build_once
 from bit_tf2.loop import scale
 from bit_tf2.model import Model
-from common.errors import UserError
-from common.export import Export
+from common.runs.export import Export
+from common.system.errors import UserError
 
 
 class Exported(tf.Module):

@@ -11,8 +11,8 @@ from bit_tf2.devices import FirstDevice, to_device
 from bit_tf2.layers import standardize_once
 from bit_tf2.loop import evaluate, scale, score
 from bit_tf2.model import Model
-from common.export import Export
-from common.inference import Evaluation, Inference, Prediction
+from common.runs.export import Export
+from common.runs.inference import Evaluation, Inference, Prediction
 
 
 @tf.function(autograph=False)

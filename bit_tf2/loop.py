@@ -9,10 +9,10 @@ from tensorflow import Tensor
 from bit_tf2 import api, optim, weights
 from bit_tf2.devices import Devices, to_device
 from bit_tf2.model import Model
-from common.batches import NOISE
-from common.metrics import Keep, summarize
-from common.recipes import Recipe, UpdateNumbers
-from common.run import Run
+from common.data.batches import NOISE
+from common.evaluation.metrics import Keep, summarize
+from common.recipes.recipe import Recipe, UpdateNumbers
+from common.runs.run import Run
 
 
 def scale(images: Tensor, model: Model) -> Tensor:
@@ -150,7 +150,7 @@ def evaluate(
 
 
 def main(run: Run) -> None:
-    """Train as the command says; everything but the mathematics happens in common/run.py."""
+    """Train as the command says; everything but the mathematics happens in common/runs/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe, dtype = run.recipe, getattr(tf, run.config.precision)
         options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}

@@ -7,8 +7,8 @@ from tensorflow import Tensor
 
 from bit_tf2.layers import Dense, Layer, LayerNorm, Mlp, PatchEmbedding, drop_branch, on_grid, registered
 from bit_tf2.model import Model, takes_images, takes_inputs
-from common.intermediates import Intermediate, block_labels, chosen
 from common.models import MixerConfig
+from common.models.intermediates import Intermediate, block_labels, chosen
 
 
 class Block(Layer):
@@ -53,7 +53,7 @@ class Mixer(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[1:3])
         x, found = self.stem(images), []
         for block in self.blocks:

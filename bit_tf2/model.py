@@ -15,15 +15,15 @@ from tensorflow import Tensor
 from bit_tf2 import weights
 from bit_tf2.devices import FirstDevice
 from bit_tf2.layers import Dense, Layer, Traced, dtype_policy, registered
-from common.adapt import check_same_model
-from common.cards import Card, Preprocessing, parse_card
-from common.errors import UserError
-from common.formats.containers import RECORD, open_container
-from common.formats.source import dump_config, parse_config
-from common.initializers import initial_parameters
-from common.intermediates import Intermediate
 from common.models import ModelConfig, head_classes
+from common.models.cards import Card, Preprocessing, parse_card
+from common.models.initial import initial_parameters
+from common.models.intermediates import Intermediate
+from common.system.errors import UserError
 from common.weights import fitted_config
+from common.weights.adapt import check_same_model
+from common.weights.containers import RECORD, open_container
+from common.weights.source import dump_config, parse_config
 
 PRECISIONS = {  # policy of Keras -> type of the computation; a mixed one keeps parameters in float32
     "float32": "float32", "float64": "float64", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16",
@@ -78,7 +78,7 @@ def takes_inputs(intermediates: Callable) -> Callable:
 class Model(Traced, keras.Model):
     """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    `card` says what is known of its weights (common/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    `card` says what is known of its weights (common/models/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
     but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
     instead of keeping them.
     """

@@ -1,4 +1,4 @@
-"""The update of a Recipe (common/recipes.py has the formulas), native: moments and moving average beside a model."""
+"""The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from common.models import trained_parameters
-from common.recipes import Recipe, UpdateNumbers
+from common.recipes.recipe import Recipe, UpdateNumbers
 
 Path = tuple[str | int, ...]  # of attributes
 

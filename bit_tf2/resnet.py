@@ -8,8 +8,8 @@ from tensorflow.nn import relu
 
 from bit_tf2.layers import Dense, GroupNorm, Layer, StdConv, max_pool, registered
 from bit_tf2.model import Model, takes_images, takes_inputs
-from common.intermediates import Intermediate, chosen, stage_ends, stage_labels
 from common.models import ResNetConfig
+from common.models.intermediates import Intermediate, chosen, stage_ends, stage_labels
 
 
 class Bottleneck(Layer):
@@ -61,7 +61,7 @@ class ResNet(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the first convolution and of every stage, which `indices` choose (common/intermediates.py).
+        """Outputs of the first convolution and of every stage, which `indices` choose (common/models/intermediates.py).
 
         With `norm`, the last one is what is pooled: behind norm and ReLU.
         """

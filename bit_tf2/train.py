@@ -1,12 +1,12 @@
 """Train or fine-tune a published model, in TensorFlow."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import functools
 
 from bit_tf2 import import_tensorflow
 from common.config import TrainConfig, run_command
-from common.run import Run
+from common.runs.run import Run
 
 
 def load_main():

@@ -20,8 +20,8 @@ from bit_tf2.layers import (
 )  # fmt: skip
 from bit_tf2.model import Model, takes_images, takes_inputs
 from bit_tf2.resnet_v1 import Backbone
-from common.intermediates import Intermediate, block_labels, chosen
 from common.models import ViTConfig
+from common.models.intermediates import Intermediate, block_labels, chosen
 
 
 class Block(Layer):
@@ -100,7 +100,7 @@ class ViT(Model):
     def intermediates(
         self, images: Tensor, *, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Intermediate]:
-        """Outputs of the blocks, which `indices` choose (common/intermediates.py); with `norm`, behind the last norm."""
+        """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[1:3])
         x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
         for block in self.blocks:

@@ -11,18 +11,14 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from common.errors import UserError, exit_with_sentence, is_out_of_memory, nearest, of_memory
-from common.images import EXIF, MAX_PIXELS, ON_BROKEN_IMAGE, RESIZE_KINDS, RESIZE_MODES
+from common.data.images import EXIF, MAX_PIXELS, ON_BROKEN_IMAGE, RESIZE_KINDS, RESIZE_MODES
+from common.data.randaugment import STRONGEST
 from common.models import DEFAULT_MODEL, TRAIN_ONLY
-from common.randaugment import STRONGEST
-from common.recipes import COMPAT, SCHEDULES
-from common.rules import AUGREG, RULES
+from common.recipes.recipe import COMPAT, SCHEDULES
+from common.recipes.rules import AUGREG, RULES
+from common.system.environment import ENGINE_PACKAGES
+from common.system.errors import UserError, exit_with_sentence, is_out_of_memory, nearest, of_memory
 
-ENGINE_PACKAGES = {  # what the extra of the same name installs
-    "bit_pytorch": ("torch", "torchvision"),
-    "bit_jax": ("jax", "jaxlib", "flax", "optax"),
-    "bit_tf2": ("tensorflow", "keras"),
-}
 PRECISIONS = ("float32", "bfloat16", "float64")
 
 
@@ -371,11 +367,11 @@ def parse(config_class: type, argv: Sequence[str], prog: str, description: str) 
         raise UserError(f"{prog} knows no {unknown[0]!r}{nearest(unknown[0], flags)} --help lists the flags.")
     given = vars(values)
     if "extend_from" in given:
-        from common.extend import taken_over  # which reads files, and so takes longer to import
+        from common.runs.extend import taken_over  # which reads files, and so takes longer to import
 
         given = taken_over(given["extend_from"], given)
     if "weights" in given and "model" not in given and issubclass(config_class, ModelConfig):
-        from common.formats.source import stated_model
+        from common.weights.source import stated_model
 
         given |= stated_model(given["weights"])
     config = config_class(**given)

@@ -1,6 +1,6 @@
 """Weights from any spelling into any other that holds the family: `python -m common.convert SOURCE TARGET [--to ...]`.
 
-Families and spellings are recognised from names and shapes (common/formats/). Nothing is executed, no framework is
+Families and spellings are recognised from names and shapes (common/weights/spellings/). Nothing is executed, no framework is
 imported, the target is read back before it takes its name, and a round trip returns the same bits.
 
     python -m common.convert ViT-B_16.npz vit_b_16/ --to timm
@@ -8,7 +8,7 @@ imported, the target is read back before it takes its name, and a round trip ret
     python -m common.convert --inspect ViT-B_16.npz
 """
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import argparse
 import dataclasses
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Parser
-from common.errors import UserError, exit_with_sentence
-from common.files import check_replaced, write_json
-from common.formats import containers, huggingface, timm
-from common.formats.express import differing, express, expressed
-from common.formats.recognise import SPELLINGS, choose_table, family_name, shorten
-from common.formats.source import Source, card_path, dump_config, find_weights, read_model
-from common.formats.tables import Table
+from common.system.errors import UserError, exit_with_sentence
+from common.system.files import check_replaced, write_json
+from common.weights import containers
+from common.weights.spellings import huggingface, timm
+from common.weights.express import differing, express, expressed
+from common.weights.recognise import SPELLINGS, choose_table, family_name, shorten
+from common.weights.source import Source, card_path, dump_config, find_weights, read_model
+from common.weights.table import Table
 from common.models import ModelConfig, ResNetConfig, ViTConfig, architectures, num_parameters
 
 WRITERS = {  # spelling -> what its files beside the arrays say

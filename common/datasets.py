@@ -1,6 +1,6 @@
 """Datasets by name or folder: random access to encoded images and their labels, one example order for all engines."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import contextlib
 import dataclasses
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import images
-from common.errors import UserError, nearest, printable, shortened
-from common.lists import lookalikes
+from common.data import images
+from common.system.errors import UserError, nearest, printable, shortened
+from common.data.lists import lookalikes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +184,7 @@ class DatasetRow:
 
 def rows(tfds_data_dir: str | Path | None = None) -> dict[str, DatasetRow]:
     """Every named dataset. The sizes are those of `bit_hyperrule.py` of google-research/big_transfer."""
-    from common.sources import archives, cifar, folder
+    from common.data.sources import archives, cifar, folder
 
     return {
         # The rule's 500 steps of 512 images at 128 px would take an hour on two cores; this takes under two minutes. The
@@ -214,18 +214,18 @@ def open_dataset(
     `torchvision:NAME` is for the engine that brings `open_torchvision`. Raises UserError when there is no such dataset,
     or its files are missing or broken.
     """
-    from common.sources import folder
+    from common.data.sources import folder
 
     known = rows(tfds_data_dir)
     if name in known:
         opened = Opened(*known[name].open(name, Path(datadir)))
         return _dataset(name, opened, known[name].image_size, known[name].recipe)
     if name.startswith("tfds:"):
-        from common.sources import tfds
+        from common.data.sources import tfds
 
         opened = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
     elif name.startswith("vtab:"):
-        from common.sources import vtab
+        from common.data.sources import vtab
 
         opened = vtab.open_vtab(name.removeprefix("vtab:"), tfds_data_dir)
     elif name.startswith("torchvision:"):
@@ -291,6 +291,6 @@ def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, 
 
 
 if __name__ == "__main__":
-    from common.prepare import main
+    from common.data.prepare import main
 
     main()

@@ -7,7 +7,7 @@ stays as NAME.npz.part, which the same command resumes. Exit status: 0, or 2 whe
 still are).
 """
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import base64
 import binascii
@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Parser
-from common.errors import UserError, exit_with_sentence, nearest
-from common.files import NO_LOCKS, sync
+from common.system.errors import UserError, exit_with_sentence, nearest
+from common.system.files import NO_LOCKS, sync
 from common.models import PACKAGED_WEIGHTS, PublishedModel
-from common.progress import Count
+from common.system.progress import Count
 
 CHUNK_BYTES = 2**20
 TIMEOUT_SECONDS = 60  # of silence on the line

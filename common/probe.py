@@ -5,7 +5,7 @@ that of big_vision (`evaluators/fewshot_lsr.py`): least squares on whitened feat
 towards +1 for the right class and -1 for the others, with an L2 penalty; the same seeds choose the same images.
 """
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import argparse
 import importlib.util
@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from common.config import Parser
-from common.errors import UserError, exit_with_sentence, reason
-from common.files import open_regular
-from common.formats.npz import Npz
+from common.system.errors import UserError, exit_with_sentence, reason
+from common.system.files import open_regular
+from common.weights.containers.npz import Npz
 
 BIAS = 100.0  # so large that the penalty hardly touches its weight
 L2_PENALTY = 2.0**10

@@ -4,7 +4,7 @@ One file that needs no network, as HTML; or the same as Markdown with its PNG be
 read, has not ended or has nothing to be compared by is named on stderr, the rest is reported, and the exit status is 2.
 """
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import html
 import re
@@ -14,12 +14,12 @@ import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import curves
+from common.reports import curves
 from common.config import FREE, Parser
-from common.errors import UserError, exit_with_sentence, printable, shortened
-from common.files import write_atomically
-from common.mistakes import Mistakes, Table, mistakes
-from common.record import (
+from common.system.errors import UserError, exit_with_sentence, printable, shortened
+from common.system.files import write_atomically
+from common.reports.mistakes import Mistakes, Table, mistakes
+from common.reports.record import (
     SEEDS,
     Record,
     accuracy,

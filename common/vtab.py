@@ -5,7 +5,7 @@ Every task is a run of its own, `{logdir}/{name}/{task}/`, by the BiT-HyperRule 
 prepared are listed with what prepares them. `vtab.json` beside the runs holds the summary.
 """
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import dataclasses
 import signal
@@ -15,15 +15,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import storage
+from common.system import remote as storage
 from common.config import TrainConfig, VtabConfig, arguments, changes, parse
-from common.errors import UserError, exit_with_sentence
-from common.files import write_json
-from common.formats.containers import read_json
-from common.interruption import Interruption
+from common.system.errors import UserError, exit_with_sentence
+from common.system.files import write_json
+from common.weights.containers import read_json
+from common.system.interruption import Interruption
 from common.models import find_model
-from common.progress import show
-from common.sources.vtab import GROUPS, TASKS, find_data, find_task
+from common.system.progress import show
+from common.data.sources.vtab import GROUPS, TASKS, find_data, find_task
 
 PUBLISHED = {  # README of google-research/big_transfer: "re-runs and not the exact paper models"
     "BiT-M-R152x4": {"natural": 0.8077, "specialized": 0.8567, "structured": 0.6108, "all": 0.7351},

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from common import hyperrule, images
-from common.cards import LONGEST_SIDE, Card, Preprocessing
+from common.data import images
 from common.datasets import Split, typical_size
-from common.errors import UserError
-from common.files import read_regular
-from common.inference import find_images, likeliest
 from common.models import ModelConfig, find_model, published_models, unpublished_models
+from common.models.cards import LONGEST_SIDE, Card, Preprocessing
+from common.recipes import hyperrule
+from common.runs.inference import find_images, likeliest
+from common.system.errors import UserError
+from common.system.files import read_regular
 from common.weights import Start, choose_file, starting_values
 
 Size = int | tuple[int, int]  # of images, in pixels: a square's side, or height and width

@@ -25,16 +25,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common.batches import TrainBatches, prefetch
 from common.convert import convert
+from common.data.batches import TrainBatches, prefetch
+from common.data.sources.folder import open_folder
+from common.data.sources.index import SETTLED_SECONDS
 from common.datasets import open_dataset
-from common.environment import processor
-from common.errors import UserError, exit_with_sentence
-from common.initializers import initial_parameters
 from common.models import ModelConfig, PublishedModel, find_model
-from common.recipes import Recipe
-from common.sources.folder import open_folder
-from common.sources.index import SETTLED_SECONDS
+from common.models.initial import initial_parameters
+from common.recipes.recipe import Recipe
+from common.system.environment import processor
+from common.system.errors import UserError, exit_with_sentence
 from common.weights import write_weights
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
@@ -172,7 +172,7 @@ def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool 
 
 
 def our_pipeline(folder: Path, workers: int, randaugment_layers: int = 0) -> Work:
-    """Images per second of common/batches.py."""
+    """Images per second of common/data/batches.py."""
     split, layers = open_dataset(str(folder)).splits["train"], randaugment_layers
     recipe = dataclasses.replace(RECIPE, randaugment_layers=layers, randaugment_magnitude=10.0)
     steps = len(split) // recipe.batch
@@ -416,7 +416,7 @@ def pipeline_section(args: argparse.Namespace) -> None:
                 "DataLoader, Pillow, float32": (torch_pipeline, Path(folder), workers, True),
                 "DataLoader, uint8 tensors": (torch_pipeline, Path(folder), workers, False),
                 "tf.data, uint8": (tf_pipeline, Path(folder), workers),
-                "common.batches, uint8": (our_pipeline, Path(folder), workers),
+                "common.data.batches, uint8": (our_pipeline, Path(folder), workers),
             }
             show(f"Input pipeline, {side_px}-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
 
@@ -443,7 +443,7 @@ def randaugment_section(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), 64, count=4096)
         rows = {
-            "common.batches": (our_pipeline, Path(folder), os.cpu_count()),
+            "common.data.batches": (our_pipeline, Path(folder), os.cpu_count()),
             "with RandAugment(2, 10)": (our_pipeline, Path(folder), os.cpu_count(), 2),
         }
         show("Input pipeline, 64-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
@@ -610,7 +610,7 @@ def overlap_section(args: argparse.Namespace) -> None:
 def waiting(args: argparse.Namespace, engine: str) -> Work:
     """Part of the time of 20 steps on real images that passes in `next(batches)`."""
     from common.config import TrainConfig
-    from common.recipes import create_recipe
+    from common.recipes.recipe import create_recipe
 
     api, _, loop, optim = import_engine(engine)
     dataset = open_dataset("cifar10-sample")

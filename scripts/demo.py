@@ -27,8 +27,8 @@ def losses(result: dict) -> dict[int, float]:
 
 
 def main(arguments: list[str]) -> None:
-    from common import curves
-    from common.record import read_record
+    from common.reports import curves
+    from common.reports.record import read_record
 
     folder = Path("runs") / time.strftime("demo_%Y%m%d-%H%M%S")
     results = {engine: run(engine, folder, arguments) for engine in ENGINES}

@@ -15,7 +15,7 @@ pipelines of big_transfer.
 import json
 from pathlib import Path
 
-from common.sources.vtab import TASKS
+from common.data.sources.vtab import TASKS
 
 MANIFEST = Path(__file__).resolve().parent.parent / "weights" / "manifest.json"
 BUCKET = "https://storage.googleapis.com/bit_models"

@@ -13,9 +13,9 @@ import numpy as np
 
 import bit_tf2
 from common import weights
-from common.errors import exit_with_sentence
 from common.models import DEFAULT_MODEL, find_model
-from common.recipes import Recipe
+from common.recipes.recipe import Recipe
+from common.system.errors import exit_with_sentence
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
 

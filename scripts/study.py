@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.record import read_lines
+from common.reports.record import read_lines
 
 REFERENCE = "PyTorch, float64"  # tells what the rounding of float32 is worth
 CONTENDERS = {  # engine and precision

@@ -9,7 +9,8 @@ import sys
 import time
 import types
 
-from common import files, run
+from common.runs import run
+from common.system import files
 
 
 def prepare(
@@ -33,7 +34,8 @@ def prepare(
 
 def make_it_small() -> None:
     """A model of some thousand parameters, and no curves."""
-    from common import curves, models
+    from common import models
+    from common.reports import curves
 
     row = models.find_model(models.DEFAULT_MODEL)
     tiny = models.ResNetConfig((1,), 0.5, 2)

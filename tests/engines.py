@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from common.recipes import Recipe
+from common.recipes.recipe import Recipe
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax", "bit_tf2": "tensorflow"}
 NAMES = tuple(FRAMEWORKS)

@@ -17,12 +17,12 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from common import checkpoint
-from common.errors import UserError
-from common.formats import tensor_bundle
-from common.formats.source import read_model
 from common.models import ResNetConfig
+from common.runs import checkpoint
+from common.system.errors import UserError
 from common.weights import read_weights
+from common.weights.containers import tensor_bundle
+from common.weights.source import read_model
 
 MINI = ResNetConfig((2, 1), 0.5, 10)
 HANG_SECONDS = 10

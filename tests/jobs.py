@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from processes import Server
 
-from common.checkpoint import CURRENT, read
-from common.predictions import read_predictions
+from common.evaluation.predictions import read_predictions
+from common.runs.checkpoint import CURRENT, read
 
 FLAGS = ("--dataset", "images", "--weights", "none", "--precision", "float64", "--batch", 8, "--batch_split", 2,
          "--mixup", 0.1, "--resize", 36, "--crop", 32, "--steps", 20, "--warmup_steps", 1, "--base_lr", 0.01,

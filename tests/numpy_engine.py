@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from common.config import TrainConfig, run_command
-from common.devices import Devices
-from common.run import Run
+from common.runs.run import Run
+from common.system.processes import Devices
 from common.weights import below
 
 LOOP = Path(__file__).resolve().parent.parent / "bit_jax" / "loop.py"

@@ -7,15 +7,15 @@ import time
 import numpy as np
 import pytest
 
-from common import batches as batches_module
-from common.batches import EvalBatches, TrainBatches, augment, prefetch
-from common.cards import Preprocessing
 from common.config import TrainConfig
+from common.data import batches as batches_module
+from common.data.batches import EvalBatches, TrainBatches, augment, prefetch
+from common.data.images import resize
+from common.data.randaugment import cutout, rotate
 from common.datasets import MultiLabels, Split
-from common.errors import UserError
-from common.images import resize
-from common.randaugment import cutout, rotate
-from common.recipes import Recipe, create_recipe
+from common.models.cards import Preprocessing
+from common.recipes.recipe import Recipe, create_recipe
+from common.system.errors import UserError
 
 RNG = np.random.default_rng(0)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from format_cases import CASES, SMALL, random_arrays
 
-from common.cards import Card, parse_card
-from common.errors import UserError
-from common.formats import containers
-from common.formats.recognise import choose_table
-from common.formats.source import dump_config, parse_config, read_model
 from common.models import ResNetConfig, ViTConfig
+from common.models.cards import Card, parse_card
+from common.system.errors import UserError
+from common.weights import containers
+from common.weights.recognise import choose_table
+from common.weights.source import dump_config, parse_config, read_model
 
 WRONG = (
     None,

@@ -10,16 +10,16 @@ import pytest
 from engines import INSTALLED
 from PIL import Image
 
-from common import checked, images
-from common.cards import Card
-from common.checked import open_turned
 from common.config import EvaluateConfig, PredictConfig, TrainConfig
+from common.data import checked, images
+from common.data.checked import open_turned
+from common.data.sources import index
 from common.datasets import Dataset
-from common.errors import UserError
-from common.inference import Evaluation, Prediction
 from common.models import DEFAULT_MODEL, find_architecture
-from common.run import Run
-from common.sources import index
+from common.models.cards import Card
+from common.runs.inference import Evaluation, Prediction
+from common.runs.run import Run
+from common.system.errors import UserError
 from common.zoo import preprocess
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / f"{DEFAULT_MODEL}.npz"

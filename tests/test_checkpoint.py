@@ -14,9 +14,10 @@ import pytest
 import safetensors.numpy
 from disturbances import Proxy
 
-from common import checkpoint, files
-from common.checkpoint import CURRENT, PREVIOUS, Checkpoints, read, write
-from common.errors import UserError
+from common.runs import checkpoint
+from common.runs.checkpoint import CURRENT, PREVIOUS, Checkpoints, read, write
+from common.system import files
+from common.system.errors import UserError
 
 RNG = np.random.default_rng(0)
 

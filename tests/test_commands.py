@@ -11,7 +11,7 @@ from conftest import ROOT
 from engines import FRAMEWORKS, INSTALLED, Engine
 
 from common.datasets import open_dataset
-from common.predictions import read_predictions
+from common.evaluation.predictions import read_predictions
 
 QUICK = ("--steps", 6, "--batch", 8, "--warmup_steps", 1, "--base_lr", 0.02, "--log_every", 1, "--workers", 2)
 QUICK += ("--resize", 36, "--crop", 32)

@@ -21,7 +21,7 @@ assert not slow, f"{slow} belongs into the functions that need it"
 
 
 def test_no_module_of_common_imports_a_framework():
-    assert len(MODULES) > 15 and "common.formats.bit" in MODULES
+    assert len(MODULES) > 15 and "common.weights.spellings.bit" in MODULES
     done = run_without(FRAMEWORKS, SCRIPT, *MODULES)
     assert done.returncode == 0, done.stderr
 

@@ -9,8 +9,8 @@ import pytest
 from engines import INSTALLED, Engine
 from test_noise import RECIPE, VIT, parameters, split
 
-from common.batches import EvalBatches, TrainBatches, prefetch
-from common.cards import Preprocessing
+from common.data.batches import EvalBatches, TrainBatches, prefetch
+from common.models.cards import Preprocessing
 
 CONFIG = dataclasses.replace(VIT, depth=1)
 MIXUP = dataclasses.replace(

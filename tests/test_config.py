@@ -14,11 +14,11 @@ import numpy_engine
 import pytest
 
 from common.config import ENGINE_PACKAGES, EvaluateConfig, PredictConfig, TrainConfig, VtabConfig, parse, run_command
-from common.devices import Devices
-from common.errors import UserError, nearest
 from common.models import published_models
-from common.recipes import FLAGS
-from common.run import Run
+from common.recipes.recipe import FLAGS
+from common.runs.run import Run
+from common.system.errors import UserError, nearest
+from common.system.processes import Devices
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
@@ -285,8 +285,8 @@ def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(numpy_engine, "train_step", stop)
-    monkeypatch.setattr("common.run.LONG_SECONDS", 0)
-    monkeypatch.setattr("common.run.WORTH_TELLING_SECONDS", 0)
+    monkeypatch.setattr("common.runs.run.LONG_SECONDS", 0)
+    monkeypatch.setattr("common.runs.run.WORTH_TELLING_SECONDS", 0)
     flags = "--model ViT-mu/16 --weights none --batch 64 --crop 32 --steps 5000 --name a --workers 1"
     monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
     with pytest.raises(SystemExit):
@@ -327,7 +327,7 @@ def test_every_command_is_quiet_about_ctrl_c_from_its_first_import():
     assert len(commands) > 12
     for text in commands:
         first = re.search(r"(?m)^(import|from) [^\n]*", text)[0]
-        assert first.startswith("import common.quiet"), text[:300]
+        assert first.startswith("import common.system.quiet"), text[:300]
 
 
 def test_the_list_of_models(monkeypatch, capsys, tmp_path):

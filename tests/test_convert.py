@@ -14,16 +14,16 @@ from format_cases import CASES, SMALL, random_arrays
 
 from common import convert as module
 from common import weights, zoo
-from common.adapt import adapt, adapt_channels, check_same_model
-from common.cards import Card
 from common.convert import convert, describe, inspect, parse
-from common.errors import UserError
-from common.formats import containers
-from common.formats import npz as npz_files
-from common.formats.recognise import choose_table
-from common.formats.source import RECORD, dump_config, read_model
 from common.models import PublishedModel, ResNetConfig, ViTConfig, find_architecture
+from common.models.cards import Card
 from common.models.vit import resize_positions
+from common.system.errors import UserError
+from common.weights import containers
+from common.weights.adapt import adapt, adapt_channels, check_same_model
+from common.weights.containers import npz as npz_files
+from common.weights.recognise import choose_table
+from common.weights.source import RECORD, dump_config, read_model
 
 VIT = CASES["vit_token"][0]
 

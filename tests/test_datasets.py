@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.sources.files import SMALL_BYTES
+from common.data.sources.folder import SAMPLE
 from common.datasets import Split, carve, few_shot, open_dataset, typical_size
-from common.errors import UserError
-from common.sources.files import SMALL_BYTES
-from common.sources.folder import SAMPLE
+from common.system.errors import UserError
 
 
 def write_image(path: Path, size: tuple[int, int] = (4, 6), value: int = 0) -> None:

@@ -12,13 +12,14 @@ import numpy_engine
 import pytest
 from PIL import Image
 
-from common import curves, devices
-from common.checkpoint import CURRENT, Checkpoints, read
 from common.config import TrainConfig, parse
-from common.devices import MOST, Devices, together
-from common.errors import UserError, exit_with_sentence
 from common.models import DEFAULT_MODEL, ResNetConfig, find_model
-from common.run import Run
+from common.reports import curves
+from common.runs.checkpoint import CURRENT, Checkpoints, read
+from common.runs.run import Run
+from common.system import processes as devices
+from common.system.errors import UserError, exit_with_sentence
+from common.system.processes import MOST, Devices, together
 
 FLAGS = ("--dataset", "images", "--weights", "none", "--batch", 4, "--resize", 32, "--crop", 32, "--steps", 6, "--warmup_steps", 1, "--workers", 1,
          "--val_fraction", 0.2, "--batch_eval", 3, "--eval_every", 2, "--log_every", 2,

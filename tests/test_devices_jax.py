@@ -42,7 +42,7 @@ from jax import numpy as jnp
 from bit_jax import api, loop, optim, weights
 from bit_jax.devices import Devices, FirstDevice, to_device
 from common.models import ResNetConfig
-from common.recipes import Recipe
+from common.recipes.recipe import Recipe
 
 config, rng = ResNetConfig((1,), 0.5, 10), np.random.default_rng(0)
 arrays = {name: rng.normal(size=shape) / 10 for name, shape in config.parameter_shapes().items()}

@@ -14,8 +14,8 @@ from conftest import ROOT
 from engines import INSTALLED
 from jobs import Job, assert_close, make_images, metrics
 
-from common.checkpoint import CURRENT, read
-from common.errors import UserError
+from common.runs.checkpoint import CURRENT, read
+from common.system.errors import UserError
 
 pytestmark = pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="torch is not installed")
 

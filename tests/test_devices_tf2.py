@@ -13,7 +13,7 @@ from conftest import ROOT
 from engines import INSTALLED
 from jobs import Job, assert_close, make_images, stop_one_of_two
 
-from common.checkpoint import CURRENT, read
+from common.runs.checkpoint import CURRENT, read
 
 pytestmark = pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="tensorflow is not installed")
 
@@ -63,7 +63,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from bit_tf2 import api, loop, optim, weights
 from bit_tf2.devices import Devices, FirstDevice, to_device
 from common.models import ResNetConfig
-from common.recipes import Recipe
+from common.recipes.recipe import Recipe
 
 config, rng = ResNetConfig((1,), 0.5, 10), np.random.default_rng(0)
 arrays = {name: rng.normal(size=shape) / 10 for name, shape in config.parameter_shapes().items()}

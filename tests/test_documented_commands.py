@@ -19,9 +19,9 @@ from engines import INSTALLED, NAMES
 from test_docs import PAGES, blocks
 from test_suites import CLASSES, write_imagenet
 
-from common.initializers import initial_parameters
+from common.data.sources.folder import SAMPLE
 from common.models import DEFAULT_MODEL, find_model
-from common.sources.folder import SAMPLE
+from common.models.initial import initial_parameters
 from common.weights import write_weights
 
 ELSEWHERE = {  # the beginning of a command -> what it needs, and who runs it

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from common import download, weights
-from common.errors import UserError
 from common.models import ARCHITECTURES, DEFAULT_MODEL, PACKAGED_WEIGHTS, find_model, published_models
+from common.system.errors import UserError
 from scripts import manifest as manifest_writer
 
 ROOT = Path(__file__).resolve().parent.parent

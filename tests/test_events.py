@@ -13,10 +13,12 @@ from conftest import ROOT
 from numpy_engine import load_main
 from PIL import Image
 
-from common import config, curves, events, models, run
-from common.batches import TrainBatches, prefetch
-from common.errors import UserError
+from common import config, models
+from common.data.batches import TrainBatches, prefetch
 from common.models import ResNetConfig, find_model
+from common.reports import curves
+from common.runs import events, run
+from common.system.errors import UserError
 
 pytest.importorskip("tensorboard")
 RUN = ("--weights", "none", "--batch", "4", "--resize", "36", "--crop", "32", "--steps", "6", "--warmup_steps", "1",

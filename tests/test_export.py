@@ -3,14 +3,13 @@
 import importlib
 import json
 
-import numpy as np
 import pytest
 from engines import INSTALLED
 from tiny_models import CONFIGS, random_arrays
 
 from common.config import ExportConfig
-from common.errors import UserError
-from common.export import FORMATS, Export
+from common.runs.export import FORMATS, Export
+from common.system.errors import UserError
 from common.weights import write_weights
 
 CARD = {"class_names": list("abcde"), "resolution": 32, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}

@@ -8,7 +8,7 @@ from engines import INSTALLED
 from test_commands import pets  # noqa: F401
 from test_resume import STEPS, Runs, runs_of
 
-from common.checkpoint import CURRENT, PREVIOUS, read
+from common.runs.checkpoint import CURRENT, PREVIOUS, read
 
 STEADY = ("--schedule", "rsqrt")  # its rates are the same however long the run is
 

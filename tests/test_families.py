@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import UserError
 from common.models import ResNetV1Config, ViTConfig, architectures, find_architecture, num_parameters
 from common.models.vit import sincos2d
+from common.system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 COUNTS = {  # name: count, of google-research/vision_transformer

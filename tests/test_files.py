@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import Checkpoints
 from common.config import TrainConfig
-from common.errors import UserError
-from common.files import open_regular, read_regular
-from common.formats.containers import read_json
-from common.lists import lines
-from common.run import Metrics, Run
-from common.sources.real import read_labels
+from common.data.lists import lines
+from common.data.sources.real import read_labels
+from common.runs.checkpoint import Checkpoints
+from common.runs.run import Metrics, Run
+from common.system.errors import UserError
+from common.system.files import open_regular, read_regular
+from common.weights.containers import read_json
 
 
 def test_a_file_is_read_whole_and_through_links(tmp_path):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.sources.folder import open_folder
 from common.datasets import open_dataset
-from common.errors import UserError
-from common.inference import find_images
-from common.sources.folder import open_folder
+from common.runs.inference import find_images
+from common.system.errors import UserError
 
 
 def write(root: Path, *files: str) -> None:
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(root, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "there")
 
-    monkeypatch.setattr("common.sources.files._listing", refuse)
+    monkeypatch.setattr("common.data.sources.files._listing", refuse)
     with pytest.raises(UserError, match="The class folder .*Ant cannot be read .*Permission denied"):
         open_folder(root)
     with pytest.raises(UserError, match="The folder .*train cannot be read .*Permission denied"):

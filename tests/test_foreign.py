@@ -15,11 +15,12 @@ import pytest
 from format_cases import CASES, random_arrays
 
 from common import weights
-from common.errors import UserError
-from common.formats import containers, h5, tensor_bundle
-from common.formats.recognise import choose_table
-from common.formats.source import find_weights, read_model
-from common.formats.tensor_bundle import MAGIC, masked
+from common.system.errors import UserError
+from common.weights import containers
+from common.weights.containers import h5, tensor_bundle
+from common.weights.containers.tensor_bundle import MAGIC, masked
+from common.weights.recognise import choose_table
+from common.weights.source import find_weights, read_model
 
 VIT = CASES["vit_token"][0]
 

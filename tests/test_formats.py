@@ -12,12 +12,12 @@ import pytest
 from format_cases import CASES, random_arrays
 
 from common.convert import CONTAINERS, convert
-from common.errors import UserError
-from common.formats import containers
-from common.formats.express import express, expressed
-from common.formats.layouts import layout
-from common.formats.recognise import SPELLINGS, TABLES, choose_table, recognise
-from common.formats.source import read_model
+from common.system.errors import UserError
+from common.weights import containers
+from common.weights.express import express, expressed
+from common.weights.layouts import layout
+from common.weights.recognise import SPELLINGS, TABLES, choose_table, recognise
+from common.weights.source import read_model
 
 SAME = ("vision_transformer", "big_transfer")  # how a file may be recognised that another spelling writes alike
 HELD = [(case, spelling) for case, (_, spellings) in CASES.items() for spelling in ("ours", *spellings)]
@@ -31,7 +31,7 @@ def no_waiting_for_the_disk(monkeypatch):
 
 def write_ours(path: Path, config, dtype=np.float32) -> dict[str, np.ndarray]:
     """A file in our spelling, from which everything else is converted; returns its arrays."""
-    from common.formats.source import RECORD, dump_config
+    from common.weights.source import RECORD, dump_config
 
     arrays = random_arrays(config, dtype)
     containers.write(path, arrays, {RECORD: json.dumps({"config": dump_config(config)})})

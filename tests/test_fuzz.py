@@ -12,7 +12,7 @@ from conftest import ROOT
 from fuzzer import MINI
 from golden_cases import GOLDEN
 
-from common import checkpoint
+from common.runs import checkpoint
 from common.weights import write_weights
 
 

@@ -6,9 +6,9 @@ import golden_cases
 import numpy as np
 import pytest
 
-from common.errors import UserError
 from common.models import find_architecture
 from common.models.vit import resize_positions
+from common.system.errors import UserError
 
 RESIZED = "vit_jax_vit/posemb_resize_Ti16_224_to_160"
 LARGE = {name for name in golden_cases.names() if "/full_" in name or "R50x1" in name or name == RESIZED}

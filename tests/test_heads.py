@@ -8,12 +8,12 @@ from engines import Engine
 from format_cases import CASES, random_arrays
 from test_peers import images
 
-from common.cards import Card
 from common.convert import convert
-from common.errors import UserError
-from common.formats.source import read_model
 from common.models import PACKAGED_WEIGHTS, find_model, num_parameters
+from common.models.cards import Card
+from common.system.errors import UserError
 from common.weights import write_weights
+from common.weights.source import read_model
 
 FAMILIES = ("bit", "resnet_v1", "vit_token", "hybrid", "mixer")
 SUFFIXES = (".npz", ".h5", ".safetensors")

@@ -22,9 +22,9 @@ from conftest import ROOT
 from engines import FRAMEWORKS, INSTALLED
 from PIL import Image
 
-from common.checkpoint import CURRENT, read
-from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, find_architecture, find_model
+from common.models.initial import initial_parameters
+from common.runs.checkpoint import CURRENT, read
 from common.weights import read_weights, write_weights
 
 EMBEDDED = PACKAGED_WEIGHTS / "BiT-T-R26x0.5.npz"

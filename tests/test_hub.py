@@ -17,9 +17,10 @@ from engines import Engine
 
 from common import weights
 from common.convert import convert
-from common.errors import UserError
-from common.formats import containers, hub, msgpack
-from common.formats.source import read_model
+from common.system.errors import UserError
+from common.weights import containers
+from common.weights.containers import hub, msgpack
+from common.weights.source import read_model
 
 transformers = pytest.importorskip("transformers")
 

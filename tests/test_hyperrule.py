@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common import hyperrule
 from common.datasets import rows
+from common.recipes import hyperrule
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "hyperrule.json").read_text())
 

@@ -12,7 +12,7 @@ import pytest
 from engines import Engine
 from PIL import Image, ImageOps
 
-from common import images
+from common.data import images
 
 RNG = np.random.default_rng(0)
 

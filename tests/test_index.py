@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoint import write
-from common.sources import folder as folder_source
-from common.sources import index, listed
-from common.sources.folder import open_folder
+from common.data.sources import folder as folder_source
+from common.data.sources import index, listed
+from common.data.sources.folder import open_folder
+from common.runs.checkpoint import write
 
 PAST = 1_600_000_000  # seconds; long before any test
 

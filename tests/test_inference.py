@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import images
 from common.config import EvaluateConfig, PredictConfig, parse
-from common.errors import UserError
-from common.inference import Evaluation, Prediction, unpadded, write_outputs
+from common.data import images
 from common.models import DEFAULT_MODEL
+from common.runs.inference import Evaluation, Prediction, unpadded, write_outputs
+from common.system.errors import UserError
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / f"{DEFAULT_MODEL}.npz"
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from golden_cases import published_names
 
-from common.errors import UserError
-from common.formats import bit
-from common.initializers import initial_parameters
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_architecture
+from common.models.initial import initial_parameters
+from common.system.errors import UserError
+from common.weights.spellings import bit
 
 GOLDEN = Path(__file__).parent / "golden"
 FACTS = json.loads((GOLDEN / "vit_facts.json").read_text())["initialisers"]

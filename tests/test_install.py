@@ -15,7 +15,7 @@ from engines import FRAMEWORKS, INSTALLED
 from processes import run_without
 
 from common.datasets import open_dataset
-from common.environment import version
+from common.system.environment import version
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from format_cases import CASES, random_arrays
 from test_peers import TIMM, images, relative, save_timm, timm_model
 
-from common.errors import UserError
-from common.formats.source import read_model
-from common.intermediates import chosen
+from common.models.intermediates import chosen
+from common.system.errors import UserError
+from common.weights.source import read_model
 
 FAMILIES = ("bit", "resnet_v1", "vit_token", "vit_gap", "vit_rectangle", "hybrid_stem", "mixer")
 STRIDES = {  # pixels per row and column

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from engines import INSTALLED
 
-from common.cards import Card, Preprocessing
 from common.datasets import open_dataset
-from common.errors import UserError
-from common.formats.source import read_model
-from common.initializers import initial_parameters
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models.cards import Card, Preprocessing
+from common.models.initial import initial_parameters
+from common.system.errors import UserError
+from common.weights.source import read_model
 
 pytestmark = pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="tensorflow is not installed")
 if "bit_tf2" in INSTALLED:

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from common.config import TrainConfig
+from common.data.lists import lines, lookalikes, names
 from common.datasets import open_dataset
-from common.errors import UserError
-from common.lists import lines, lookalikes, names
-from common.run import choose_splits
+from common.runs.run import choose_splits
+from common.system.errors import UserError
 
 
 def write_images(root: Path, *files: str) -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from numpy_engine import load_main
 
-from common import config, curves, images, mistakes, models, record, report, run
+from common import config, models, report
+from common.data import images
 from common.datasets import open_dataset
-from common.errors import UserError
-from common.metrics import summarize
+from common.evaluation.metrics import summarize
+from common.evaluation.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from common.models import ResNetConfig, find_model
-from common.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
+from common.reports import curves, mistakes, record
+from common.runs import run
+from common.system.errors import UserError
 
 RUN = ("--weights", "none", "--batch", "4", "--resize", "36", "--crop", "32", "--steps", "2", "--warmup_steps", "1",
        "--batch_eval", "300", "--examples_per_class", "1", "--name", "run", "--workers", "1")  # fmt: skip
@@ -222,7 +225,7 @@ def test_addresses_of_a_run_are_followed_only_when_asked(field, folder, monkeypa
     (folder / "config.json").write_text(json.dumps(settings | {field: "gs://nobody/images"}))
     opened, found = [], record.read_record(folder)
     monkeypatch.setattr(
-        "common.checked.open_dataset", lambda *names: opened.append(names) or open_dataset("cifar10-sample")
+        "common.data.checked.open_dataset", lambda *names: opened.append(names) or open_dataset("cifar10-sample")
     )
     told = mistakes.mistakes(found)
     assert told.note == "The images are not at hand: they lie at gs://nobody/images; give --remote to fetch them."

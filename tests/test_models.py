@@ -12,8 +12,8 @@ from format_cases import CASES as FAMILIES
 from format_cases import random_arrays
 from golden.golden_params import image, param
 
-from common.formats import bit
 from common.models import ARCHITECTURES, ResNetConfig, find_model
+from common.weights.spellings import bit
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("tiny", "tiny_eps", "R50x1_head10", "R101x1_head10")
@@ -131,7 +131,7 @@ def test_public_functions_round_trip_bit_exact(engine, tmp_path):
 def test_initial_values_are_the_same_numbers(engine):
     import importlib
 
-    from common import initializers
+    from common.models import initial as initializers
 
     model = importlib.import_module(engine.name).create_model("BiT-T-R26x0.5")
     expected = initializers.initial_parameters(0, find_model("BiT-T-R26x0.5").config())

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from engines import INSTALLED, Engine, recipe_of
 
-from common.batches import TrainBatches, branch_drop_rates
+from common.data.batches import TrainBatches, branch_drop_rates
 from common.datasets import Split
-from common.errors import UserError
-from common.initializers import initial_parameters
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig, with_noise
-from common.recipes import Recipe
+from common.models.initial import initial_parameters
+from common.recipes.recipe import Recipe
+from common.system.errors import UserError
 
 RECIPE = Recipe("test", 8, 1, 8, (0.1,) * 4, 16, 16, 1.0, 0.0, 0.9, 0.0, dropout=0.2, stochastic_depth=0.5)
 VIT = ViTConfig((8, 8), 16, 2, 2, 32, 5, image_size=(16, 16), dropout=0.2)

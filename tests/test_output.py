@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from processes import ROOT
 
-from common.errors import exit_with_sentence
-from common.sources.folder import SAMPLE
+from common.data.sources.folder import SAMPLE
+from common.system.errors import exit_with_sentence
 
 COMMANDS = {  # what prints something without a framework
     "help": ("common.vtab", "--help"),
@@ -104,7 +104,7 @@ def test_ctrl_c_while_modules_are_imported_shows_nothing(module, tmp_path):
 
 def test_ctrl_c_in_a_command_is_pythons_again(monkeypatch):
     """So that what it was writing is cleared away."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as common/quiet.py leaves it
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as common/system/quiet.py leaves it
     try:
         with pytest.raises(SystemExit) as caught, exit_with_sentence():
             signal.raise_signal(signal.SIGINT)
@@ -115,7 +115,7 @@ def test_ctrl_c_in_a_command_is_pythons_again(monkeypatch):
 
 def test_only_our_commands_change_what_ctrl_c_does(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", "import signal, common.quiet; print(signal.getsignal(signal.SIGINT))"],
+        [sys.executable, "-c", "import signal, common.system.quiet; print(signal.getsignal(signal.SIGINT))"],
         check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert "default_int_handler" in done.stdout

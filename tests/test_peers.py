@@ -17,12 +17,12 @@ from engines import Engine
 from format_cases import CASES, SMALL, random_arrays
 
 from common.convert import convert
-from common.errors import UserError
-from common.formats import containers
-from common.formats import timm as timm_spelling
-from common.formats.recognise import recognise
-from common.formats.source import RECORD, dump_config, read_model
 from common.models import ARCHITECTURES, ResNetConfig, ViTConfig
+from common.system.errors import UserError
+from common.weights import containers
+from common.weights.recognise import recognise
+from common.weights.source import RECORD, dump_config, read_model
+from common.weights.spellings import timm as timm_spelling
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -208,15 +208,15 @@ def test_timm_loads_our_files_strictly(name, tmp_path):
 def test_timm_loads_our_hybrids_and_mixers_by_their_published_names(tmp_path):
     """Our config.json names an architecture; only its parameters are checked, which are large enough."""
     timm = pytest.importorskip("timm")
-    from common.formats.timm import describe
     from common.models import find_architecture
+    from common.weights.spellings.timm import describe
 
     for name in ("R+ViT-Ti/16", "R26+ViT-S/32", "Mixer-S/32", "Mixer-L/16", "ViT-Ti/16", "ViT-H/14"):
         config = dataclasses.replace(find_architecture(name), gelu="erf")
         architecture, arguments = describe(config)
         with torch.device("meta"):
             model = timm.create_model(architecture, **arguments)
-        from common.formats.recognise import choose_table
+        from common.weights.recognise import choose_table
 
         expected = choose_table("timm", config).published_shapes(config)
         assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == expected
@@ -492,7 +492,7 @@ def test_torchvision_both_ways(engine, changes, tmp_path):
 def test_published_torchvision_models_are_recognised():
     """By names and shapes alone: their sizes are those of published ViTs."""
     models = pytest.importorskip("torchvision.models")
-    from common.formats.recognise import recognise
+    from common.weights.recognise import recognise
 
     for name, patch in (("vit_b_16", 16), ("vit_b_32", 32), ("vit_l_16", 16), ("vit_h_14", 14)):
         with torch.device("meta"):

@@ -14,12 +14,12 @@ from engines import Engine
 from format_cases import SMALL, random_arrays
 from PIL import Image
 
-from common.cards import Preprocessing
 from common.convert import convert
-from common.formats import containers
-from common.formats.processors import IMAGENET_MEAN, IMAGENET_STD
-from common.formats.source import RECORD, dump_config, read_model
 from common.models import ResNetConfig, ViTConfig
+from common.models.cards import Preprocessing
+from common.weights import containers
+from common.weights.processors import IMAGENET_MEAN, IMAGENET_STD
+from common.weights.source import RECORD, dump_config, read_model
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("sklearn.datasets")

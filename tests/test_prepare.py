@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import UserError
-from common.prepare import SOURCES, Archive, Source, prepare, prepared_folder
+from common.data.prepare import SOURCES, Archive, Source, prepare, prepared_folder
+from common.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -202,7 +202,7 @@ def test_an_interruption_while_unpacking_leaves_nothing(sources, tmp_path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("common.prepare._unpack", interrupt)
+        patch.setattr("common.data.prepare._unpack", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare("cifar10", tmp_path, sources=sources)
     assert leftovers(tmp_path) == []

@@ -11,8 +11,8 @@ import termios
 
 import pytest
 
-from common import progress
-from common.progress import Count, Progress, duration
+from common.system import progress
+from common.system.progress import Count, Progress, duration
 
 
 @pytest.fixture

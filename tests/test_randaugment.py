@@ -7,9 +7,9 @@ import pytest
 from engines import Engine
 from PIL import Image, ImageEnhance, ImageOps
 
-from common import randaugment
+from common.data import randaugment
+from common.data.images import resize
 from common.datasets import open_dataset
-from common.images import resize
 
 RNG = np.random.default_rng(0)
 LEVELS = (0, 1, 3, 5, 7.5, 9, 10)

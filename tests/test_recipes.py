@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import recipes, schedules
 from common.config import TrainConfig
 from common.datasets import rows
-from common.errors import UserError
-from common.recipes import FLAGS, create_recipe
+from common.recipes import schedules
+from common.recipes.recipe import FLAGS, create_recipe
+from common.recipes import recipe as recipes
+from common.system.errors import UserError
 
 CIFAR10 = (50_000, (32, 32))
 

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from common import curves, environment, record, report
+from common import report
 from common.datasets import open_dataset
-from common.errors import UserError, printable
-from common.predictions import PREDICTIONS, Predictions, write_predictions
+from common.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
+from common.reports import curves, record
+from common.system import environment
+from common.system.errors import UserError, printable
 
 CONFIG = {"model": "BiT-T-R26x0.5", "dataset": "cifar10-sample", "weights": "pretrained", "seed": 0, "base_lr": 0.02}
 
 
 def make_run(folder: Path, engine: str = "bit_pytorch", shift: float = 0.0, ended: bool = True, **changes) -> Path:
-    """A run's folder as `common/run.py` leaves it, its losses and accuracy moved by `shift`."""
+    """A run's folder as `common/runs/run.py` leaves it, its losses and accuracy moved by `shift`."""
     folder.mkdir(parents=True)
     lines = [
         {"step": step, "train/loss": 2 / step + shift * step, "train/lr": 0.01, "images_per_second": 100.0}

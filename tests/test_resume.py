@@ -16,10 +16,10 @@ import pytest
 from engines import INSTALLED
 from processes import ROOT, Server
 
-from common.checkpoint import CURRENT, PREVIOUS, Checkpoints, read, write
 from common.datasets import open_dataset
-from common.interruption import Interruption
-from common.progress import show
+from common.runs.checkpoint import CURRENT, PREVIOUS, Checkpoints, read, write
+from common.system.interruption import Interruption
+from common.system.progress import show
 
 STEPS = 6
 RUN = ("--batch", 4, "--resize", 36, "--crop", 32, "--steps", STEPS, "--warmup_steps", 1, "--base_lr", 0.01,
@@ -257,7 +257,7 @@ def test_a_signal_saves_first_in_every_engine(runs):
 
 TWICE = """
 import os, signal, time
-from common.interruption import Interruption
+from common.system.interruption import Interruption
 with Interruption() as interruption:
     os.kill(os.getpid(), signal.{first})
     os.kill(os.getpid(), signal.{second})

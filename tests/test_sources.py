@@ -9,11 +9,11 @@ import pytest
 from engines import Engine
 from processes import run_without
 
+from common.data.prepare import SOURCES
+from common.data.sources.archives import FLOWERS
+from common.data.sources.tfds import Features, Part, open_parts
 from common.datasets import open_dataset
-from common.errors import UserError
-from common.prepare import SOURCES
-from common.sources.archives import FLOWERS
-from common.sources.tfds import Features, Part, open_parts
+from common.system.errors import UserError
 
 RNG = np.random.default_rng(0)
 

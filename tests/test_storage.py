@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from numpy_engine import load_main
 
-from common import config, curves, models, run, storage
-from common.checkpoint import CURRENT
-from common.errors import UserError
+from common import config, models
+from common.data.sources import tfds
 from common.models import PACKAGED_WEIGHTS, ResNetConfig, find_model
-from common.sources import tfds
+from common.reports import curves
+from common.runs import run
+from common.runs.checkpoint import CURRENT
+from common.runs.remote import POINTER, RESULTS, STATE
+from common.system import remote as storage
+from common.system.errors import UserError
 from common.weights import choose_file, read_weights
 
 fsspec = pytest.importorskip("fsspec")
@@ -60,14 +64,14 @@ def assert_same(bucket, name: str, reference: str) -> None:
     for line in (*lines[0], *lines[1]):
         line.pop("images_per_second", None)
     assert lines[0] == lines[1]
-    assert {storage.POINTER, *json.loads(ours[storage.POINTER]).values()} <= ours.keys()
+    assert {POINTER, *json.loads(ours[POINTER]).values()} <= ours.keys()
 
 
 def test_a_run_in_an_object_store(train, bucket, tmp_path, capfd):
     train("whole", "--tensorboard")
     found = objects(bucket, "whole")
-    pointer = json.loads(found[storage.POINTER])
-    assert found.keys() == {*storage.STATE, *storage.RESULTS, storage.POINTER, *pointer.values()}
+    pointer = json.loads(found[POINTER])
+    assert found.keys() == {*STATE, *RESULTS, POINTER, *pointer.values()}
     assert pointer[CURRENT].startswith("checkpoint-4-") and len(pointer) == 2
     assert "Folder memory://bucket/runs/whole; to resume: python -m numpy.train" in capfd.readouterr().out
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
@@ -120,7 +124,7 @@ def test_a_damaged_object_gives_way_to_the_previous_one(train, bucket, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(run.Run, "finish", lambda *_: None)
         train("damaged")
-    pointer = json.loads(objects(bucket, "damaged")[storage.POINTER])
+    pointer = json.loads(objects(bucket, "damaged")[POINTER])
     path = f"/bucket/runs/damaged/{pointer[CURRENT]}"
     bucket.pipe_file(path, bucket.cat_file(path)[:-1] + b"?")
     capfd.readouterr()

@@ -10,15 +10,15 @@ import pytest
 from engines import INSTALLED
 from PIL import Image
 
-from common.cards import Card, Preprocessing
 from common.config import EvaluateConfig, TrainConfig, parse, periods
 from common.datasets import Dataset, MultiLabels, open_dataset
-from common.errors import UserError
-from common.inference import Evaluation, Inference, is_imagenet
-from common.metrics import accuracies, averages
+from common.evaluation.metrics import accuracies, averages
 from common.models import find_model
-from common.record import accuracy, read_record
-from common.run import Run
+from common.models.cards import Card, Preprocessing
+from common.reports.record import accuracy, read_record
+from common.runs.inference import Evaluation, Inference, is_imagenet
+from common.runs.run import Run
+from common.system.errors import UserError
 from common.weights import Start
 
 CLASSES = tuple(f"n{number:08d}" for number in range(1, 12))  # 11, so that the order of names is not that of numbers

@@ -11,9 +11,9 @@ from conftest import ROOT
 from engines import Engine
 
 from common.convert import convert, inspect
-from common.errors import UserError
-from common.formats.containers import open_container
-from common.formats.source import read_model
+from common.system.errors import UserError
+from common.weights.containers import open_container
+from common.weights.source import read_model
 
 CASE = golden_cases.case("coyo_vit/tiny_rep0")
 INDEX = golden_cases.GOLDEN / "coyo_vit" / "tiny_checkpoint.index"

@@ -12,8 +12,8 @@ from engines import INSTALLED, Engine, recipe_of
 from jobs import Job, assert_close, make_images
 
 from common.config import TrainConfig, parse
-from common.errors import UserError
 from common.models import MixerConfig, ResNetConfig, architectures, trained_parameters
+from common.system.errors import UserError
 
 NORM = re.compile(r"(.*/)?(proj_)?norm\d?/(scale|bias)")
 HEAD = {"head/kernel", "head/bias"}

@@ -15,12 +15,13 @@ from engines import INSTALLED, Engine, recipe_of
 from golden.golden_params import image
 from test_models import config_of, golden_arrays
 
-from common import schedules, weights
-from common.adapt import adapt_head
-from common.batches import TrainBatches
+from common import weights
+from common.data.batches import TrainBatches
 from common.datasets import few_shot, open_dataset
-from common.initializers import initial_parameters
 from common.models import PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, with_noise
+from common.models.initial import initial_parameters
+from common.recipes import schedules
+from common.weights.adapt import adapt_head
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "train_tiny.json").read_text())
 MIXUP_ORDER = [0, 7, 1, 6, 2, 5, 3, 4]  # the golden run pairs row i with 7 - i, ours pairs neighbours
@@ -55,7 +56,7 @@ def test_float64_training_equals_the_original(engine, monkeypatch, run, batch_sp
     )
     expected = GOLDEN["runs"][run]
     assert np.abs(np.array(losses) - expected["loss"]).max() < 1e-8
-    from common.formats import bit
+    from common.weights.spellings import bit
 
     for ours, theirs in bit.names(config).items():
         assert np.linalg.norm(trained[ours]) == pytest.approx(expected["final_param_l2"][theirs], rel=1e-9), theirs

@@ -8,10 +8,10 @@ import pytest
 from engines import INSTALLED, Engine, recipe_of
 from golden.golden_params import image
 
-from common import schedules
-from common.errors import UserError
 from common.models import MixerConfig
-from common.recipes import CHOICES, nearest_bfloat16
+from common.recipes import schedules
+from common.recipes.recipe import CHOICES, nearest_bfloat16
+from common.system.errors import UserError
 
 
 def single(values):

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from golden.golden_params import param
 
-from common.adapt import adapt_head
-from common.cards import Card
-from common.errors import UserError
-from common.formats import bit, containers
-from common.formats.npz import Npz
-from common.initializers import initial_parameters
 from common.models import ARCHITECTURES, PACKAGED_WEIGHTS, ResNetConfig, find_architecture, find_model
-from common.weights import find_file, read_weights, write_weights
+from common.models.cards import Card
+from common.models.initial import initial_parameters
+from common.system.errors import UserError
+from common.weights import containers, find_file, read_weights, write_weights
+from common.weights.adapt import adapt_head
+from common.weights.containers.npz import Npz
+from common.weights.spellings import bit
 
 GOLDEN = Path(__file__).parent / "golden"
 MINI = ResNetConfig((2, 1), 0.5, 10)  # of mini.h5

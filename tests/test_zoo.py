@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from common.errors import UserError
 from common.models import (
     PACKAGED_WEIGHTS,
     MixerConfig,
@@ -16,6 +15,7 @@ from common.models import (
     num_parameters,
     published_models,
 )
+from common.system.errors import UserError
 from scripts import manifest as manifest_writer
 
 ROWS = {row["name"]: row for row in manifest_writer.vit_rows()}

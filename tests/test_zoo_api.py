@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from common import zoo
-from common.cards import Card, Preprocessing
 from common.config import PredictConfig
-from common.errors import UserError
-from common.formats.source import read_model
-from common.inference import Prediction
 from common.models import DEFAULT_MODEL, PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, num_parameters
+from common.models.cards import Card, Preprocessing
+from common.runs.inference import Prediction
+from common.system.errors import UserError
 from common.weights import write_weights
+from common.weights.source import read_model
 
 WEIGHTS = PACKAGED_WEIGHTS / f"{DEFAULT_MODEL}.npz"
 VIT = ViTConfig((8, 8), 16, 1, 2, 32, 4, image_size=(24, 24))

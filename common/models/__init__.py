@@ -13,11 +13,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from common.cards import Card
-from common.errors import UserError, nearest
+from common.models.cards import Card
 from common.models.mixer import MIXER_VARIANTS, MixerConfig
 from common.models.resnet import ARCHITECTURES, RESNET_V1_DEPTHS, ResNetConfig, ResNetV1Config
 from common.models.vit import HYBRIDS, VIT_VARIANTS, ViTConfig
+from common.system.errors import UserError, nearest
 
 __all__ = [
     "ARCHITECTURES",

@@ -1,12 +1,12 @@
 """List the published models: `python -m common.models`, or those whose name holds a word: `python -m common.models ViT`."""
 
-import common.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
+import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 import sys
 from pathlib import Path
 
 from common.config import ModelConfig, Parser
-from common.errors import UserError, exit_with_sentence
+from common.system.errors import UserError, exit_with_sentence
 from common.models import PACKAGED_WEIGHTS, PublishedModel, num_parameters, published_models
 
 

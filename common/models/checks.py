@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from common.errors import UserError
+from common.system.errors import UserError
 
 MOST = 2**31 - 1  # of any size: what a file declares is compared with its arrays later
 

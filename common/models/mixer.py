@@ -3,9 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-from common.errors import UserError
 from common.models.checks import COUNT, DEPTH, OPTIONAL, PAIR, POSITIVE, check_fields, choice
 from common.models.resnet import Shapes, check_image, dense, norm
+from common.system.errors import UserError
 
 KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "tokens_mlp_dim": COUNT, "channels_mlp_dim": COUNT,

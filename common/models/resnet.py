@@ -3,8 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-from common.errors import UserError
 from common.models.checks import COUNT, COUNTS, OPTIONAL, POSITIVE, Kind, check_fields, check_groups, choice, is_counts
+from common.system.errors import UserError
 
 SIZES = {
     "num_units": COUNTS, "width_factor": POSITIVE, "num_classes": OPTIONAL, "num_groups": COUNT,

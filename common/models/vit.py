@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from common.errors import UserError
 from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, PAIR, POSITIVE, RATE, Kind, check_fields, choice
 from common.models.resnet import ResNetV1Config, Shapes, check_image, dense, norm
+from common.system.errors import UserError
 
 KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT, "num_classes": OPTIONAL,

@@ -1,0 +1,271 @@
+"""`python -m common.datasets prepare NAME`: fetch a named dataset, verify it, install it as a whole or not at all."""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from pathlib import Path
+
+from common.system.errors import UserError, exit_with_sentence, nearest, reason
+from common.system.files import sync
+from common.system.progress import Count, show
+
+CHUNK_BYTES = 2**20
+TIMEOUT_SECONDS = 60  # of silence on the line
+IMAGENET_LAYOUT = "{folder}/{{train,val}}/<wnid>/*.JPEG"  # e.g. train/n01440764/n01440764_10026.JPEG
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """One file to fetch, with the size and digest that its publisher's copy has."""
+
+    url: str
+    size_bytes: int
+    md5: str
+
+    @property
+    def file(self) -> str:
+        """Its name without the address."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a prepared folder is made from, and the paths under it without which it is not complete."""
+
+    archives: tuple[Archive, ...]
+    expected: tuple[str, ...]
+
+
+TORONTO = "https://www.cs.toronto.edu/~kriz"
+OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
+
+# Digests: https://www.cs.toronto.edu/~kriz/cifar.html and torchvision.datasets; sizes: the checksums of TFDS.
+SOURCES = {
+    "cifar10": Source(
+        (Archive(f"{TORONTO}/cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"),),
+        tuple(
+            f"cifar-10-batches-bin/{file}"
+            for file in ("batches.meta.txt", *(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+        ),
+    ),
+    "cifar100": Source(
+        (Archive(f"{TORONTO}/cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"),),
+        tuple(f"cifar-100-binary/{file}" for file in ("fine_label_names.txt", "train.bin", "test.bin")),
+    ),
+    "oxford_flowers102": Source(
+        (
+            Archive(f"{OXFORD}/flowers/102/102flowers.tgz", 344_862_509, "52808999861908f626f3c1f4e79d11fa"),
+            Archive(f"{OXFORD}/flowers/102/imagelabels.mat", 502, "e0620be6f572b9609742df49c70aed4d"),
+            Archive(f"{OXFORD}/flowers/102/setid.mat", 14_989, "a5357ecc9cb78c4bef273ce3793fc85c"),
+        ),
+        ("jpg", "imagelabels.mat", "setid.mat"),
+    ),
+    "oxford_iiit_pet": Source(
+        (
+            Archive(f"{OXFORD}/pets/data/images.tar.gz", 791_918_971, "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+            Archive(f"{OXFORD}/pets/data/annotations.tar.gz", 19_173_078, "95a8c909bbe2e81eed6a22bccdf3f68f"),
+        ),
+        ("images", "annotations/trainval.txt", "annotations/test.txt"),
+    ),
+}
+
+
+def prepared_folder(name: str, datadir: Path) -> Path:
+    """The folder of the prepared dataset; UserError says what is missing and which command fetches it."""
+    folder = Path(datadir) / name
+    missing = _missing(folder, SOURCES[name])
+    if missing:
+        raise UserError(
+            f"The dataset {name} is not prepared: expected {folder / missing}; "
+            f"fetch it with `python -m common.datasets prepare {name} --datadir {datadir}`."
+        )
+    return folder
+
+
+def prepare(
+    name: str, datadir: Path | str = "data", *, url_base: str | None = None, sources: Mapping[str, Source] = SOURCES
+) -> Path:
+    """Make `datadir/name` hold the dataset, and return that folder; a prepared one is left alone.
+
+    Downloads land in `datadir/.downloads/name`, are resumed there when they were cut off, and are removed once the
+    dataset is installed. `url_base` replaces the address of the folder that holds the archives (a mirror; sizes and
+    digests stay those of the publisher). Raises UserError, and then `datadir/name` is as it was.
+    """
+    if name not in sources:
+        raise UserError(_not_fetched(name, Path(datadir), sources))
+    folder, source = Path(datadir) / name, sources[name]
+    missing = _missing(folder, source)
+    if not missing:
+        show(f"{name} is already prepared in {folder}.")
+        return folder
+    if folder.exists():
+        raise UserError(f"{folder} exists but lacks {missing}; move it away or choose another --datadir.")
+    downloads = Path(datadir) / ".downloads" / name
+    files = {archive.file: _fetch(archive, downloads, url_base) for archive in source.archives}
+    _install(files, source, folder)
+    shutil.rmtree(downloads, ignore_errors=True)
+    show(f"{name} is prepared in {folder}.")
+    return folder
+
+
+def _missing(folder: Path, source: Source) -> str | None:
+    return next((path for path in source.expected if not (folder / path).exists()), None)
+
+
+def _not_fetched(name: str, datadir: Path, sources: Mapping[str, Source]) -> str:
+    """Why no command fetches `name`, and what to do instead."""
+    if name == "imagenet2012":
+        layout = IMAGENET_LAYOUT.format(folder=datadir / name)
+        return (
+            "The licence of imagenet2012 asks everyone to fetch it by hand, from https://image-net.org; "
+            f"expected its images as {layout}."
+        )
+    if name == "cifar10-sample":
+        return "The dataset cifar10-sample comes with the project: there is nothing to prepare; train on it right away."
+    if name.startswith("tfds:"):
+        return f"{name} is prepared by TensorFlow Datasets; run `tfds build {name[5:]} --file_format=array_record`."
+    known = ", ".join(sources)
+    return f"No dataset that can be fetched is called {name!r}{nearest(name, sources)} Give one of {known}."
+
+
+def _fetch(archive: Archive, downloads: Path, url_base: str | None) -> Path:
+    """The verified file, fetched or completed; UserError when it cannot be had or is not the publisher's."""
+    url = f"{url_base.rstrip('/')}/{archive.file}" if url_base else archive.url
+    part = downloads / f"{archive.file}.part"
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        if not part.exists() or part.stat().st_size < archive.size_bytes:
+            _download(url, part, archive)
+        size_bytes, md5 = part.stat().st_size, _md5(part)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {part} ({error.strerror or error}); free or choose another --datadir."
+        ) from error
+    if size_bytes < archive.size_bytes:
+        raise UserError(
+            f"The download of {url} stopped at {size_bytes:,} of {archive.size_bytes:,} bytes; "
+            "run the same command again, which continues there."
+        )
+    if (size_bytes, md5) != (archive.size_bytes, archive.md5):
+        part.unlink()  # else every later attempt would find it complete, and wrong
+        raise UserError(
+            f"{url} gave {size_bytes:,} bytes with the MD5 digest {md5}, expected {archive.size_bytes:,} bytes with "
+            f"{archive.md5}; nothing was installed: run the command again or give another --url_base."
+        )
+    return part
+
+
+def _download(url: str, part: Path, archive: Archive) -> None:
+    """Append to `part` what it lacks; a server that knows no ranges sends the whole file anew."""
+    done = part.stat().st_size if part.exists() else 0
+    try:
+        headers = {"User-Agent": "common.data.prepare"} | ({"Range": f"bytes={done}-"} if done else {})
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # the server's file ends before ours: start afresh next time
+            part.unlink(missing_ok=True)
+        raise UserError(f"{url} answers {error.code} {error.reason}; try again later or give a --url_base.") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise UserError(
+            f"{url} cannot be reached ({getattr(error, 'reason', error)}); check the network or --url_base."
+        ) from error
+    with response, open(part, "ab" if response.status == 206 else "wb") as file:
+        show(f"Fetching {url} ({archive.size_bytes:,} bytes)")
+        with Count(archive.file, archive.size_bytes, "B", file.tell()) as count:
+            while count.done <= archive.size_bytes and (chunk := _read(response)):  # a longer file is the wrong one
+                count.advance(file.write(chunk))
+
+
+def _read(response) -> bytes:
+    """The next bytes, or none at the end or where the connection broke: the size tells the two apart."""
+    try:
+        return response.read(CHUNK_BYTES)
+    except (OSError, HTTPException):
+        return b""
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _install(files: Mapping[str, Path], source: Source, folder: Path) -> None:
+    """Unpack into a hidden sibling and rename it to `folder` when it is complete."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    try:
+        temporary.mkdir(parents=True)
+        for file, path in files.items():
+            _unpack(path, file, temporary)
+        missing = _missing(temporary, source)
+        if missing:
+            raise UserError(
+                f"The archives {', '.join(files)} lack {missing}; nothing was installed: give another --url_base."
+            )
+        os.sync()  # the contents reach the disk before the name does
+        os.rename(temporary, folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {folder} ({error.strerror or error}); free or choose another --datadir."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack(path: Path, file: str, folder: Path) -> None:
+    """Extract a tar archive, or copy any other file; no member may leave `folder`."""
+    if not file.endswith((".tar.gz", ".tgz")):
+        shutil.copyfile(path, folder / file)
+        return
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{file} is no safe tar archive ({reason(error)}); nothing was installed: give another --url_base."
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`prepare NAME` and `check DATASET`; a UserError ends with exit status 2."""
+    with exit_with_sentence():
+        try:
+            flags = parser().parse_args(argv)
+            if flags.command == "check":
+                from common.config import check_range
+                from common.data.checked import check_dataset
+
+                check_range("--workers", flags.workers, 1, 1024)
+                check_dataset(flags.name, Path(flags.datadir), flags.tfds_data_dir, flags.workers)
+            else:
+                prepare(flags.name, flags.datadir, url_base=flags.url_base)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of both commands."""
+    from common.config import Parser
+
+    whole = Parser(prog="python -m common.datasets", description="Prepare and check datasets.", allow_abbrev=False)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    fetch = commands.add_parser("prepare", help="fetch, verify and unpack a dataset", allow_abbrev=False)
+    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
+    fetch.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
+    look = commands.add_parser("check", help="decode all images, and list those that cannot be", allow_abbrev=False)
+    look.add_argument("name", metavar="DATASET", help="a name, tfds:NAME, vtab:TASK, or a folder, as train takes it")
+    look.add_argument("--tfds_data_dir", help="folder of prepared TFDS datasets (default: ~/tensorflow_datasets)")
+    look.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one per CPU core)")
+    for command in (fetch, look):
+        command.add_argument("--datadir", default="data", help="folder of prepared datasets (default: data)")
+    return whole

@@ -1,0 +1,1 @@
+"""How a model is judged: metrics, classes matched by name, kept predictions."""

@@ -1,0 +1,157 @@
+"""What is known of a model besides its arrays: its classes, how it wants its images, the loss it was trained with.
+
+A run's `card.json`, the record in a file that this project wrote, the config files of timm and Hugging Face and the
+manifest all become one `Card`, and everything that prepares images reads `Card.preprocessing`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.data import images
+from common.recipes.recipe import LOSSES
+from common.system.errors import UserError
+
+HALVES = (0.5, 0.5, 0.5)
+LONGEST_SIDE = math.isqrt(images.MAX_PIXELS)  # a view has no more pixels than an image file may declare
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a model wants its images: which pixels of a photograph it sees, and as which numbers."""
+
+    resolution: int | None = None  # px of the square that the model sees; None: what the user or the images suggest
+    eval_resize: int = 0  # px of the smaller side before the central crop of `resolution`; 0: squashed to it
+    resize_kind: str = "bilinear"
+    mean: tuple[float, float, float] = HALVES  # of pixel values in [0, 1]; with `std` 0.5, images lie in [-1, 1]
+    std: tuple[float, float, float] = HALVES
+    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
+    rounding: str = "big_vision"  # of sides and corners to whole pixels, for a central crop: see `images.ROUNDINGS`
+
+    @property
+    def divisor(self) -> tuple[float, ...]:
+        """Engines compute uint8 images / divisor - shift: (images / 255 - mean) / std."""
+        return tuple(255 * std for std in self.std)
+
+    @property
+    def shift(self) -> tuple[float, ...]:
+        """See `divisor`."""
+        return tuple(mean / std for mean, std in zip(self.mean, self.std))
+
+    def at(self, resolution: int) -> "Preprocessing":
+        """The same at another resolution: the middle of a photograph that the model sees stays the same."""
+        eval_resize = round(self.eval_resize * resolution / (self.resolution or resolution))
+        return dataclasses.replace(self, resolution=resolution, eval_resize=eval_resize)
+
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [resolution, resolution, 3]: the middle of `image` at `eval_resize`, or all of it at 0."""
+        if self.eval_resize:
+            small = images.resize_small(image, self.eval_resize, self.resize_kind, self.rounding)
+            return images.central_crop(small, self.resolution, self.rounding)
+        return images.resize(image, self.resolution, self.resolution, self.resize_kind)
+
+    def scale(self, view: np.ndarray, dtype: type = np.float32) -> np.ndarray:
+        """uint8 [..., 3] as the numbers that a model takes, as every engine computes them on its device."""
+        return view.astype(dtype) / np.array(self.divisor, dtype) - np.array(self.shift, dtype)
+
+
+class Rule(NamedTuple):
+    """Whether a value of a JSON file may be a fact, and what is expected."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def triple(least: float, most: float) -> Rule:
+    """Of three numbers; those that belong to pixel values from 0 to 255 lie beyond `most`."""
+    holds = lambda value: (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(is_number(it) and least <= it <= most for it in value)
+    )
+    return Rule(holds, f"three numbers from {least:g} to {most:g}, for pixel values in [0, 1]")
+
+
+RULES = {
+    "class_names": Rule(
+        lambda names: isinstance(names, list | tuple) and all(isinstance(name, str) for name in names),
+        "a list of names",
+    ),
+    "resolution": Rule(
+        lambda side: type(side) is int and 1 <= side <= LONGEST_SIDE, f"whole pixels from 1 to {LONGEST_SIDE}"
+    ),
+    "eval_resize": Rule(
+        lambda side: type(side) is int and 0 <= side <= LONGEST_SIDE, "0 or at least its resolution, in whole pixels"
+    ),
+    "resize_kind": Rule(images.RESIZE_KINDS.__contains__, ""),
+    "mean": triple(0, 1),
+    "std": triple(0.001, 10),
+    "exif": Rule(images.EXIF.__contains__, ""),
+    "rounding": Rule(images.ROUNDINGS.__contains__, ""),
+    "loss": Rule(LOSSES.__contains__, ""),
+}
+CHOICES = {"resize_kind": images.RESIZE_KINDS, "exif": images.EXIF, "rounding": images.ROUNDINGS, "loss": LOSSES}
+PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Facts of a model; None: nothing tells."""
+
+    class_names: tuple[str, ...] | None = None
+    resolution: int | None = None
+    eval_resize: int | None = None
+    resize_kind: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    exif: str | None = None
+    rounding: str | None = None
+    loss: str | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the model wants its images, with this project's own choices where nothing tells."""
+        return self.applied(Preprocessing())
+
+    def applied(self, preprocessing: Preprocessing) -> Preprocessing:
+        """`preprocessing` with what is told here."""
+        told = {name: value for name, value in self.facts().items() if name in PREPARED}
+        return dataclasses.replace(preprocessing, **told)
+
+    def facts(self) -> dict[str, Any]:
+        """What is told, as JSON holds it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def of_classes(self, num_classes: int | None) -> "Card":
+        """These facts, without the names of classes where there are not as many."""
+        is_named = self.class_names is None or len(self.class_names) == num_classes
+        return self if is_named else dataclasses.replace(self, class_names=None)
+
+    def over(self, other: "Card") -> "Card":
+        """These facts, and those of `other` where nothing is told here."""
+        return dataclasses.replace(other, **self.facts())
+
+
+def parse_card(record: dict[str, Any], where: object) -> Card:
+    """The facts in a JSON object; other keys are let be. UserError for a value that cannot be one."""
+    found = {name: record[name] for name in RULES if name in record}
+    for name, value in found.items():
+        if name in CHOICES and (not isinstance(value, str) or not RULES[name].holds(value)):
+            raise UserError(f"The card {where} names no {name} of {', '.join(CHOICES[name])}; mend or remove it.")
+        if not RULES[name].holds(value):
+            raise UserError(f"The card {where} says {value!r} as {name}, expected {RULES[name].expected}; mend it.")
+    card = Card(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    if 0 < (card.eval_resize or 0) < (card.resolution or 1):
+        raise UserError(
+            f"The card {where} says {card.eval_resize} as eval_resize, expected 0 or at least its resolution, "
+            f"{card.resolution}; mend it."
+        )
+    return card

@@ -1,0 +1,45 @@
+"""Learning rates as plain numbers: the rate of the update that follows `step` completed ones is `lrs[step]`.
+
+Every schedule rises linearly from zero over `warmup` steps, so the first update has the rate zero, unless `warmup` is 0.
+Source: `create_learning_rate_schedule` in `utils.py` of google-research/big_vision, which vision_transformer and
+coyo-vit agree with; of `stepwise`: common/recipes/hyperrule.py.
+"""
+
+import math
+from collections.abc import Callable
+
+from common.recipes import hyperrule
+
+Rates = tuple[float, ...]
+
+
+def warmed_up(num_steps: int, warmup: int, base_lr: float, factor: Callable[[int], float]) -> Rates:
+    """`base_lr` times a factor that depends on the steps since the end of the warm-up."""
+    return tuple(
+        base_lr * factor(max(0, step - warmup)) * (min(1.0, step / warmup) if warmup else 1.0)
+        for step in range(num_steps)
+    )
+
+
+def cosine(num_steps: int, warmup: int, base_lr: float) -> Rates:
+    """Half a cosine down to zero at the end of the run."""
+    length = max(1, num_steps - warmup)
+    return warmed_up(num_steps, warmup, base_lr, lambda steps: 0.5 * (1 + math.cos(math.pi * steps / length)))
+
+
+def linear(num_steps: int, warmup: int, base_lr: float, end: float = 0.0) -> Rates:
+    """A straight line down to `end` x base_lr."""
+    length = max(1, num_steps - warmup)
+    return warmed_up(num_steps, warmup, base_lr, lambda steps: end + (1 - end) * (1 - steps / length))
+
+
+def rsqrt(num_steps: int, warmup: int, base_lr: float, timescale: int = 10_000, cooldown: int = 0) -> Rates:
+    """One over the root of 1 + steps / timescale, and times a straight line to zero over the last `cooldown` steps."""
+    lrs = warmed_up(num_steps, warmup, base_lr, lambda steps: 1 / math.sqrt(1 + steps / timescale))
+    return tuple(lr * min(1.0, (num_steps - step) / cooldown) if cooldown else lr for step, lr in enumerate(lrs))
+
+
+def stepwise(num_steps: int, warmup: int, base_lr: float, points: tuple[int, ...] = (3, 6, 8, 9)) -> Rates:
+    """Down by ten after each of `points`, whose last one is the end, stretched to `num_steps`; BiT's by default."""
+    decays = tuple(round(point * num_steps / points[-1]) for point in points)
+    return tuple(hyperrule.learning_rate(step, (warmup, *decays), base_lr) for step in range(num_steps))

@@ -1,0 +1,1 @@
+"""What finished and running runs look like: records, curves, mistakes."""

@@ -1,0 +1,166 @@
+"""Where a run is wrong: confusion matrix, accuracy of every class, and its most confident mistakes with their images."""
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.config import TrainConfig
+from common.data import images
+from common.datasets import Split
+from common.reports.record import Record
+from common.system.errors import UserError
+from common.system.remote import is_remote
+
+MOST_CLASSES = 20  # of which every pair is shown
+MOST_PAIRS, MOST_EXTREMES, MOST_IMAGES = 15, 10, 12
+THUMBNAIL_PX = 160  # longest side
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Text for a person, before it is HTML or Markdown."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    shades: dict[tuple[int, int], float] = dataclasses.field(default_factory=dict)  # (row, column) -> 0 to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image that a model took for something else."""
+
+    source: str  # a `data:` address
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistakes:
+    """What is told of one run's predictions."""
+
+    title: str
+    tables: list[Table]
+    pictures: list[Picture]
+    note: str  # why there are no pictures
+
+
+def mistakes(record: Record, *, remote: bool = False) -> Mistakes | None:
+    """What the predictions of a run tell; None where it has left none. Images in the cloud are fetched if `remote`."""
+    told = record.predictions
+    if not told:
+        return None
+    names = class_names(record)
+    title = f"{record.name} ({record.framework}): {told.num_right:,} of {len(told.labels):,} {told.split} images right"
+    few = len(names) <= MOST_CLASSES
+    tables = [confusion_matrix(record, names)] if few else [confused_pairs(record, names), extremes(record, names)]
+    try:
+        return Mistakes(title, tables, pictures(record, names, remote), "")
+    except UserError as error:
+        return Mistakes(title, tables, [], f"The images are not at hand: {error}")
+
+
+def class_names(record: Record) -> list[str]:
+    """Those of the run's card, or numbers where it does not name them all."""
+    told, names = record.predictions, record.card.get("class_names")
+    count = 1 + int(max(told.labels.max(), told.predicted.max()))
+    known = isinstance(names, list) and len(names) >= count
+    return [str(name) for name in names] if known else [f"class {number}" for number in range(count)]
+
+
+def confusion_matrix(record: Record, names: Sequence[str]) -> Table:
+    """Every class against every class, and how often each is seen right."""
+    counts = record.predictions.confusion(len(names))
+    rows, shades = [], {}
+    for i, (name, row) in enumerate(zip(names, counts)):
+        total = int(row.sum())
+        accuracy = f"{row[i] / total:.1%}" if total else "no image"
+        rows.append((name, *(str(count) if count else "" for count in row), accuracy))
+        shades |= {(i, j + 1): count / total for j, count in enumerate(row.tolist()) if count}
+    note = (
+        "A row for what an image shows, a column for what it was taken for; at the end, how many of the row were right."
+    )
+    return Table("Confusion matrix", ("", *names, "accuracy"), rows, note, shades)
+
+
+def confused_pairs(record: Record, names: Sequence[str]) -> Table:
+    """The classes that are taken for one another most often."""
+    _, images = record.predictions.per_class(len(names))
+    rows = [
+        (names[label], names[predicted], f"{count:,}", f"{count / images[label]:.1%}")
+        for label, predicted, count in record.predictions.confused_pairs(MOST_PAIRS)
+    ]
+    columns = ("shows", "was taken for", "images", "of the class")
+    return Table("Most confused classes", columns, rows, f"Of {len(names):,} classes; no pair is more frequent.")
+
+
+def extremes(record: Record, names: Sequence[str]) -> Table:
+    """The classes that are seen right least and most often."""
+    right, images = record.predictions.per_class(len(names))
+    shown = np.flatnonzero(images)
+    accuracies = right[shown] / images[shown]
+    order = np.argsort(accuracies, kind="stable")
+    ends = order if len(order) <= 2 * MOST_EXTREMES else [*order[:MOST_EXTREMES], *order[-MOST_EXTREMES:]]
+    rows = [(names[shown[i]], f"{accuracies[i]:.1%}", f"{right[shown[i]]:,}", f"{images[shown[i]]:,}") for i in ends]
+    note = f"The lowest and highest of {len(shown):,} classes with images; the median is {np.median(accuracies):.1%}."
+    return Table("Accuracy per class", ("class", "accuracy", "right", "images"), rows, note)
+
+
+# --- images
+
+
+def pictures(record: Record, names: Sequence[str], remote: bool) -> list[Picture]:
+    """The mistakes of which the model was surest. Raises UserError where the images cannot be read any more."""
+    told = record.predictions
+    chosen = told.mistakes(MOST_IMAGES)
+    split = find_split(record, remote) if len(chosen) else None
+    return [Picture(thumbnail(split.decode(int(i))), caption(record, split, names, int(i))) for i in chosen]
+
+
+def caption(record: Record, split: Split, names: Sequence[str], i: int) -> str:
+    """`cat, taken for dog (99.0%): test/cat/3.jpg`, the file as it is called below the dataset."""
+    told, file = record.predictions, split.describe(i).removeprefix(f"{record.config['dataset']}/")
+    return f"{names[told.labels[i]]}, taken for {names[told.predicted[i]]} ({told.probability[i]:.1%}): {file}"
+
+
+def find_split(record: Record, remote: bool) -> Split:
+    """The images that the run's predictions are of. Raises UserError where they are not there, or others.
+
+    A folder of a run may come from anybody, and its config.json may name any address: only local ones are opened, unless
+    `remote`.
+    """
+    from common.data.checked import checked, open_turned
+    from common.runs.run import SPLITS, choose_splits
+
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    settings = {name: value for name, value in record.config.items() if name in known}
+    config = TrainConfig(**settings | {"workers": None})  # of this machine
+    addresses = [*filter(is_remote, (config.dataset, config.datadir, config.tfds_data_dir))]
+    if addresses and not remote:
+        raise UserError(f"they lie at {addresses[0]}; give --remote to fetch them.")
+    try:
+        dataset = open_turned(config)
+        if config.on_broken_image == "skip":
+            dataset = checked(dataset, config, SPLITS)
+        splits = choose_splits(dataset, config)
+    except (OSError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # a config that
+        # is no longer what was written
+        raise UserError(f"{config.dataset!r} cannot be opened ({error}).") from error
+    split = splits.get(record.predictions.split)
+    if split is None or split.is_multi_label or not np.array_equal(split.labels, record.predictions.labels):
+        raise UserError(f"{config.dataset} holds other images than those that the run was evaluated on.")
+    return split
+
+
+def thumbnail(image: np.ndarray) -> str:
+    """A `data:` address of uint8 [H, W, 3], made smaller where it is large."""
+    import simplejpeg
+
+    scale = THUMBNAIL_PX / max(image.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+        image = images.resize(image, height, width, "bilinear")
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=85, colorsubsampling="444")
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

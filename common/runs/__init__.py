@@ -1,0 +1,1 @@
+"""A run and its folder: plan, checkpoints, logs, resuming, and what evaluate, predict and export prepare."""

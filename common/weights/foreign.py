@@ -1,0 +1,95 @@
+"""What people also name as weights and what is none: told by a file's first bytes, its ending, or its arrays' names."""
+
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+IMPORT = "make safetensors of it with `python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`"
+MERGE = "merge it into its model first (peft: `merge_and_unload()`) and save that"
+OTHER = "choose a BiT, ViT, hybrid or MLP-Mixer"
+HEAD_BYTES = 1024
+CONTENTS = (  # first bytes -> what it is, what to do
+    (rb"version https://git-lfs\.github\.com", "it is a pointer of Git LFS", "fetch the file itself with `git lfs pull`"),
+    (rb"\s*<(!doctype html|html|head|\?xml)", "it is a web page, perhaps of an error or a login", "download the file itself"),
+    (rb"\x1f\x8b", "it is compressed with gzip", "unpack it with gunzip"),
+    (rb"BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "it is a compressed archive", "unpack it"),
+    (rb"GGUF", "it is GGUF of llama.cpp", OTHER),
+    (rb"\x80[\x02-\x05]", "it is a pickle of Python objects, which may run code", "save plain arrays with numpy.savez"),
+    (rb"\x89HDF\r\n", "it is an HDF5 file", "give it a name that ends in .h5"),
+    (rb"\x93NUMPY", "it is one array", "save named ones with numpy.savez"),
+    (rb".{4}TFL3", "it is a model of LiteRT (TensorFlow Lite)", OTHER),
+    (rb".{8}\{", "it is a safetensors file", "give it a name that ends in .safetensors"),
+)  # fmt: skip
+ENDINGS = {  # ending -> what it is, what to do
+    ".keras": ("a whole model of Keras, with its configuration", "save its weights with `model.save_weights`"),
+    ".onnx": ("a graph of ONNX", "export the weights of the model that it was made of"),
+    ".gguf": ("GGUF of llama.cpp", OTHER),
+    ".pb": ("a graph of TensorFlow", "save the weights of the model that it was made of"),
+    ".tflite": ("a model of LiteRT (TensorFlow Lite)", "save the weights of the model that it was made of"),
+    ".pkl": ("a pickle, which may run code", "save plain arrays with numpy.savez"),
+    ".npy": ("one array", "save named ones with numpy.savez"),
+    ".gz": ("a compressed file", "unpack it"),
+    ".zip": ("an archive", "unpack it"),
+}
+OWN = {".safetensors": "it is a safetensors file", ".h5": "it is an HDF5 file", ".hdf5": "it is an HDF5 file"}
+FOLDERS = {  # file in a folder without weights -> what to do
+    "pytorch_model.bin": f"pytorch_model.bin is a pickle: {IMPORT}",
+    "adapter_model.safetensors": f"adapter_model.safetensors changes a model and is none: {MERGE}",
+    "saved_model.pb": "a SavedModel is a graph: save the weights of the model that it was made of",
+}
+NAMES = (  # pattern of an array's name -> what holds such, what to do
+    (r"lora_|adapter", "an adapter (LoRA), which changes a model and is none", MERGE),
+    (r"(^|[./])(exp_avg|momentum_buffer)|^optimizer/", "the state of an optimizer or of a run", "name the model's weights"),
+    (r"\.(qweight|scales|weight_scale|SCB)$|absmax", "quantised weights", "take the ones in 16 or 32 bits"),
+    (r"(^|\.)(dist_token|distillation_token|head_dist|cls_classifier)\b",
+     "a distilled DeiT, with a second token that no ViT here has", "take the one without distillation"),
+    (r"visual\.|vision_model\.|text_model\.|logit_scale|^img/|^txt/",
+     "an image-text model (CLIP, SigLIP)", "take its image tower alone, as timm has it"),
+    (r"decoder_(blocks|embed|pred|layers)|^decoder\.", "a masked autoencoder with its decoder", "take its encoder alone"),
+    (r"(reg_token|register_tokens)$", "a ViT with register tokens (DINOv2)", OTHER),
+    (r"\.ls[12]\.gamma|layer_scale[12]?\.|lambda_?1$", "a ViT with layer scale (DINOv2, DeiT III)", OTHER),
+    (r"convnext|conv_dw|dwconv|stages\.\d+\.blocks\.\d+\.gamma", "a ConvNeXt", OTHER),
+    (r"layers\.\d+\.blocks\.\d+\.attn\.relative|swin", "a Swin Transformer", OTHER),
+    (r"relative_position_bias|gamma_[12]$", "a ViT with relative positions (BEiT)", OTHER),
+    (r"\.[qk]_norm\.", "a ViT with normalised queries and keys", OTHER),
+    (r"^fc_norm\.", "a ViT that normalises after its pooling (`fc_norm`), which no ViT here does",
+     "take one whose `norm` is before it"),
+    (r"running_mean$|moving_mean", "a network with batch norm, such as a ResNet of torchvision", OTHER),
+    (r"lm_head|self_attn|wte\.|word_embeddings|down_blocks|up_blocks", "a model of language or of another kind", OTHER),
+)  # fmt: skip
+
+
+def contents(path: Path) -> tuple[str, str] | None:
+    """(what a file is by its first bytes, what to do), or None where they do not tell."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(b"PK\3\4"):
+        return archive(path)
+    answer = next((answer for pattern, *answer in CONTENTS if re.match(pattern, head, re.IGNORECASE | re.DOTALL)), None)
+    return answer if answer and answer[0] != OWN.get(path.suffix) else None
+
+
+def archive(path: Path) -> tuple[str, str] | None:
+    """The same of a zip archive, by the names in it; None for an `.npz` or a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+    except Exception:  # whoever asks tells what is wrong with it
+        return None
+    if any(name.endswith("data.pkl") for name in names):
+        return "it is a file of PyTorch, a pickle in an archive", IMPORT
+    if "model.weights.h5" in names:
+        return "it is a whole model of Keras", ENDINGS[".keras"][1]
+    if names and all(name.endswith(".npy") for name in names):
+        return None if path.suffix == ".npz" else ("it is an .npz file", "give it a name that ends in .npz")
+    return "it is an archive of other files", "unpack it"
+
+
+def model(names: Iterable[str]) -> str | None:
+    """The end of a sentence on a file with arrays of these names, where they are those of a known kind of model."""
+    text = "\n".join(names)
+    for pattern, what, advice in NAMES:
+        if re.search(pattern, text, re.MULTILINE):
+            return f"holds {what}; {advice}."
+    return None

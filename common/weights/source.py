@@ -1,0 +1,278 @@
+"""Reading a model from a file of any spelling: what it is, and its parameters under canonical names."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models.cards import Card, parse_card
+from common.system.errors import UserError
+from common.weights import foreign, processors
+from common.weights.containers import RECORD, guarded, kind_of, open_container, read_json
+from common.weights.containers.safetensors import INDEX
+from common.weights.express import expressed, restore
+from common.weights.recognise import Found, family_name, recognise, shorten
+from common.weights.spellings import huggingface, timm
+from common.weights.table import Arrays
+
+TENSORFLOW = "tf_model.h5"
+IN_FOLDERS = (  # of hubs, and of a run
+    "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
+)  # fmt: skip
+ASKED = ("timm", "huggingface", "huggingface_v5")  # spellings whose files may want images in any way
+FROM_HUBS = (".safetensors", INDEX, ".msgpack")  # what a config.json of timm or Hugging Face may lie beside
+FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
+
+
+class Source(NamedTuple):
+    """A model read from a file."""
+
+    path: Path
+    spelling: str
+    config: ModelConfig
+    arrays: Arrays  # empty where only the header was asked for
+    card: Card
+    assumed: list[str]  # fields that nothing told, with what the spelling's own code computes
+    channels: int  # of the images that the stem takes
+    unused: list[str]  # arrays that are no parameters of the model: a pooler, the state of an optimizer
+    notes: list[str]  # what a person should know: how images are prepared otherwise than the files ask for
+
+
+class Facts(NamedTuple):
+    """What the files beside the arrays, or their metadata, say."""
+
+    fields: dict[str, Any]
+    recorded: ModelConfig | None = None
+    card: Card = Card()
+    notes: tuple[str, ...] = ()
+
+
+def find_weights(path: str | Path) -> Path:
+    """The file of arrays that a path means: itself, one that a folder holds, or a TensorFlow checkpoint's index.
+
+    UserError for a folder without weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        there = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+        if there:
+            return there
+        if (path / "recipe.json").is_file():
+            raise UserError(f"The run {path} has not ended and has no weights.npz yet; continue it, or name a file.")
+        advice = next((advice for name, advice in foreign.FOLDERS.items() if (path / name).exists()), "name a file")
+        raise UserError(f"The folder {path} holds no {' or '.join(IN_FOLDERS)}; {advice}.")
+    index = Path(f"{path}.index")  # its own tools name a checkpoint without any ending
+    return index if not path.exists() and index.is_file() else path
+
+
+def stated_model(weights: str) -> dict[str, str]:
+    """{"model": the name that the card beside a run's weights states}, where there is one."""
+    path = Path(weights) / "weights.npz" if Path(weights).is_dir() else Path(weights)
+    if path.name != "weights.npz" or not card_path(path).is_file():
+        return {}
+    name = read_json(card_path(path)).get("model")
+    return {"model": name} if isinstance(name, str) else {}
+
+
+def read_model(
+    path: str | Path, *, spelling: str | None = None, given: dict[str, Any] | None = None, values: bool = True,
+    check: Callable[[ModelConfig], None] = lambda config: None,
+) -> Source:  # fmt: skip
+    """The model in `path`. `given` are fields that the user states; without `values`, only the header is read.
+
+    `check` sees the configuration before any value is read.
+
+    Raises UserError for a damaged file, one that fits no spelling or several, and tensors that are no finite numbers.
+    """
+    path = find_weights(path)
+    with guarded(path, lambda: open_container(path)) as file:
+        facts = read_facts(path, file.metadata)
+        shapes = {name: array.shape for name, array in file.declared.items()}
+        found = recognise(shapes, facts.fields | (given or {}), path, spelling)
+        check_types({there: file.declared[there] for there in found.names.values()}, path)
+        config, arrays = recorded_config(found, facts, given or {}, path), {}
+        card, notes = completed(facts, found, config, path)
+        check(config)
+        if values:
+            guarded(path, file.check_bytes)
+            read = lambda there: native(file.get(there))
+            published = guarded(path, lambda: {today: read(there) for today, there in found.names.items()})
+            check_finite(published, path)
+            there = expressed(config, found.table)[0]
+            arrays = found.table.from_published(published, there, found.channels)
+            arrays, config = restore(arrays, there, config)
+    told = card, found.assumed, found.channels, found.unused, notes
+    return Source(path, found.table.spelling, config, arrays, *told)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def check_types(declared: Arrays, path: Path) -> None:
+    """Raise UserError for arrays that are not floating-point."""
+    bad = [name for name, array in declared.items() if array.dtype.kind != "f"]
+    if bad:
+        raise UserError(
+            f"{path} holds tensors that are not floating-point ({shorten(bad)}); download or train it again."
+        )
+
+
+def check_finite(arrays: Arrays, path: Path) -> None:
+    """Raise UserError for arrays that hold NaN or infinity."""
+    bad = [name for name, array in arrays.items() if not is_finite(array)]
+    if bad:
+        raise UserError(f"{path} holds tensors that are not finite ({shorten(bad)}); download or train it again.")
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite: a finite sum of squares says so without another array."""
+    flat = array.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(flat.dot(flat)) or np.isfinite(flat).all())
+
+
+# --- what files say beside their arrays
+
+
+def card_path(weights_file: Path) -> Path:
+    """The card beside a weights file."""
+    return weights_file.with_name(card_name(weights_file))
+
+
+def card_name(weights_file: Path) -> str:
+    """What the card beside a weights file is called: `card.json` for a run's, `NAME.json` for `NAME.npz`."""
+    return "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
+
+
+def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
+    """What a file's metadata, the config.json in its folder, or its card say; in this order, the first that exists.
+
+    UserError where that is broken.
+    """
+    if RECORD in metadata:
+        try:
+            record = json.loads(metadata[RECORD])
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path} holds a record of its model that is no JSON ({error}); convert it again."
+            ) from error
+        return recorded_facts(record, path)
+    is_from_hub = kind_of(path) in FROM_HUBS or path.name == TENSORFLOW
+    if is_from_hub and (path.parent / "config.json").is_file():
+        return foreign_facts(path.parent / "config.json")
+    card = card_path(path)
+    if card.is_file():
+        return recorded_facts(read_json(card), card)
+    return Facts({})
+
+
+def recorded_facts(record: Any, where: Path) -> Facts:
+    """What a record or a card of ours says. UserError where it is broken."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where} holds a record of its model that is no object; convert it again.")
+    card = parse_card(record, where)
+    if "config" not in record:
+        known = ("gelu", "layer_norm_epsilon")  # cards of runs without a configuration are BiT's
+        return Facts({name: record[name] for name in known if name in record}, None, card)
+    config = parse_config(record["config"], where)
+    return Facts({item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, card)
+
+
+def foreign_facts(path: Path) -> Facts:
+    """What a config.json of timm or Hugging Face says. UserError where it is none."""
+    config, processor = read_json(path), path.with_name("preprocessor_config.json")
+    told = read_json(processor) if processor.is_file() else None
+    try:
+        if "model_type" in config:
+            fields = huggingface.read_config(config)
+            facts, notes = processors.read_huggingface(told, config["model_type"]) if told else ({}, [])
+        else:
+            fields, (facts, notes) = timm.read_config(config), processors.read_timm(config)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
+        ) from error
+    facts |= {name: fields.pop(name) for name in ("class_names", "loss") if name in fields}
+    return Facts(fields, None, parse_card(facts, processor if told else path), tuple(notes))
+
+
+def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tuple[Card, list[str]]:
+    """(what files say, and else the spelling's table, notes).
+
+    UserError where files contradict the arrays: not as many names as classes, or another pooling.
+    """
+    pooling = getattr(config, "pooling", "gap")
+    if facts.recorded is None and facts.fields.get("pooling", pooling) != pooling:
+        raise UserError(
+            f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json says global_pool "
+            f"{timm.POOLED[facts.fields['pooling']]!r}, which is not computed of such a model (only "
+            f"{timm.POOLED.get(pooling)!r}); choose another file."
+        )
+    card, names = facts.card, facts.card.class_names
+    notes = [f"{path}: {note}" for note in facts.notes]
+    if names is not None and config.num_classes is not None and len(names) != config.num_classes:
+        raise UserError(
+            f"{path} has a head of {config.num_classes:,} classes and beside it stand {len(names):,} class names; give "
+            "as many names as classes, or none."
+        )
+    if found.table.prepares and card.mean is None:
+        prepared, note = found.table.prepares(config)
+        return card.over(prepared), [*notes, f"{path}: {note}"]
+    if found.table.spelling in ASKED and card.mean is None and facts.recorded is None:
+        notes.append(f"{path}: no file tells how images are prepared, so they are squashed and lie in [-1, 1]")
+    return card, notes
+
+
+def parse_config(record: Any, where: Path) -> ModelConfig:
+    """The configuration that `dump_config` wrote. UserError for anything else."""
+    try:
+        fields = dict(record)
+        family = FAMILIES[fields.pop("family")]
+        if fields.get("backbone"):
+            fields["backbone"] = ResNetV1Config(**{k: tupled(v) for k, v in fields["backbone"].items()})
+        return family(**{name: tupled(value) for name, value in fields.items()})
+    except UserError as error:
+        raise UserError(f"{where} holds no configuration of a model: {error} Restore or remove it.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise UserError(f"{where} holds no configuration of a model ({error!r}); restore or remove it.") from error
+
+
+def tupled(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def dump_config(config: ModelConfig) -> dict[str, Any]:
+    """A configuration as JSON can hold it."""
+    return {"family": type(config).__name__} | dataclasses.asdict(config)
+
+
+def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Path) -> ModelConfig:
+    """The configuration of a file: the recorded one, changed by what the user states, or else the recognised one.
+
+    Raises UserError where arrays and record contradict each other.
+    """
+    if facts.recorded is None:
+        return found.config
+    fields = {item.name for item in dataclasses.fields(facts.recorded)}
+    recorded = dataclasses.replace(facts.recorded, **{name: given[name] for name in given if name in fields})
+    if type(recorded) is type(found.config) and counts(recorded) == counts(found.config):
+        there = expressed(recorded, found.table)[0]
+        if there.parameter_shapes() == found.config.parameter_shapes():
+            return recorded
+    raise UserError(
+        f"{path} holds a {family_name(found.config)} and the record beside its arrays is of another model; remove the "
+        "record (the card, or the file's metadata)."
+    )
+
+
+def counts(config: ModelConfig) -> tuple:
+    """Numbers of blocks, to compare before any list of names is made."""
+    backbone = getattr(config, "backbone", None)
+    return getattr(config, "depth", None), getattr(config, "num_units", None), backbone and backbone.num_units

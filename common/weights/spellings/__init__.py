@@ -1,0 +1,1 @@
+"""The published layouts of the weights as tables: which name is which, one file for each project."""

@@ -1,0 +1,116 @@
+"""The spellings of Google's code bases: big_transfer, vision_transformer and big_vision, whose names stand in the
+modules of the families.
+
+    big_transfer              BiT's `.npz` files
+    big_transfer_h5           ... Keras `.h5` files
+    vision_transformer        ViT, hybrids and Mixer, in the numbering of the published `.npz` files
+    vision_transformer_linen  ... ViT and hybrids after `convert_pre_linen`, as the code saves them today
+    big_vision                ViT, Mixer, `bit` (ResNet V1), `bit_paper` (BiT); with or without `params/` or `opt/target/`
+    big_vision_scan           ... ViT with the blocks stacked
+
+Sources: `utils.py`, `models/vit.py`, `models/bit_paper.py` of google-research/big_vision; `vit_jax/checkpoint.py` of
+google-research/vision_transformer.
+"""
+
+from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.weights.spellings import bit, mixer, resnet_v1, vit
+from common.weights.table import Table
+
+TANH = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
+HEADS = {"DNK": "D(NK) -> DNK", "NK": "(NK) -> NK", "NKD": "(NK)D -> NKD"}
+PREFIXES = ((r"^(params|opt/target)/", ""),)
+STATE = r"^(opt|chrono|extra)/"  # what stands beside the parameters
+
+
+def below(ours: str, theirs: str, rows: tuple) -> tuple:
+    """Rows of a part of a model."""
+    return tuple((f"{ours}/{row[0]}", f"{theirs}/{row[1]}", *row[2:]) for row in rows)
+
+
+def units(ours: str, theirs: str, rows: tuple) -> tuple:
+    """Rows of the bottleneck blocks of a ResNet."""
+    return below(ours + "blocks/{cell}", theirs, rows)
+
+
+def parts(ours: str, theirs: str, table: tuple) -> tuple:
+    """Rows of a block that is made of norms, attention and MLPs."""
+    rows = [
+        (f"{ours_part}/{row[0]}", f"{theirs_part}/{row[1]}", *(HEADS[shape] for shape in row[2:]))
+        for ours_part, theirs_part, part in table
+        for row in part
+    ]
+    return below(ours, theirs, tuple(rows))
+
+
+def vit_rows(spelling: str, block: str = "encoderblock_{block}") -> tuple:
+    """Rows of a ViT without its backbone."""
+    names = "big_vision" if spelling == "big_vision_scan" else spelling
+    return (
+        *vit.STEM,
+        ("pos_embedding", vit.POSITIONS[names]),
+        *parts("blocks/{block}", f"Transformer/{block}", vit.BLOCKS[names]),
+        ("pool/probe", "MAPHead_0/probe"),
+        *parts("pool", "MAPHead_0", vit.POOL),
+        *vit.TAIL,
+    )
+
+
+BACKBONE = (
+    *((f"backbone/{row[0]}", *row[1:]) for row in resnet_v1.STEM),
+    *units("backbone/", "block{stage}/unit{unit}", resnet_v1.UNIT),
+)
+MIXER = (*mixer.STEM, *below("blocks/{block}", "MixerBlock_{block}", mixer.BLOCK), *mixer.TAIL)
+BIT_PAPER_UNIT = tuple((*row, "C -> 111C") if "gn" in row[1] else row for row in (
+    ("norm1/scale", "gn1/scale"), ("norm1/bias", "gn1/bias"), ("conv1/kernel", "conv1/kernel"),
+    ("norm2/scale", "gn2/scale"), ("norm2/bias", "gn2/bias"), ("conv2/kernel", "conv2/kernel"),
+    ("norm3/scale", "gn3/scale"), ("norm3/bias", "gn3/bias"), ("conv3/kernel", "conv3/kernel"),
+    ("proj/kernel", "conv_proj/kernel"),
+))  # fmt: skip
+BIT_PAPER = (
+    ("stem/kernel", "root_block/conv_root/kernel"),
+    *units("", "block{stage}/unit{unit:02d}", BIT_PAPER_UNIT),
+    ("norm/scale", "norm-pre-head/scale", "C -> 111C"),
+    ("norm/bias", "norm-pre-head/bias", "C -> 111C"),
+    *resnet_v1.HEAD,
+)
+BIT, BIT_H5 = (
+    (
+        *bit.STEM,
+        *units("", "resnet/block{stage}/unit{unit:02d}", bit.UNIT),
+        *((*row, head) if row[0] == "head/kernel" else row for row in bit.TAIL),
+    )
+    for head in ("IO -> 11IO", "IO -> IO")
+)
+NUMBERED = ((r"/standardized_conv2d_\d+/", "/standardized_conv2d/"),)  # some published files count their layers
+OLD_POSITIONS = ((r"^Transformer/pos_embedding$", "pos_embedding"),)  # big_vision before 2022
+
+CLASS_TOKEN = {"pooling": ("token",), "positions": ("learned",), "cls_position": (True,), "backbone": ("none",)}
+ANY_BACKBONE = ("none", "stem", "stages")
+VISION_TRANSFORMER = {"pooling": ("token", "gap", "none"), "positions": ("learned",), "cls_position": (True,)}
+BIG_VISION = {"cls_position": (False,), "backbone": ("none",)}
+BIG_VISION_FILE = {"aliases": (*PREFIXES, *OLD_POSITIONS), "ignored": STATE}
+
+TABLES = (
+    Table("big_transfer", ResNetConfig, BIT, aliases=NUMBERED),
+    Table("big_transfer_h5", ResNetConfig, BIT_H5),
+    *(
+        Table(
+            spelling, ViTConfig, (*vit_rows(spelling), *BACKBONE),
+            holds=VISION_TRANSFORMER | {"backbone": ANY_BACKBONE}, computes=TANH, aliases=PREFIXES, ignored=STATE,
+        )
+        for spelling in ("vision_transformer", "vision_transformer_linen")
+    ),
+    Table("big_vision", ViTConfig, vit_rows("big_vision"), holds=BIG_VISION, computes=TANH, **BIG_VISION_FILE),
+    Table(
+        "big_vision_scan", ViTConfig, vit_rows("big_vision_scan", "encoderblock"),
+        holds=BIG_VISION, computes=TANH, **BIG_VISION_FILE,
+    ),
+    Table("vision_transformer", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
+    Table("big_vision", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
+    Table(
+        "big_vision", ResNetV1Config,
+        (*resnet_v1.STEM, *units("", "block{stage}/unit{unit}", resnet_v1.UNIT), *resnet_v1.HEAD),
+        aliases=PREFIXES, ignored=STATE,
+    ),
+    Table("big_vision", ResNetConfig, BIT_PAPER, aliases=PREFIXES, ignored=STATE),
+)  # fmt: skip

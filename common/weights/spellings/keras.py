@@ -1,0 +1,60 @@
+"""Keras 3's own `.weights.h5` of a model of `bit_tf2`, under canonical names (common/models/).
+
+A layer lies at the path of its attributes and its arrays are numbered: `blocks/block_3/attn/query/vars/0`. But lists name
+their members by class, and so does `layers`, where Keras puts whatever of a model sorts after that word. Beside the
+arrays a zoo's model keeps the record of its configuration, as text; a compiled one its optimizer, which is no weights.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from common.system.errors import UserError
+
+RECORD = "vars/bit_zoo"
+ATTRIBUTES = {  # class of a layer in `layers` -> the attribute that holds it
+    "attention_pool": "pool", "dense": "pre_logits", "group_norm": "norm", "layer_norm": "norm", "patch_embedding": "stem",
+    "std_conv": "stem", "stem": "stem",
+}  # fmt: skip
+MEMBER = re.compile(r"(?<=blocks/)[a-z]+(?:_([0-9]+))?(?=/)")
+LISTED = re.compile(r"(?:(?<=^)|(?<=/))layers/([a-z_]+?)(?=/)")
+OTHERS = re.compile(r"(^|/)(optimizer|_[a-z_]+)/|(^|/)vars/bit_zoo$")  # training's own, and records
+
+
+def is_keras(names: Iterable[str]) -> bool:
+    """Whether data sets of these names are a file of Keras 3."""
+    return any(re.search(r"(^|/)vars/[0-9]+$", name) for name in names)
+
+
+def renamed(datasets: dict[str, Any], path: Path) -> dict[str, Any]:
+    """{canonical name: data set} of the arrays of a model; what is unknown keeps its name.
+
+    UserError where two are one.
+    """
+    found = {}
+    for name, data in datasets.items():
+        if OTHERS.search(name):
+            continue
+        ours = canonical_name(name, datasets)
+        if ours in found:
+            raise UserError(
+                f"{path} holds both {found[ours].name} and {data.name}, which are one parameter; save it again."
+            )
+        found[ours] = data
+    return found
+
+
+def canonical_name(name: str, datasets: dict[str, Any]) -> str:
+    """The canonical name of one of the arrays of a file."""
+    layer, _, number = name.rpartition("vars/")
+    layer = MEMBER.sub(lambda found: found[1] or "0", layer.rstrip("/"))
+    layer = LISTED.sub(lambda found: ATTRIBUTES.get(found[1], found[0]), f"{layer}/").rstrip("/")
+    if not layer:  # the model's own: a class token is one position long, and comes first
+        has_token = datasets["vars/0"].shape[1:2] == (1,)
+        leaves = ("cls", "pos_embedding") if has_token else ("pos_embedding",)
+    else:
+        last = layer.rpartition("/")[2]
+        leaves = ("probe",) if last == "pool" else ("scale" if "norm" in last else "kernel", "bias")
+    known = number.isdecimal() and int(number) < len(leaves)
+    return f"{layer}/{leaves[int(number)]}".lstrip("/") if known else name

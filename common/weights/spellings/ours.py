@@ -1,0 +1,22 @@
+"""Our own spelling: canonical names (common/models/), in any kind of file, every family."""
+
+from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.weights.spellings import google
+from common.weights.table import Table
+
+
+def canonical(table: Table) -> tuple:
+    """Our names in a table of another spelling."""
+    return tuple((name, name) for names, *_ in table.templates for name in names)
+
+
+def first(family: type) -> Table:
+    """Google's table of a family that holds most of it."""
+    return next(table for table in google.TABLES if table.family is family)
+
+
+VIT = tuple(dict.fromkeys(row for table in google.TABLES if table.family is ViTConfig for row in canonical(table)))
+TABLES = (
+    *(Table("ours", family, canonical(first(family))) for family in (ResNetConfig, ResNetV1Config, MixerConfig)),
+    Table("ours", ViTConfig, VIT),
+)
