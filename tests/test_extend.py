@@ -121,6 +121,7 @@ def test_what_cannot_be_extended_is_one_sentence(runs):
             (images / split / "zebra").rename(images / split / "cat")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(INSTALLED) < 2, reason="needs two engines")
 def test_a_run_is_extended_in_another_engine(run, tmp_path, pets):
     first, second = INSTALLED[:2]

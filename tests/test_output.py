@@ -60,19 +60,22 @@ def photos(tmp_path):
     return tmp_path / "test"
 
 
-def test_predict_whose_reader_leaves_ends_quietly_and_its_output_is_complete(photos, tmp_path, server):
+@pytest.mark.parametrize(
+    ("output", "status"), [(("--output", "out.npz"), 0), pytest.param((), 141, marks=pytest.mark.slow)]
+)
+def test_predict_whose_reader_leaves_ends_quietly_and_its_output_is_complete(photos, tmp_path, output, status):
     """Results alone stand on stdout; what else there is to say, on stderr."""
-    flags = ("--model", "ViT-mu/16", "--weights", "none", "--workers", "1", "--batch_eval", "4", str(photos))
     pytest.importorskip("torch")
+    flags = ("--model", "ViT-mu/16", "--weights", "none", "--workers", "1", "--batch_eval", "4", str(photos), *output)
     code = "import bit_pytorch.inference"  # imports the framework: the reader has left long before the first result
-    for output, status in (((), 141), (("--output", str(tmp_path / "out.npz")), 0)):
-        with start("bit_pytorch.predict", *flags, *output, code=code, stdout=subprocess.PIPE) as process:
-            process.stdout.close()
-            said = process.stderr.read()
-            assert process.wait() == status, said
-            assert said == "No card with class names lies beside the weights: classes are shown by number.\n"
-    with np.load(tmp_path / "out.npz") as found:
-        assert found["logits"].shape[0] == len(found["files"]) == 24 and np.isfinite(found["features"]).all()
+    with start("bit_pytorch.predict", *flags, code=code, stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait() == status, said
+    assert said == "No card with class names lies beside the weights: classes are shown by number.\n"
+    if output:
+        with np.load(tmp_path / "out.npz") as found:
+            assert found["logits"].shape[0] == len(found["files"]) == 24 and np.isfinite(found["features"]).all()
 
 
 # --- Ctrl-C
