@@ -22,7 +22,7 @@ STARTS = {"pretrained": "embedded model", "none": "from scratch"}
 SHOTS = (1, 5, 10, None)  # images a class; None: all of them
 SEEDS = range(5)  # of the choice of images, their order and the initial values; all images are trained on once
 NUM_CLASSES = 10
-MARKS = "<!-- made by scripts/study --readme -->", "<!-- end of the study -->"
+MARKS = "<!-- made by scripts/study --write -->", "<!-- end of the study -->"
 
 
 def flags(shots: int | None) -> list[str]:
@@ -109,7 +109,7 @@ def gaps(found: dict[tuple, dict[int, float]], other: str, start: str) -> str:
     return f"{statistics.median(values):.2f}, at most {max(values):.2f}" if values else ""
 
 
-def write_readme(text: str, path: Path = Path("README.md")) -> None:
+def write_page(text: str, path: Path = Path("docs/results.md")) -> None:
     """Put the table between its marks."""
     pattern = re.compile(f"(?<={re.escape(MARKS[0])}\n).*?(?={re.escape(MARKS[1])})", re.DOTALL)
     path.write_text(pattern.sub(lambda _: text + "\n", path.read_text()))
@@ -124,19 +124,19 @@ def main() -> None:
         "--logdir", type=Path, default=Path("runs/study"), help="folder of the runs (default: runs/study)"
     )
     parser.add_argument("--table", action="store_true", help="print the table only")
-    parser.add_argument("--readme", action="store_true", help="write it into README.md, too")
+    parser.add_argument("--write", action="store_true", help="also write it into docs/results.md")
     options = parser.parse_args()
     if options.folder:
         everything = list(cells())
         for number, cell in enumerate(everything, start=1):
             print(f"{number}/{len(everything)} {cell[0]}", flush=True)
             train(options.folder, options.logdir, *cell)
-    elif not (options.table or options.readme):
+    elif not (options.table or options.write):
         parser.error("give the folder of CIFAR-10, or --table")
     text = table(top1(options.logdir))
     print(text)
-    if options.readme:
-        write_readme(text)
+    if options.write:
+        write_page(text)
 
 
 if __name__ == "__main__":

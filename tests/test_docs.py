@@ -34,9 +34,12 @@ from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConf
 from common.datasets import rows
 from common.models import DEFAULT_MODEL, find_model, published_models
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "common/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def blocks(page: Path, language: str) -> list[str]:

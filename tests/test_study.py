@@ -37,10 +37,10 @@ def test_only_runs_of_the_same_seed_are_compared(runs):
     assert "| JAX | 2.00, at most 2.00 | 2.00, at most 2.00 |" in lines
 
 
-def test_the_readme_changes_between_the_marks_only(tmp_path):
-    page = tmp_path / "README.md"
+def test_the_page_changes_between_the_marks_only(tmp_path):
+    page = tmp_path / "results.md"
     page.write_text(f"before\n{study.MARKS[0]}\nold\n{study.MARKS[1]}\nafter\n")
-    study.write_readme("new", page)
+    study.write_page("new", page)
     assert page.read_text() == f"before\n{study.MARKS[0]}\nnew\n{study.MARKS[1]}\nafter\n"
 
 
