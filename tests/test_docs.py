@@ -269,3 +269,15 @@ def test_links_lead_somewhere(page):
         file = (page.parent / path) if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+@PAGE
+def test_tables_and_headings_are_whole(page):
+    """One title, no heading whose level skips one, and in each table as many cells in every row."""
+    text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+    levels = [len(marks) for marks in re.findall(r"(?m)^(#+) ", text)]
+    assert levels[0] == 1 == levels.count(1)
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    for table in re.findall(r"(?m)(?:^\|.*\n)+", text):
+        rows = [re.sub(r"`[^`]*`|\\\|", "", row).count("|") for row in table.splitlines()]
+        assert len(set(rows)) == 1, table
