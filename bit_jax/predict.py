@@ -2,7 +2,8 @@
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
-from common.config import PredictConfig, run_command
+from common.config import PredictConfig
+from common.runs.command import run_command
 from common.runs.inference import Prediction
 
 

@@ -5,7 +5,8 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 import functools
 
 from bit_pytorch.datasets import open_torchvision
-from common.config import EvaluateConfig, run_command
+from common.config import EvaluateConfig
+from common.runs.command import run_command
 from common.runs.inference import Evaluation
 
 

@@ -4,7 +4,8 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 
 import functools
 
-from common.config import ExportConfig, run_command
+from common.config import ExportConfig
+from common.runs.command import run_command
 from common.runs.export import Export
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from common.config import Parser
+from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence, reason
 from common.system.files import check_replaced
 from common.weights import containers

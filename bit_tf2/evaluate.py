@@ -3,7 +3,8 @@
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 from bit_tf2 import import_tensorflow
-from common.config import EvaluateConfig, run_command
+from common.config import EvaluateConfig
+from common.runs.command import run_command
 from common.runs.inference import Evaluation
 
 

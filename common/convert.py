@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.config import Parser
+from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence
 from common.system.files import check_replaced, write_json
 from common.weights import containers

@@ -29,7 +29,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from common.config import Parser
+from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence, nearest
 from common.system.files import NO_LOCKS, sync
 from common.models import PACKAGED_WEIGHTS, PublishedModel

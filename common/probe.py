@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import Parser
+from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence, reason
 from common.system.files import open_regular
 from common.weights.containers.npz import Npz

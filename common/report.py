@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.reports import curves
-from common.config import FREE, Parser
+from common.config import TrainConfig
+from common.flags import Parser, scoped
 from common.system.errors import UserError, exit_with_sentence, printable, shortened
 from common.system.files import write_atomically
 from common.reports.mistakes import Mistakes, Table, mistakes
@@ -177,7 +178,8 @@ def spread(records: Sequence[Record]) -> str:
 
 def setting_titles(records: Sequence[Record]) -> list[str]:
     """A title for each, with the further flags in which they differ."""
-    further = [name for name in differing_settings(records) if name not in FREE.union(SEEDS, TITLE)]
+    left_out = scoped(TrainConfig, "run", "machine").union(SEEDS, TITLE)
+    further = [name for name in differing_settings(records) if name not in left_out]
     return [title(r) + "".join(f", --{name} {r.config.get(name)}" for name in further) for r in records]
 
 

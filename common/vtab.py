@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from common.system import remote as storage
-from common.config import TrainConfig, VtabConfig, arguments, changes, parse
+from common.config import TrainConfig, VtabConfig
+from common.flags import arguments, changes
+from common.runs.command import parse
 from common.system.errors import UserError, exit_with_sentence
 from common.system.files import write_json
 from common.weights.containers import read_json

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from common.data import images
+from common.data.views import model_view
 from common.datasets import Split, typical_size
 from common.models import ModelConfig, find_model, published_models, unpublished_models
-from common.models.cards import LONGEST_SIDE, Card, Preprocessing
+from common.models.cards import Card, Preprocessing
 from common.recipes import hyperrule
+from common.recipes.choices import LONGEST_SIDE
 from common.runs.inference import find_images, likeliest
 from common.system.errors import UserError
 from common.system.files import read_regular
@@ -74,7 +76,7 @@ def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any)
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
     preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
-    return preprocessing.scale(np.stack([split.view(i, preprocessing.view) for i in range(len(split))]))
+    return preprocessing.scale(np.stack([split.view(i, model_view, preprocessing) for i in range(len(split))]))
 
 
 def to_split(pictures: Any) -> Split:

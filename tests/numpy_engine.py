@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import TrainConfig, run_command
+from common.config import TrainConfig
+from common.runs.command import run_command
 from common.runs.run import Run
 from common.system.processes import Devices
 from common.weights import below

@@ -12,10 +12,11 @@ import numpy_engine
 import pytest
 from PIL import Image
 
-from common.config import TrainConfig, parse
+from common.config import TrainConfig
 from common.models import DEFAULT_MODEL, ResNetConfig, find_model
 from common.reports import curves
 from common.runs.checkpoint import CURRENT, Checkpoints, read
+from common.runs.command import parse
 from common.runs.run import Run
 from common.system import processes as devices
 from common.system.errors import UserError, exit_with_sentence

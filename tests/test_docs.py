@@ -29,7 +29,7 @@ from engines import NAMES as ENGINES
 from PIL import Image
 from test_launch import SLURM, dry_run
 
-import common.config
+import common.runs.command
 from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConfig, TrainConfig
 from common.datasets import rows
 from common.models import DEFAULT_MODEL, find_model, published_models
@@ -70,7 +70,7 @@ def parse(program: str, words: list[str]) -> object:
     said = io.StringIO()
     run = runpy.run_path if program.endswith(".py") else runpy.run_module
     with (
-        mock.patch.object(common.config, "parse", ending(common.config.parse)),
+        mock.patch.object(common.runs.command, "parse", ending(common.runs.command.parse)),
         mock.patch.object(argparse.ArgumentParser, "parse_args", ending(argparse.ArgumentParser.parse_args)),
         mock.patch.object(sys, "argv", [program, *words]),
         contextlib.redirect_stderr(said),

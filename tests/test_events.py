@@ -18,6 +18,7 @@ from common.data.batches import TrainBatches, prefetch
 from common.models import ResNetConfig, find_model
 from common.reports import curves
 from common.runs import events, run
+from common.runs.command import parse
 from common.system.errors import UserError
 
 pytest.importorskip("tensorboard")
@@ -34,7 +35,7 @@ def train(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "write_png", lambda records, path: path.write_bytes(b"curves"))
 
     def run_command(*flags: str) -> Path:
-        load_main()(run.Run(config.parse(config.TrainConfig, (*RUN, *flags), "train", ""), "numpy"))
+        load_main()(run.Run(parse(config.TrainConfig, (*RUN, *flags), "train", ""), "numpy"))
         return tmp_path / "runs" / "run"
 
     return run_command
@@ -94,7 +95,7 @@ def test_the_first_images_are_shown_as_the_model_sees_them(train):
     (event,) = read(folder).Images(events.IMAGES)
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     assert event.step == 1 and shown.shape == (32, 4 * 32, 3)
-    again = run.Run(config.parse(config.TrainConfig, (*RUN, "--name", "again"), "train", ""), "numpy")
+    again = run.Run(parse(config.TrainConfig, (*RUN, "--name", "again"), "train", ""), "numpy")
     (batch,) = prefetch(TrainBatches(again.splits["train"], again.recipe, 0), range(1), 1)
     for row in range(4):
         own, partner = (batch["images"][i].astype(float) for i in (row, row ^ 1))
@@ -148,7 +149,7 @@ def test_without_the_package_a_sentence_names_the_extra(train, monkeypatch):
 def test_events_are_written_and_read_without_a_framework(tmp_path):
     """TensorBoard's own writer would import TensorFlow where it is installed."""
     code = (
-        "import sys; from pathlib import Path; from common import events; path = Path(sys.argv[1]); "
+        "import sys; from pathlib import Path; from common.runs import events; path = Path(sys.argv[1]); "
         "[events.EventFile(path, [{'step': 1, 'train/loss': 2.0}]).write(2, {'train/loss': 1.0}) for _ in range(2)]; "
         "print({'tensorflow', 'torch', 'jax'} & set(sys.modules), len(list(events.read_events(path))))"
     )

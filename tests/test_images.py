@@ -5,6 +5,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from engines import Engine
 from PIL import Image, ImageOps
 
 from common.data import images
+from common.recipes.choices import RESIZE_KINDS, Rounding
 
 RNG = np.random.default_rng(0)
 
@@ -71,13 +73,13 @@ def test_the_bound_above_would_see_a_missing_antialias():
     assert difference(exact, aliased) > 5
 
 
-@pytest.mark.parametrize("kind", images.RESIZE_KINDS)
+@pytest.mark.parametrize("kind", RESIZE_KINDS)
 def test_the_same_size_returns_the_same_pixels(kind):
     image = noise(17, 23)
     assert images.resize(image, 17, 23, kind) is image
 
 
-@pytest.mark.parametrize("kind", images.RESIZE_KINDS)
+@pytest.mark.parametrize("kind", RESIZE_KINDS)
 @pytest.mark.parametrize("side", (8, 40))
 def test_every_kind_keeps_a_plain_colour_and_the_orientation(kind, side):
     plain = np.full((20, 20, 3), (10, 200, 90), np.uint8)
@@ -123,7 +125,7 @@ def test_sides_and_corners_are_rounded_as_peers_do():
     theirs = pytest.importorskip("transformers.image_transforms")
     for width in range(33, 120):
         image = noise(33, width)
-        for rounding in images.ROUNDINGS[1:]:
+        for rounding in get_args(Rounding)[1:]:
             small = images.resize_small(image, 20, "bicubic", rounding)
             found = images.central_crop(small, 16, rounding)
             if rounding == "torchvision":

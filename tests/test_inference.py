@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import EvaluateConfig, PredictConfig, parse
+from common.config import EvaluateConfig, PredictConfig
 from common.data import images
 from common.models import DEFAULT_MODEL
+from common.runs.command import parse
 from common.runs.inference import Evaluation, Prediction, unpadded, write_outputs
 from common.system.errors import UserError
 

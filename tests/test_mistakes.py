@@ -19,6 +19,7 @@ from common.evaluation.predictions import PREDICTIONS, Predictions, read_predict
 from common.models import ResNetConfig, find_model
 from common.reports import curves, mistakes, record
 from common.runs import run
+from common.runs.command import parse
 from common.system.errors import UserError
 
 RUN = ("--weights", "none", "--batch", "4", "--resize", "36", "--crop", "32", "--steps", "2", "--warmup_steps", "1",
@@ -31,7 +32,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(type(find_model(models.DEFAULT_MODEL)), "config", lambda *_: ResNetConfig((1,), 0.5, 10))
     monkeypatch.setattr(curves, "write_png", lambda records, path: path.write_bytes(b"curves"))
-    load_main()(run.Run(config.parse(config.TrainConfig, RUN, "train", ""), "bit_jax"))
+    load_main()(run.Run(parse(config.TrainConfig, RUN, "train", ""), "bit_jax"))
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     return tmp_path / "runs" / "run"

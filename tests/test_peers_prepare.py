@@ -15,6 +15,7 @@ from format_cases import SMALL, random_arrays
 from PIL import Image
 
 from common.convert import convert
+from common.data.views import model_view
 from common.models import ResNetConfig, ViTConfig
 from common.models.cards import Preprocessing
 from common.weights import containers
@@ -68,7 +69,7 @@ def check(path: Path, photos: list, prepared: np.ndarray, logits: np.ndarray, le
     """
     found, engine = read_model(path / "model.safetensors"), Engine("bit_pytorch")
     card = found.card.preprocessing
-    pixels = np.stack([card.scale(card.view(photo)) for photo in photos])
+    pixels = np.stack([card.scale(model_view(photo, card)) for photo in photos])
     one_level = 1 / (255 * min(card.std))
     assert np.abs(pixels.transpose(0, 3, 1, 2) - prepared).max() < (levels + 0.01) * one_level
     model = engine.build(found.config, found.arrays)

@@ -16,6 +16,7 @@ from common.models import PACKAGED_WEIGHTS, ResNetConfig, find_model
 from common.reports import curves
 from common.runs import run
 from common.runs.checkpoint import CURRENT
+from common.runs.command import parse
 from common.runs.remote import POINTER, RESULTS, STATE
 from common.system import remote as storage
 from common.system.errors import UserError
@@ -45,7 +46,7 @@ def train(bucket, monkeypatch):
     monkeypatch.setattr(curves, "write_png", lambda records, path: path.write_bytes(b"curves"))
 
     def run_command(name: str, *flags: str) -> None:
-        load_main()(run.Run(config.parse(config.TrainConfig, ("--name", name, *RUN, *flags), "train", ""), "numpy"))
+        load_main()(run.Run(parse(config.TrainConfig, ("--name", name, *RUN, *flags), "train", ""), "numpy"))
 
     return run_command
 

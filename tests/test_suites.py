@@ -10,12 +10,13 @@ import pytest
 from engines import INSTALLED
 from PIL import Image
 
-from common.config import EvaluateConfig, TrainConfig, parse, periods
+from common.config import EvaluateConfig, TrainConfig, periods
 from common.datasets import Dataset, MultiLabels, open_dataset
 from common.evaluation.metrics import accuracies, averages
 from common.models import find_model
 from common.models.cards import Card, Preprocessing
 from common.reports.record import accuracy, read_record
+from common.runs.command import parse
 from common.runs.inference import Evaluation, Inference, is_imagenet
 from common.runs.run import Run
 from common.system.errors import UserError

@@ -11,8 +11,9 @@ import pytest
 from engines import INSTALLED, Engine, recipe_of
 from jobs import Job, assert_close, make_images
 
-from common.config import TrainConfig, parse
+from common.config import TrainConfig
 from common.models import MixerConfig, ResNetConfig, architectures, trained_parameters
+from common.runs.command import parse
 from common.system.errors import UserError
 
 NORM = re.compile(r"(.*/)?(proj_)?norm\d?/(scale|bias)")

@@ -16,11 +16,12 @@ from engines import INSTALLED
 from test_sources import example, png, write_tfds
 
 from common import vtab, weights
-from common.config import VtabConfig, parse
+from common.config import VtabConfig
 from common.data.sources.vtab import TASKS, find_task, nearest_object, nearest_vehicle, number_of_objects, open_vtab
 from common.datasets import open_dataset
 from common.models import PACKAGED_WEIGHTS, find_model
 from common.runs.checkpoint import CURRENT
+from common.runs.command import parse
 from common.system.errors import UserError
 
 # --- the table

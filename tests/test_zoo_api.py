@@ -9,6 +9,7 @@ from PIL import Image
 
 from common import zoo
 from common.config import PredictConfig
+from common.data.views import model_view
 from common.models import DEFAULT_MODEL, PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, num_parameters
 from common.models.cards import Card, Preprocessing
 from common.runs.inference import Prediction
@@ -80,7 +81,7 @@ def test_images_of_every_kind_are_prepared(photos, name):
     found, preprocessing = zoo.preprocess(VIT, card.preprocessing, given), card.preprocessing
     expected = [arrays[2]] * 3 if name == "batch" else arrays
     assert found.dtype == np.float32 and found.shape == (3, 24, 24, 3)
-    np.testing.assert_array_equal(found, [preprocessing.scale(preprocessing.view(image)) for image in expected])
+    np.testing.assert_array_equal(found, [preprocessing.scale(model_view(image, preprocessing)) for image in expected])
 
 
 def test_one_image_is_a_batch_of_one(engine, photos):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from common.data import images, randaugment
+from common.data.views import model_view
 from common.datasets import Split
 from common.models import ModelConfig
 from common.models.cards import Preprocessing
@@ -131,7 +132,7 @@ class EvalBatches:
 
         def fill(rows: range) -> None:
             for row in rows:
-                batch["images"][row] = self.split.view(first + row, self.preprocessing.view)
+                batch["images"][row] = self.split.view(first + row, model_view, self.preprocessing)
 
         return batch, [lambda rows=rows: fill(rows) for rows in chunks(count)]
 

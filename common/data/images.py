@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from common.recipes.choices import MAX_PIXELS
+
 FORMATS = {  # Pillow's name -> endings of its files: what is decoded. Others, such as PostScript, run other programs.
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -28,16 +30,6 @@ FORMATS = {  # Pillow's name -> endings of its files: what is decoded. Others, s
     "TGA": (".tga", ".icb", ".vda", ".vst"),
 }
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
-EXIF = ("ignore", "apply")
-ON_BROKEN_IMAGE = ("stop", "skip")
-RESIZE_MODES = ("squash", "small_side", "whole")
-RESIZE_KINDS = ("bilinear", "bicubic", "area", "bilinear_aliased")
-# By whom the sides of a resized image and the corner of a central crop are rounded to whole pixels. The originals of
-# this project's models round the longer side to the nearest pixel and the corner down; torchvision, and so timm, rounds the side
-# down and the corner to the nearest, halves to even (`_compute_resized_output_size`, `center_crop` of its
-# `transforms/functional.py`); Hugging Face rounds both down (`image_transforms.py`).
-ROUNDINGS = ("big_vision", "torchvision", "huggingface")
-MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 SPARSE_PIXELS = 2**21  # of larger images a copy in float32 takes as long as Pillow does
 JPEG_START, TIFF_STARTS = b"\xff\xd8", (b"II*\0", b"MM\0*")
 ORIENTATION, PHOTOMETRIC, BITS_PER_SAMPLE, WHITE_IS_ZERO = 0x112, 262, 258, 0  # tags of TIFF and EXIF, and a value
@@ -236,7 +228,7 @@ def _triangles(old: int, new: int) -> Any:
 
 
 def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear", rounding: str = "big_vision") -> np.ndarray:
-    """`image` with its smaller side at `side_px` and its aspect ratio kept; ROUNDINGS tells what `rounding` may be.
+    """`image` with its smaller side at `side_px`, its aspect ratio kept, and whole pixels as `Rounding` names them.
 
     Source: `resize_small` in `pp/ops_image.py` of google-research/big_vision: the other side is rounded in float32, half
     to even (its pixels are truncated to uint8, here they are rounded). Raises BrokenImage for a strip so long that the

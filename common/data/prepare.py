@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
+from common.flags import Parser, check_range
 from common.system.errors import UserError, exit_with_sentence, nearest, reason
 from common.system.files import sync
 from common.system.progress import Count, show
@@ -242,7 +243,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             flags = parser().parse_args(argv)
             if flags.command == "check":
-                from common.config import check_range
                 from common.data.checked import check_dataset
 
                 check_range("--workers", flags.workers, 1, 1024)
@@ -255,8 +255,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The flags of both commands."""
-    from common.config import Parser
-
     whole = Parser(prog="python -m common.datasets", description="Prepare and check datasets.", allow_abbrev=False)
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     fetch = commands.add_parser("prepare", help="fetch, verify and unpack a dataset", allow_abbrev=False)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-MAX_LEVEL = 10  # at which strength is 1; AugReg (https://arxiv.org/abs/2106.10270) goes on ...
-STRONGEST = 20  # ... to twice as much
+MAX_LEVEL = 10  # at which strength is 1; `STRONGEST` of common/recipes/choices.py is twice as much
 DRAWS = 3  # numbers in [0, 1) that a layer takes: which operation, its sign or row, its column
 GREY = 128
 VALUES = np.arange(256, dtype=np.uint8)

@@ -22,8 +22,8 @@ from common.system.errors import UserError, nearest
 __all__ = [
     "ARCHITECTURES",
     "DEFAULT_MODEL",
+    "DOWNLOADS",
     "PACKAGED_WEIGHTS",
-    "TRAIN_ONLY",
     "MixerConfig",
     "ModelConfig",
     "PublishedModel",
@@ -44,7 +44,7 @@ __all__ = [
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
 CLASS_NAMES = Path(__file__).resolve().parent.parent / "imagenet-classes.zip"
 DEFAULT_MODEL = "BiT-T-R26x0.5"
-TRAIN_ONLY = ("all", "norm", "head")
+DOWNLOADS = "weights"  # the folder of downloaded weights, where --bit_pretrained_dir names no other
 ModelConfig = ResNetConfig | ResNetV1Config | ViTConfig | MixerConfig
 
 

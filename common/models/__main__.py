@@ -5,18 +5,17 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 import sys
 from pathlib import Path
 
-from common.config import ModelConfig, Parser
+from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence
-from common.models import PACKAGED_WEIGHTS, PublishedModel, num_parameters, published_models
+from common.models import DOWNLOADS, PACKAGED_WEIGHTS, PublishedModel, num_parameters, published_models
 
 
 def main() -> None:
     """The command; a UserError ends with exit status 2."""
     parser = Parser(prog="python -m common.models", description=__doc__, allow_abbrev=False)
     parser.add_argument("words", nargs="*", metavar="WORD", help="a part of a name, whatever its case")
-    folder = ModelConfig.bit_pretrained_dir
     parser.add_argument(
-        "--bit_pretrained_dir", default=folder, help=f"folder of downloaded weights (default: {folder})"
+        "--bit_pretrained_dir", default=DOWNLOADS, help=f"folder of downloaded weights (default: {DOWNLOADS})"
     )
     with exit_with_sentence():
         args = parser.parse_args(sys.argv[1:])

@@ -7,16 +7,15 @@ manifest all become one `Card`, and everything that prepares images reads `Card.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from common.data import images
+from common.recipes.choices import LONGEST_SIDE, Exif, ResizeKind, Rounding
 from common.recipes.recipe import LOSSES
 from common.system.errors import UserError
 
 HALVES = (0.5, 0.5, 0.5)
-LONGEST_SIDE = math.isqrt(images.MAX_PIXELS)  # a view has no more pixels than an image file may declare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +24,13 @@ class Preprocessing:
 
     resolution: int | None = None  # px of the square that the model sees; None: what the user or the images suggest
     eval_resize: int = 0  # px of the smaller side before the central crop of `resolution`; 0: squashed to it
-    resize_kind: str = "bilinear"
+    resize_kind: ResizeKind = "bilinear"
     mean: tuple[float, float, float] = HALVES  # of pixel values in [0, 1]; with `std` 0.5, images lie in [-1, 1]
     std: tuple[float, float, float] = HALVES
-    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
-    rounding: str = "big_vision"  # of sides and corners to whole pixels, for a central crop: see `images.ROUNDINGS`
+    exif: Exif = "ignore"  # or `apply`: photographs are turned as their EXIF says
+    rounding: Rounding = (
+        "big_vision"  # of sides and corners to whole pixels, for a central crop: `Rounding` of common/recipes/
+    )
 
     @property
     def divisor(self) -> tuple[float, ...]:
@@ -45,13 +46,6 @@ class Preprocessing:
         """The same at another resolution: the middle of a photograph that the model sees stays the same."""
         eval_resize = round(self.eval_resize * resolution / (self.resolution or resolution))
         return dataclasses.replace(self, resolution=resolution, eval_resize=eval_resize)
-
-    def view(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [resolution, resolution, 3]: the middle of `image` at `eval_resize`, or all of it at 0."""
-        if self.eval_resize:
-            small = images.resize_small(image, self.eval_resize, self.resize_kind, self.rounding)
-            return images.central_crop(small, self.resolution, self.rounding)
-        return images.resize(image, self.resolution, self.resolution, self.resize_kind)
 
     def scale(self, view: np.ndarray, dtype: type = np.float32) -> np.ndarray:
         """uint8 [..., 3] as the numbers that a model takes, as every engine computes them on its device."""
@@ -91,14 +85,15 @@ RULES = {
     "eval_resize": Rule(
         lambda side: type(side) is int and 0 <= side <= LONGEST_SIDE, "0 or at least its resolution, in whole pixels"
     ),
-    "resize_kind": Rule(images.RESIZE_KINDS.__contains__, ""),
     "mean": triple(0, 1),
     "std": triple(0.001, 10),
-    "exif": Rule(images.EXIF.__contains__, ""),
-    "rounding": Rule(images.ROUNDINGS.__contains__, ""),
-    "loss": Rule(LOSSES.__contains__, ""),
 }
-CHOICES = {"resize_kind": images.RESIZE_KINDS, "exif": images.EXIF, "rounding": images.ROUNDINGS, "loss": LOSSES}
+CHOICES = {
+    "resize_kind": get_args(ResizeKind),
+    "exif": get_args(Exif),
+    "rounding": get_args(Rounding),
+    "loss": LOSSES,
+}
 PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
@@ -109,11 +104,11 @@ class Card:
     class_names: tuple[str, ...] | None = None
     resolution: int | None = None
     eval_resize: int | None = None
-    resize_kind: str | None = None
+    resize_kind: ResizeKind | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    exif: str | None = None
-    rounding: str | None = None
+    exif: Exif | None = None
+    rounding: Rounding | None = None
     loss: str | None = None
 
     @property
@@ -142,11 +137,11 @@ class Card:
 
 def parse_card(record: dict[str, Any], where: object) -> Card:
     """The facts in a JSON object; other keys are let be. UserError for a value that cannot be one."""
-    found = {name: record[name] for name in RULES if name in record}
+    found = {name: record[name] for name in (*RULES, *CHOICES) if name in record}
     for name, value in found.items():
-        if name in CHOICES and (not isinstance(value, str) or not RULES[name].holds(value)):
+        if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"The card {where} names no {name} of {', '.join(CHOICES[name])}; mend or remove it.")
-        if not RULES[name].holds(value):
+        if name in RULES and not RULES[name].holds(value):
             raise UserError(f"The card {where} says {value!r} as {name}, expected {RULES[name].expected}; mend it.")
     card = Card(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
     if 0 < (card.eval_resize or 0) < (card.resolution or 1):

@@ -4,9 +4,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-from common.data.images import RESIZE_MODES
-from common.data.randaugment import STRONGEST
 from common.recipes import schedules
+from common.recipes.choices import RESIZE_MODES, STRONGEST
 from common.recipes.rules import RULES
 from common.system.errors import UserError
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config import FREE, TrainConfig
+from common.config import TrainConfig
 from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
+from common.flags import scoped
 from common.system.errors import UserError
 from common.system.files import read_regular
 from common.weights.containers import read_json
@@ -236,7 +237,7 @@ SEEDS = ("seed", "examples_per_class_seed")
 
 def settings(record: Record, *, seeds: bool) -> tuple:
     """What two runs must have in common to be compared; with or without their seeds."""
-    left_out = FREE if seeds else FREE.union(SEEDS)
+    left_out = scoped(TrainConfig, "run", "machine").union(() if seeds else SEEDS)
     return tuple(sorted((name, repr(value)) for name, value in record.config.items() if name not in left_out))
 
 

@@ -9,7 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from common.config import OF_A_MACHINE, TrainConfig, changes
+from common.config import TrainConfig
+from common.flags import changes, scoped
 from common.runs.checkpoint import Checkpoint, Checkpoints
 from common.system import remote as storage
 from common.system.errors import UserError
@@ -46,7 +47,7 @@ class Finished:
     def __init__(self, config: TrainConfig):
         self.folder = Path(config.extend_from)
         for name, before, now in changes(read_flags(config.extend_from), config):
-            if name not in SCHEDULE | OWN | OF_A_MACHINE:
+            if name not in SCHEDULE | OWN | scoped(TrainConfig, "machine"):
                 raise UserError(
                     f"{self.folder} was made with --{name} {before}, not {now}; a longer run has the same, so leave the "
                     "flag out, or start a run of its own from --weights."

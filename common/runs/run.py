@@ -21,12 +21,13 @@ from typing import Any, Self, SupportsFloat
 import numpy as np
 
 from common import weights
-from common.config import FREE, MEMORY_FLAGS, OF_A_MACHINE, TrainConfig, arguments, changes, check, periods
+from common.config import MEMORY_FLAGS, TrainConfig, periods
 from common.data.batches import EvalBatches, TrainBatches, prefetch
 from common.data.checked import checked, open_turned
 from common.datasets import Dataset, Opener, Split, carve, few_shot
 from common.evaluation.metrics import Keep, accuracies
 from common.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
+from common.flags import arguments, changes, check, scoped
 from common.models import find_model, trained_parameters, with_noise
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe, check_sharing, create_recipe
@@ -177,7 +178,8 @@ class Run:
 
     def _check_sameness(self) -> None:
         """Raise UserError where processes are about to do different things."""
-        config = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in OF_A_MACHINE}
+        own = scoped(TrainConfig, "machine")
+        config = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in own}
         facts = json.dumps([config, self._constants, self.step, self.losses, self.best])
         number = int(hashlib.sha256(facts.encode()).hexdigest()[:7], 16)
         if self.devices.agree(number) != MOST - self.devices.agree(MOST - number):
@@ -296,7 +298,7 @@ class Run:
     def _constants(self) -> dict[str, Any]:
         """What a run keeps from its first step to its last, besides its flags: also every checkpoint states it."""
         recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
-        recipe = {name: value for name, value in recipe.items() if name not in FREE}
+        recipe = {name: value for name, value in recipe.items() if name not in scoped(TrainConfig, "run")}
         recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
         counts = {f"number of {name} images": len(split) for name, split in splits.items()}

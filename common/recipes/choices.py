@@ -1,0 +1,23 @@
+"""What recipes, cards of models and flags choose among, and how large an image may be."""
+
+import math
+from typing import Literal, get_args
+
+Precision = Literal["float32", "bfloat16", "float64"]
+TrainOnly = Literal["all", "norm", "head"]
+
+# --- images
+
+Exif = Literal["ignore", "apply"]
+OnBrokenImage = Literal["stop", "skip"]
+ResizeMode = Literal["squash", "small_side", "whole"]
+ResizeKind = Literal["bilinear", "bicubic", "area", "bilinear_aliased"]
+# By whom the sides of a resized image and the corner of a central crop are rounded to whole pixels. The originals of
+# this project's models round the longer side to the nearest pixel and the corner down; torchvision, and so timm, rounds the side
+# down and the corner to the nearest, halves to even (`_compute_resized_output_size`, `center_crop` of its
+# `transforms/functional.py`); Hugging Face rounds both down (`image_transforms.py`).
+Rounding = Literal["big_vision", "torchvision", "huggingface"]
+RESIZE_KINDS, RESIZE_MODES = get_args(ResizeKind), get_args(ResizeMode)
+MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
+LONGEST_SIDE = math.isqrt(MAX_PIXELS)  # a view has no more pixels than an image file may declare
+STRONGEST = 20  # level of RandAugment: twice that of its paper, as AugReg (https://arxiv.org/abs/2106.10270) has it
