@@ -1,6 +1,8 @@
 """The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import jax
 import optax
@@ -111,6 +113,47 @@ def compiled_update(
             state["average"][path] = average + (1 - numbers.ema) * (w - average)
         params[path] = w
     return params, state
+
+
+@contextlib.contextmanager
+def ascended(optimizer: Optimizer, gradients: Params, numbers: UpdateNumbers) -> Iterator[None]:
+    """Within it every trained parameter w is w + rho * g / (|g| + 1e-12), afterwards w again, bit for bit.
+
+    |g| is the norm of all gradients. Source: `trainers/proj/gsam/gsam.py` of google-research/big_vision; SAM, equation 2
+    (https://arxiv.org/abs/2010.01412).
+    """
+    kept = optimizer.params
+    optimizer.params = compiled_ascent(kept, gradients, numbers.rho)
+    try:
+        yield
+    finally:
+        optimizer.params = kept
+
+
+@jax.jit
+def compiled_ascent(params: Params, gradients: Params, rho: Array) -> Params:
+    """The parameters within `ascended`."""
+    scale = rho / (global_norm(gradients) + 1e-12)
+    return {path: w + scale * gradients[path] for path, w in params.items()}
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def sharpness_aware(clean: Params, sharp: Params, recipe: Recipe) -> Params:
+    """The gradients that SAM or GSAM updates by: `clean` ones are of the parameters, `sharp` ones of the `ascended`.
+
+    sharp - gsam_alpha * (clean - its part along sharp); GSAM, algorithm 1 (https://arxiv.org/abs/2203.08065). Where the
+    sharp ones are all 0, nothing is along them; the original divides 0 by 0 there.
+    """
+    if not recipe.gsam_alpha:
+        return sharp
+    share = dot(clean, sharp) / jnp.maximum(dot(sharp, sharp), jnp.finfo(jnp.float32).tiny)
+    alpha = recipe.gsam_alpha
+    return {path: (1 + alpha * share) * value - alpha * clean[path] for path, value in sharp.items()}
+
+
+def dot(a: Params, b: Params) -> Array:
+    """The product of two gradients as vectors."""
+    return sum((a[path] * b[path]).sum() for path in a)
 
 
 def swap_average(optimizer: Optimizer) -> None:

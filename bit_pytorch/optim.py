@@ -1,5 +1,8 @@
 """The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -74,6 +77,46 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers) -> None
         torch._foreach_lerp_(average, w, 1 - numbers.ema)
     for value in w:
         value.grad = None
+
+
+@contextlib.contextmanager
+def ascended(optimizer: Optimizer, gradients: dict[str, Tensor], numbers: UpdateNumbers) -> Iterator[None]:
+    """Within it every trained parameter w is w + rho * g / (|g| + 1e-12), afterwards w again, bit for bit.
+
+    |g| is the norm of all gradients. Source: `trainers/proj/gsam/gsam.py` of google-research/big_vision; SAM, equation 2
+    (https://arxiv.org/abs/2010.01412).
+    """
+    w = list(optimizer.parameters.values())
+    with torch.no_grad():
+        kept = [value.clone() for value in w]
+        scale = numbers.rho / (global_norm(gradients) + 1e-12)
+        torch._foreach_add_(w, torch._foreach_mul([gradients[name] for name in optimizer.parameters], scale))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(w, kept)
+
+
+@torch.no_grad()
+def sharpness_aware(clean: dict[str, Tensor], sharp: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """The gradients that SAM or GSAM updates by: `clean` ones are of the parameters, `sharp` ones of the `ascended`.
+
+    sharp - gsam_alpha * (clean - its part along sharp); GSAM, algorithm 1 (https://arxiv.org/abs/2203.08065). Where the
+    sharp ones are all 0, nothing is along them; the original divides 0 by 0 there.
+    """
+    if not recipe.gsam_alpha:
+        return sharp
+    share = dot(clean, sharp) / dot(sharp, sharp).clamp(min=torch.finfo(torch.float32).tiny)
+    along = torch._foreach_mul(list(sharp.values()), 1 + recipe.gsam_alpha * share)
+    torch._foreach_sub_(along, [clean[name] for name in sharp], alpha=recipe.gsam_alpha)
+    return dict(zip(sharp, along))
+
+
+def dot(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+    """The product of two gradients as vectors, of all processes' shards of them."""
+    product = sum((a[name] * b[name]).sum() for name in a)
+    return product.full_tensor() if isinstance(product, DTensor) else product
 
 
 @torch.no_grad()

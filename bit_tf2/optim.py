@@ -1,8 +1,10 @@
 """The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
+import contextlib
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -89,6 +91,42 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradien
         state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
         if recipe.ema:
             state["average"][path].assign_sub((1 - numbers.ema) * (state["average"][path] - w))
+
+
+@contextlib.contextmanager
+def ascended(optimizer: Optimizer, gradients: dict[Path, Tensor], numbers: UpdateNumbers) -> Iterator[None]:
+    """Within it every trained parameter w is w + rho * g / (|g| + 1e-12), afterwards w again, bit for bit.
+
+    |g| is the norm of all gradients. Source: `trainers/proj/gsam/gsam.py` of google-research/big_vision; SAM, equation 2
+    (https://arxiv.org/abs/2010.01412).
+    """
+    kept = {path: tf.identity(w) for path, w in optimizer.parameters.items()}
+    scale = numbers.rho / (global_norm(gradients) + 1e-12)
+    for path, w in optimizer.parameters.items():
+        w.assign_add(scale * gradients[path])
+    try:
+        yield
+    finally:
+        for path, w in optimizer.parameters.items():
+            w.assign(kept[path])
+
+
+def sharpness_aware(clean: dict[Path, Tensor], sharp: dict[Path, Tensor], recipe: Recipe) -> dict[Path, Tensor]:
+    """The gradients that SAM or GSAM updates by: `clean` ones are of the parameters, `sharp` ones of the `ascended`.
+
+    sharp - gsam_alpha * (clean - its part along sharp); GSAM, algorithm 1 (https://arxiv.org/abs/2203.08065). Where the
+    sharp ones are all 0, nothing is along them; the original divides 0 by 0 there.
+    """
+    if not recipe.gsam_alpha:
+        return sharp
+    share = dot(clean, sharp) / tf.maximum(dot(sharp, sharp), np.finfo(np.float32).tiny)
+    alpha = recipe.gsam_alpha
+    return {path: (1 + alpha * share) * value - alpha * clean[path] for path, value in sharp.items()}
+
+
+def dot(a: dict[Path, Tensor], b: dict[Path, Tensor]) -> Tensor:
+    """The product of two gradients as vectors."""
+    return tf.add_n([tf.reduce_sum(a[path] * b[path]) for path in a])
 
 
 def swap_average(optimizer: Optimizer) -> None:

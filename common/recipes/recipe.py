@@ -18,6 +18,7 @@ class UpdateNumbers(NamedTuple):
     decay: float  # part of itself that a decayed parameter loses besides
     epsilon: float  # added to the root of the second moment
     ema: float  # part of the moving average that stays
+    rho: float = 0.0  # how far the parameters ascend before SAM takes the gradients: the length of the whole way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Recipe:
     # Moving average of the parameters, which is evaluated and saved: its decay, and min(ema, (1 + t) / (10 + t)) after
     # t updates, as in `optimizers/ema.py` of coyo-vit, but starting from the parameters and not from zeros; 0: off
     ema: float = 0.0
+    # SAM: the gradients are taken where the parameters have gone `rho` uphill. Its size follows the rate, from `rho` at
+    # base_lr to `rho_min` at end_lr ; equal ones are SAM's constant one. 0: off
+    rho: float = 0.0
+    rho_min: float = 0.0
+    gsam_alpha: float = 0.0  # GSAM: how much of the gradients' part across the new ones is taken away; 0: SAM
+    sam_group: int = 0  # images whose gradients show one way uphill; 0: all of the batch
+    end_lr: float = 0.0  # where the schedule stands after the last update
     train_only: str = "all"  # or what is not frozen: see `trained_parameters` of common/models/
 
     def __post_init__(self):
@@ -114,7 +122,16 @@ class Recipe:
             decay=self.weight_decay * decay[self.decay],
             epsilon=self.epsilon * (1 if self.epsilon_hat else c2),
             ema=min(self.ema, (1 + t) / (10 + t)),
+            rho=self.rho_at(step),
         )
+
+    def rho_at(self, step: int) -> float:
+        """How far the update that follows `step` completed ones ascends.
+
+        By the rate of the update after it: the original counts steps from 1 here, and from 0 in its schedule.
+        """
+        lr = self.lrs[step + 1] if step + 1 < self.num_steps else self.end_lr
+        return schedules.follow(lr, self.base_lr, self.end_lr, self.rho, self.rho_min)
 
 
 def nearest_bfloat16(number: float) -> float:
