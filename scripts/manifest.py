@@ -1,14 +1,15 @@
 """Write weights/manifest.json: one row per published file, from the naming patterns of the originals.
 
 Sources: README.md of google-research/big_transfer (models, VTAB-1k pattern, distilled models),
-big_vision/configs/proj/distill/README.md (teachers); README.md of google-research/vision_transformer (ViT, AugReg with
-its accuracies, Mixer), `models/vit.py`, `models/mlp_mixer.py` and `configs/vit_s16_i1k.py` of google-research/big_vision
-(ViT-B/8, Mixer, the plain ViT-S/16 baselines). Rows that ship with the project are kept as they are.
+big_vision/configs/proj/distill/README.md and common.py (teachers); README.md of google-research/vision_transformer
+(ViT, AugReg with its accuracies, Mixer), `models/vit.py`, `models/mlp_mixer.py` and `configs/vit_s16_i1k.py` of
+google-research/big_vision (ViT-B/8, Mixer, the plain ViT-S/16 baselines). Rows that ship with the project are kept as
+they are.
 
 Accuracies are of the very file, as its source states them: the READMEs above, https://arxiv.org/abs/2205.01580 (its
 abstract) for the plain ViT-S/16 after 300 epochs, issue 39 of vision_transformer for R50+ViT-B/16. Where a source says
 how it evaluates, the row does, too: `configs/load_and_eval.py`, `configs/mlp_mixer_i1k.py`, `configs/bit_i21k.py` and
-`configs/proj/distill/bit_i1k.py` of big_vision, `vit_jax/input_pipeline.py` of vision_transformer and the input
+`configs/proj/distill/` of big_vision, `vit_jax/input_pipeline.py` of vision_transformer and the input
 pipelines of big_transfer.
 """
 
@@ -22,8 +23,15 @@ BUCKET = "https://storage.googleapis.com/bit_models"
 ARCHITECTURES = ("R50x1", "R101x1", "R50x3", "R101x3", "R152x2", "R152x4")
 VTAB_ARCHITECTURES = ("R50x1", "R101x1", "R50x3", "R101x3", "R152x4")
 MIDDLE_224 = {"resize_kind": "area", "eval_resize": 256}  # big_vision: resize_small(256), central_crop(224)
+MIDDLE_128 = {"resize_kind": "area", "eval_resize": 160}  # the teachers: resize_small(160), central_crop(128)
 TF_RESIZE = {"resize_kind": "bilinear_aliased"}  # big_transfer and vision_transformer: tf.image.resize to a square
 SIGMOID = {"loss": "sigmoid"}
+TEACHERS_128 = {
+    "flowers": (102, "Oxford Flowers-102"),
+    "pet": (37, "Oxford-IIIT Pets"),
+    "food": (101, "Food-101"),
+    "sun": (397, "SUN397"),
+}
 VIT_BUCKET = "https://storage.googleapis.com/vit_models"
 MIXER_BUCKET = "https://storage.googleapis.com/mixer_models"
 BIG_VISION_BUCKET = "https://storage.googleapis.com/big_vision"
@@ -125,6 +133,9 @@ def published_rows():
     teacher = "ImageNet-21k, fine-tuned on ILSVRC-2012 as a teacher"
     yield row("R152x2_T_224", "R152x2", 1000, teacher, "distill/R152x2_T_224", 224, accuracy=0.83, **MIDDLE_224)
     yield row("R152x2_T_384", "R152x2", 1000, teacher, "distill/R152x2_T_384", 384, accuracy=0.843)
+    for data, (num_classes, title) in TEACHERS_128.items():
+        name, tuned = f"R152x2_T_{data}128", f"ImageNet-21k, fine-tuned on {title} as a teacher"
+        yield row(name, "R152x2", num_classes, tuned, f"distill/{name}", 128, **MIDDLE_128)
     for arch in VTAB_ARCHITECTURES:
         for run in range(3):
             for name, task in TASKS.items():

@@ -455,13 +455,13 @@ def test_manifest_has_every_published_file_once():
     names = [row["name"] for row in rows]
     assert len(names) == len(set(names)) == len(published_models())
     published = [row for row in rows if manifest_writer.BUCKET in row.get("url", "")]
-    assert len(published) == 6 * 3 + 4 + 5 * 3 * 19
+    assert len(published) == 6 * 3 + 8 + 5 * 3 * 19
     assert {row["name"] for row in published} == {row["name"] for row in manifest_writer.published_rows()}
     kinds = collections.Counter(
         "vtab" if row["name"].startswith("vtab/") else "plain" if row["name"].startswith("BiT-") else "distill"
         for row in published
     )
-    assert kinds == {"plain": 18, "distill": 4, "vtab": 285}
+    assert kinds == {"plain": 18, "distill": 8, "vtab": 285}
     for row in published:
         folder = "distill/" if not row["name"].startswith(("BiT-", "vtab/")) else ""
         assert row["url"] == f"{manifest_writer.BUCKET}/{folder}{row['name']}.npz"
