@@ -2,11 +2,13 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.data import images
-from common.datasets import Split
+from common.data.sources import Places
+from common.data.split import Dataset, Split
 from common.system.errors import UserError, nearest, reason
 
 SPLITS = {
@@ -16,8 +18,8 @@ SPLITS = {
 }  # ours -> theirs, first that exists
 
 
-def open_torchvision(name: str, datadir: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """(class names, splits) of the class `torchvision.datasets.NAME`, which downloads to `datadir` where it can.
+def open_torchvision(name: str, places: Places) -> Dataset:
+    """The class `torchvision.datasets.NAME`, which downloads to `places.datadir` where it can.
 
     Raises UserError for an unknown class, or one that cannot be read as labelled images.
     """
@@ -26,14 +28,14 @@ def open_torchvision(name: str, datadir: Path) -> tuple[tuple[str, ...], dict[st
     known = [member for member in datasets.__all__ if inspect.isclass(getattr(datasets, member))]
     if name not in known:
         raise UserError(f"torchvision.datasets has no class {name!r}{nearest(name, known)} See its documentation.")
-    found = _splits(getattr(datasets, name), name, datadir)
+    found = _splits(getattr(datasets, name), name, places.datadir)
     labels = {split: _labels(dataset) for split, dataset in found.items()}
     count = 1 + max(int(values.max()) for values in labels.values())
     class_names = tuple(map(str, getattr(found["train"], "classes", range(count))))
-    return class_names, {split: _split(found[split], labels[split], name) for split in found}
+    return Dataset(name, class_names, {split: _split(found[split], labels[split], name) for split in found})
 
 
-def _splits(dataset_class: type, name: str, datadir: Path) -> dict:
+def _splits(dataset_class: type, name: str, datadir: Path) -> dict[str, Any]:
     parameters = inspect.signature(dataset_class).parameters
     options = {"root": str(datadir)} if "root" in parameters else {}
     options |= {"download": True} if "download" in parameters else {}

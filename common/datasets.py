@@ -1,296 +1,62 @@
-"""Datasets by name or folder: random access to encoded images and their labels, one example order for all engines."""
+"""`python -m common.datasets prepare|check`, and `open_dataset` for Python: see common/data/catalogue.py."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
-import contextlib
-import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+import argparse
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-
-from common.data import images
-from common.system.errors import UserError, nearest, printable, shortened
-from common.data.lists import lookalikes
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiLabels:
-    """Labels of examples that have any number of classes: those of example i are classes[first[i] : first[i + 1]]."""
-
-    classes: np.ndarray  # int32
-    first: np.ndarray  # int64 [N + 1]
-    num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.first) - 1
-
-    def __getitem__(self, examples: np.ndarray | slice) -> "MultiLabels":
-        """The labels of these examples, in this order."""
-        starts = self.first[:-1][examples]
-        counts = self.first[1:][examples] - starts
-        first = np.concatenate([[0], np.cumsum(counts)])
-        places = np.repeat(starts - first[:-1], counts) + np.arange(first[-1])
-        return MultiLabels(self.classes[places], first, self.num_classes)
-
-    def multi_hot(self) -> np.ndarray:
-        """float32 [N, K]: 1 at every class of an example, 0 elsewhere."""
-        hot = np.zeros((len(self), self.num_classes), np.float32)
-        hot[np.repeat(np.arange(len(self)), np.diff(self.first)), self.classes] = 1
-        return hot
+from common.data.catalogue import open_dataset
+from common.data.checked import describe, find_broken, listed
+from common.data.prepare import SOURCES, prepare
+from common.flags import Parser, check_range
+from common.system.errors import UserError, exit_with_sentence, printable
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Random access to the examples of one split, 0 <= i < len(split); images are decoded when asked for."""
-
-    read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
-    labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example
-    describe: Callable[[int], str]  # example -> what an error message calls it
-    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether an example may have several classes, or none."""
-        return isinstance(self.labels, MultiLabels)
-
-    @property
-    def num_labelled(self) -> int:
-        """How many examples have a class: those that an evaluation counts."""
-        return int(np.count_nonzero(np.diff(self.labels.first))) if self.is_multi_label else len(self)
-
-    def targets(self, examples: np.ndarray | slice) -> np.ndarray:
-        """int32 [B], or with several classes float32 multi-hot [B, K], of these examples."""
-        labels = self.labels[examples]
-        return labels.multi_hot() if self.is_multi_label else labels
-
-    @property
-    def target_bytes(self) -> int:
-        """What `targets` takes for one example."""
-        return 4 * self.labels.num_classes if self.is_multi_label else 4
-
-    def renumber(self, numbers: np.ndarray, num_classes: int) -> "Split":
-        """The same examples, class k called `numbers[k]` of `num_classes`."""
-        labels = self.labels
-        if self.is_multi_label:
-            return dataclasses.replace(self, labels=MultiLabels(numbers[labels.classes], labels.first, num_classes))
-        return dataclasses.replace(self, labels=numbers[labels])
-
-    def take(self, examples: np.ndarray) -> "Split":
-        """The split made of these examples, in this order."""
-        return dataclasses.replace(
-            self,
-            read=lambda i: self.read(int(examples[i])),
-            labels=self.labels[examples],
-            describe=lambda i: self.describe(int(examples[i])),
-        )
-
-    def decode(self, i: int) -> np.ndarray:
-        """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
-        return self.view(i, lambda image: image)
-
-    def view(self, i: int, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-        """`make(image, *arguments)` of example `i`, uint8 RGB [H, W, 3]; UserError names a file that is no image."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`prepare NAME` and `check DATASET`; a UserError ends with exit status 2."""
+    with exit_with_sentence():
         try:
-            return make(images.decode(self.read(i), self.exif), *arguments)
-        except (images.BrokenImage, OSError) as error:
-            raise self._named(error, i) from error
-
-    def size(self, i: int) -> tuple[int, int]:
-        """(height, width) of example `i`, from its header; UserError names the file when it is no image."""
-        try:
-            return images.size(self.read(i))
-        except (images.BrokenImage, OSError) as error:
-            raise self._named(error, i) from error
-
-    def sizes(self, count: int) -> list[tuple[int, int]]:
-        """(height, width) of up to `count` examples, evenly spread over the split, but for those that are no image."""
-        sizes = []
-        for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)):
-            with contextlib.suppress(UserError):
-                sizes.append(self.size(int(i)))
-        return sizes
-
-    def why_broken(self, i: int) -> str:
-        """What is wrong with example `i`; empty where it can be decoded."""
-        try:
-            images.decode(self.read(i), self.exif)
-        except images.BrokenImage as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read ({error.strerror or error})"
-        return ""
-
-    def _named(self, error: Exception, i: int) -> UserError:
-        image = printable(self.describe(i))
-        if isinstance(error, OSError):
-            return UserError(f"The image {image} cannot be read ({error.strerror or error}); restore or remove it.")
-        return UserError(f"The image {image} {error}; replace or remove it.")
+            flags = parser().parse_args(argv)
+            if flags.command == "check":
+                check_range("--workers", flags.workers, 1, 1024)
+                check_dataset(flags.name, Path(flags.datadir), flags.tfds_data_dir, flags.workers)
+            else:
+                prepare(flags.name, flags.datadir, url_base=flags.url_base)
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Named splits of one classification problem."""
-
-    name: str
-    class_names: tuple[str, ...]
-    splits: dict[str, Split]  # of `train`, `val`, `test` and ImageNet's `v2` and `real`
-    known_size: tuple[int, int] | None = None  # `image_size` where it is fixed
-    recipe: dict = dataclasses.field(default_factory=dict)  # where it departs from the rule: see DatasetRow
-    notes: tuple[str, ...] = ()  # lines that a person should read
-    skipped: int = 0  # how many images were left out since they cannot be decoded
-
-    @functools.cached_property
-    def image_size(self) -> tuple[int, int]:
-        """A typical (height, width), from which the BiT-HyperRule takes the resolution. UserError where no image has one."""
-        return self.known_size or typical_size(next(iter(self.splits.values())))
-
-    @property
-    def num_classes(self) -> int:
-        """K, the number of classes."""
-        return len(self.class_names)
-
-    @property
-    def held_out(self) -> str:
-        """The split that is read once, at the end: `test`, or `val` where there is no `test`."""
-        return "test" if "test" in self.splits else "val"
+def parser() -> argparse.ArgumentParser:
+    """The flags of both commands."""
+    whole = Parser(prog="python -m common.datasets", description="Prepare and check datasets.", allow_abbrev=False)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    fetch = commands.add_parser("prepare", help="fetch, verify and unpack a dataset", allow_abbrev=False)
+    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
+    fetch.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
+    look = commands.add_parser("check", help="decode all images, and list those that cannot be", allow_abbrev=False)
+    look.add_argument("name", metavar="DATASET", help="a name, tfds:NAME, vtab:TASK, or a folder, as train takes it")
+    look.add_argument("--tfds_data_dir", help="folder of prepared TFDS datasets (default: ~/tensorflow_datasets)")
+    look.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one per CPU core)")
+    for command in (fetch, look):
+        command.add_argument("--datadir", default="data", help="folder of prepared datasets (default: data)")
+    return whole
 
 
-class Opened(NamedTuple):
-    """What a source finds."""
-
-    class_names: tuple[str, ...]
-    splits: dict[str, Split]
-    notes: tuple[str, ...] = ()  # lines that a person should read
-    recipe: dict = {}  # where it departs from the rule: see DatasetRow  # noqa: RUF012
-
-
-Opener = Callable[[str, Path], Opened]  # of (name, datadir); the first two parts suffice
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetRow:
-    """A name that `--dataset` takes: how to open it, and where its recipe departs from the rule."""
-
-    open: Opener
-    image_size: tuple[int, int]
-    recipe: dict = dataclasses.field(default_factory=dict)  # values of flags that the user left alone
-
-
-def rows(tfds_data_dir: str | Path | None = None) -> dict[str, DatasetRow]:
-    """Every named dataset. The sizes are those of `bit_hyperrule.py` of google-research/big_transfer."""
-    from common.data.sources import archives, cifar, folder
-
-    return {
-        # The rule's 500 steps of 512 images at 128 px would take an hour on two cores; this takes under two minutes. The
-        # rate lies between the best two of those tried on a fifth of the training images: 0.003 (43 %), 0.01 (51.5 %),
-        # 0.03 (52 %), 0.1 (26 %); 0.02 itself was not among them.
-        "cifar10-sample": DatasetRow(
-            folder.open_sample,
-            (32, 32),
-            {"steps": 100, "batch": 64, "base_lr": 0.02, "resize": 72, "crop": 64, "batch_eval": 250, "mixup": 0.0},
-        ),
-        "cifar10": DatasetRow(cifar.open_cifar, (32, 32)),
-        "cifar100": DatasetRow(cifar.open_cifar, (32, 32)),
-        "imagenet2012": DatasetRow(functools.partial(archives.open_imagenet, tfds_data_dir=tfds_data_dir), (224, 224)),
-        "oxford_flowers102": DatasetRow(archives.open_flowers, (224, 224)),
-        "oxford_iiit_pet": DatasetRow(archives.open_pets, (224, 224)),
-    }
-
-
-def open_dataset(
-    name: str,
-    datadir: str | Path = "data",
-    tfds_data_dir: str | Path | None = None,
-    open_torchvision: Opener | None = None,
-) -> Dataset:
-    """The dataset called `name`: a row of `rows()`, `tfds:NAME`, `vtab:TASK`, or a folder `PATH/{train,val,test}/<class>/*`.
-
-    `torchvision:NAME` is for the engine that brings `open_torchvision`. Raises UserError when there is no such dataset,
-    or its files are missing or broken.
-    """
-    from common.data.sources import folder
-
-    known = rows(tfds_data_dir)
-    if name in known:
-        opened = Opened(*known[name].open(name, Path(datadir)))
-        return _dataset(name, opened, known[name].image_size, known[name].recipe)
-    if name.startswith("tfds:"):
-        from common.data.sources import tfds
-
-        opened = tfds.open_tfds(name.removeprefix("tfds:"), tfds_data_dir)
-    elif name.startswith("vtab:"):
-        from common.data.sources import vtab
-
-        opened = vtab.open_vtab(name.removeprefix("vtab:"), tfds_data_dir)
-    elif name.startswith("torchvision:"):
-        if open_torchvision is None:
-            raise UserError(f"--dataset {name} needs PyTorch; use bit_pytorch, or tfds:NAME or a folder of images.")
-        opened = open_torchvision(name.removeprefix("torchvision:"), Path(datadir))
-    elif folder.is_there(name):
-        opened = folder.open_folder(Path(name))
-    else:
+def check_dataset(name: str, datadir: Path, tfds_data_dir: str | None, workers: int) -> None:
+    """Print all images of a dataset that cannot be decoded, whatever its size. UserError where there are any."""
+    splits = open_dataset(name, datadir, tfds_data_dir).splits
+    broken = {split: find_broken(own, workers, f"checking {split}") for split, own in splits.items()}
+    for line in listed(splits, broken, sum(map(len, broken.values()))):
+        print(line)
+    if any(broken.values()):
         raise UserError(
-            f"No dataset or folder is called {shortened(name)!r}{nearest(name, known)} Give one of {', '.join(known)}, "
-            "tfds:NAME, vtab:TASK, or a folder that holds train/<class>/ and val/<class>/ or test/<class>/."
+            f"{describe(splits, broken)[:-1]}; replace or remove them, or leave them out with --on_broken_image skip."
         )
-    return _dataset(name, Opened(*opened), None, {})
-
-
-def _dataset(name: str, opened: Opened, image_size: tuple[int, int] | None, recipe: dict) -> Dataset:
-    class_names = tuple(map(printable, opened.class_names))
-    notes = (*opened.notes, *filter(None, [lookalikes(class_names)]))
-    return Dataset(name, class_names, opened.splits, image_size, recipe or opened.recipe, notes)
-
-
-def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
-    """(height, width) of the image of median area among `count` examples, evenly spread over the split."""
-    sizes = split.sizes(count) or [split.size(0)]  # which says what is wrong
-    return sorted(sizes, key=lambda size: (size[0] * size[1], size))[len(sizes) // 2]
-
-
-def carve(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:
-    """(rest, part): `part` holds `fraction` of the examples, drawn with `seed`, each half in the split's own order.
-
-    UserError where one of them would be empty.
-    """
-    count = round(fraction * len(split))
-    if not 0 < count < len(split):
-        raise UserError(
-            f"--val_fraction {fraction} leaves {len(split) - count} of {len(split)} examples for training and {count} "
-            "for validation; choose a fraction that leaves some for both."
-        )
-    order = np.random.default_rng([seed, 0x7A1]).permutation(len(split))
-    return split.take(np.sort(order[count:])), split.take(np.sort(order[:count]))
-
-
-def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, seed: int = 0) -> Split:
-    """`examples_per_class` examples of every class, drawn with `seed`, in the split's own order.
-
-    UserError where a class has fewer, or images have several classes.
-    """
-    if split.is_multi_label:
-        raise UserError(
-            "--examples_per_class draws images of one class each, and those of this dataset may have several; leave it off."
-        )
-    chosen = []
-    for label, class_name in enumerate(class_names):
-        members = np.flatnonzero(split.labels == label)
-        if len(members) < examples_per_class:
-            raise UserError(
-                f"Class {class_name!r} has {len(members)} training examples, --examples_per_class wants "
-                f"{examples_per_class}; ask for at most {len(members)} or add images."
-            )
-        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:examples_per_class])
-    return split.take(np.sort(np.concatenate(chosen)))
+    print(f"All {sum(map(len, splits.values())):,} images of {printable(name)} can be decoded.")
 
 
 if __name__ == "__main__":
-    from common.data.prepare import main
-
     main()

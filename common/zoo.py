@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from common.data import images
+from common.data.split import Split, typical_size
 from common.data.views import model_view
-from common.datasets import Split, typical_size
 from common.models import ModelConfig, find_model, published_models, unpublished_models
 from common.models.cards import Card, Preprocessing
 from common.recipes import hyperrule

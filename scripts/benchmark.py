@@ -27,6 +27,7 @@ import numpy as np
 
 from common.convert import convert
 from common.data.batches import TrainBatches, prefetch
+from common.data.sources import Places
 from common.data.sources.folder import open_folder
 from common.data.sources.index import SETTLED_SECONDS
 from common.datasets import open_dataset
@@ -475,7 +476,7 @@ def opening(root: Path, scan: bool) -> Work:
         if scan:
             for path in root.glob(".*.safetensors"):
                 path.unlink()
-        open_folder(root)
+        open_folder(str(root), Places())
 
     return work
 
@@ -485,7 +486,7 @@ def memory_of_plans(root: Path, num_batches: int) -> Work:
 
     def work() -> float:
         def walk() -> None:
-            split = open_folder(root)[1]["train"]
+            split = open_folder(str(root), Places()).splits["train"]
             batches = TrainBatches(split, dataclasses.replace(RECIPE, batch=1024), seed=0)
             for step in np.random.default_rng(0).integers(0, 2 * len(split) // 1024, num_batches):  # of two epochs
                 examples = batches.plan(int(step))["examples"]

@@ -12,7 +12,7 @@ from common.data import batches as batches_module
 from common.data.batches import EvalBatches, TrainBatches, augment, prefetch
 from common.data.images import resize
 from common.data.randaugment import cutout, rotate
-from common.datasets import MultiLabels, Split
+from common.data.split import MultiLabels, Split
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe, create_recipe
 from common.system.errors import UserError

@@ -14,7 +14,7 @@ from common.config import EvaluateConfig, PredictConfig, TrainConfig
 from common.data import checked, images
 from common.data.checked import open_turned
 from common.data.sources import index
-from common.datasets import Dataset
+from common.data.split import Dataset
 from common.models import DEFAULT_MODEL, find_architecture
 from common.models.cards import Card
 from common.runs.inference import Evaluation, Prediction

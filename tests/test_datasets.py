@@ -9,7 +9,8 @@ from PIL import Image
 
 from common.data.sources.files import SMALL_BYTES
 from common.data.sources.folder import SAMPLE
-from common.datasets import Split, carve, few_shot, open_dataset, typical_size
+from common.data.split import Split, carve, few_shot, typical_size
+from common.datasets import open_dataset
 from common.system.errors import UserError
 
 

@@ -31,7 +31,7 @@ from test_launch import SLURM, dry_run
 
 import common.runs.command
 from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConfig, TrainConfig
-from common.datasets import rows
+from common.data.catalogue import NAMED
 from common.models import DEFAULT_MODEL, find_model, published_models
 
 PAGES = [
@@ -102,7 +102,7 @@ def check_python(words: list[str], parsed) -> None:
             Path(config.weights).suffix in known
         )  # fmt: skip
     if isinstance(config, TrainConfig | EvaluateConfig):
-        assert config.dataset in rows() or re.match(r"(tfds|torchvision|vtab):\w|path/to/", config.dataset), (
+        assert config.dataset in NAMED or re.match(r"(tfds|torchvision|vtab):\w|path/to/", config.dataset), (
             config.dataset
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.sources import Places
 from common.data.sources.folder import open_folder
 from common.datasets import open_dataset
 from common.runs.inference import find_images
@@ -34,7 +35,7 @@ def root(tmp_path) -> Path:
 
 
 def files_of(root: Path, split: str = "train") -> list[tuple[str, int]]:
-    images = open_folder(root).splits[split]
+    images = open_folder(str(root), Places()).splits[split]
     return [(os.path.relpath(images.describe(i), root / split), int(images.labels[i])) for i in range(len(images))]
 
 
@@ -44,7 +45,7 @@ def test_folders_within_class_folders_are_those_of_torchvision(root):
     (root / "train/dog/link").symlink_to(root / "train/Ant/only")
     theirs = ImageFolder(root / "train")
     expected = [(os.path.relpath(path, root / "train"), label) for path, label in theirs.samples]
-    assert files_of(root) == expected and list(open_folder(root).class_names) == theirs.classes
+    assert files_of(root) == expected and list(open_folder(str(root), Places()).class_names) == theirs.classes
     assert len(expected) == len(NESTED) + 1  # once more through the link
 
 
@@ -65,7 +66,7 @@ def test_folders_within_class_folders_are_those_of_keras(root):
     import keras
 
     theirs = keras.utils.image_dataset_from_directory(root / "train", shuffle=False)
-    assert theirs.class_names == list(open_folder(root).class_names)
+    assert theirs.class_names == list(open_folder(str(root), Places()).class_names)
     assert {os.path.relpath(path, root / "train") for path in theirs.file_paths} == {path for path, _ in files_of(root)}
 
 
@@ -84,7 +85,7 @@ def test_what_systems_leave_is_no_image(root, tmp_path, capsys):
     write(root / "train", "__MACOSX/a.png", ".x/a.png")
     write(root, "__MACOSX/train/cat/a.png", ".trash/a.png")
     assert files_of(root) == before
-    (note,) = open_folder(root).notes
+    (note,) = open_folder(str(root), Places()).notes
     assert note.startswith(f"Not used in {root}: 10 hidden (such as ")
     found = find_images((str(root / "train"),))  # as `predict` does
     assert sorted(str(path.relative_to(root / "train")) for path in found) == sorted(path for path, _ in before)
@@ -105,7 +106,7 @@ def test_what_is_not_used_is_counted_with_an_example(root):
     (root / "train/dog/nowhere").symlink_to("missing")
     (root / "train/dog/round").symlink_to(root / "train")
     (root / "train/cat/2020/again").symlink_to("..")
-    (note,) = open_folder(root).notes
+    (note,) = open_folder(str(root), Places()).notes
     assert note == (
         f"Not used in {root}: 2 .heic, 2 linked to a folder that it lies in, 2 no file, 1 .txt, 1 file beside the classes, "
         "1 folder beside the classes, 1 without an ending (such as train/cat/2020/b.HEIC)."
@@ -128,7 +129,7 @@ def test_links_that_lead_round_in_two_steps_end(root):
 def test_links_to_themselves_are_no_files(root):
     for place in (root, root / "train", root / "train/dog"):
         (place / "me").symlink_to("me")
-    assert "1 no file" in open_folder(root).notes[0] and len(files_of(root)) == len(NESTED)
+    assert "1 no file" in open_folder(str(root), Places()).notes[0] and len(files_of(root)) == len(NESTED)
     assert len(find_images((f"{root}/train/",))) == len(NESTED)
 
 
@@ -138,7 +139,7 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(root, monkeypatch):
 
     monkeypatch.setattr("common.data.sources.files._listing", refuse)
     with pytest.raises(UserError, match="The class folder .*Ant cannot be read .*Permission denied"):
-        open_folder(root)
+        open_folder(str(root), Places())
     with pytest.raises(UserError, match="The folder .*train cannot be read .*Permission denied"):
         find_images((str(root / "train"),))
 
@@ -152,7 +153,7 @@ def test_what_is_no_file_is_not_waited_for(root, target):
     with pytest.raises(
         UserError, match="The image .*dog/0.png (cannot be read .it is a|cannot be read .Is a|cannot be decoded)"
     ):
-        images = open_folder(root).splits["train"]
+        images = open_folder(str(root), Places()).splits["train"]
         images.decode(next(i for i in range(len(images)) if images.describe(i).endswith("dog/0.png")))
 
 
@@ -160,14 +161,14 @@ def test_what_is_no_file_is_not_waited_for(root, target):
 def test_a_split_by_another_name_is_named(root, name):
     (root / "val").rename(root / name)
     with pytest.raises(UserError, match=f"holds the folder {name}, expected val; rename it"):
-        open_folder(root)
+        open_folder(str(root), Places())
     write(root, "val/cat/1.png")
     if name.lower() != "val":
-        assert "1 folder beside the classes" in open_folder(root).notes[0]
+        assert "1 folder beside the classes" in open_folder(str(root), Places()).notes[0]
 
 
 def test_class_folders_without_splits_are_training_images(root):
-    found = open_folder(root / "train")
+    found = open_folder(str(root / "train"), Places())
     assert list(found.splits) == ["train"] and found.class_names == ("Ant", "cat", "dog")
     assert [found.splits["train"].describe(i) for i in range(len(NESTED))] == [
         str(root / "train" / path) for path, _ in files_of(root)
@@ -178,7 +179,7 @@ def test_a_class_folder_with_other_files_says_which(root):
     (root / "train/fox/more").mkdir(parents=True)
     (root / "train/fox/more/a.heic").write_text("x")
     with pytest.raises(UserError, match="train/fox holds no image but 1 .heic .such as .*; add some"):
-        open_folder(root)
+        open_folder(str(root), Places())
 
 
 @pytest.mark.parametrize("name", ("", "x" * 5000, "x/" * 5000, "a\0b"))

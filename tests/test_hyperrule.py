@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.datasets import rows
+from common.data.catalogue import NAMED
 from common.recipes import hyperrule
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "hyperrule.json").read_text())
@@ -18,8 +18,8 @@ def test_resolution(case):
 
 @pytest.mark.parametrize("name", GOLDEN["known_dataset_sizes"])
 def test_named_datasets(name):
-    assert rows()[name].image_size == tuple(GOLDEN["known_dataset_sizes"][name])
-    assert hyperrule.resolution(rows()[name].image_size) == tuple(GOLDEN["get_resolution_from_dataset"][name])
+    assert NAMED[name].image_size == tuple(GOLDEN["known_dataset_sizes"][name])
+    assert hyperrule.resolution(NAMED[name].image_size) == tuple(GOLDEN["get_resolution_from_dataset"][name])
 
 
 @pytest.mark.parametrize("num_examples", GOLDEN["get_mixup"])

@@ -10,7 +10,7 @@ import pytest
 
 from common.data.sources import folder as folder_source
 from common.data.sources import index, listed
-from common.data.sources.folder import open_folder
+from common.datasets import open_dataset
 from common.runs.checkpoint import write
 
 PAST = 1_600_000_000  # seconds; long before any test
@@ -50,9 +50,9 @@ def scans(monkeypatch) -> list[str]:
 
 
 def contents(root: Path) -> dict:
-    class_names, splits, *_ = open_folder(root)
-    found = {"class_names": class_names}
-    for name, split in splits.items():
+    dataset = open_dataset(str(root))
+    found = {"class_names": dataset.class_names}
+    for name, split in dataset.splits.items():
         files = [Path(split.describe(i)) for i in range(len(split))]
         assert [file.read_bytes() for file in files] == [split.read(i) for i in range(len(split))]
         found[name] = list(zip([str(file.relative_to(root / name)) for file in files], split.labels.tolist()))
@@ -69,7 +69,7 @@ EXPECTED = {
 def test_an_index_is_reused(images, scans):
     assert [contents(images) for _ in range(3)] == [EXPECTED] * 3 and len(scans) == 1
     assert [path.name for path in images.iterdir() if path.is_file()] == [".bit-zoo-index.safetensors"]
-    labels = open_folder(images)[1]["train"].labels
+    labels = open_dataset(str(images)).splits["train"].labels
     assert labels.dtype == np.int32 and isinstance(labels.base, np.memmap)  # shared between processes
 
 
@@ -101,7 +101,7 @@ def test_an_index_follows_folders_within_class_folders(images, scans, monkeypatc
 def test_what_is_not_used_is_noted_with_an_index_too(images, scans):
     (images / "train/cat/notes.txt").write_text("x")
     settle(images)
-    notes = [open_folder(images).notes for _ in range(2)]
+    notes = [open_dataset(str(images)).notes for _ in range(2)]
     assert notes[0] == notes[1] == (f"Not used in {images}: 1 .txt (such as train/cat/notes.txt).",) and len(scans) == 1
 
 
@@ -226,8 +226,10 @@ def test_lists_of_classes_are_indexed_too(images, monkeypatch):
         (images / split / "labels.tsv").write_text(text)
     settle(images)
     for _ in range(2):
-        class_names, splits, *_ = open_folder(images)
-        assert class_names == ("cat", "old") and splits["train"].targets(slice(None)).tolist() == [[1, 1], [0, 0]]
+        dataset = open_dataset(str(images))
+        assert dataset.class_names == ("cat", "old")
+        assert dataset.splits["train"].targets(slice(None)).tolist() == [[1, 1], [0, 0]]
     assert len(scanned) == 1
     (images / "val/labels.tsv").write_text("dog/x.png\tcat\n")
-    assert open_folder(images)[1]["val"].targets(slice(None)).tolist() == [[1, 0]] and len(scanned) == 2
+    changed = open_dataset(str(images)).splits["val"]
+    assert changed.targets(slice(None)).tolist() == [[1, 0]] and len(scanned) == 2

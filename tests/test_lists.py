@@ -9,8 +9,8 @@ from PIL import Image
 
 from common.config import TrainConfig
 from common.data.lists import lines, lookalikes, names
+from common.data.split import choose_splits
 from common.datasets import open_dataset
-from common.runs.run import choose_splits
 from common.system.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 from engines import INSTALLED, Engine, recipe_of
 
 from common.data.batches import TrainBatches, branch_drop_rates
-from common.datasets import Split
+from common.data.split import Split
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig, with_noise
 from common.models.initial import initial_parameters
 from common.recipes.recipe import Recipe

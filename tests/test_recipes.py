@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from common.config import TrainConfig
-from common.datasets import rows
+from common.data.catalogue import NAMED
+from common.recipes import recipe as recipes
 from common.recipes import schedules
 from common.recipes.recipe import FLAGS, create_recipe
-from common.recipes import recipe as recipes
 from common.system.errors import UserError
 
 CIFAR10 = (50_000, (32, 32))
@@ -136,7 +136,7 @@ def test_pretrain_with_the_steps_of_the_paper():
 
 
 def test_a_flag_wins_over_the_datasets_row_which_wins_over_the_rule():
-    row = rows()["cifar10-sample"].recipe
+    row = NAMED["cifar10-sample"].recipe
     assert row["resize"] == 72 and row["crop"] == 64
     assert (recipe_of(dataset_flags=row).num_steps, recipe_of(dataset_flags=row, steps=7).num_steps) == (100, 7)
     assert recipe_of(dataset_flags=row).batch_eval == 250

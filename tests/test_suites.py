@@ -11,7 +11,8 @@ from engines import INSTALLED
 from PIL import Image
 
 from common.config import EvaluateConfig, TrainConfig, periods
-from common.datasets import Dataset, MultiLabels, open_dataset
+from common.data.split import Dataset, MultiLabels
+from common.datasets import open_dataset
 from common.evaluation.metrics import accuracies, averages
 from common.models import find_model
 from common.models.cards import Card, Preprocessing

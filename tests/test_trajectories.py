@@ -17,7 +17,8 @@ from test_models import config_of, golden_arrays
 
 from common import weights
 from common.data.batches import TrainBatches
-from common.datasets import few_shot, open_dataset
+from common.data.split import few_shot
+from common.datasets import open_dataset
 from common.models import PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, with_noise
 from common.models.initial import initial_parameters
 from common.recipes import schedules

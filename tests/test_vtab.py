@@ -17,7 +17,7 @@ from test_sources import example, png, write_tfds
 
 from common import vtab, weights
 from common.config import VtabConfig
-from common.data.sources.vtab import TASKS, find_task, nearest_object, nearest_vehicle, number_of_objects, open_vtab
+from common.data.sources.vtab import TASKS, find_task, nearest_object, nearest_vehicle, number_of_objects
 from common.datasets import open_dataset
 from common.models import PACKAGED_WEIGHTS, find_model
 from common.runs.checkpoint import CURRENT
@@ -125,17 +125,17 @@ def test_a_thousand_training_images_and_the_test_images(data):
 
 
 def test_labels_of_several_features(data):
-    _, splits, _, recipe = open_vtab("kitti-distance", data)
+    dataset = open_dataset("vtab:kitti-distance", tfds_data_dir=data)
     kinds = [number % 3 for number in (*range(800), *range(200))]  # car, van, truck at 4, 14 and 50 metres
-    assert splits["train"].labels.tolist() == kinds and len(splits["test"]) == 30
-    assert recipe == {"resize_mode": "whole"}
+    assert dataset.splits["train"].labels.tolist() == kinds and len(dataset.splits["test"]) == 30
+    assert dataset.recipe == {"resize_mode": "whole"}
 
 
 def test_another_version_is_told(data, tmp_path, capsys):
     folder = tmp_path / "kitti" / "4.0.0"
     folder.parent.mkdir()
     folder.symlink_to(data / "kitti/3.2.0")
-    open_vtab("kitti-distance", tmp_path)
+    open_dataset("vtab:kitti-distance", tfds_data_dir=tmp_path)
     assert "4.0.0 is not of the version 3.*.* of VTAB" in capsys.readouterr().err
 
 
@@ -157,16 +157,16 @@ def test_sets_that_are_not_what_they_should_be(tmp_path):
     record = example(**{"objects/type": [0], "objects/location": np.ones(3), "image": b""})
     write_tfds(root / "kitti/3.0.0", {"train": [[record] * 800], "test": [[record]]}, ["unused"])
     with pytest.raises(UserError, match="has the splits train, test, expected validation, too"):
-        open_vtab("kitti-distance", root)
+        open_dataset("vtab:kitti-distance", tfds_data_dir=root)
     write_tfds(root / "kitti/3.1.0", {"train": [[record] * 799], "validation": [[record] * 200]}, ["unused"])
     with pytest.raises(UserError, match="holds 799 examples, expected at least 800"):
-        open_vtab("kitti-distance", root)
+        open_dataset("vtab:kitti-distance", tfds_data_dir=root)
     few = example(**{"objects/size": [0, 1], "image": b""})
     write_tfds(root / "clevr/3.1.0", {"train": [[few] * 2000], "validation": [[few]]}, ["unused"])
     with pytest.raises(UserError, match="Record 0 of train .* holds the label -1, expected less than 8"):
-        open_vtab("clevr-count", root)
+        open_dataset("vtab:clevr-count", tfds_data_dir=root)
     with pytest.raises(UserError, match="lacks the feature 'objects/pixel_coords'"):
-        open_vtab("clevr-distance", root)
+        open_dataset("vtab:clevr-distance", tfds_data_dir=root)
 
 
 # --- the command

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from common.data import images, randaugment
+from common.data.split import Split
 from common.data.views import model_view
-from common.datasets import Split
 from common.models import ModelConfig
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe, check_sharing

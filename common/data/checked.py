@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from common.data.catalogue import open_dataset
+from common.data.sources import Opener
 from common.data.sources.index import Arrays, indexed
-from common.datasets import Dataset, Opener, Split, open_dataset
+from common.data.split import Dataset, Split
 from common.system.errors import UserError, printable
 from common.system.progress import Count, show
 
@@ -101,19 +103,6 @@ def listed(splits: dict[str, Split], broken: dict[str, Broken], most: int = MOST
     yield from (f"  {printable(split.describe(i))} {why}" for split, i, why in found[:most])
     if len(found) > most:
         yield f"  ... and {len(found) - most:,} more, which `python -m common.datasets check` lists"
-
-
-def check_dataset(name: str, datadir: Path, tfds_data_dir: str | None, workers: int) -> None:
-    """Print all images of a dataset that cannot be decoded, whatever its size. UserError where there are any."""
-    splits = open_dataset(name, datadir, tfds_data_dir).splits
-    broken = {split: find_broken(own, workers, f"checking {split}") for split, own in splits.items()}
-    for line in listed(splits, broken, sum(map(len, broken.values()))):
-        print(line)
-    if any(broken.values()):
-        raise UserError(
-            f"{describe(splits, broken)[:-1]}; replace or remove them, or leave them out with --on_broken_image skip."
-        )
-    print(f"All {sum(map(len, splits.values())):,} images of {printable(name)} can be decoded.")
 
 
 # --- finding them

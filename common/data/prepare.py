@@ -1,21 +1,18 @@
 """`python -m common.datasets prepare NAME`: fetch a named dataset, verify it, install it as a whole or not at all."""
 
-import argparse
 import dataclasses
 import hashlib
 import os
 import shutil
-import sys
 import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 
-from common.flags import Parser, check_range
-from common.system.errors import UserError, exit_with_sentence, nearest, reason
+from common.system.errors import UserError, nearest, reason
 from common.system.files import sync
 from common.system.progress import Count, show
 
@@ -235,35 +232,3 @@ def _unpack(path: Path, file: str, folder: Path) -> None:
         raise UserError(
             f"{file} is no safe tar archive ({reason(error)}); nothing was installed: give another --url_base."
         ) from error
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """`prepare NAME` and `check DATASET`; a UserError ends with exit status 2."""
-    with exit_with_sentence():
-        try:
-            flags = parser().parse_args(argv)
-            if flags.command == "check":
-                from common.data.checked import check_dataset
-
-                check_range("--workers", flags.workers, 1, 1024)
-                check_dataset(flags.name, Path(flags.datadir), flags.tfds_data_dir, flags.workers)
-            else:
-                prepare(flags.name, flags.datadir, url_base=flags.url_base)
-        except KeyboardInterrupt:
-            sys.exit(130)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags of both commands."""
-    whole = Parser(prog="python -m common.datasets", description="Prepare and check datasets.", allow_abbrev=False)
-    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    fetch = commands.add_parser("prepare", help="fetch, verify and unpack a dataset", allow_abbrev=False)
-    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
-    fetch.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
-    look = commands.add_parser("check", help="decode all images, and list those that cannot be", allow_abbrev=False)
-    look.add_argument("name", metavar="DATASET", help="a name, tfds:NAME, vtab:TASK, or a folder, as train takes it")
-    look.add_argument("--tfds_data_dir", help="folder of prepared TFDS datasets (default: ~/tensorflow_datasets)")
-    look.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one per CPU core)")
-    for command in (fetch, look):
-        command.add_argument("--datadir", default="data", help="folder of prepared datasets (default: data)")
-    return whole

@@ -8,7 +8,8 @@ import numpy as np
 
 from common.config import TrainConfig
 from common.data import images
-from common.datasets import Split
+from common.data.checked import checked, open_turned
+from common.data.split import SPLITS, Split, choose_splits
 from common.reports.record import Record
 from common.system.errors import UserError
 from common.system.remote import is_remote
@@ -131,9 +132,6 @@ def find_split(record: Record, remote: bool) -> Split:
     A folder of a run may come from anybody, and its config.json may name any address: only local ones are opened, unless
     `remote`.
     """
-    from common.data.checked import checked, open_turned
-    from common.runs.run import SPLITS, choose_splits
-
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     settings = {name: value for name, value in record.config.items() if name in known}
     config = TrainConfig(**settings | {"workers": None})  # of this machine

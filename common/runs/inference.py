@@ -18,8 +18,9 @@ from common import weights
 from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches, prefetch
 from common.data.checked import checked, open_turned, refuse_broken, without_broken
+from common.data.sources import Opener
 from common.data.sources.files import Unused, image_files
-from common.datasets import Dataset, Opener, Split, typical_size
+from common.data.split import Dataset, Split, typical_size
 from common.evaluation.match import match_classes
 from common.evaluation.metrics import accuracies, add_up, averages
 from common.models import find_model

@@ -24,7 +24,8 @@ from common import weights
 from common.config import MEMORY_FLAGS, TrainConfig, periods
 from common.data.batches import EvalBatches, TrainBatches, prefetch
 from common.data.checked import checked, open_turned
-from common.datasets import Dataset, Opener, Split, carve, few_shot
+from common.data.sources import Opener
+from common.data.split import SPLITS, Split, choose_splits
 from common.evaluation.metrics import Keep, accuracies
 from common.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from common.flags import arguments, changes, check, scoped
@@ -48,7 +49,6 @@ from common.weights.source import dump_config
 
 WORTH_TELLING_SECONDS, LONG_SECONDS = 30, 600  # that a run takes
 SHORT = {"crop": 128, "steps": 100, "batch": 32}  # what fine-tunes within minutes on two CPU cores
-SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
 
 
 class Run:
@@ -618,30 +618,3 @@ def is_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def choose_splits(dataset: Dataset, config: TrainConfig, wanted: Collection[str] = ()) -> dict[str, Split]:
-    """`train`, the split `val` that curves and choices may read, the dataset's held-out split, and others that are `wanted`.
-
-    With --val_fraction, `val` is carved from `train`, and a dataset's own `val` is held out like a test set. Raises
-    UserError.
-    """
-    if "train" not in dataset.splits:
-        raise UserError(
-            f"{dataset.name} has no training images, only {', '.join(dataset.splits)}; add some, or choose another --dataset."
-        )
-    for name in wanted:
-        if name != "val" and (name in SPLITS or name not in dataset.splits):
-            others = ", ".join(["val", *(split for split in dataset.splits if split not in SPLITS)])
-            raise UserError(f"--eval_every names the split {name!r}, expected some of {others}; correct the flag.")
-    train, splits = dataset.splits["train"], dict(dataset.splits)
-    if not ({"val", "test"} & set(splits)) and not config.val_fraction:
-        raise UserError(f"{dataset.name} has no held-out part; add val/ or test/, or give --val_fraction.")
-    if config.val_fraction:
-        if "test" not in splits and "val" in splits:
-            splits["test"] = splits["val"]
-        train, splits["val"] = carve(train, config.val_fraction)
-    if config.examples_per_class:
-        train = few_shot(train, dataset.class_names, config.examples_per_class, config.examples_per_class_seed)
-    names = dict.fromkeys(("val", "test", *wanted))
-    return {"train": train} | {name: splits[name] for name in names if name in splits}

@@ -1,5 +1,6 @@
 """Oxford-IIIT Pet, Oxford Flowers 102 and ImageNet from the files that their publishers hand out."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import numpy as np
 
 from common.data.lists import lines
 from common.data.prepare import IMAGENET_LAYOUT, prepared_folder
+from common.data.sources import Places, tfds
 from common.data.sources import folder as image_folder
-from common.data.sources import tfds
-from common.datasets import Opened, Split
+from common.data.split import Dataset, Split
 from common.system.errors import UserError
 from common.system.files import read_regular
 
@@ -38,30 +39,31 @@ SUITES = {  # split of imagenet2012 -> (set of TFDS, its split, its label, its o
 PET_LISTS = {"train": "trainval", "test": "test"}  # our split -> the official list
 
 
-def open_imagenet(name: str, datadir: Path, *, tfds_data_dir: str | Path | None = None) -> Opened:
-    """(class names, splits) of ImageNet: `train`, `val`, and where they are at hand `v2` and `real`.
+def open_imagenet(name: str, places: Places) -> Dataset:
+    """ImageNet: `train`, `val`, and where they are at hand `v2` and `real`.
 
     They come from the folder, or else from ArrayRecord files of TFDS; `train` may be missing. Both give one order:
     classes (wnids) by name, and within a class files by name. Raises UserError.
     """
-    root, notes = Path(datadir) / name, ()
+    root = places.datadir / name
     if (root / "val").is_dir():
-        class_names, splits, notes, _ = image_folder.open_folder(root)
-    elif is_prepared(name, tfds_data_dir):
-        class_names, splits = tfds.open_tfds(name, tfds_data_dir, order_by=("label", "file_name"))
+        opened = image_folder.open_folder(str(root), places)
+    elif is_prepared(name, places.tfds_data_dir):
+        opened = tfds.open_tfds(name, places, order_by=("label", "file_name"))
     else:
         raise UserError(
             f"The dataset {name} is not prepared: its licence asks everyone to fetch it by hand, from "
             f"https://image-net.org; expected its images as {IMAGENET_LAYOUT.format(folder=root)}, or ArrayRecord "
-            f"files of TFDS in {tfds.data_folder(tfds_data_dir) / name}."
+            f"files of TFDS in {tfds.data_folder(places.tfds_data_dir) / name}."
         )
+    splits = dict(opened.splits)
     for split, (suite, its_split, label, order_by) in SUITES.items():
-        if split not in splits and is_prepared(suite, tfds_data_dir):
-            its_names, its_splits = tfds.open_tfds(suite, tfds_data_dir, label=label, order_by=order_by)
-            if its_names == class_names:  # a folder called imagenet2012 may hold a part of the classes
-                splits[split] = its_splits[its_split]
+        if split not in splits and is_prepared(suite, places.tfds_data_dir):
+            its = tfds.open_tfds(suite, places, label=label, order_by=order_by)
+            if its.class_names == opened.class_names:  # a folder called imagenet2012 may hold a part of the classes
+                splits[split] = its.splits[its_split]
     splits = {split: splits[split] for split in ("train", "val", *SUITES) if split in splits}
-    return Opened(class_names, splits, notes)
+    return dataclasses.replace(opened, splits=splits)
 
 
 def is_prepared(name: str, tfds_data_dir: str | Path | None) -> bool:
@@ -69,12 +71,12 @@ def is_prepared(name: str, tfds_data_dir: str | Path | None) -> bool:
     return (tfds.data_folder(tfds_data_dir, name) / name).is_dir()
 
 
-def open_pets(name: str, datadir: Path) -> Opened:
-    """(class names, splits) of Oxford-IIIT Pet: 37 breeds, `train` (the official trainval) and `test`, in list order.
+def open_pets(name: str, places: Places) -> Dataset:
+    """Oxford-IIIT Pet: 37 breeds, `train` (the official trainval) and `test`, in list order.
 
     Source: https://www.robots.ox.ac.uk/~vgg/data/pets. Raises UserError for missing files and broken lists.
     """
-    root = prepared_folder(name, datadir)
+    root = prepared_folder(name, places.datadir)
     listed = {split: _pet_list(root / "annotations" / f"{file}.txt") for split, file in PET_LISTS.items()}
     breeds = dict(sorted((label, image.rpartition("_")[0]) for image, label in listed["train"]))
     unknown = sorted({label for _, label in listed["test"]} - set(breeds))
@@ -87,7 +89,7 @@ def open_pets(name: str, datadir: Path) -> Opened:
         split: _files([root / "images" / f"{image}.jpg" for image, _ in rows], [label for _, label in rows])
         for split, rows in listed.items()
     }
-    return Opened(class_names, splits)
+    return Dataset(name, class_names, splits)
 
 
 def _pet_list(path: Path) -> list[tuple[str, int]]:
@@ -107,12 +109,12 @@ def _pet_list(path: Path) -> list[tuple[str, int]]:
     return rows
 
 
-def open_flowers(name: str, datadir: Path) -> Opened:
-    """(class names, splits) of Oxford Flowers 102: `train` (1,020), `val` (1,020), `test` (6,149), as in `setid.mat`.
+def open_flowers(name: str, places: Places) -> Dataset:
+    """Oxford Flowers 102: `train` (1,020), `val` (1,020), `test` (6,149), as in `setid.mat`.
 
     Source: https://www.robots.ox.ac.uk/~vgg/data/flowers/102. Raises UserError for missing or broken files.
     """
-    root = prepared_folder(name, datadir)
+    root = prepared_folder(name, places.datadir)
     numbers = _mat(root / "imagelabels.mat", "labels")  # the class of image 1, 2, ..., counted from 1
     splits = {}
     for split, key in {"train": "trnid", "val": "valid", "test": "tstid"}.items():
@@ -123,7 +125,7 @@ def open_flowers(name: str, datadir: Path) -> Opened:
                 f"and classes 1 to {len(FLOWERS)}; remove {root} and prepare {name} again."
             )
         splits[split] = _files([root / "jpg" / f"image_{i:05d}.jpg" for i in images], numbers[images - 1] - 1)
-    return Opened(FLOWERS, splits)
+    return Dataset(name, FLOWERS, splits)
 
 
 def _mat(path: Path, key: str) -> np.ndarray:

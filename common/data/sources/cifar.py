@@ -10,7 +10,8 @@ import numpy as np
 
 from common.data.lists import lines
 from common.data.prepare import prepared_folder
-from common.datasets import Split
+from common.data.sources import Places
+from common.data.split import Dataset, Split
 from common.system.errors import UserError
 
 SIDE_PX = 32
@@ -43,15 +44,15 @@ LAYOUTS = {
 }
 
 
-def open_cifar(name: str, datadir: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """(class names, splits) of `cifar10` or `cifar100`, examples in the order of the official files.
+def open_cifar(name: str, places: Places) -> Dataset:
+    """`cifar10` or `cifar100`, examples in the order of the official files.
 
     Pixels are uint8 [32, 32, 3]; they are held in memory (184 MB). Raises UserError when one is missing or damaged.
     """
     layout = LAYOUTS[name]
-    folder = prepared_folder(name, datadir) / layout.folder
+    folder = prepared_folder(name, places.datadir) / layout.folder
     class_names = _class_names(folder / layout.class_names, layout.num_classes)
-    return class_names, {split: _split(folder, files, layout) for split, files in layout.splits.items()}
+    return Dataset(name, class_names, {split: _split(folder, own, layout) for split, own in layout.splits.items()})
 
 
 def _class_names(path: Path, num_classes: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from common.data.images import EXTENSIONS
-from common.datasets import MultiLabels, Split
+from common.data.split import MultiLabels, Split
 from common.system.errors import printable
 from common.system.files import MAX_READ_BYTES, regular_bytes
 

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.data.sources import listed, real
+from common.data.sources import Places, listed, real
 from common.data.sources.files import ENDINGS, Files, Unused, image_files, is_hidden, packed
 from common.data.sources.index import NAME, Arrays, Watch, indexed
-from common.datasets import Opened, Split
+from common.data.split import Dataset, Split
 from common.system.errors import UserError
 from common.system.progress import Count
 
@@ -36,38 +36,40 @@ def is_there(name: str) -> bool:
     return os.path.isdir(name) or listed.is_variant(name)
 
 
-def open_folder(root: Path) -> Opened:
-    """An image folder; classes and files in the order of their names, or of lists.
+def open_folder(name: str, places: Places) -> Dataset:
+    """The image folder `name`; classes and files in the order of their names, or of lists.
 
     Raises UserError for a folder without classes, with a class that holds no image or that `train` lacks, with a split by
     another name, or with a line of a list or an entry of `real.json` that fits nothing.
     """
-    if listed.is_variant(str(root)):
+    root = Path(name)
+    if listed.is_variant(name):
         return listed.open_benchmark(root.parent, listed.WITH_VAL)
     if listed.is_benchmark(root):
         return listed.open_benchmark(root)
     check_spelling(root)
-    places = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
-    if any((place / listed.LABELS).is_file() for place in places.values()):
-        return listed.open_listed(root, places)
-    naming = [split for split in ("train",) if split in places] or ["val", "test"]
-    class_names = tuple(sorted({folder.name for split in naming for folder in _folders(places.get(split))}))
+    parts = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
+    if any((place / listed.LABELS).is_file() for place in parts.values()):
+        return listed.open_listed(root, parts)
+    naming = [split for split in ("train",) if split in parts] or ["val", "test"]
+    class_names = tuple(sorted({folder.name for split in naming for folder in _folders(parts.get(split))}))
     if not class_names:
         raise UserError(
-            f"The folder {root} holds no class folders in {places.get(naming[0], root / naming[0])}; expected "
+            f"The folder {root} holds no class folders in {parts.get(naming[0], root / naming[0])}; expected "
             f"{naming[0]}/<class>/*.jpg, or <class>/*.jpg with --val_fraction."
         )
-    folders = {split: _class_folders(place, split, class_names) for split, place in places.items()}
-    if places == {"train": root}:
+    folders = {split: _class_folders(place, split, class_names) for split, place in parts.items()}
+    if parts == {"train": root}:
         check_classes(root, folders["train"])
     watched = [path for paths in folders.values() for path in paths]
     arrays = indexed(root, watched, lambda watch: _scan(root, folders, class_names, watch))
-    files = {split: Files(places[split], arrays[f"{split}/names"], arrays[f"{split}/ends"]) for split in places}
-    opened = {split: files[split].split(arrays[f"{split}/labels"]) for split in places}
+    files = {split: Files(parts[split], arrays[f"{split}/names"], arrays[f"{split}/ends"]) for split in parts}
+    opened = {split: files[split].split(arrays[f"{split}/labels"]) for split in parts}
     if "val" in opened and (root / real.FILE).is_file():
         opened["real"] = real.relabelled(opened["val"], root / real.FILE, len(class_names))
-    unused = _beside(root, folders, places).with_those_of(Unused(arrays["unused"].tobytes()))
-    return Opened(class_names, opened, (f"Not used in {root}: {unused}.",) if unused.kinds else ())
+    unused = _beside(root, folders, parts).with_those_of(Unused(arrays["unused"].tobytes()))
+    notes = (f"Not used in {root}: {unused}.",) if unused.kinds else ()
+    return Dataset(name, class_names, opened, notes=notes)
 
 
 def check_spelling(root: Path) -> None:
@@ -167,9 +169,9 @@ def _beside(root: Path, folders: Folders, places: dict[str, Path]) -> Unused:
 # --- the embedded sample
 
 
-def open_sample(name: str, datadir: Path) -> Opened:
+def open_sample(name: str, places: Places) -> Dataset:
     """The embedded sample, a zip file with the layout of an image folder."""
-    del name, datadir  # it travels with the project
+    del places  # it travels with the project
     with zipfile.ZipFile(SAMPLE) as archive:
         members = {member: archive.read(member) for member in sorted(archive.namelist())}
     class_names = tuple(sorted({PurePosixPath(member).parts[1] for member in members}))
@@ -178,7 +180,7 @@ def open_sample(name: str, datadir: Path) -> Opened:
         names = [member for member in members if member.startswith(split)]
         labels = np.array([class_names.index(PurePosixPath(member).parts[1]) for member in names], np.int32)
         splits[split] = _sample_split(names, members, labels)
-    return Opened(class_names, splits)
+    return Dataset(name, class_names, splits)
 
 
 def _sample_split(names: list[str], members: dict[str, bytes], labels: np.ndarray) -> Split:

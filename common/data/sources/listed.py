@@ -17,7 +17,8 @@ import numpy as np
 from common.data.lists import lines, names, unquoted
 from common.data.sources.files import Files, packed
 from common.data.sources.index import Arrays, indexed
-from common.datasets import MultiLabels, Opened
+from common.data.sources.vtab import TASKS
+from common.data.split import Dataset, MultiLabels
 from common.system.errors import UserError, nearest, printable
 from common.system.progress import Count
 
@@ -37,7 +38,7 @@ TASK_NAMES = {  # what the folders are called -> the task in vtab.py, where it i
 }
 
 
-def open_listed(root: Path, places: dict[str, Path]) -> Opened:
+def open_listed(root: Path, places: dict[str, Path]) -> Dataset:
     """The splits in `places` {split: folder}, each with its list. UserError for a line that fits nothing."""
     missing = [split for split, place in places.items() if not (place / LABELS).is_file()]
     if missing:
@@ -52,7 +53,7 @@ def open_listed(root: Path, places: dict[str, Path]) -> Opened:
     for split, place in places.items():
         text, ends, classes, first = (arrays[f"{split}/{part}"] for part in ("names", "ends", "classes", "first"))
         opened[split] = Files(place, text, ends).split(MultiLabels(classes, first, len(class_names)))
-    return Opened(class_names, opened)
+    return Dataset(str(root), class_names, opened)
 
 
 def _scan_lists(lists: dict[str, Path]) -> Arrays:
@@ -132,13 +133,11 @@ def is_variant(name: str) -> bool:
     return path.name == "train800" and not os.path.isdir(path) and is_benchmark(path.parent)
 
 
-def open_benchmark(root: Path, lists: dict[str, str] = BENCHMARK) -> Opened:
+def open_benchmark(root: Path, lists: dict[str, str] = BENCHMARK) -> Dataset:
     """The splits that the `lists` {split: file} name. UserError for a line that fits nothing.
 
     Classes are called by their numbers. The recipe departs from the rule where that of the task in vtab.py does.
     """
-    from common.data.sources.vtab import TASKS
-
     paths = {split: root / name for split, name in lists.items()}
     arrays = indexed(root, list(paths.values()), lambda _: _scan_numbers(paths), "-".join(["", *lists]))
     count = 1 + int(max(arrays[f"{split}/labels"].max() for split in lists))
@@ -151,7 +150,7 @@ def open_benchmark(root: Path, lists: dict[str, str] = BENCHMARK) -> Opened:
             "give the folder another name, if it is another task."
         )
     class_names = tuple(map(str, range(task.features.num_classes if task else count)))
-    return Opened(class_names, splits, recipe=task.recipe if task else {})
+    return Dataset(str(root), class_names, splits, recipe=task.recipe if task else {})
 
 
 def _scan_numbers(lists: dict[str, Path]) -> Arrays:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.datasets import MultiLabels, Split
+from common.data.split import MultiLabels, Split
 from common.system.errors import UserError
 from common.system.files import read_regular
 

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data.lists import lines
+from common.data.sources import Places
 from common.data.sources.index import Arrays, Watch, indexed
-from common.datasets import MultiLabels, Split
+from common.data.split import Dataset, MultiLabels, Split
 from common.system import remote as storage
 from common.system.errors import UserError, nearest, reason
 from common.system.files import read_regular
@@ -46,10 +47,8 @@ class Shard:
         return self.take
 
 
-def open_tfds(
-    name: str, tfds_data_dir: str | Path | None = None, *, label: str | None = None, order_by: Sequence[str] = ()
-) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """(class names, splits) of `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, the newest by default.
+def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: Sequence[str] = ()) -> Dataset:
+    """The set `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, the newest by default.
 
     Examples come in the order of the files, or by the features `order_by`. The label is the feature `label`, or the one
     that is a class, or where none is a sequence of classes. Labels are collected in one pass that decodes no image (50,000 records of
@@ -57,7 +56,7 @@ def open_tfds(
     missing, in another format, or damaged.
     """
     purpose = (f"-{label}" if label else "") + (f"-by-{'-'.join(order_by)}" if order_by else "")
-    folder = find_prepared(name, tfds_data_dir)
+    folder = find_prepared(name, places.tfds_data_dir)
     with described(folder) as (features, info):
         image = _feature(features, "image", "image", folder)
         label, description, several = _label(features if label is None else {label: features[label]}, folder)
@@ -91,7 +90,7 @@ def open_tfds(
             f"{folder} has no labelled split, expected train, validation or test; choose another dataset or make an image "
             "folder of it."
         )
-    return class_names, splits
+    return Dataset(name, class_names, splits)
 
 
 class Part(NamedTuple):

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.data import images
-from common.data.sources import tfds
+from common.data.sources import Places, tfds
 from common.data.sources.tfds import Features, Part
-from common.datasets import Opened, Split
+from common.data.split import Dataset, Split
 from common.system.errors import UserError, nearest
 from common.system.progress import note
 
@@ -138,7 +138,7 @@ def find_data(task: Task, tfds_data_dir: str | Path | None = None) -> Path:
     return tfds.find_prepared(task.tfds, tfds_data_dir)
 
 
-def open_vtab(name: str, tfds_data_dir: str | Path | None = None) -> Opened:
+def open_vtab(name: str, places: Places) -> Dataset:
     """The splits and recipe of TASK: 1,000 training images and `test`; of TASK/train800: 800, and 200 as `val`.
 
     Raises UserError when there is no such task, or its data are missing or damaged.
@@ -147,7 +147,7 @@ def open_vtab(name: str, tfds_data_dir: str | Path | None = None) -> Opened:
     task = find_task(name)
     if variant not in ("", "train800"):
         raise UserError(f"vtab:{name} has no variant {variant!r}; give vtab:{name} or vtab:{name}/train800.")
-    folder, val = find_data(task, tfds_data_dir), Part(*task.val, 200)
+    folder, val = find_data(task, places.tfds_data_dir), Part(*task.val, 200)
     if folder.name.partition(".")[0] != str(task.version):
         note(f"{folder} is not of the version {task.version}.*.* of VTAB: its first examples may be others.")
     parts = {"train": [TRAIN], "val": [val]} if variant else {"train": [TRAIN, val], "test": [Part(*task.test)]}
@@ -157,7 +157,7 @@ def open_vtab(name: str, tfds_data_dir: str | Path | None = None) -> Opened:
     (key, *_), count = task.features.keys, task.features.num_classes
     named = task.features.label is its_class
     class_names = tfds.read_class_names(folder / f"{key}.labels.txt", count) if named else tuple(map(str, range(count)))
-    return Opened(class_names, splits, recipe=task.recipe)
+    return Dataset(f"{name}/{variant}" if variant else name, class_names, splits, recipe=task.recipe)
 
 
 def brightened(split: Split, factor: int) -> Split:

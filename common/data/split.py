@@ -1,0 +1,229 @@
+"""Splits of a dataset: random access to encoded images and their labels; what is carved, drawn and chosen from them."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.config import TrainConfig
+from common.data import images
+from common.system.errors import UserError, printable
+
+SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabels:
+    """Labels of examples that have any number of classes: those of example i are classes[first[i] : first[i + 1]]."""
+
+    classes: np.ndarray  # int32
+    first: np.ndarray  # int64 [N + 1]
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def __getitem__(self, examples: np.ndarray | slice) -> "MultiLabels":
+        """The labels of these examples, in this order."""
+        starts = self.first[:-1][examples]
+        counts = self.first[1:][examples] - starts
+        first = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(starts - first[:-1], counts) + np.arange(first[-1])
+        return MultiLabels(self.classes[places], first, self.num_classes)
+
+    def multi_hot(self) -> np.ndarray:
+        """float32 [N, K]: 1 at every class of an example, 0 elsewhere."""
+        hot = np.zeros((len(self), self.num_classes), np.float32)
+        hot[np.repeat(np.arange(len(self)), np.diff(self.first)), self.classes] = 1
+        return hot
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Random access to the examples of one split, 0 <= i < len(split); images are decoded when asked for."""
+
+    read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
+    labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example
+    describe: Callable[[int], str]  # example -> what an error message calls it
+    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an example may have several classes, or none."""
+        return isinstance(self.labels, MultiLabels)
+
+    @property
+    def num_labelled(self) -> int:
+        """How many examples have a class: those that an evaluation counts."""
+        return int(np.count_nonzero(np.diff(self.labels.first))) if self.is_multi_label else len(self)
+
+    def targets(self, examples: np.ndarray | slice) -> np.ndarray:
+        """int32 [B], or with several classes float32 multi-hot [B, K], of these examples."""
+        labels = self.labels[examples]
+        return labels.multi_hot() if self.is_multi_label else labels
+
+    @property
+    def target_bytes(self) -> int:
+        """What `targets` takes for one example."""
+        return 4 * self.labels.num_classes if self.is_multi_label else 4
+
+    def renumber(self, numbers: np.ndarray, num_classes: int) -> "Split":
+        """The same examples, class k called `numbers[k]` of `num_classes`."""
+        labels = self.labels
+        if self.is_multi_label:
+            return dataclasses.replace(self, labels=MultiLabels(numbers[labels.classes], labels.first, num_classes))
+        return dataclasses.replace(self, labels=numbers[labels])
+
+    def take(self, examples: np.ndarray) -> "Split":
+        """The split made of these examples, in this order."""
+        return dataclasses.replace(
+            self,
+            read=lambda i: self.read(int(examples[i])),
+            labels=self.labels[examples],
+            describe=lambda i: self.describe(int(examples[i])),
+        )
+
+    def decode(self, i: int) -> np.ndarray:
+        """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
+        return self.view(i, lambda image: image)
+
+    def view(self, i: int, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+        """`make(image, *arguments)` of example `i`, uint8 RGB [H, W, 3]; UserError names a file that is no image."""
+        try:
+            return make(images.decode(self.read(i), self.exif), *arguments)
+        except (images.BrokenImage, OSError) as error:
+            raise self._named(error, i) from error
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of example `i`, from its header; UserError names the file when it is no image."""
+        try:
+            return images.size(self.read(i))
+        except (images.BrokenImage, OSError) as error:
+            raise self._named(error, i) from error
+
+    def sizes(self, count: int) -> list[tuple[int, int]]:
+        """(height, width) of up to `count` examples, evenly spread over the split, but for those that are no image."""
+        sizes = []
+        for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)):
+            with contextlib.suppress(UserError):
+                sizes.append(self.size(int(i)))
+        return sizes
+
+    def why_broken(self, i: int) -> str:
+        """What is wrong with example `i`; empty where it can be decoded."""
+        try:
+            images.decode(self.read(i), self.exif)
+        except images.BrokenImage as error:
+            return str(error)
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
+        return ""
+
+    def _named(self, error: Exception, i: int) -> UserError:
+        image = printable(self.describe(i))
+        if isinstance(error, OSError):
+            return UserError(f"The image {image} cannot be read ({error.strerror or error}); restore or remove it.")
+        return UserError(f"The image {image} {error}; replace or remove it.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Named splits of one classification problem."""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]  # of `train`, `val`, `test` and ImageNet's `v2` and `real`
+    known_size: tuple[int, int] | None = None  # `image_size` where it is fixed
+    recipe: dict = dataclasses.field(default_factory=dict)  # values of flags, where it departs from the rule
+    notes: tuple[str, ...] = ()  # lines that a person should read
+    skipped: int = 0  # how many images were left out since they cannot be decoded
+
+    @functools.cached_property
+    def image_size(self) -> tuple[int, int]:
+        """A typical (height, width), from which the BiT-HyperRule takes the resolution. UserError where no image has one."""
+        return self.known_size or typical_size(next(iter(self.splits.values())))
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.class_names)
+
+    @property
+    def held_out(self) -> str:
+        """The split that is read once, at the end: `test`, or `val` where there is no `test`."""
+        return "test" if "test" in self.splits else "val"
+
+
+def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
+    """(height, width) of the image of median area among `count` examples, evenly spread over the split."""
+    sizes = split.sizes(count) or [split.size(0)]  # which says what is wrong
+    return sorted(sizes, key=lambda size: (size[0] * size[1], size))[len(sizes) // 2]
+
+
+def carve(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:
+    """(rest, part): `part` holds `fraction` of the examples, drawn with `seed`, each half in the split's own order.
+
+    UserError where one of them would be empty.
+    """
+    count = round(fraction * len(split))
+    if not 0 < count < len(split):
+        raise UserError(
+            f"--val_fraction {fraction} leaves {len(split) - count} of {len(split)} examples for training and {count} "
+            "for validation; choose a fraction that leaves some for both."
+        )
+    order = np.random.default_rng([seed, 0x7A1]).permutation(len(split))
+    return split.take(np.sort(order[count:])), split.take(np.sort(order[:count]))
+
+
+def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, seed: int = 0) -> Split:
+    """`examples_per_class` examples of every class, drawn with `seed`, in the split's own order.
+
+    UserError where a class has fewer, or images have several classes.
+    """
+    if split.is_multi_label:
+        raise UserError(
+            "--examples_per_class draws images of one class each, and those of this dataset may have several; leave it off."
+        )
+    chosen = []
+    for label, class_name in enumerate(class_names):
+        members = np.flatnonzero(split.labels == label)
+        if len(members) < examples_per_class:
+            raise UserError(
+                f"Class {class_name!r} has {len(members)} training examples, --examples_per_class wants "
+                f"{examples_per_class}; ask for at most {len(members)} or add images."
+            )
+        chosen.append(np.random.default_rng([seed, label]).permutation(members)[:examples_per_class])
+    return split.take(np.sort(np.concatenate(chosen)))
+
+
+def choose_splits(dataset: Dataset, config: TrainConfig, wanted: Collection[str] = ()) -> dict[str, Split]:
+    """`train`, the split `val` that curves and choices may read, the dataset's held-out split, and others that are `wanted`.
+
+    With --val_fraction, `val` is carved from `train`, and a dataset's own `val` is held out like a test set. Raises
+    UserError.
+    """
+    if "train" not in dataset.splits:
+        raise UserError(
+            f"{dataset.name} has no training images, only {', '.join(dataset.splits)}; add some, or choose another --dataset."
+        )
+    for name in wanted:
+        if name != "val" and (name in SPLITS or name not in dataset.splits):
+            others = ", ".join(["val", *(split for split in dataset.splits if split not in SPLITS)])
+            raise UserError(f"--eval_every names the split {name!r}, expected some of {others}; correct the flag.")
+    train, splits = dataset.splits["train"], dict(dataset.splits)
+    if not ({"val", "test"} & set(splits)) and not config.val_fraction:
+        raise UserError(f"{dataset.name} has no held-out part; add val/ or test/, or give --val_fraction.")
+    if config.val_fraction:
+        if "test" not in splits and "val" in splits:
+            splits["test"] = splits["val"]
+        train, splits["val"] = carve(train, config.val_fraction)
+    if config.examples_per_class:
+        train = few_shot(train, dataset.class_names, config.examples_per_class, config.examples_per_class_seed)
+    names = dict.fromkeys(("val", "test", *wanted))
+    return {"train": train} | {name: splits[name] for name in names if name in splits}
