@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from common.flags import MOST_SEED, TINY, flag
 from common.models import DEFAULT_MODEL, DOWNLOADS
+from common.recipes.big_vision import AUGREG
+from common.recipes.bit import COMPAT
 from common.recipes.choices import (
     LONGEST_SIDE,
     STRONGEST,
@@ -16,8 +18,8 @@ from common.recipes.choices import (
     ResizeMode,
     TrainOnly,
 )  # fmt: skip
-from common.recipes.recipe import COMPAT, SCHEDULES
-from common.recipes.rules import AUGREG, RULES
+from common.recipes.rules import RULES
+from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
 from common.system.errors import UserError
 
@@ -133,7 +135,7 @@ class RecipeConfig:
         "part of the examples that skip a branch of the last block, in [0, 1)", least=0, below=1
     )
     label_smoothing: float | None = replacing(
-        "part of a label that is spread over the others, in [0, 1)", least=0, below=1
+        "part of a label that is spread over the others, in [0, 1)", tasks=("classification",), least=0, below=1
     )
     weight_decay: float | None = replacing("weight decay, by the recipe's convention", least=0, most=1e6)
     clip: float | None = replacing("longest global norm of the gradients; 0: any", least=0, most=1e30)

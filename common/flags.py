@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -43,6 +43,16 @@ def flag(default: Any, help: str, *, scope: Scope = "recipe", **options: Any) ->
 def scoped(config_class: type, *scopes: Scope) -> frozenset[str]:
     """The flags of these scopes."""
     return frozenset(f.name for f in dataclasses.fields(config_class) if f.metadata["scope"] in scopes)
+
+
+def options(config_class: type, name: str) -> Mapping[str, Any]:
+    """What `flag` was given for the flag `name`."""
+    return config_class.__dataclass_fields__[name].metadata
+
+
+def replacing(config_class: type) -> frozenset[str]:
+    """The flags that take the place of a recipe's own numbers."""
+    return frozenset(f.name for f in dataclasses.fields(config_class) if "replaces" in f.metadata)
 
 
 def given(config: Any) -> dict[str, Any]:
@@ -126,6 +136,9 @@ def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
         add_argument(groups[home], item, config_class)
 
 
+USERS = {"recipes": "with --recipe", "tasks": "for"}  # in the help of a flag that others refuse
+
+
 def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> None:
     """One flag of the parser, from one field of a config."""
     kind, text = plain_type(config_class, item.name), item.metadata["help"]
@@ -137,6 +150,9 @@ def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> Non
     else:
         default = item.metadata.get("rule", item.default)
         text = text if default is None else f"{text} (default: {default})"
+        text += "".join(
+            f", {words} {' or '.join(item.metadata.get(of, ()))}" for of, words in USERS.items() if of in item.metadata
+        )
         allowed = choices(config_class).get(item.name)
         group.add_argument(
             *names, dest=item.name, type=kind, default=argparse.SUPPRESS, choices=allowed,

@@ -611,7 +611,7 @@ def overlap_section(args: argparse.Namespace) -> None:
 def waiting(args: argparse.Namespace, engine: str) -> Work:
     """Part of the time of 20 steps on real images that passes in `next(batches)`."""
     from common.config import TrainConfig
-    from common.recipes.recipe import create_recipe
+    from common.recipes.create import create_recipe
 
     api, _, loop, optim = import_engine(engine)
     dataset = open_dataset("cifar10-sample")

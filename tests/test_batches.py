@@ -14,7 +14,8 @@ from common.data.images import resize
 from common.data.randaugment import cutout, rotate
 from common.data.split import MultiLabels, Split
 from common.models.cards import Preprocessing
-from common.recipes.recipe import Recipe, create_recipe
+from common.recipes.create import create_recipe
+from common.recipes.recipe import Recipe
 from common.system.errors import UserError
 
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ import numpy_engine
 import pytest
 
 from common.config import EvaluateConfig, PredictConfig, TrainConfig, VtabConfig
+from common.flags import replacing
 from common.models import published_models
-from common.recipes.recipe import FLAGS
 from common.runs.command import parse, run_command
 from common.runs.run import Run
 from common.system.environment import ENGINE_PACKAGES
@@ -77,7 +77,7 @@ def test_help_shows_every_flag_with_its_default(config, capsys, monkeypatch):
 
 
 def test_every_number_of_a_recipe_has_a_flag():
-    assert set(FLAGS) | {"recipe", "batch_split"} <= {item.name for item in dataclasses.fields(TrainConfig)}
+    assert replacing(TrainConfig) | {"recipe", "batch_split"} <= {item.name for item in dataclasses.fields(TrainConfig)}
 
 
 def test_evaluate_is_the_same_model_and_data_as_train():

@@ -1,6 +1,7 @@
 """Recipes: the rule, what a flag changes, and which numbers contradict one another."""
 
 import dataclasses
+import inspect
 import json
 import math
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 
 from common.config import TrainConfig
 from common.data.catalogue import NAMED
-from common.recipes import recipe as recipes
-from common.recipes import schedules
-from common.recipes.recipe import FLAGS, create_recipe
+from common.flags import choices, replacing
+from common.recipes import rules, schedules
+from common.recipes.create import check_use, create_recipe
 from common.system.errors import UserError
 
 CIFAR10 = (50_000, (32, 32))
@@ -79,7 +80,29 @@ def test_every_flag_overrides_the_rule(recipe, flag, value, found):
 def test_the_flags_tested_above_are_all_there_are():
     overridden = test_every_flag_overrides_the_rule.pytestmark[0].args[1]
     elsewhere = {"cooldown_steps", "augmentation"}  # each belongs to one schedule, or recipe
-    assert {flag for flag, *_ in overridden} | elsewhere == {*FLAGS, "batch_split"}
+    assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
+
+
+def test_every_function_of_a_source_with_the_arguments_of_a_recipe_is_listed():
+    arguments = ["num_examples", "image_size", "flags"]
+    for source in rules.SOURCES:
+        found = {f for _, f in inspect.getmembers(source, inspect.isfunction) if f.__module__ == source.__name__}
+        assert {f for f in found if [*inspect.signature(f).parameters] == arguments} == {*source.RECIPES}
+
+
+@pytest.mark.parametrize("option", ("recipes", "tasks"))
+def test_a_flag_of_other_recipes_or_tasks_is_refused_by_name_everywhere_else(option):
+    names = {"recipes": set(rules.RULES), "tasks": {"classification"}}[option]
+    found = [(f.name, f.metadata[option]) for f in dataclasses.fields(TrainConfig) if option in f.metadata]
+    for flag, users in found:
+        values = choices(TrainConfig).get(flag)
+        config = TrainConfig(**{flag: values[0] if values else 0.5})
+        for name in names - {*users}:
+            with pytest.raises(UserError, match=f"--{flag} belongs to the .*{users[0]}.*; {name} has no use for it"):
+                check_use(config, option, name)
+        for name in users:
+            check_use(config, option, name)
+    assert found
 
 
 def test_evaluation_resizes_as_training_does_unless_told_otherwise():
@@ -181,11 +204,14 @@ def test_the_crop_alone_scales_the_resize_with_it(crop, resize):
         ({"resize_mode": "stretch"}, "--resize_mode is 'stretch', expected squash or small_side or whole"),
         ({"resize_mode": "whole", "resize": 200}, "--resize_mode whole has no use for --resize"),
         ({"resize_mode": "whole", "crop_min_area": 0.5}, "--resize_mode whole keeps the whole image"),
-        ({"flip": 1.5}, "--flip is 1.5, expected 0 to 1"),
-        ({"compat": "bit2021", "recipe": "vit_finetune"}, "--compat bit2021 is how BiT was fine-tuned"),
-        ({"randaugment_magnitude": 20.5}, "--randaugment_magnitude is 20.5, expected 0 to 20"),
+        ({"flip": 1.5}, "--flip is 1.5, expected at most 1"),
+        (
+            {"compat": "bit2021", "recipe": "vit_finetune"},
+            "--compat belongs to the recipe bit_finetune; vit_finetune has no use",
+        ),
+        ({"randaugment_magnitude": 20.5}, "--randaugment_magnitude is 20.5, expected at most 20"),
         ({"randaugment_magnitude": math.nan}, "--randaugment_magnitude is nan"),
-        ({"augmentation": "light1"}, "--augmentation is a level of the recipe augreg; bit_finetune has none"),
+        ({"augmentation": "light1"}, "--augmentation belongs to the recipe augreg; bit_finetune has no use"),
         ({"cooldown_steps": 5}, "--cooldown_steps belongs to --schedule rsqrt"),
         ({"recipe": "vit_s16_i1k", "steps": 100}, "warms up over 10000 steps and the run has 100"),
         ({"batch": 10**9}, "--batch 1000000000 of 128 px is 45,777 GiB of pixels, expected at most 16"),
@@ -200,7 +226,7 @@ def test_contradictions_are_refused(flags, words):
 
 @pytest.mark.parametrize("flags", ({"steps": 10**12}, {"recipe": "bit_pretrain", "batch": 1, "num_examples": 10**9}))
 def test_a_run_that_would_not_end_is_refused_before_its_rates_are_listed(flags, monkeypatch):
-    monkeypatch.setattr(recipes, "create_rates", None)
+    monkeypatch.setattr("common.recipes.create.create_rates", None)
     with pytest.raises(UserError, match="000,000 steps, expected at most 20,000,000"):
         recipe_of(**flags)
 

@@ -8,9 +8,10 @@ import pytest
 from engines import INSTALLED, Engine, recipe_of
 from golden.golden_params import image
 
+from common.flags import choices
 from common.models import MixerConfig
 from common.recipes import schedules
-from common.recipes.recipe import CHOICES, nearest_bfloat16
+from common.recipes.recipe import Recipe, nearest_bfloat16
 from common.system.errors import UserError
 
 
@@ -286,7 +287,7 @@ def test_a_rate_inside_the_momentum_is_that_of_keras(engine):
 
 @pytest.mark.parametrize(
     "numbers",
-    [{name: "softmx"} for name in CHOICES] + [{"momentum_rate": "inside", "optimizer": "adam"}],
+    [{name: "softmx"} for name in choices(Recipe)] + [{"momentum_rate": "inside", "optimizer": "adam"}],
 )
 def test_unknown_choices_are_refused(numbers):
     with pytest.raises(UserError, match=f"A recipe's {next(iter(numbers))} is .*, expected "):

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from common.recipes.choices import LONGEST_SIDE, Exif, ResizeKind, Rounding
-from common.recipes.recipe import LOSSES
+from common.recipes.choices import LONGEST_SIDE, Exif, Loss, ResizeKind, Rounding
 from common.system.errors import UserError
 
 HALVES = (0.5, 0.5, 0.5)
@@ -28,9 +27,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = HALVES  # of pixel values in [0, 1]; with `std` 0.5, images lie in [-1, 1]
     std: tuple[float, float, float] = HALVES
     exif: Exif = "ignore"  # or `apply`: photographs are turned as their EXIF says
-    rounding: Rounding = (
-        "big_vision"  # of sides and corners to whole pixels, for a central crop: `Rounding` of common/recipes/
-    )
+    rounding: Rounding = "big_vision"  # of sides and corners to whole pixels, for a central crop
 
     @property
     def divisor(self) -> tuple[float, ...]:
@@ -92,8 +89,9 @@ CHOICES = {
     "resize_kind": get_args(ResizeKind),
     "exif": get_args(Exif),
     "rounding": get_args(Rounding),
-    "loss": LOSSES,
+    "loss": get_args(Loss),
 }
+FACTS = (*RULES, *CHOICES)
 PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
@@ -109,7 +107,7 @@ class Card:
     std: tuple[float, float, float] | None = None
     exif: Exif | None = None
     rounding: Rounding | None = None
-    loss: str | None = None
+    loss: Loss | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -137,7 +135,7 @@ class Card:
 
 def parse_card(record: dict[str, Any], where: object) -> Card:
     """The facts in a JSON object; other keys are let be. UserError for a value that cannot be one."""
-    found = {name: record[name] for name in (*RULES, *CHOICES) if name in record}
+    found = {name: record[name] for name in FACTS if name in record}
     for name, value in found.items():
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"The card {where} names no {name} of {', '.join(CHOICES[name])}; mend or remove it.")

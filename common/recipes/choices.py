@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 Precision = Literal["float32", "bfloat16", "float64"]
 TrainOnly = Literal["all", "norm", "head"]
+Loss = Literal["softmax", "sigmoid"]
 
 # --- images
 
@@ -17,7 +18,7 @@ ResizeKind = Literal["bilinear", "bicubic", "area", "bilinear_aliased"]
 # down and the corner to the nearest, halves to even (`_compute_resized_output_size`, `center_crop` of its
 # `transforms/functional.py`); Hugging Face rounds both down (`image_transforms.py`).
 Rounding = Literal["big_vision", "torchvision", "huggingface"]
-RESIZE_KINDS, RESIZE_MODES = get_args(ResizeKind), get_args(ResizeMode)
+RESIZE_KINDS = get_args(ResizeKind)
 MAX_PIXELS = 2**27  # a larger image is taken for a decompression bomb
 LONGEST_SIDE = math.isqrt(MAX_PIXELS)  # a view has no more pixels than an image file may declare
 STRONGEST = 20  # level of RandAugment: twice that of its paper, as AugReg (https://arxiv.org/abs/2106.10270) has it

@@ -60,3 +60,6 @@ def follow(lr: float, base_lr: float, end_lr: float, most: float, least: float) 
     float32.
     """
     return least + (most - least) * (lr - end_lr) / (base_lr - end_lr) if base_lr != end_lr else most
+
+
+SCHEDULES = {schedule.__name__: schedule for schedule in (cosine, linear, rsqrt, stepwise)}

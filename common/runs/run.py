@@ -31,7 +31,8 @@ from common.evaluation.predictions import PREDICTIONS, Predictions, write_predic
 from common.flags import arguments, changes, check, scoped
 from common.models import find_model, trained_parameters, with_noise
 from common.models.cards import Preprocessing
-from common.recipes.recipe import Recipe, check_sharing, create_recipe
+from common.recipes.create import create_recipe
+from common.recipes.recipe import Recipe, check_sharing
 from common.reports import curves
 from common.reports.record import read_record
 from common.runs import events

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, ResNetConfig, ResNetV1Config, head_classes
-from common.models.cards import RULES, Card
+from common.models.cards import FACTS, Card
 from common.models.initial import initial_parameters
 from common.system import remote as storage
 from common.system.errors import UserError
@@ -147,7 +147,7 @@ def write_weights(path: str | Path, arrays: Arrays, config: ModelConfig, card: C
     beside = card_path(path)
     if (path.suffix == ".npz" or keras) and (len(record) > 1 or needs_card(config) or card and beside.is_file()):
         facts = containers.read_json(beside) if beside.is_file() else {}
-        kept = {name: value for name, value in facts.items() if card is None or name not in RULES}
+        kept = {name: value for name, value in facts.items() if card is None or name not in FACTS}
         write_json(beside, kept | record)
 
 

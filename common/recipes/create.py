@@ -1,0 +1,103 @@
+"""A Recipe from the facts of a dataset and the flags of a command, and the numbers that contradict one another."""
+
+import dataclasses
+
+from common import flags
+from common.recipes.bit import COMPAT
+from common.recipes.recipe import Recipe, check_sharing
+from common.recipes.rules import RULES
+from common.recipes.schedules import SCHEDULES
+from common.system.errors import UserError
+
+MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
+MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
+
+
+def create_recipe(config, num_examples: int, image_size: tuple[int, int], dataset_flags: dict) -> Recipe:
+    """The recipe that a TrainConfig asks for: a flag wins over --compat, then the dataset's row, then the rule.
+
+    Raises UserError for numbers that contradict one another, and for flags that the recipe has no use for.
+    """
+    flags.check(config)
+    check_use(config, "recipes", config.recipe)
+    given = {name: value for name, value in flags.given(config).items() if name in flags.replacing(type(config))}
+    row = dict(dataset_flags) if config.recipe == "bit_finetune" else {}
+    if "crop" in given:
+        row.pop("resize", None)  # it was chosen for the row's own crop
+    wanted = row | COMPAT.get(config.compat, {}) | given
+    if config.epochs is not None:
+        batch = wanted.get("batch") or RULES[config.recipe](num_examples, image_size, wanted)["batch"]
+        wanted["steps"] = max(1, round(config.epochs * num_examples / batch))
+    rule = RULES[config.recipe](num_examples, image_size, wanted)
+    check_use(config, "tasks", rule.get("task", "classification"))
+    check_length(config, rule, wanted)
+    values = rule | wanted
+    if values.get("resize_mode") == "whole":
+        values["resize"] = values["crop"]
+    values.setdefault("eval_resize_kind", values.get("resize_kind", "bilinear"))
+    lrs = create_rates(values, own_schedule=rule["schedule"])
+    values["batch_eval"] = wanted.get("batch_eval", values["batch"])
+    fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys()
+    own = {"name": config.recipe, "batch_split": config.batch_split, "train_only": config.train_only, "lrs": lrs}
+    recipe = Recipe(**own, **{name: values[name] for name in fields})
+    check(recipe)
+    return recipe
+
+
+def create_rates(values: dict, own_schedule: str) -> tuple[float, ...]:
+    """The rates that a rule and flags ask for; a rule's numbers are those of its own schedule."""
+    kind = values["schedule"]
+    numbers = values.get("schedule_numbers", {}) if kind == own_schedule else {}
+    if "cooldown_steps" in values:
+        numbers = numbers | {"cooldown": values["cooldown_steps"]}
+    return SCHEDULES[kind](values["steps"], values["warmup_steps"], values["base_lr"], **numbers)
+
+
+def check_use(config, option: str, name: str) -> None:
+    """Raise UserError for a flag of other recipes than `name`, with the `option` recipes, or of other tasks."""
+    for flag in flags.given(config):
+        users = flags.options(type(config), flag).get(option)
+        if users and name not in users:
+            kind = option if len(users) > 1 else option.removesuffix("s")
+            raise UserError(
+                f"--{flag} belongs to the {kind} {' and '.join(users)}; {name} has no use for it, so leave it out."
+            )
+
+
+def check_length(config, rule: dict, wanted: dict) -> None:
+    """Raise UserError for a run without end or that is all warm-up, and for flags that the others leave no use for."""
+    if wanted.get("resize_mode") == "whole" and config.resize is not None:
+        raise UserError("--resize_mode whole has no use for --resize; leave it out, or give --resize_mode squash.")
+    if "cooldown_steps" in wanted and wanted.get("schedule", rule["schedule"]) != "rsqrt":
+        raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
+    steps, warmup = wanted.get("steps", rule["steps"]), rule["warmup_steps"]
+    for flag in ("warmup_steps", "cooldown_steps"):
+        if wanted.get(flag, 0) > steps:
+            raise UserError(f"--{flag} is {wanted[flag]} and the run has {steps} steps; give at most as many.")
+    if steps > MOST_STEPS:
+        raise UserError(f"The run has {steps:,} steps, expected at most {MOST_STEPS:,}; give fewer with --steps.")
+    if "warmup_steps" not in wanted and warmup >= steps:
+        raise UserError(
+            f"The recipe {config.recipe} warms up over {warmup} steps and the run has {steps}; give --warmup_steps as well."
+        )
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UserError where two numbers of a recipe contradict one another, or make too large a batch."""
+    for flag, batch in (("batch", recipe.batch), ("batch_eval", recipe.batch_eval)):
+        if (size := batch * recipe.crop**2 * 3) > MOST_BYTES:
+            raise UserError(
+                f"--{flag} {batch} of {recipe.crop} px is {-(-size // 2**30):,} GiB of pixels, expected at most "
+                f"{MOST_BYTES // 2**30}; give fewer images or a smaller --crop."
+            )
+    check_sharing(recipe, 1)
+    if recipe.resize < recipe.crop:
+        raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")
+    if recipe.resize_mode == "whole" and recipe.crop_min_area < 1:
+        raise UserError(
+            f"--resize_mode whole keeps the whole image and --crop_min_area {recipe.crop_min_area} cuts boxes; give one."
+        )
+    if 0 < recipe.eval_resize < recipe.crop:
+        raise UserError(
+            f"--eval_resize {recipe.eval_resize} is smaller than --crop {recipe.crop}; give at least the crop, or 0."
+        )
