@@ -39,6 +39,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FOLDERS = ("bit_pytorch", "bit_jax", "bit_tf2", "common", "scripts", "tests", "weights")
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -281,3 +282,25 @@ def test_tables_and_headings_are_whole(page):
     for table in re.findall(r"(?m)(?:^\|.*\n)+", text):
         rows = [re.sub(r"`[^`]*`|\\\|", "", row).count("|") for row in table.splitlines()]
         assert len(set(rows)) == 1, table
+
+
+@PAGE
+def test_files_and_tests_named_in_the_prose_exist(page):
+    """`FOLDER/FILE.py`, `FOLDER/FILE.py::TEST`: below the repository or the page's folder. `FILE.py` alone: anywhere."""
+    prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+    for path, test in re.findall(r"`([\w/*]+\.(?:py|sh|json))(?:::(\w+))?`", prose):
+        if path.split("/")[0] in FOLDERS or page.parent != ROOT / "docs" and "/" in path:
+            files = [root / path for root in (ROOT, page.parent) if (root / path).exists()]
+            assert files, path
+            assert not test or re.search(rf"(?m)^def {test}\(", files[0].read_text()), f"{path}::{test}"
+        elif "/" not in path and path.endswith(".py") and path not in ("utils.py", "common.py"):
+            assert any(next((ROOT / name).rglob(path), None) for name in FOLDERS), path
+
+
+def test_the_map_shows_every_room():
+    """In `common/README.md`: each package of `common/`, and each of its modules."""
+    table = (ROOT / "common" / "README.md").read_text().partition("## The way of a run")[0]
+    shown = {*re.findall(r"^\| `(\w+)/` ", table, re.MULTILINE)}
+    assert shown >= {path.parent.name for path in (ROOT / "common").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
+    assert modules <= {*re.findall(r"\w+", table)}, modules
