@@ -1,5 +1,6 @@
 """An addition is complete: what a row of a table needs beside the row. `common/README.md` lists these tests."""
 
+import inspect
 import re
 
 import pytest
@@ -7,9 +8,12 @@ from conftest import ROOT
 from test_recipes import PUBLISHED
 
 from common.config import TrainConfig
+from common.data import prepare
+from common.data.catalogue import NAMED, SOURCES, open_dataset
 from common.recipes.recipe import create_recipe
 from common.recipes.rules import RULES
 from common.runs.export import FORMATS
+from common.system.errors import UserError
 
 BY_HAND = ("bit_finetune", "bit_pretrain", "bit_pretrain_stepwise")  # whose numbers other tests of test_recipes.py list
 
@@ -43,3 +47,27 @@ def test_an_export_is_complete():
     assert found == {
         to: [f"`{engine}`", f"`{suffix}`" if suffix else "a folder"] for to, (engine, suffix) in FORMATS.items()
     }
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_data_set_is_complete(name, tmp_path):
+    """Its page lists it, and where its files are missing the error names the command or the address that gives them."""
+    assert name in names("docs/datasets.md")
+    assert [*inspect.signature(NAMED[name].open).parameters] == ["name", "places"]
+    if name == "cifar10-sample":  # comes with the project
+        assert len(open_dataset(name, tmp_path).splits["train"]) == 1000
+        return
+    with pytest.raises(UserError, match=rf"{name}.*`python -m common.datasets prepare {name} |https?://"):
+        open_dataset(name, tmp_path)
+    with pytest.raises(UserError, match="127.0.0.1:1/" if name in prepare.SOURCES else f"{name} .*https?://"):
+        prepare.prepare(name, tmp_path, url_base="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("prefix", SOURCES)
+def test_a_source_is_complete(prefix, tmp_path):
+    """Its page lists it, and a set that it does not have is an error that names the set."""
+    listed = {re.match(r"\w+:|", name)[0] for name in names("docs/datasets.md") if "/" in name or ":" in name}
+    assert prefix in listed
+    assert [*inspect.signature(SOURCES[prefix]).parameters][:2] == ["name", "places"]
+    with pytest.raises(UserError, match="none_such"):
+        open_dataset(f"{prefix}none_such", tmp_path, tmp_path)
