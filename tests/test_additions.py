@@ -10,7 +10,7 @@ from test_recipes import PUBLISHED
 from common.config import TrainConfig
 from common.data import prepare
 from common.data.catalogue import NAMED, SOURCES, open_dataset
-from common.recipes.recipe import create_recipe
+from common.recipes.create import create_recipe
 from common.recipes.rules import RULES
 from common.runs.export import FORMATS
 from common.system.errors import UserError
@@ -37,7 +37,7 @@ def test_a_recipe_is_complete(name):
     assert name in {*PUBLISHED, *BY_HAND}, "tests/test_recipes.py compares its numbers with those of no source"
     assert name in names("docs/recipes.md")
     docstring = RULES[name].__doc__
-    assert re.search("Source: |google-research|`bit_pretrain`", docstring), "the docstring states no source"
+    assert "Source: " in docstring
     assert re.search(rf"(?m)^ +python -m bit_\w+\.train .*--recipe {name}\b", docstring) or name in BY_HAND
 
 

@@ -13,7 +13,8 @@ COMPAT = {"bit2021": {"flip": 1.0, "resize_kind": "bilinear_aliased"}}
 def bit_finetune(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
     """Fine-tune by the BiT-HyperRule (common/recipes/hyperrule.py): SGD with momentum 0.9, no weight decay.
 
-    Expected: BiT-M-R50x1 reaches 97.4 % on CIFAR-10 (README of google-research/big_transfer); 10,000 steps of 512.
+    Source: Big Transfer, section 3.3, and `bit_hyperrule.py` of google-research/big_transfer.
+    Expected: BiT-M-R50x1 reaches 97.4 % on CIFAR-10 (the README there); 10,000 steps of 512.
         python -m bit_pytorch.train --model BiT-M-R50x1 --dataset cifar10
     """
     resize, crop = hyperrule.resolution(image_size)
@@ -56,7 +57,7 @@ def bit_pretrain(num_examples: int, image_size: tuple[int, int], flags: dict) ->
 
 
 def bit_pretrain_stepwise(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
-    """`bit_pretrain` with the decay of the paper."""
+    """`bit_pretrain` with the decay of the paper. Source: Big Transfer, section 3.2."""
     return bit_pretrain(num_examples, image_size, flags) | {"schedule": "stepwise"}
 
 
