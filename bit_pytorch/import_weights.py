@@ -14,16 +14,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence, reason
 from common.system.files import check_replaced
 from common.weights import containers
 from common.weights.recognise import shorten
+
+if TYPE_CHECKING:  # at run time where it is needed: --help and wrong flags do not wait for it
+    import torch
 
 # What trainers keep beside tensors, and what holds data alone: flags, and numbers of numpy.
 PLAIN = [argparse.Namespace, np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]
@@ -36,7 +38,7 @@ class Candidate(NamedTuple):
     """Tensors that may be a model's, and where they stand: the keys of dicts and prefixes of names, joined by points."""
 
     key: str
-    tensors: dict[str, torch.Tensor]
+    tensors: "dict[str, torch.Tensor]"
 
 
 def main() -> None:
@@ -71,6 +73,8 @@ def import_weights(source: Path, target: Path, key: str | None = None, *, say: C
 
 def read_pickle(source: Path) -> Any:
     """What a pickle holds, if that is tensors and containers. UserError for anything else."""
+    import torch
+
     try:
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(source, map_location="cpu", weights_only=True)
@@ -86,6 +90,8 @@ def read_pickle(source: Path) -> Any:
 
 def candidates(found: Any, key: str = "", depth: int = 0) -> Iterator[Candidate]:
     """Every dict of tensors in what a pickle holds, unwrapped."""
+    import torch
+
     if not isinstance(found, Mapping) or depth > MAX_NESTING:
         return
     named = {name: value for name, value in found.items() if isinstance(name, str)}  # optimizers number their tensors
@@ -136,8 +142,10 @@ def choose(found: list[Candidate], whole: Any, source: Path, key: str | None, sa
     return averaged[0]
 
 
-def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
+def to_array(name: str, tensor: "torch.Tensor") -> np.ndarray:
     """A C-contiguous numpy array of its own; bfloat16 as float32. UserError for what numpy has no array of."""
+    import torch
+
     try:
         tensor = tensor.detach().to(torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype)
         return tensor.contiguous().numpy().copy()

@@ -51,18 +51,6 @@ def periods(eval_every: str) -> dict[str, int]:
     return found
 
 
-def decoding_threads() -> Any:
-    """The flag --workers."""
-    return flag(None, "threads that decode images", rule="one per CPU core", scope="machine", least=1, most=1024)
-
-
-def on_broken_image() -> Any:
-    """The flag of this name."""
-    return flag(
-        "stop", "what an image that cannot be decoded does: end the run, or be left out as if it were not there"
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The model, and where its weights come from."""
@@ -87,8 +75,18 @@ class DataConfig:
     tfds_data_dir: str | None = flag(
         None, "folder of prepared TFDS datasets; gs:// and s3://, too", rule="~/tensorflow_datasets", scope="machine"
     )
-    workers: int | None = decoding_threads()
-    on_broken_image: OnBrokenImage = on_broken_image()
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodingConfig:
+    """How images are decoded."""
+
+    workers: int | None = flag(
+        None, "threads that decode images", rule="one per CPU core", scope="machine", least=1, most=1024
+    )
+    on_broken_image: OnBrokenImage = flag(
+        "stop", "what an image that cannot be decoded does: end the run, or be left out as if it were not there"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +206,7 @@ class MachineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(MachineConfig, RunConfig, RecipeConfig, ModelConfig, DataConfig):
+class TrainConfig(MachineConfig, RunConfig, RecipeConfig, ModelConfig, DecodingConfig, DataConfig):
     """Flags of `python -m bit_*.train`, whose help tells their units; None means what `rule` says.
 
     In Python: `main(Run(TrainConfig(...), engine="bit_jax"))` with `main` of `bit_jax.loop`.
@@ -255,7 +253,7 @@ class ViewConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(ViewConfig, ModelConfig, DataConfig):
+class EvaluateConfig(ViewConfig, ModelConfig, DecodingConfig, DataConfig):
     """Flags of `python -m bit_*.evaluate`."""
 
     split: str | None = flag(
@@ -267,14 +265,12 @@ class EvaluateConfig(ViewConfig, ModelConfig, DataConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig(ViewConfig, ModelConfig):
+class PredictConfig(ViewConfig, ModelConfig, DecodingConfig):
     """Flags of `python -m bit_*.predict`."""
 
     images: tuple[str, ...] = flag((), "image files or folders", positional="IMAGE|FOLDER")
     top: int = flag(5, "classes to print per image", least=1)
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
-    workers: int | None = decoding_threads()
-    on_broken_image: OnBrokenImage = on_broken_image()
 
 
 @dataclasses.dataclass(frozen=True)

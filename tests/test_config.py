@@ -64,6 +64,33 @@ def test_help_imports_nothing_heavy(name):
     assert set(done.stderr.split()) <= {"IMPORTED", "numpy"}
 
 
+ALL_COMMANDS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for folder in ("common", *ENGINE_PACKAGES)
+    for path in (ROOT / folder).rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
+HELP_OF_ALL = """
+import contextlib, io, runpy, sys
+for name in sys.argv[1:]:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        sys.argv = [name, "--help"]
+        runpy.run_module(name, run_name="__main__")
+    assert "--help" in said.getvalue(), name
+    heavy = {"torch", "jax", "tensorflow", "keras", "matplotlib", "scipy", "cv2", "PIL", "sklearn"} & set(sys.modules)
+    assert not heavy, (name, heavy)
+"""
+
+
+def test_the_help_of_every_command_imports_nothing_heavy():
+    assert len(ALL_COMMANDS) > 18
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "-W", "ignore", "-c", HELP_OF_ALL, *ALL_COMMANDS]
+    done = subprocess.run(call, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("config", COMMANDS.values(), ids=COMMANDS)
 def test_help_shows_every_flag_with_its_default(config, capsys, monkeypatch):
     text = " ".join(help_of(config, capsys, monkeypatch).split())
