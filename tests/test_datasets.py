@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.sources.files import SMALL_BYTES
 from common.data.sources.folder import SAMPLE
+from common.data.sources.image_files import SMALL_BYTES
 from common.data.split import Split, carve, few_shot, typical_size
 from common.datasets import open_dataset
 from common.system.errors import UserError

@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(root, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "there")
 
-    monkeypatch.setattr("common.data.sources.files._listing", refuse)
+    monkeypatch.setattr("common.data.sources.image_files._listing", refuse)
     with pytest.raises(UserError, match="The class folder .*Ant cannot be read .*Permission denied"):
         open_folder(str(root), Places())
     with pytest.raises(UserError, match="The folder .*train cannot be read .*Permission denied"):

@@ -17,7 +17,7 @@ from common.reports import curves
 from common.runs import run
 from common.runs.checkpoint import CURRENT
 from common.runs.command import parse
-from common.runs.remote import POINTER, RESULTS, STATE
+from common.runs.mirror import POINTER, RESULTS, STATE
 from common.system import remote as storage
 from common.system.errors import UserError
 from common.weights import choose_file, read_weights

@@ -23,9 +23,10 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         with open_regular(path) as file:
             encoding = BYTE_ORDER_MARKS.get(file.peek(2)[:2], "utf-8-sig")
             errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
-            for number, line in enumerate(io.TextIOWrapper(file, encoding, errors), 1):
-                if text := line.strip(" \r\n\v\f"):  # not tabs: an empty field may come last
-                    yield number, text
+            with io.TextIOWrapper(file, encoding, errors) as lines:
+                for number, line in enumerate(lines, 1):
+                    if text := line.strip(" \r\n\v\f"):  # not tabs: an empty field may come last
+                        yield number, text
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({why}); save it again, as plain text in UTF-8.") from error

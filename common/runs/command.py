@@ -7,7 +7,7 @@ from typing import Any
 
 from common import flags
 from common.config import MEMORY_FLAGS, ModelConfig, TrainConfig
-from common.models.__main__ import listed
+from common.models.listing import listed
 from common.runs.extend import taken_over
 from common.system.environment import ENGINE_PACKAGES
 from common.system.errors import UserError, exit_with_sentence, is_out_of_memory, of_memory

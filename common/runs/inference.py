@@ -19,7 +19,7 @@ from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches, prefetch
 from common.data.checked import checked, open_turned, refuse_broken, without_broken
 from common.data.sources import Opener
-from common.data.sources.files import Unused, image_files
+from common.data.sources.image_files import Unused, image_files
 from common.data.split import Dataset, Split, typical_size
 from common.evaluation.match import match_classes
 from common.evaluation.metrics import accuracies, add_up, averages

@@ -38,7 +38,7 @@ from common.reports.record import read_record
 from common.runs import events
 from common.runs.checkpoint import Checkpoint, Checkpoints
 from common.runs.extend import RATES, Finished, is_number
-from common.runs.remote import RemoteRun
+from common.runs.mirror import RemoteRun
 from common.system import remote as storage
 from common.system.environment import environment
 from common.system.errors import UserError, is_out_of_memory, of_memory, reason

@@ -1,6 +1,6 @@
 """`gs://` and `s3://` through fsspec: objects that are there as a whole or not at all, but cannot be renamed.
 
-What is read from there is copied to this machine first; a run writes there by common/runs/remote.py.
+What is read from there is copied to this machine first; a run writes there by common/runs/mirror.py.
 """
 
 import contextlib

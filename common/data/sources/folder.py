@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from common.data.sources import Places, listed, real
-from common.data.sources.files import ENDINGS, Files, Unused, image_files, is_hidden, packed
+from common.data.sources.image_files import ENDINGS, Files, Unused, image_files, is_hidden, packed
 from common.data.sources.index import NAME, Arrays, Watch, indexed
 from common.data.split import Dataset, Split
 from common.system.errors import UserError

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.lists import lines, names, unquoted
-from common.data.sources.files import Files, packed
+from common.data.sources.image_files import Files, packed
 from common.data.sources.index import Arrays, indexed
 from common.data.sources.vtab import TASKS
 from common.data.split import Dataset, MultiLabels
