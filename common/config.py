@@ -91,7 +91,7 @@ class DecodingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RecipeConfig:
-    """What a run computes; what is given replaces the recipe's own."""
+    """What is trained, on which images, and by which recipe."""
 
     recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RULES))
     compat: str | None = flag(
@@ -108,6 +108,13 @@ class RecipeConfig:
     examples_per_class: int | None = flag(None, "training images per class", rule="all", least=1)
     examples_per_class_seed: int = flag(0, "seed of their choice", least=0, most=MOST_SEED)
     exif: Exif = flag("ignore", "whether photographs are turned as their EXIF says")
+    seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values", least=0, most=MOST_SEED)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How long a run trains, and at which rates."""
+
     batch: int | None = replacing("images per training step", least=1)
     steps: int | None = replacing("training steps", least=1)
     epochs: float | None = flag(
@@ -124,10 +131,42 @@ class RecipeConfig:
     cooldown_steps: int | None = replacing(
         "steps in which --schedule rsqrt falls to zero at the end", rule="0", least=0
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewsConfig:
+    """How images are resized, cut and changed."""
+
+    resize: int | None = replacing("side in pixels to which training images are resized", least=1, most=LONGEST_SIDE)
+    resize_mode: ResizeMode | None = replacing(
+        "to a square, or only the smaller side to --resize, or `whole`: all of the image to --crop"
+    )
+    resize_kind: ResizeKind | None = replacing("how training images are resized")
+    crop: int | None = replacing("side in pixels of what the model sees", least=1, most=LONGEST_SIDE)
+    crop_min_area: float | None = replacing(
+        "least part of the image in a random box; 1: no box but --resize and --crop", least=1e-4, most=1
+    )
+    flip: float | None = replacing("part of the training images that are mirrored, in [0, 1]", least=0, most=1)
     mixup: float | None = replacing("alpha of mixup's Beta distribution; 0 turns it off", least=0, most=1000)
     augmentation: str | None = replacing(
         "level of mixup and RandAugment in the recipe augreg", choices=tuple(AUGREG), recipes=("augreg",)
     )
+    randaugment_layers: int | None = replacing(
+        "operations of RandAugment on every training image; 0 turns it off", least=0, most=16
+    )
+    randaugment_magnitude: float | None = replacing("strength of RandAugment, 0 to 20", least=0, most=STRONGEST)
+    eval_resize: int | None = replacing(
+        "pixels of the smaller side before evaluation's central crop; 0: squash to the crop", least=0, most=LONGEST_SIDE
+    )
+    eval_resize_kind: ResizeKind | None = replacing(
+        "how evaluation resizes images", rule="the recipe's, or as --resize_kind"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig:
+    """How parameters are updated, and what keeps a model from learning its images by heart."""
+
     dropout: float | None = replacing("part of the activations that dropout zeroes, in [0, 1)", least=0, below=1)
     stochastic_depth: float | None = replacing(
         "part of the examples that skip a branch of the last block, in [0, 1)", least=0, below=1
@@ -140,27 +179,6 @@ class RecipeConfig:
     ema: float | None = replacing(
         "decay of the moving average that is evaluated and saved, in [0, 1); 0: none", least=0, below=1
     )
-    resize: int | None = replacing("side in pixels to which training images are resized", least=1, most=LONGEST_SIDE)
-    resize_mode: ResizeMode | None = replacing(
-        "to a square, or only the smaller side to --resize, or `whole`: all of the image to --crop"
-    )
-    flip: float | None = replacing("part of the training images that are mirrored, in [0, 1]", least=0, most=1)
-    resize_kind: ResizeKind | None = replacing("how training images are resized")
-    crop: int | None = replacing("side in pixels of what the model sees", least=1, most=LONGEST_SIDE)
-    crop_min_area: float | None = replacing(
-        "least part of the image in a random box; 1: no box but --resize and --crop", least=1e-4, most=1
-    )
-    eval_resize: int | None = replacing(
-        "pixels of the smaller side before evaluation's central crop; 0: squash to the crop", least=0, most=LONGEST_SIDE
-    )
-    eval_resize_kind: ResizeKind | None = replacing(
-        "how evaluation resizes images", rule="the recipe's, or as --resize_kind"
-    )
-    randaugment_layers: int | None = replacing(
-        "operations of RandAugment on every training image; 0 turns it off", least=0, most=16
-    )
-    randaugment_magnitude: float | None = replacing("strength of RandAugment, 0 to 20", least=0, most=STRONGEST)
-    seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values", least=0, most=MOST_SEED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +224,17 @@ class MachineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(MachineConfig, RunConfig, RecipeConfig, ModelConfig, DecodingConfig, DataConfig):
+class TrainConfig(
+    MachineConfig,
+    RunConfig,
+    UpdateConfig,
+    ViewsConfig,
+    ScheduleConfig,
+    RecipeConfig,
+    ModelConfig,
+    DecodingConfig,
+    DataConfig,
+):
     """Flags of `python -m bit_*.train`, whose help tells their units; None means what `rule` says.
 
     In Python: `main(Run(TrainConfig(...), engine="bit_jax"))` with `main` of `bit_jax.loop`.
@@ -215,7 +243,10 @@ class TrainConfig(MachineConfig, RunConfig, RecipeConfig, ModelConfig, DecodingC
 
 @dataclasses.dataclass(frozen=True)
 class VtabConfig(TrainConfig):
-    """Flags of `python -m common.vtab`: those of train, for every task."""
+    """Which tasks of VTAB-1k, and in which engine.
+
+    Flags of `python -m common.vtab`; those of train are for every task.
+    """
 
     engine: str = flag("bit_pytorch", "engine that trains", choices=tuple(ENGINE_PACKAGES))
     tasks: str | None = flag(None, "some of the 19 tasks, with commas between", rule="all")
@@ -228,7 +259,7 @@ MEMORY_FLAGS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewConfig:
+class PreparationConfig:
     """How images are prepared."""
 
     batch_eval: int = flag(64, "images per step", least=1)
@@ -253,8 +284,11 @@ class ViewConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(ViewConfig, ModelConfig, DecodingConfig, DataConfig):
-    """Flags of `python -m bit_*.evaluate`."""
+class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig):
+    """What is evaluated, and what is kept of it.
+
+    Flags of `python -m bit_*.evaluate`.
+    """
 
     split: str | None = flag(
         None, "split to evaluate, or several: val,v2,real", rule="test, or val where there is no test"
@@ -265,8 +299,11 @@ class EvaluateConfig(ViewConfig, ModelConfig, DecodingConfig, DataConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig(ViewConfig, ModelConfig, DecodingConfig):
-    """Flags of `python -m bit_*.predict`."""
+class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
+    """What is predicted.
+
+    Flags of `python -m bit_*.predict`.
+    """
 
     images: tuple[str, ...] = flag((), "image files or folders", positional="IMAGE|FOLDER")
     top: int = flag(5, "classes to print per image", least=1)
@@ -275,7 +312,10 @@ class PredictConfig(ViewConfig, ModelConfig, DecodingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig(ModelConfig):
-    """Flags of `python -m bit_*.export`."""
+    """What is written.
+
+    Flags of `python -m bit_*.export`.
+    """
 
     to: Format | None = flag(
         None,

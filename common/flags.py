@@ -127,10 +127,9 @@ def read(config_class: type, argv: Sequence[str], prog: str, description: str) -
 
 
 def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """The flags of a config, in one group for each class that it is made of; only those that are given get a value."""
-    groups = {
-        cls: parser.add_argument_group(cls.__doc__.partition(".")[0]) for cls in reversed(config_class.__mro__[:-1])
-    }
+    """The flags of a config, its own and then a group for each class it is made of; only what is given gets a value."""
+    own, *parts = config_class.__mro__[:-1]
+    groups = {cls: parser.add_argument_group(cls.__doc__.partition(".")[0]) for cls in (own, *reversed(parts))}
     for item in dataclasses.fields(config_class):
         home = next(cls for cls in config_class.__mro__ if item.name in vars(cls).get("__annotations__", ()))
         add_argument(groups[home], item, config_class)
