@@ -1,4 +1,4 @@
-"""Weights from any spelling into any other that holds the family: `python -m common.convert SOURCE TARGET [--to ...]`.
+"""Convert weights between spellings: `python -m common.convert SOURCE TARGET [--to ...]`.
 
 Families and spellings are recognised from names and shapes (common/weights/spellings/). Nothing is executed, no framework is
 imported, the target is read back before it takes its name, and a round trip returns the same bits.
@@ -71,13 +71,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m common.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("source", nargs="?", help=f"a file ({containers.KNOWN}), a folder with one, or a TF checkpoint")
     parser.add_argument("target", nargs="?", help="a file, or a folder for timm and Hugging Face")
-    parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: what its name tells, or ours)")
+    parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: by its name, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
     parser.add_argument("--force", action="store_true", help="replace a target that exists")
     parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
-    parser.add_argument("--gelu", choices=("tanh", "erf"), help="the model's GELU, where no file tells or to change it")
+    parser.add_argument("--gelu", choices=("tanh", "erf"), help="the model's GELU, where it is unknown or to change it")
     parser.add_argument("--layer_norm_epsilon", type=float, help="the model's epsilon, as --gelu")
-    parser.add_argument("--num_heads", type=int, help="the model's heads, where no file tells")
+    parser.add_argument("--num_heads", type=int, help="the model's number of heads, where it is unknown")
     parser.add_argument("--image_size", type=size, metavar="HEIGHTxWIDTH", help="of positions that form no square")
     args = parser.parse_args(argv)
     if not args.inspect and not (args.source and args.target):
@@ -103,7 +103,7 @@ def convert(
 ) -> Path:  # fmt: skip
     """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
 
-    `spelling` and `given` say of the source what it does not tell; `force` replaces a target that exists. `say` is
+    `spelling` and `given` are facts that the source lacks; `force` replaces a target that exists. `say` is
     called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
     cannot hold the model.
     """
@@ -161,7 +161,7 @@ def target_is_own(path: Path) -> bool:
 
 
 def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
-    """What the spelling's own code computes otherwise than the model; UserError where that is decisive."""
+    """The differences between the spelling's own code and the model; UserError where one is decisive."""
     notes, stated = [], STATED.get((table.spelling, table.family), ())
     for field, (ours, theirs) in differing(config, table.computes).items():
         if field in stated:
@@ -197,7 +197,7 @@ def describe(found: Source) -> str:
 
 
 def inspect(path: str | Path, spelling: str | None = None, given: dict[str, Any] | None = None) -> str:
-    """What `--inspect` prints."""
+    """The lines that `--inspect` prints."""
     found = read_model(path, spelling=spelling, given=given, values=False)
     config = found.config
     rows = {

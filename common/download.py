@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument(
         "--manifest", type=Path, default=PACKAGED_WEIGHTS / "manifest.json", help="another list of names and addresses"
     )
-    parser.add_argument("--tries", type=int, default=5, help="how often a lost connection is made (default: 5)")
+    parser.add_argument("--tries", type=int, default=5, help="attempts to restore a lost connection (default: 5)")
     with exit_with_sentence():
         args = parser.parse_args()
         manifest = read_manifest(args.manifest)
@@ -103,12 +103,12 @@ class File:
 
     @property
     def path(self) -> Path:
-        """Where it is installed."""
+        """The path at which it is installed."""
         return self.folder / self.label
 
     @property
     def part(self) -> Path:
-        """Where it lies until it is whole."""
+        """The path at which it lies until it is whole."""
         return self.folder / f"{self.label}.part"
 
     @property
@@ -169,7 +169,7 @@ def record(file: File, path: Path) -> str:
 
 
 def ask_server(file: File) -> None:
-    """Learn size and md5, where the server tells them. Raises UserError."""
+    """Learn size and md5, where the server sends them. Raises UserError."""
     headers = headers_of(file)
     length = headers.get("Content-Length", "")
     offered = int(length) if length.isdecimal() else None
@@ -187,7 +187,7 @@ def ask_server(file: File) -> None:
 
 
 def headers_of(file: File) -> Message:
-    """What the server tells without sending the file. Raises UserError."""
+    """Ask the server about the file without fetching it. Raises UserError."""
     request = urllib.request.Request(file.url, method="HEAD", headers=WHO)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
@@ -299,7 +299,7 @@ def transfer(file: File, tries: int) -> None:
 
 
 def drop_useless_part(file: File) -> None:
-    """Empty a part that cannot be the beginning of the file, or of which nothing would tell whether it is."""
+    """Empty a part that cannot be the beginning of the file, or that cannot be checked to be it."""
     have, why = file.part.stat().st_size, ""
     if have and file.size and have > file.size:
         why = f", longer than the {file.size} of the file"
@@ -328,17 +328,17 @@ def receive(file: File) -> str:
 
 
 def copy(body, part, file: File) -> None:
-    """Write what is sent, not more than the file's size tells, while a person sees how much has come."""
+    """Write the bytes that are sent, at most the file's size, and show how many have come."""
     with Count(file.label, file.size or 0, "B", part.tell()) as count:
         while (not file.size or count.done <= file.size) and (chunk := body.read(CHUNK_BYTES)):
             count.advance(part.write(chunk))
 
 
-# --- what tells that a file is the right one
+# --- the checks of a file
 
 
 def problem_of(file: File, path: Path) -> str:
-    """What is wrong with a file, or nothing."""
+    """The problem of a file, or nothing."""
     size = path.stat().st_size
     if file.size and size != file.size:
         return f"is {size} bytes long, expected {file.size}"
@@ -365,7 +365,7 @@ def is_whole_zip(path: Path) -> bool:
 
 
 def evidence(file: File) -> str:
-    """What `problem_of` compared with."""
+    """The digests that `problem_of` compared with."""
     checked = [f"{' and '.join(file.sent)} sent by the server"] if file.sent else []
     if file.sha256:
         checked.append(f"SHA-256 in {shown(file.sha256_source)}")

@@ -1,4 +1,4 @@
-"""How good are frozen features? `python -m common.probe TRAIN.npz TEST.npz`: few-shot linear probes and neighbours.
+"""Judge frozen features by few-shot linear probes and neighbours: `python -m common.probe TRAIN.npz TEST.npz`.
 
 Both files hold `features` [N, D] and `labels` [N], as `evaluate --output` of any engine writes them. The linear probe is
 that of big_vision (`evaluators/fewshot_lsr.py`): least squares on whitened features with one large constant among them,
@@ -32,7 +32,7 @@ def main() -> None:
     """The command; a UserError ends with exit status 2."""
     parser = Parser(prog="python -m common.probe", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("train", type=Path, metavar="TRAIN.npz", help="features and labels to learn from")
-    parser.add_argument("test", type=Path, metavar="TEST.npz", help="features and labels to be told")
+    parser.add_argument("test", type=Path, metavar="TEST.npz", help="features and labels to judge by")
     parser.add_argument(
         "--shots", type=numbers, default=SHOTS, help="images a class of the linear probes (default: 1,5,10,25)"
     )

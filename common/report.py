@@ -1,4 +1,4 @@
-"""Runs side by side: `python -m common.report RUN... [--output report.html]`.
+"""Compare runs on one page: `python -m common.report RUN... [--output report.html]`.
 
 One file that needs no network, as HTML; or the same as Markdown with its PNG beside it, or the PNG alone. What cannot be
 read, has not ended or has nothing to be compared by is named on stderr, the rest is reported, and the exit status is 2.
@@ -40,7 +40,7 @@ AGREEMENT = (
     "every engine, so the columns show how far the engines agree. "
     "They are no ranking of frameworks."
 )
-TITLE = ("model", "dataset", "weights", "examples_per_class")  # flags that a setting's title tells
+TITLE = ("model", "dataset", "weights", "examples_per_class")  # flags in the title of a setting
 MACHINE = ("system", "processor", "cores", "accelerators")  # of an environment.json; the rest are versions
 LONGEST = 1000  # characters of a cell
 PAGE = Path(__file__).with_name("report.html")
@@ -54,7 +54,7 @@ def main() -> None:
         "--output", type=Path, default=Path("report.html"), help=f"{', '.join(SUFFIXES)} (default: report.html)"
     )
     parser.add_argument(
-        "--remote", action="store_true", help="fetch images of mistakes from gs:// and s3://, too (default: local ones)"
+        "--remote", action="store_true", help="also fetch images of mistakes from gs:// and s3:// (default: local ones)"
     )
     with exit_with_sentence():
         args = parser.parse_args()
@@ -219,7 +219,7 @@ def different_flags(records: Sequence[Record]) -> Table:
 
 
 def environments(records: Sequence[Record]) -> Table:
-    """Where the runs ran, and in which versions: a row for those that ran in the same way."""
+    """Hardware and versions of the runs: one row for those that ran in the same way."""
     found: dict[tuple, list[str]] = {}
     for record in records:
         if record.environment:
@@ -235,7 +235,7 @@ def environments(records: Sequence[Record]) -> Table:
 
 
 def notes(records: Sequence[Record]) -> Table:
-    """What a reader should know of single runs."""
+    """Notes on single runs."""
     return Table("Notes", ("run", ""), [(record.name, note) for record in records for note in record.notes])
 
 
@@ -272,7 +272,7 @@ def as_markdown(records: Sequence[Record], picture: str, left_out: Sequence[str]
 
 
 def all_mistakes(records: Sequence[Record], remote: bool) -> list[Mistakes]:
-    """What the predictions of those runs tell that have left some."""
+    """The mistakes of the runs that have kept predictions."""
     return [told for record in records if (told := mistakes(record, remote=remote))]
 
 
@@ -319,7 +319,7 @@ def as_html_table(table: Table, level: str) -> str:
 
 
 def as_details(told: Mistakes, *, is_open: bool) -> str:
-    """What one run's predictions tell, to be unfolded."""
+    """The mistakes of one run, to be unfolded."""
     figures = "".join(
         f'<figure><img alt="" src="{picture.source}"><figcaption>{in_html(picture.caption)}</figcaption></figure>'
         for picture in told.pictures
@@ -334,7 +334,7 @@ def as_details(told: Mistakes, *, is_open: bool) -> str:
 
 
 def headline(records: Sequence[Record]) -> str:
-    """What the runs have in common."""
+    """The settings that all runs share."""
     names = dict.fromkeys(record.framework for record in records)
     runs = records[0].name if len(records) == 1 else f"{len(records)} runs"
     return f"{runs}: {', '.join(names)}"

@@ -35,7 +35,7 @@ PUBLISHED = {  # README of google-research/big_transfer: "re-runs and not the ex
 
 @dataclasses.dataclass
 class Outcome:
-    """What is known of one task."""
+    """The state of one task."""
 
     group: str
     status: str  # done, missing (its data), failed, or waiting
@@ -61,7 +61,7 @@ class Suite:
         self.outcomes = {name: self.found(name) for name in names}
 
     def found(self, name: str) -> Outcome:
-        """What the disk says of a task; UserError where a finished run had other flags."""
+        """Read the state of a task from the disk; UserError where a finished run had other flags."""
         task, run = find_task(name), self.folder / name
         if (run / "weights.npz").exists():
             for flag, before, now in changes(read_json(run / "config.json"), self.flags(name)):
@@ -132,7 +132,7 @@ class Suite:
         return found
 
     def write(self) -> None:
-        """vtab.json: what the table says."""
+        """The contents of the table, for vtab.json."""
         facts = {"model": self.config.model, "engine": self.config.engine, "means": self.means()}
         tasks = {name: dataclasses.asdict(outcome) for name, outcome in self.outcomes.items()}
         write_json(self.folder / "vtab.json", facts | {"tasks": tasks})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.reports.record import read_lines
 
-REFERENCE = "PyTorch, float64"  # tells what the rounding of float32 is worth
+REFERENCE = "PyTorch, float64"  # shows the effect of float32's rounding
 CONTENDERS = {  # engine and precision
     "PyTorch": ("bit_pytorch", "float32"),
     "JAX": ("bit_jax", "float32"),
@@ -26,7 +26,7 @@ MARKS = "<!-- made by scripts/study --write -->", "<!-- end of the study -->"
 
 
 def flags(shots: int | None) -> list[str]:
-    """What the sample's row says, at the resolution of pre-training and with few steps, for every engine and start."""
+    """Flags of the sample's row, at the resolution of pre-training, with few steps, for every engine and start."""
     batch, steps, warmup = (64, 300, 50) if shots is None else (min(50, NUM_CLASSES * shots), 50, 10)
     return (
         f"--batch {batch} --steps {steps} --warmup_steps {warmup} --base_lr 0.02 --mixup 0 --resize 54 --crop 48 "

@@ -1,7 +1,7 @@
 """`--tensorboard`: the metrics of a run and the first images that it trains on, as an event file for TensorBoard.
 
-`tensorboard --logdir runs` shows every run by its name. The file says what `metrics.jsonl` says: whenever a run starts or
-goes on, it is written anew from the lines that count, so no step is there twice.
+`tensorboard --logdir runs` shows every run by its name. The file holds the numbers of `metrics.jsonl`. Whenever a run starts
+or resumes, the file is written anew from the lines that count, so no step appears twice.
 """
 
 import importlib.util
@@ -104,7 +104,7 @@ def as_seen(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def key(event: Any) -> tuple:
-    """What tells an event from the others of its file."""
+    """The key that distinguishes an event from the others of its file."""
     return event.step, *(value.tag for value in event.summary.value)
 
 

@@ -85,7 +85,7 @@ class Finished:
         return checkpoint if checkpoint and checkpoint.step == self.num_steps else None
 
     def describe(self, has_state: bool, lrs: tuple[float, ...]) -> str:
-        """What a person has to know of the start, before the first step."""
+        """Lines on the start of the run, for a person to read before the first step."""
         start = (
             "its last checkpoint: parameters, moments and moving average"
             if has_state

@@ -1,1 +1,1 @@
-"""What any program needs: errors in one sentence, files that are never half-written, other machines, processes, progress."""
+"""Parts of any program: errors in one sentence, files never half-written, other machines, processes, progress."""

@@ -1,4 +1,4 @@
-"""Where a run ran, and in which versions."""
+"""The hardware and the versions that a run uses."""
 
 import collections
 import importlib.metadata
@@ -12,7 +12,7 @@ ENGINE_PACKAGES = {  # what the extra of the same name installs
     "bit_tf2": ("tensorflow", "keras"),
 }
 CPU_INFO = Path("/proc/cpuinfo")
-GPU_INFO = Path("/proc/driver/nvidia/gpus")  # a folder for each that the driver knows
+GPU_INFO = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the driver
 
 
 def environment(engine: str) -> dict[str, str | int]:
@@ -34,7 +34,7 @@ def version(package: str) -> str:
 
 
 def processor() -> str:
-    """The CPU's name, or its kind where the system does not tell."""
+    """The CPU's name, or its kind where the system has no name."""
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())

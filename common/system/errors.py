@@ -1,4 +1,4 @@
-"""The one exception that a user caused and can mend."""
+"""The exception for mistakes that a user can mend, and the end of a command."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-# Where launchers tell a process its number:
+# The variables in which launchers state the number of a process:
 PROCESS = ("RANK", "SLURM_PROCID", "JAX_PROCESS_ID", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_ID")
 SECONDS_FOR_THE_FIRST = 10
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def exit_with_sentence() -> Iterator[None]:
-    """How every command ends: on a UserError with its sentence on stderr and exit status 2, on Ctrl-C with 130.
+    """The end of every command: on a UserError its sentence on stderr and exit status 2, on Ctrl-C status 130.
 
     Where nobody reads its results any more, as in `| head`, it ends quietly, with the status of SIGPIPE.
     """
@@ -99,7 +99,7 @@ def of_memory(error: BaseException, flags: str) -> UserError:
 
 
 def reason(error: BaseException) -> str:
-    """What a library says is wrong, for a place within a sentence: its first line, or else the error's type."""
+    """The reason that a library gives, for a place within a sentence: its first line, or else the error's type."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 

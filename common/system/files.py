@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and files that are read only where they are files."""
+"""Write files as a whole or not at all, and read regular files only."""
 
 import contextlib
 import errno
@@ -74,7 +74,7 @@ def write_atomically(
 
 
 def check_replaced(path: Path, force: bool) -> None:
-    """Raise UserError where a command would replace a file, unless the user says so."""
+    """Raise UserError where a command would replace a file, unless the user asks for it."""
     if path.exists() and not force:
         raise UserError(f"{path} exists already; give --force to replace it, or choose another name.")
 
@@ -105,7 +105,7 @@ def written_beside(
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
     finally:
-        with contextlib.suppress(OSError):  # the error above is the one to tell
+        with contextlib.suppress(OSError):  # the error above is the one to report
             temporary.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that the training loop reads when it can grant it."""
+"""SIGTERM and Ctrl-C as a request, which the training loop reads between steps."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a run asks of the devices that it computes on; `Devices` of an engine answers it for several processes."""
+"""The face of the devices that a run computes on; `Devices` of an engine has it for several processes."""
 
 import contextlib
 import time
@@ -36,7 +36,7 @@ class Devices:
 
 @contextlib.contextmanager
 def together(devices: Devices) -> Iterator[None]:
-    """What is done here succeeds in every process or ends all of them; the first of those that fail says why."""
+    """A block that succeeds in every process or ends all of them, with the error of the first that failed."""
     try:
         yield
     except UserError:

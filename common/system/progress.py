@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar in a terminal, plain lines elsewhere, and the same lines in a log file."""
+"""The progress of a run: a bar in a terminal, plain lines elsewhere, and the same lines in a log file."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ LINE_SECONDS = 10  # between plain lines
 
 
 class Count:
-    """How many of `total` units (0: unknown) are done: a bar in a terminal, a plain line every few seconds elsewhere."""
+    """Progress in units, of `total` or 0 (unknown): a bar in a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0):
         scaled = unit == "B"

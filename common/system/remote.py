@@ -56,7 +56,7 @@ def local_folder(path: str | Path, part: str) -> Path:
 
 
 def staging_folder(url: str) -> Path:
-    """Where copies of a remote folder lie on this machine."""
+    """The folder with the copies of a remote folder on this machine."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return cache / "bit-zoo" / hashlib.sha256(url.encode()).hexdigest()[:24]
 
