@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array, lax
 from jax import numpy as jnp
 
-from common.models import vit
+from common.models import positions
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -234,7 +234,7 @@ def drop_branch(x: Array, kept: Array | None) -> Array:
 
 def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
     """[1, L, D] sine and cosine positions."""
-    return jnp.asarray(vit.sincos2d(*grid, width), dtype)
+    return jnp.asarray(positions.sincos2d(*grid, width), dtype)
 
 
 def on_grid(x: Array, grid: tuple[int, int]) -> Array:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models import ResNetConfig
-from common.models.resnet import check_image
+from common.models.family import check_image
 
 
 class StdConv(nn.Conv2d):

@@ -21,7 +21,7 @@ from bit_pytorch.model import Model
 from bit_pytorch.resnet_v1 import Backbone
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
-from common.models.vit import sincos2d
+from common.models.positions import sincos2d
 
 for function in ("checked", "drop_branch", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
     torch.fx.wrap(function)

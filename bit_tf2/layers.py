@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from common.models import vit
+from common.models import positions
 
 
 def uninitialized(shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -262,7 +262,7 @@ def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
 
 def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
     """[1, L, D] sine and cosine positions."""
-    return tf.constant(vit.sincos2d(*grid, width), dtype)
+    return tf.constant(positions.sincos2d(*grid, width), dtype)
 
 
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -17,13 +17,13 @@ from bit_tf2.devices import FirstDevice
 from bit_tf2.layers import Dense, Layer, Traced, dtype_policy, registered
 from common.models import ModelConfig, head_classes
 from common.models.cards import Card, Preprocessing, parse_card
+from common.models.families import dump_config, parse_config
 from common.models.initial import initial_parameters
 from common.models.intermediates import Intermediate
 from common.system.errors import UserError
 from common.weights import fitted_config
 from common.weights.adapt import check_same_model
 from common.weights.containers import RECORD, open_container
-from common.weights.source import dump_config, parse_config
 
 PRECISIONS = {  # policy of Keras -> type of the computation; a mixed one keeps parameters in float32
     "float32": "float32", "float64": "float64", "mixed_bfloat16": "bfloat16", "mixed_float16": "float16",
@@ -144,7 +144,7 @@ class Model(Traced, keras.Model):
     @property
     def images_shape(self) -> tuple[int | None, ...]:
         """(None, H, W, 3), without H and W where images may have any size."""
-        return (None, *getattr(self.config, "image_size", (None, None)), 3)
+        return (None, *(self.config.image_size or (None, None)), 3)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Note the shapes of what every layer takes, which the constructor does not know; it takes seconds."""

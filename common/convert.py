@@ -12,6 +12,7 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -23,12 +24,13 @@ from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence
 from common.system.files import check_replaced, write_json
 from common.weights import containers
-from common.weights.spellings import huggingface, timm
-from common.weights.express import differing, express, expressed
-from common.weights.recognise import SPELLINGS, choose_table, family_name, shorten
-from common.weights.source import Source, card_path, dump_config, find_weights, read_model
+from common.weights.spellings import SPELLINGS, huggingface, timm
+from common.weights.express import choose_table, differing, express, expressed
+from common.weights.recognise import shorten
+from common.weights.source import Source, card_path, find_weights, read_model
 from common.weights.table import Table
-from common.models import ModelConfig, ResNetConfig, ViTConfig, architectures, num_parameters
+from common.models import ModelConfig, ResNetConfig, ViTConfig, architecture_name, family_name, num_parameters
+from common.models.families import dump_config
 
 WRITERS = {  # spelling -> what its files beside the arrays say
     "timm": timm.write_config,
@@ -163,7 +165,7 @@ def target_is_own(path: Path) -> bool:
 def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
     """The differences between the spelling's own code and the model; UserError where one is decisive."""
     notes, stated = [], STATED.get((table.spelling, table.family), ())
-    for field, (ours, theirs) in differing(config, table.computes).items():
+    for field, (ours, theirs) in differing(config, table).items():
         if field in stated:
             continue
         where = (
@@ -189,10 +191,10 @@ def describe(found: Source) -> str:
     name = architecture_name(config)
     parts = [f"{family_name(config)}{f' {name}' if name else ''} in the spelling {found.spelling}"]
     parts += [f"{config.num_classes:,} classes" if config.num_classes else "no head"]
-    if hasattr(config, "image_size"):
+    if config.image_size:
         parts.append(" x ".join(map(str, config.image_size)) + " pixels")
     parts.append(f"{num_parameters(config):,} parameters")
-    assumed = [f"{field} {getattr(config, field)}" for field in found.assumed]
+    assumed = [f"{field} {functools.reduce(getattr, field.split(), config)}" for field in found.assumed]
     return ", ".join(parts) + (f" (no file tells: {', '.join(assumed)} as in {found.spelling})" if assumed else "")
 
 
@@ -206,30 +208,13 @@ def inspect(path: str | Path, spelling: str | None = None, given: dict[str, Any]
         "architecture": architecture_name(config) or "none that is published",
         "spelling": found.spelling,
         "classes": f"{config.num_classes:,}" if config.num_classes else "none",
-        "resolution": " x ".join(map(str, config.image_size)) if hasattr(config, "image_size") else "any",
+        "resolution": " x ".join(map(str, config.image_size)) if config.image_size else "any",
         "parameters": f"{num_parameters(config):,}",
         "configuration": ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config).items()),
         "assumed": ", ".join(found.assumed) or "nothing",
         "SHA-256": digest(found.path),
     }
     return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
-
-
-def architecture_name(config: ModelConfig) -> str | None:
-    """The name under which the sizes of a model were published."""
-    free = {"num_classes", "image_size", "pooling", "positions", "cls_position", "pre_logits", "gelu", "dropout",
-            "layer_norm_epsilon", "standardization_epsilon", "group_norm_epsilon", "max_pool_padding"}  # fmt: skip
-    fields = {item.name for item in dataclasses.fields(config)} - free - {"backbone"}
-    key = lambda other: [getattr(other, name) for name in sorted(fields)] + [backbone_units(other)]
-    return next(
-        (n for n, row in architectures().items() if type(row) is type(config) and key(row) == key(config)), None
-    )
-
-
-def backbone_units(config: ModelConfig) -> tuple | None:
-    """Blocks and width of a hybrid's backbone."""
-    backbone = getattr(config, "backbone", None)
-    return backbone and (backbone.num_units, backbone.width_factor)
 
 
 def digest(path: str | Path) -> str:

@@ -42,7 +42,7 @@ def start(name: str, num_classes: int | None, image_size: Size | None, weights: 
     path = choose_file(model, weights)
     found = starting_values(model, path, num_classes, image_size=size, pretrained=weights == "pretrained")
     card = found.card
-    if not hasattr(found.config, "image_size"):
+    if not found.config.image_size:
         card = card.over(Card(resolution=model.resolution))
     if size:
         card = dataclasses.replace(card, resolution=size[0], eval_resize=card.preprocessing.at(size[0]).eval_resize)
@@ -72,7 +72,7 @@ def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any)
     one for the typical size of these images. Raises UserError for what is no image.
     """
     split = dataclasses.replace(to_split(pictures), exif=preprocessing.exif)
-    fixed, *width = getattr(config, "image_size", (preprocessing.resolution,))
+    fixed, *width = config.image_size or (preprocessing.resolution,)
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
     preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])

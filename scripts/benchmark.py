@@ -74,7 +74,7 @@ def import_engine(engine: str) -> tuple:
 def model_config(args: argparse.Namespace) -> ModelConfig:
     """Our model for a few classes, and for the resolution where its parameters depend on it."""
     config = find_model(args.model).config(CLASSES)
-    fixed = hasattr(config, "image_size")
+    fixed = bool(config.image_size)
     return dataclasses.replace(config, image_size=(args.resolution, args.resolution)) if fixed else config
 
 

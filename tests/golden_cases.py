@@ -8,7 +8,7 @@ import numpy as np
 from golden.golden_params import image, param
 
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, find_architecture
-from common.weights.recognise import choose_table
+from common.weights.express import choose_table
 
 GOLDEN = Path(__file__).parent / "golden"
 POOLING = {"token": "token", "tok": "token", "gap": "gap", "map": "map", "0": "first", "none": "none"}

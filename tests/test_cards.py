@@ -11,10 +11,11 @@ from format_cases import CASES, SMALL, random_arrays
 
 from common.models import ResNetConfig, ViTConfig
 from common.models.cards import Card, parse_card
+from common.models.families import dump_config, parse_config
 from common.system.errors import UserError
 from common.weights import containers
-from common.weights.recognise import choose_table
-from common.weights.source import dump_config, parse_config, read_model
+from common.weights.express import choose_table
+from common.weights.source import read_model
 
 WRONG = (
     None,

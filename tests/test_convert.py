@@ -17,13 +17,14 @@ from common import weights, zoo
 from common.convert import convert, describe, inspect, parse
 from common.models import PublishedModel, ResNetConfig, ViTConfig, find_architecture
 from common.models.cards import Card
-from common.models.vit import resize_positions
+from common.models.families import dump_config
+from common.models.positions import resize_positions
 from common.system.errors import UserError
 from common.weights import containers
 from common.weights.adapt import adapt, adapt_channels, check_same_model
 from common.weights.containers import npz as npz_files
-from common.weights.recognise import choose_table
-from common.weights.source import RECORD, dump_config, read_model
+from common.weights.express import choose_table
+from common.weights.source import RECORD, read_model
 
 VIT = CASES["vit_token"][0]
 

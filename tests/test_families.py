@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.models import ResNetV1Config, ViTConfig, architectures, find_architecture, num_parameters
-from common.models.vit import sincos2d
+from common.models.positions import sincos2d
 from common.system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"

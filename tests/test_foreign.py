@@ -19,7 +19,7 @@ from common.system.errors import UserError
 from common.weights import containers
 from common.weights.containers import h5, tensor_bundle
 from common.weights.containers.tensor_bundle import MAGIC, masked
-from common.weights.recognise import choose_table
+from common.weights.express import choose_table
 from common.weights.source import find_weights, read_model
 
 VIT = CASES["vit_token"][0]

@@ -14,10 +14,11 @@ from format_cases import CASES, random_arrays
 from common.convert import CONTAINERS, convert
 from common.system.errors import UserError
 from common.weights import containers
-from common.weights.express import express, expressed
+from common.weights.express import choose_table, express, expressed
 from common.weights.layouts import layout
-from common.weights.recognise import SPELLINGS, TABLES, choose_table, recognise
+from common.weights.recognise import recognise
 from common.weights.source import read_model
+from common.weights.spellings import SPELLINGS, TABLES
 
 SAME = ("vision_transformer", "big_transfer")  # how a file may be recognised that another spelling writes alike
 HELD = [(case, spelling) for case, (_, spellings) in CASES.items() for spelling in ("ours", *spellings)]
@@ -31,7 +32,8 @@ def no_waiting_for_the_disk(monkeypatch):
 
 def write_ours(path: Path, config, dtype=np.float32) -> dict[str, np.ndarray]:
     """A file in our spelling, from which everything else is converted; returns its arrays."""
-    from common.weights.source import RECORD, dump_config
+    from common.models.families import dump_config
+    from common.weights.source import RECORD
 
     arrays = random_arrays(config, dtype)
     containers.write(path, arrays, {RECORD: json.dumps({"config": dump_config(config)})})
@@ -111,7 +113,7 @@ def test_golden_names_and_shapes_are_recognised(name):
     """Names and shapes that the original code wrote, in its own spelling."""
     case = golden_cases.case(name)
     shapes = {key: tuple(shape) for key, shape in case.golden["params"].items()}
-    facts = {"image_size": case.config.image_size} if hasattr(case.config, "image_size") else {}
+    facts = {"image_size": case.config.image_size} if case.config.image_size else {}
     if getattr(case.config, "pooling", None) in ("first", "none"):
         facts["pooling"] = case.config.pooling
     found = recognise(shapes, facts, name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.models import find_architecture
-from common.models.vit import resize_positions
+from common.models.positions import resize_positions
 from common.system.errors import UserError
 
 RESIZED = "vit_jax_vit/posemb_resize_Ti16_224_to_160"

@@ -25,7 +25,7 @@ def build(engine, name: str, **changes):
 
 
 def pixels(model) -> np.ndarray:
-    return images(*getattr(model.config, "image_size", (32, 32)))
+    return images(*(model.config.image_size or (32, 32)))
 
 
 def foreign_head(engine, width: int, num_classes: int, bias: bool = True):

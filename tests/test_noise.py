@@ -53,7 +53,7 @@ def batches(config, steps: int = 3, size: int = 16, recipe: Recipe = RECIPE) -> 
 
 
 def recipe_for(config) -> Recipe:
-    size = getattr(config, "image_size", (32, 32))[0]
+    size = (config.image_size or (32, 32))[0]
     return dataclasses.replace(
         RECIPE,
         dropout=0.2 if config.num_dropouts else 0.0,
@@ -170,7 +170,7 @@ def test_dropout_keeps_the_mean_and_the_rate(engine):
 @pytest.mark.parametrize("family", CASES)
 def test_training_with_noise_is_the_same_in_every_engine(family):
     config = FAMILIES[family]
-    size = getattr(config, "image_size", (32, 32))[0]
+    size = (config.image_size or (32, 32))[0]
     data = batches(config, 2, size, recipe_for(config))
     found = [
         Engine(name).train(config, parameters(config), data, recipe_of((0.05,) * 2), precision="float64")
@@ -209,7 +209,7 @@ def test_noise_matters(engine):
 @pytest.mark.parametrize("family", CASES)
 def test_recomputed_activations_give_the_same_gradients(engine, family):
     config = FAMILIES[family]
-    size = getattr(config, "image_size", (32, 32))[0]
+    size = (config.image_size or (32, 32))[0]
     data = batches(config, 1, size, recipe_for(config))
     runs = [
         engine.train(

@@ -18,10 +18,11 @@ from format_cases import CASES, SMALL, random_arrays
 
 from common.convert import convert
 from common.models import ARCHITECTURES, ResNetConfig, ViTConfig
+from common.models.families import dump_config
 from common.system.errors import UserError
 from common.weights import containers
 from common.weights.recognise import recognise
-from common.weights.source import RECORD, dump_config, read_model
+from common.weights.source import RECORD, read_model
 from common.weights.spellings import timm as timm_spelling
 
 torch = pytest.importorskip("torch")
@@ -216,7 +217,7 @@ def test_timm_loads_our_hybrids_and_mixers_by_their_published_names(tmp_path):
         architecture, arguments = describe(config)
         with torch.device("meta"):
             model = timm.create_model(architecture, **arguments)
-        from common.weights.recognise import choose_table
+        from common.weights.express import choose_table
 
         expected = choose_table("timm", config).published_shapes(config)
         assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == expected
@@ -518,7 +519,7 @@ GOING_OUT = {  # name -> (configuration, spelling)
 @pytest.mark.parametrize("name", GOING_OUT)
 def test_peers_compute_our_logits(engine, name, tmp_path):
     config, spelling = GOING_OUT[name]
-    arrays, size = random_arrays(config), getattr(config, "image_size", (64, 64))
+    arrays, size = random_arrays(config), (config.image_size or (64, 64))
     record = {RECORD: json.dumps({"config": dump_config(config)})}
     containers.write(tmp_path / "ours.safetensors", arrays, record)
     path = convert(tmp_path / "ours.safetensors", tmp_path / "there", spelling)

@@ -18,9 +18,10 @@ from common.convert import convert
 from common.data.views import model_view
 from common.models import ResNetConfig, ViTConfig
 from common.models.cards import Preprocessing
+from common.models.families import dump_config
 from common.weights import containers
 from common.weights.processors import IMAGENET_MEAN, IMAGENET_STD
-from common.weights.source import RECORD, dump_config, read_model
+from common.weights.source import RECORD, read_model
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("sklearn.datasets")

@@ -14,13 +14,14 @@ from common.config import PredictConfig, TrainConfig
 from common.convert import convert
 from common.models import PublishedModel, ViTConfig
 from common.models.cards import Card, Preprocessing
+from common.models.families import dump_config
 from common.runs.inference import Prediction
 from common.runs.run import Run
 from common.system.errors import UserError
 from common.weights import containers, processors
+from common.weights.express import choose_table
 from common.weights.processors import IMAGENET_MEAN, IMAGENET_STD
-from common.weights.recognise import choose_table
-from common.weights.source import RECORD, dump_config, read_model
+from common.weights.source import RECORD, read_model
 
 VIT = ViTConfig(**SMALL, gelu="erf")
 FOREIGN = Preprocessing(32, 40, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
@@ -222,7 +223,7 @@ def test_predict_says_and_does_what_the_files_ask_for(tmp_path, monkeypatch, cap
     Image.fromarray(np.tile(PIXELS[0], (2, 3, 1))).save(tmp_path / "a.png")
     row = PublishedModel("tiny", "ViT-mu/16", 5, "test")
     monkeypatch.setattr("common.runs.inference.find_model", lambda name: row)
-    monkeypatch.setattr("common.weights.check_same_model", lambda *_: None)
+    monkeypatch.setattr("common.weights.starting.check_same_model", lambda *_: None)
     job = Prediction(PredictConfig(images=(str(tmp_path / "a.png"),), weights=str(folder), workers=1))
     assert "by bicubic, not by 'lanczos'" in capsys.readouterr().err
     expected = Preprocessing(32, 40, "bicubic", (0.1,) * 3, (0.4,) * 3, rounding="torchvision")

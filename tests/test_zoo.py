@@ -11,10 +11,10 @@ from common.models import (
     ViTConfig,
     architectures,
     find_model,
-    imagenet_classes,
     num_parameters,
     published_models,
 )
+from common.models.published import imagenet_classes
 from common.system.errors import UserError
 from scripts import manifest as manifest_writer
 

@@ -5,7 +5,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from common.models import MixerConfig, ViTConfig
+from common.models.mixer import MixerConfig
+from common.models.vit import ViTConfig
 from common.system.errors import UserError
 
 Stride = tuple[int, int]
@@ -53,6 +54,4 @@ def stage_labels(num_stages: int) -> list[tuple[str, Stride]]:
 
 def block_labels(config: ViTConfig | MixerConfig) -> list[tuple[str, Stride]]:
     """(name, stride) of the blocks of a ViT or Mixer."""
-    backbone = getattr(config, "backbone", None)
-    stride = tuple(size * (backbone.stride if backbone else 1) for size in config.patch_size)
-    return [(f"blocks/{i}", stride) for i in range(config.depth)]
+    return [(f"blocks/{i}", config.patch_px) for i in range(config.depth)]

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from common.models import PACKAGED_WEIGHTS, PublishedModel, num_parameters, published_models
+from common.models.families import num_parameters
+from common.models.published import PACKAGED_WEIGHTS, PublishedModel, published_models
 from common.system.errors import UserError
 
 
@@ -19,7 +20,7 @@ def listed(words: list[str], folder: Path) -> str:
 def row(model: PublishedModel, folder: Path) -> tuple[str, ...]:
     """What a person chooses by."""
     config = model.config()
-    size = str(config.image_size[0]) if hasattr(config, "image_size") else str(model.resolution or "any")
+    size = str(config.image_size[0]) if config.image_size else str(model.resolution or "any")
     millions = f"{num_parameters(config) / 1e6:,.1f} M"
     return model.name, f"{model.num_classes:,}", size, millions, state(model, folder), model.source
 

@@ -1,10 +1,11 @@
 """MLP-Mixer: a frozen configuration, and the variants of the paper as rows of a table."""
 
 import dataclasses
-from typing import ClassVar
 
 from common.models.checks import COUNT, DEPTH, OPTIONAL, PAIR, POSITIVE, check_fields, choice
-from common.models.resnet import Shapes, check_image, dense, norm
+from common.models.draws import HEAD_AND_NORMS, lecun_normal, zeros
+from common.models.family import Arrays, Config, Family, Say, Seen, Shapes, check_image, dense, norm
+from common.models.positions import infer_depth, infer_grid
 from common.system.errors import UserError
 
 KINDS = {
@@ -14,7 +15,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class MixerConfig:
+class MixerConfig(Config):
     """MLP-Mixer (https://arxiv.org/abs/2105.01601).
 
     Sources: `vit_jax/models_mixer.py` of google-research/vision_transformer, `models/mlp_mixer.py` of
@@ -39,8 +40,6 @@ class MixerConfig:
     gelu: str = "tanh"  # erf in timm's models
     layer_norm_epsilon: float = 1e-6
 
-    num_dropouts: ClassVar[int] = 0  # places at which dropout acts
-
     def __post_init__(self):
         check_fields(self, "A Mixer", KINDS)
         if any(size % patch for size, patch in zip(self.image_size, self.patch_size)):
@@ -50,6 +49,11 @@ class MixerConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         return tuple(size // patch for size, patch in zip(self.image_size, self.patch_size))
+
+    @property
+    def patch_px(self) -> tuple[int, int]:
+        """Pixels of the image per row and column of patches."""
+        return self.patch_size
 
     @property
     def feature_width(self) -> int:
@@ -65,7 +69,7 @@ class MixerConfig:
         """Raise UserError for images of another size than the token mixing is made for."""
         check_image(self.image_size, (height, width))
 
-    def parameter_shapes(self) -> Shapes:
+    def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
         tokens, shapes = self.grid[0] * self.grid[1], dense("stem", *self.patch_size, 3, self.width)
         for i in range(self.depth):
@@ -85,3 +89,38 @@ MIXER_VARIANTS = {  # name -> (width, depth, token MLP, channel MLP, patch sizes
     "L": (1024, 24, 512, 4096, (16, 32)),
     "H": (1280, 32, 640, 5120, (14,)),
 }
+
+
+def infer(seen: Seen) -> MixerConfig:
+    """The Mixer of canonical shapes."""
+    shapes = seen.shapes
+    *patch_size, _, width = shapes["stem/kernel"]
+    tokens, tokens_mlp_dim = shapes["blocks/0/token_mixing/fc1/kernel"]
+    channels_mlp_dim = shapes["blocks/0/channel_mixing/fc1/kernel"][1]
+    image_size, _ = infer_grid(tokens, False, tuple(patch_size), 1, seen.facts.get("image_size"))
+    sizes = (tuple(patch_size), width, infer_depth(shapes), tokens_mlp_dim, channels_mlp_dim, seen.num_classes)
+    return MixerConfig(*sizes, image_size=image_size, **seen.computes)
+
+
+def adapt(arrays: Arrays, config: MixerConfig, wanted: MixerConfig, say: Say) -> Arrays:
+    """The same arrays. UserError for another grid of patches, of which no values are made."""
+    if config.grid != wanted.grid:
+        shown = [" x ".join(map(str, one.image_size)) for one in (config, wanted)]
+        raise UserError(f"The Mixer takes {shown[0]} pixels, to which its token mixing is bound; {shown[1]} cannot be.")
+    return arrays
+
+
+FAMILY = Family(
+    config=MixerConfig,
+    name="MLP-Mixer",
+    variants={
+        f"Mixer-{name}/{patch}": MixerConfig((patch, patch), *sizes, 1000)
+        for name, (*sizes, patches) in MIXER_VARIANTS.items()
+        for patch in patches
+    },
+    sizes=("patch_size", "width", "depth", "tokens_mlp_dim", "channels_mlp_dim"),
+    initial={"vision_transformer": (*HEAD_AND_NORMS, ("*/bias", zeros), ("*", lecun_normal))},
+    spellings={".npz": ("vision_transformer", "big_vision")},
+    infer=infer,
+    adapt=adapt,
+)

@@ -1,17 +1,18 @@
-"""ResNets: BiT's ResNetV2, and the ResNet V1 of big_vision, whose stages are also the backbone of hybrid ViTs."""
+"""BiT's ResNetV2: a frozen configuration, the variants of the paper, and what ResNets have in common."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any
 
 from common.models.checks import COUNT, COUNTS, OPTIONAL, POSITIVE, Kind, check_fields, check_groups, choice, is_counts
-from common.system.errors import UserError
+from common.models.draws import HEAD_AND_NORMS, lecun_normal, untruncated_lecun_normal
+from common.models.family import Config, Family, Seen, Shapes, dense, norm
 
-SIZES = {
+SIZES = ("num_units", "width_factor", "num_groups")
+KINDS = {
     "num_units": COUNTS, "width_factor": POSITIVE, "num_classes": OPTIONAL, "num_groups": COUNT,
     "group_norm_epsilon": POSITIVE, "standardization_epsilon": POSITIVE,
 }  # fmt: skip
 STAGES = Kind(lambda value: is_counts(value) and len(value) > 0, "whole numbers of at least 1, one for each stage")
-Shapes = dict[str, tuple[int, ...]]  # {canonical name: shape}, in the order of the forward pass
 
 
 def stages(num_units: tuple[int, ...], width_factor: float) -> tuple[tuple[int, int, int], ...]:
@@ -25,25 +26,21 @@ def stages(num_units: tuple[int, ...], width_factor: float) -> tuple[tuple[int, 
     return tuple(rows)
 
 
-def norm(name: str, width: int) -> Shapes:
-    """The two parameters of a normalisation."""
-    return {f"{name}/scale": (width,), f"{name}/bias": (width,)}
-
-
-def dense(name: str, *shape: int) -> Shapes:
-    """Kernel of `shape`, [in, out] or HWIO, and bias of a layer."""
-    return {f"{name}/kernel": shape, f"{name}/bias": shape[-1:]}
-
-
-def check_image(expected: tuple[int, int], found: tuple[int, int]) -> None:
-    """Raise UserError where images have another height and width than a model takes."""
-    if tuple(found) != tuple(expected):
-        expected, found = (" x ".join(map(str, size)) for size in (expected, found))
-        raise UserError(f"The model takes {expected} pixels and the images have {found}; resize one or the other.")
+def infer_fields(seen: Seen, stem: str) -> dict[str, Any]:
+    """Fields of a ResNet whose first kernel is called `stem`: each stage begins with a projection."""
+    counts, block = [], 0
+    while f"blocks/{block}/conv1/kernel" in seen.shapes:
+        if f"blocks/{block}/proj/kernel" in seen.shapes or not counts:
+            counts.append(0)
+        counts[-1] += 1
+        block += 1
+    fields = {"num_units": tuple(counts), "width_factor": seen.shapes[stem][-1] / 64, "num_classes": seen.num_classes}
+    groups = {name: seen.facts[name] for name in ("num_groups",) if name in seen.facts}  # of which no array tells
+    return fields | seen.computes | groups
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(Config):
     """ResNetV2-BiT: pre-activation bottleneck blocks, group norm, weight-standardised convolutions.
 
     Source: Big Transfer, section 3.1 and appendix A; `bit_pytorch/models.py` of google-research/big_transfer. The same
@@ -65,11 +62,8 @@ class ResNetConfig:
     standardization_epsilon: float = 1e-10  # added to the variance
     max_pool_padding: str = "zero"  # or "lowest", -infinity, for models that big_vision's bit_paper.py trained
 
-    num_branches: ClassVar[int] = 0  # stochastic depth and dropout are not for ResNets
-    num_dropouts: ClassVar[int] = 0
-
     def __post_init__(self):
-        check_fields(self, "A BiT", SIZES | {"num_units": STAGES, "max_pool_padding": choice("zero", "lowest")})
+        check_fields(self, "A BiT", KINDS | {"num_units": STAGES, "max_pool_padding": choice("zero", "lowest")})
         check_groups(self, "A BiT")
 
     @property
@@ -87,7 +81,7 @@ class ResNetConfig:
         """Number of features before the head."""
         return self.blocks[-1][1]
 
-    def parameter_shapes(self) -> Shapes:
+    def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
         shapes = {"stem/kernel": (7, 7, 3, self.stem_width)}
         for i, (in_width, out_width, _) in enumerate(self.blocks):
@@ -104,73 +98,6 @@ class ResNetConfig:
         return shapes if self.num_classes is None else shapes | dense("head", self.width, self.num_classes)
 
 
-@dataclasses.dataclass(frozen=True)
-class ResNetV1Config:
-    """ResNet V1: post-activation bottleneck blocks, group norm, weight-standardised convolutions with SAME padding.
-
-    Source: `models/bit.py` of google-research/big_vision; without classes, the backbone of hybrid ViTs
-    (`vit_jax/models_resnet.py` of google-research/vision_transformer).
-
-    Parameters, with M = output width / 4 of a block:
-        stem/conv/kernel [7, 7, 3, C], stem/norm/{scale,bias} [C]
-        blocks/i/{proj/kernel [1, 1, in, out], proj_norm/{scale,bias} [out] (where the width changes or it strides),
-            conv1/kernel [1, 1, in, M], norm1/* [M], conv2/kernel [3, 3, M, M], norm2/* [M],
-            conv3/kernel [1, 1, M, out], norm3/* [out]}
-        head/kernel [D, K], head/bias [K] (with classes)
-    """
-
-    num_units: tuple[int, ...]  # bottleneck blocks per stage; none: only the stem
-    width_factor: float
-    num_classes: int | None = None
-    num_groups: int = 32
-    group_norm_epsilon: float = 1e-6
-    standardization_epsilon: float = 1e-5
-    standardization: str = "deviation"  # what epsilon is added to, or "variance": timm's hybrids, with 1e-8
-
-    num_branches: ClassVar[int] = 0  # stochastic depth and dropout are not for ResNets
-    num_dropouts: ClassVar[int] = 0
-
-    def __post_init__(self):
-        check_fields(self, "A ResNet V1", SIZES | {"standardization": choice("deviation", "variance")})
-        check_groups(self, "A ResNet V1")
-
-    @property
-    def stem_width(self) -> int:
-        """Channels after the first convolution."""
-        return int(64 * self.width_factor)
-
-    @property
-    def blocks(self) -> tuple[tuple[int, int, int], ...]:
-        """(input width, output width, stride) of every bottleneck block, in order."""
-        return stages(self.num_units, self.width_factor)
-
-    @property
-    def width(self) -> int:
-        """Number of channels of the last feature map."""
-        return self.blocks[-1][1] if self.blocks else self.stem_width
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the image per row and column of the last feature map."""
-        return 4 * 2 ** max(0, len(self.num_units) - 1)
-
-    def parameter_shapes(self) -> Shapes:
-        """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
-        shapes = {"stem/conv/kernel": (7, 7, 3, self.stem_width)} | norm("stem/norm", self.stem_width)
-        for i, (in_width, out_width, stride) in enumerate(self.blocks):
-            block, middle = f"blocks/{i}", out_width // 4
-            if in_width != out_width or stride > 1:
-                shapes[f"{block}/proj/kernel"] = (1, 1, in_width, out_width)
-                shapes |= norm(f"{block}/proj_norm", out_width)
-            shapes[f"{block}/conv1/kernel"] = (1, 1, in_width, middle)
-            shapes |= norm(f"{block}/norm1", middle)
-            shapes[f"{block}/conv2/kernel"] = (3, 3, middle, middle)
-            shapes |= norm(f"{block}/norm2", middle)
-            shapes[f"{block}/conv3/kernel"] = (1, 1, middle, out_width)
-            shapes |= norm(f"{block}/norm3", out_width)
-        return shapes if self.num_classes is None else shapes | dense("head", self.width, self.num_classes)
-
-
 ARCHITECTURES = {  # name of ResNetV2-BiT -> (num_units, width_factor); Big Transfer, section 3.1
     "R26x0.5": ((2, 2, 2, 2), 0.5),
     "R50x1": ((3, 4, 6, 3), 1),
@@ -181,10 +108,17 @@ ARCHITECTURES = {  # name of ResNetV2-BiT -> (num_units, width_factor); Big Tran
     "R152x4": ((3, 8, 36, 3), 4),
 }
 
-RESNET_V1_DEPTHS = {  # number of layers -> num_units; `get_block_desc` of big_vision's models/bit.py
-    26: (2, 2, 2, 2),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
+FAMILY = Family(
+    config=ResNetConfig,
+    name="BiT",
+    variants={name: ResNetConfig(*row, 1000) for name, row in ARCHITECTURES.items()},
+    by_name=False,  # `R50x1` was trained on ImageNet-1k, ImageNet-21k and others
+    sizes=SIZES,
+    initial={
+        "big_transfer": (*HEAD_AND_NORMS, ("*", untruncated_lecun_normal)),
+        "big_vision": (*HEAD_AND_NORMS, ("*", lecun_normal)),
+    },
+    spellings={".npz": ("big_transfer",), ".h5": ("big_transfer_h5",), ".hdf5": ("big_transfer_h5",)},
+    infer=lambda seen: ResNetConfig(**infer_fields(seen, ResNetConfig.image_kernel)),
+    needs_record=lambda config: config != ResNetConfig(config.num_units, config.width_factor, config.num_classes),
+)

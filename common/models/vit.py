@@ -2,10 +2,19 @@
 
 import dataclasses
 
-import numpy as np
-
 from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, PAIR, POSITIVE, RATE, Kind, check_fields, choice
-from common.models.resnet import ResNetV1Config, Shapes, check_image, dense, norm
+from common.models.draws import (
+    HEAD_AND_NORMS,
+    glorot_normal,
+    glorot_uniform,
+    inverse_width_normal,
+    lecun_normal,
+    normal,
+    zeros,
+)
+from common.models.family import Config, Family, Seen, Shapes, Undecided, check_image, dense, norm
+from common.models.positions import adapt, express, express_config, infer_depth, infer_grid, restore
+from common.models.resnet_v1 import ResNetV1Config
 from common.system.errors import UserError
 
 KINDS = {
@@ -18,7 +27,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(Config):
     """Vision Transformer (https://arxiv.org/abs/2010.11929); with a backbone, a hybrid of ResNet and ViT.
 
     Sources: `vit_jax/models_vit.py` of google-research/vision_transformer, `models/vit.py` of
@@ -63,6 +72,21 @@ class ViTConfig:
             raise UserError(f"An image of {self.image_size} pixels is smaller than one patch of {self.patch_size}.")
 
     @property
+    def image_kernel(self) -> str:
+        """The parameter that takes the images."""
+        return f"backbone/{self.backbone.image_kernel}" if self.backbone else "stem/kernel"
+
+    @property
+    def square(self) -> bool:
+        """Whether images and patches are as high as wide."""
+        return len({*self.image_size}) == len({*self.patch_size}) == 1
+
+    @property
+    def patch_px(self) -> tuple[int, int]:
+        """Pixels of the image per row and column of patches."""
+        return tuple(size * (self.backbone.stride if self.backbone else 1) for size in self.patch_size)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         stride = self.backbone.stride if self.backbone else 1
@@ -92,11 +116,9 @@ class ViTConfig:
         """Raise UserError for images of another size than the positions are made for."""
         check_image(self.image_size, (height, width))
 
-    def parameter_shapes(self) -> Shapes:
+    def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
-        backbone = self.backbone.parameter_shapes() if self.backbone else {}
-        shapes = {f"backbone/{name}": shape for name, shape in backbone.items()}
-        shapes |= dense("stem", *self.patch_size, self.backbone.width if self.backbone else 3, self.width)
+        shapes = dense("stem", *self.patch_size, self.backbone.width if self.backbone else 3, self.width)
         if self.pooling == "token":
             shapes["cls"] = (1, 1, self.width)
         if self.positions == "learned":
@@ -118,34 +140,6 @@ class ViTConfig:
 
     def _mlp(self, name: str) -> Shapes:
         return dense(f"{name}/fc1", self.width, self.mlp_dim) | dense(f"{name}/fc2", self.mlp_dim, self.width)
-
-
-def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
-    """float64 [1, rows * columns, width] fixed positions: sine and cosine of the column, then of the row.
-
-    Source: https://arxiv.org/abs/2104.02057 as in `posemb_sincos_2d` of big_vision's models/vit.py.
-    """
-    row, column = (index.reshape(-1, 1) for index in np.mgrid[:rows, :columns])
-    frequency = 1e-4 ** (np.arange(width // 4) / (width // 4 - 1))
-    waves = [wave(index * frequency) for index in (column, row) for wave in (np.sin, np.cos)]
-    return np.concatenate(waves, axis=1)[None]
-
-
-def resize_positions(positions: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
-    """`pos_embedding` [1, L, D] of one grid of patches for another: bilinear, with aligned corners.
-
-    A row for the class token stays as it is. The originals call `scipy.ndimage.zoom(order=1)`, which is the same.
-    """
-    num_patches = grid[0] * grid[1]
-    values = positions[0, -num_patches:].astype(np.float64).reshape(*grid, -1)
-    for axis, (old, new) in enumerate(zip(grid, new_grid)):
-        places = np.linspace(0, old - 1, new)
-        below = places.astype(int)
-        weight = (places - below).reshape(-1, *[1] * (2 - axis))
-        above = values.take(np.minimum(below + 1, old - 1), axis)
-        values = (1 - weight) * values.take(below, axis) + weight * above
-    rows = values.reshape(new_grid[0] * new_grid[1], -1).astype(positions.dtype)
-    return np.concatenate([positions[0, :-num_patches], rows])[None]
 
 
 # Table 1 of the ViT paper and table 2 of https://arxiv.org/abs/2106.04560; mu, M, So400m, g-opt and G-opt: big_vision.
@@ -172,3 +166,68 @@ HYBRIDS = {  # name -> (ViT variant, patch size on the feature map, num_units); 
     "R50+ViT-B/16": ("B", 1, (3, 4, 9)),
     "R50+ViT-L/32": ("L", 1, (3, 4, 6, 3)),
 }
+
+
+def published_heads(width: int, depth: int, mlp_dim: int) -> int:
+    """Number of heads of the published variant of these sizes."""
+    for *sizes, heads, mlp, _ in VIT_VARIANTS.values():
+        if (*sizes, mlp) == (width, depth, mlp_dim):
+            return heads
+    raise Undecided("does not tell its number of heads; give --num_heads.")
+
+
+def infer(seen: Seen) -> ViTConfig:
+    """The ViT of canonical shapes."""
+    shapes, backbone = seen.shapes, seen.children.get("backbone")
+    *patch_size, _, width = shapes["stem/kernel"]
+    depth, mlp_dim = infer_depth(shapes), shapes["blocks/0/mlp/fc1/kernel"][1]
+    heads = seen.num_heads or seen.facts.get("num_heads") or published_heads(width, depth, mlp_dim)
+    sizes = {"patch_size": tuple(patch_size), "width": width, "depth": depth, "num_heads": heads, "mlp_dim": mlp_dim}
+    pooling = "map" if "pool/probe" in shapes else "token" if "cls" in shapes else seen.facts.get("pooling", "gap")
+    sizes |= {"num_classes": seen.num_classes, "pooling": pooling, "backbone": backbone}
+    sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None}
+    image_size = seen.facts.get("image_size")
+    if "pos_embedding" not in shapes:
+        fixed = {"positions": "sincos2d", "cls_position": False, "image_size": image_size or (224, 224)}
+        return ViTConfig(**sizes, **seen.computes, **fixed)
+    count, stride = shapes["pos_embedding"][1], backbone.stride if backbone else 1
+    image_size, cls_position = infer_grid(count, "cls" in shapes, tuple(patch_size), stride, image_size)
+    return ViTConfig(**sizes, **seen.computes, image_size=image_size, cls_position=cls_position)
+
+
+VIT_BIASES = (("*/mlp/*/bias", normal(1e-6)), ("*/bias", zeros), ("cls", zeros))
+KERNELS = (("*/attn/*", glorot_uniform), ("*/mlp/*", glorot_uniform), ("pool/probe", glorot_uniform))
+VIT = (*HEAD_AND_NORMS, *VIT_BIASES, *KERNELS)
+FAMILY = Family(
+    config=ViTConfig,
+    name="ViT",
+    parent="hybrid of ResNet and ViT",
+    variants={
+        f"ViT-{name}/{patch}": ViTConfig((patch, patch), *sizes, 1000)
+        for name, (*sizes, patches) in VIT_VARIANTS.items()
+        for patch in patches
+    }
+    | {
+        name: ViTConfig((patch, patch), *VIT_VARIANTS[variant][:-1], 1000, backbone=ResNetV1Config(units, 1))
+        for name, (variant, patch, units) in HYBRIDS.items()
+    },
+    sizes=("patch_size", "width", "depth", "num_heads", "mlp_dim"),
+    initial={
+        "vision_transformer": (*VIT, ("pos_embedding", normal(0.02)), ("*", lecun_normal)),
+        "big_vision": (*VIT, ("pos_embedding", inverse_width_normal), ("*", lecun_normal)),
+        "coyo": (
+            *HEAD_AND_NORMS,
+            *VIT_BIASES,
+            ("*/attn/*", glorot_normal),
+            ("*/mlp/fc1/*", glorot_normal),
+            ("pos_embedding", normal(0.02)),
+            ("*", glorot_uniform),
+        ),
+    },
+    spellings={".npz": ("vision_transformer", "big_vision")},
+    infer=infer,
+    adapt=adapt,
+    express_config=express_config,
+    express=express,
+    restore=restore,
+)

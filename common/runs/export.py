@@ -44,7 +44,7 @@ class Export:
         check_target(config, engine)
         self.model_config, self.arrays, card = start(config)
         resolution = config.resolution or card.resolution or find_model(config.model).resolution
-        if hasattr(self.model_config, "image_size"):
+        if self.model_config.image_size:
             resolution = self.model_config.image_size[0]
         if not resolution:
             raise UserError("No card tells the size of the images and the model takes any; give --resolution.")
@@ -152,7 +152,7 @@ def start(config: ExportConfig) -> weights.Start:
         pretrained = config.weights == "pretrained"
         return weights.starting_values(model, path, image_size=size, pretrained=pretrained, say=note)
     source = read_model(weights.choose_file(model, config.weights, config.bit_pretrained_dir))
-    changes = {"image_size": size} if size and hasattr(source.config, "image_size") else {}
+    changes = {"image_size": size} if size and source.config.image_size else {}
     found = dataclasses.replace(source.config, **changes)
     card: Card = source.card
     return weights.Start(found, adapt(source.arrays, source.config, found, note), card)

@@ -56,7 +56,7 @@ class Inference:
         if config.eval_resize_kind:
             self.preprocessing = dataclasses.replace(self.preprocessing, resize_kind=config.eval_resize_kind)
         self.resolution = config.resolution or self.preprocessing.resolution or model.resolution
-        if hasattr(self.model_config, "image_size"):
+        if self.model_config.image_size:
             self.resolution = self.model_config.image_size[0]
         self.exif = config.exif or self.preprocessing.exif
         self.loss = self.card.loss or "softmax"

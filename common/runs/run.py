@@ -31,6 +31,7 @@ from common.evaluation.predictions import PREDICTIONS, Predictions, write_predic
 from common.flags import arguments, changes, check, scoped
 from common.models import find_model, trained_parameters, with_noise
 from common.models.cards import Preprocessing
+from common.models.families import dump_config
 from common.recipes.create import create_recipe
 from common.recipes.recipe import Recipe, check_sharing
 from common.reports import curves
@@ -46,7 +47,6 @@ from common.system.files import locked_log, read_regular, remove_leftovers, writ
 from common.system.interruption import Interruption
 from common.system.processes import MOST, Devices, together
 from common.system.progress import Progress, duration, follow
-from common.weights.source import dump_config
 
 WORTH_TELLING_SECONDS, LONG_SECONDS = 30, 600  # that a run takes
 SHORT = {"crop": 128, "steps": 100, "batch": 32}  # what fine-tunes within minutes on two CPU cores

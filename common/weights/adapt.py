@@ -1,21 +1,11 @@
-"""A model's values for a model that differs in its head, its grid of positions, its tokens or its images' channels."""
-
-import dataclasses
-from collections.abc import Callable
+"""A model's values for a model that differs in its head, its images' channels, or what its family's row can adapt."""
 
 import numpy as np
 
-from common.models import MixerConfig, ModelConfig, ViTConfig
-from common.models.vit import resize_positions
+from common.models import FAMILIES, ModelConfig, family_name
+from common.models.families import sizes
+from common.models.family import Arrays, Config, Say, parted, within
 from common.system.errors import UserError
-from common.weights.recognise import family_name
-from common.weights.table import STEMS, Arrays
-
-SIZES = {  # fields that make a model another one: no values are made for these
-    "num_units", "width_factor", "num_groups", "patch_size", "width", "depth", "num_heads", "mlp_dim", "tokens_mlp_dim",
-    "channels_mlp_dim",
-}  # fmt: skip
-Say = Callable[[str], None]
 
 
 def check_same_model(found: ModelConfig, wanted: ModelConfig, where: object) -> None:
@@ -25,17 +15,12 @@ def check_same_model(found: ModelConfig, wanted: ModelConfig, where: object) -> 
             f"{where} holds a {family_name(found)} and the model is a {family_name(wanted)}; choose the --model that the "
             "file was made for."
         )
-    backbones = [getattr(config, "backbone", None) for config in (found, wanted)]
-    for one, other in ((found, wanted), backbones) if backbones[0] else ((found, wanted),):
-        differing = [
-            f"{item.name} {getattr(one, item.name)} instead of {getattr(other, item.name)}"
-            for item in dataclasses.fields(one)
-            if item.name in SIZES and getattr(one, item.name) != getattr(other, item.name)
-        ]
-        if differing:
-            raise UserError(
-                f"{where} does not fit the model ({', '.join(differing)}); choose the --model that the file was made for."
-            )
+    theirs, ours = sizes(found), sizes(wanted)
+    differing = [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    if differing:
+        raise UserError(
+            f"{where} does not fit the model ({', '.join(differing)}); choose the --model that the file was made for."
+        )
 
 
 def adapt(arrays: Arrays, config: ModelConfig, wanted: ModelConfig, say: Say) -> Arrays:
@@ -43,14 +28,8 @@ def adapt(arrays: Arrays, config: ModelConfig, wanted: ModelConfig, say: Say) ->
 
     `say` is called with a line on each change. Raises UserError where a part is missing of which nothing is known.
     """
-    arrays = adapt_channels(arrays, say)
-    if isinstance(wanted, ViTConfig):
-        arrays = adapt_positions(adapt_tokens(arrays, config, wanted, say), config, wanted, say)
-    if isinstance(wanted, MixerConfig) and config.grid != wanted.grid:
-        shown = [" x ".join(map(str, one.image_size)) for one in (config, wanted)]
-        raise UserError(f"The Mixer takes {shown[0]} pixels, to which its token mixing is bound; {shown[1]} cannot be.")
+    arrays = adapt_parts(adapt_channels(arrays, say, config.image_kernel), config, wanted, say)
     shapes = wanted.parameter_shapes()
-    arrays = adapt_head(arrays, wanted.num_classes, say, shapes.get("head/kernel", (0,))[0])
     missing = [name for name in shapes if name not in arrays]
     if missing:
         raise UserError(
@@ -59,50 +38,25 @@ def adapt(arrays: Arrays, config: ModelConfig, wanted: ModelConfig, say: Say) ->
     return {name: arrays[name] for name in shapes}
 
 
-def adapt_channels(arrays: Arrays, say: Say) -> Arrays:
-    """A stem for three channels: its own repeated and scaled such that a grey image, say, gives the same features."""
-    stem = next(name for name in STEMS if name in arrays)
+def adapt_parts(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
+    """The same for its children, and then for what is its own."""
+    own, parts = parted(arrays, wanted)
+    arrays = {}
+    for name, part in parts.items():
+        arrays |= within(name, adapt_parts(part, config.children[name], wanted.children[name], say))
+    own, shapes = FAMILIES[type(wanted)].adapt(own, config, wanted, say), wanted.own_shapes()
+    classes = shapes["head/bias"][0] if "head/bias" in shapes else None
+    return arrays | adapt_head(own, classes, say, shapes.get("head/kernel", (0,))[0])
+
+
+def adapt_channels(arrays: Arrays, say: Say, stem: str = Config.image_kernel) -> Arrays:
+    """A `stem` for three channels: its own repeated and scaled such that a grey image, say, gives the same features."""
     channels = arrays[stem].shape[-2]
     if channels == 3:
         return arrays
     say(f"{stem} is for {channels} channels: repeated to 3 and scaled by {channels}/3.")
     repeated = arrays[stem].take(np.arange(3) % channels, axis=-2)
     return arrays | {stem: (repeated * (channels / 3)).astype(repeated.dtype)}
-
-
-def adapt_tokens(arrays: Arrays, config: ViTConfig, wanted: ViTConfig, say: Say) -> Arrays:
-    """With or without a class token, and with or without its position."""
-    arrays, had, has = dict(arrays), *(one.pooling == "token" for one in (config, wanted))
-    positioned = "pos_embedding" in arrays and had and config.cls_position
-    if had and not has:
-        say("The class token is dropped: the model pools its patches.")
-        arrays.pop("cls")
-    if has and not had:
-        say("The weights have no class token: it starts at zero.")
-        width = arrays["stem/bias"].size
-        arrays["cls"] = np.zeros((1, 1, width), arrays["stem/bias"].dtype)
-    if "pos_embedding" not in arrays or wanted.positions != "learned":
-        return arrays
-    first, patches = np.split(arrays["pos_embedding"], [1 if positioned else 0], axis=1)
-    wants = has and wanted.cls_position
-    if positioned and has and not wants:
-        say("The position of the class token is added to it: the model has positions for its patches only.")
-        arrays["cls"] = arrays["cls"] + first
-    if wants and not positioned:
-        first = np.zeros_like(patches[:, :1])
-    arrays["pos_embedding"] = np.concatenate([first, patches], 1) if wants else patches
-    return arrays
-
-
-def adapt_positions(arrays: Arrays, config: ViTConfig, wanted: ViTConfig, say: Say) -> Arrays:
-    """Learned positions for another grid of patches, as the originals resize them: bilinear, corners aligned."""
-    if wanted.positions != "learned" or "pos_embedding" not in arrays:
-        return {name: array for name, array in arrays.items() if name != "pos_embedding"}
-    if config.grid == wanted.grid:
-        return arrays
-    shown = [" x ".join(map(str, one.grid)) for one in (config, wanted)]
-    say(f"Positions are resized from {shown[0]} to {shown[1]} patches (bilinear, corners aligned).")
-    return arrays | {"pos_embedding": resize_positions(arrays["pos_embedding"], config.grid, wanted.grid)}
 
 
 def adapt_head(

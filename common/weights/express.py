@@ -1,90 +1,91 @@
 """What a model becomes in a spelling that cannot say all of it, and how it comes back without losing a bit.
 
-Only what leaves every logit the same is changed: sine and cosine positions are written out; a class token without a
-position gets one of zeros; or its position is added to it where the spelling adds positions to the patches only.
+Only what leaves every logit the same is changed, as the family's row says (common/models/family.py).
 """
 
 import dataclasses
 
-import numpy as np
+from common.models import FAMILIES, ModelConfig, family_name
+from common.models.family import Arrays, parted, within
+from common.system.errors import UserError, nearest
+from common.weights.spellings import SPELLINGS, TABLES
+from common.weights.table import Table
 
-from common.models import ModelConfig, ViTConfig
-from common.models.vit import sincos2d
-from common.system.errors import UserError
-from common.weights.recognise import backbone_kind, cannot_hold, family_name
-from common.weights.table import Arrays, Table
+
+def cannot_hold(table: Table, config: ModelConfig) -> str | None:
+    """Why a table cannot hold a model as it is, or None."""
+    parts = [child.name for child in table.children]
+    if {*parts} != {*config.children}:
+        return f"{' and '.join(config.children) or 'nothing'} within it, only {' and '.join(parts) or 'nothing'}"
+    for field, allowed in table.holds.items():
+        value = getattr(config, field)
+        if field == "cls_position" and config.pooling != "token":
+            continue
+        if value not in allowed:
+            return f"{field} {value!r}, only {' or '.join(map(repr, allowed))}"
+    reasons = ((name, cannot_hold(child, config.children[name])) for name, _, child in table.children)
+    return next((f"{name}'s {reason}" for name, reason in reasons if reason), None)
+
+
+def choose_table(spelling: str, config: ModelConfig) -> Table:
+    """The table that writes models of a family in a spelling; UserError where there is none."""
+    if spelling not in SPELLINGS:
+        raise UserError(f"No spelling is called {spelling!r}{nearest(spelling, SPELLINGS)}")
+    tables = [table for table in TABLES if table.spelling == spelling and table.family is type(config)]
+    if not tables:
+        others = ", ".join(dict.fromkeys(t.spelling for t in TABLES if t.family is type(config)))
+        raise UserError(f"{spelling} has no {FAMILIES[type(config)].name}; choose one of {others}.")
+    fitting = [table for table in tables if {child.name for child in table.children} == {*config.children}]
+    if not fitting:
+        raise UserError(f"{spelling} has no {family_name(config)}; choose another spelling.")
+    return next((table for table in fitting if not cannot_hold(table, changed(config, table)[0])), fitting[0])
+
+
+def changed(config: ModelConfig, table: Table) -> tuple[ModelConfig, list[str]]:
+    """(the configuration that comes nearest in a table with the same children, what was changed)."""
+    there, notes = FAMILIES[type(config)].express_config(config, table.holds)
+    parts = {name: changed(config.children[name], child) for name, _, child in table.children}
+    there = dataclasses.replace(there, **{name: part for name, (part, _) in parts.items()})
+    return there, notes + [f"{name}: {note}" for name, (_, more) in parts.items() for note in more]
 
 
 def expressed(config: ModelConfig, table: Table) -> tuple[ModelConfig, list[str]]:
     """(the configuration that a table can hold, what was changed); UserError where the model would become another."""
-    notes = []
-    if isinstance(config, ViTConfig):
-        if config.positions == "sincos2d" and "sincos2d" not in table.holds.get("positions", ("sincos2d",)):
-            config = dataclasses.replace(config, positions="learned", cls_position=False)
-            notes.append("sine and cosine positions are written out")
-        allowed = table.holds.get("cls_position", (config.cls_position,))
-        if config.pooling == "token" and config.cls_position not in allowed:
-            notes.append(
-                "the position of the class token is added to it, which cannot be undone"
-                if config.cls_position
-                else "the class token gets a position of zeros"
-            )
-            config = dataclasses.replace(config, cls_position=not config.cls_position)
-    reason = cannot_hold(table, config)
+    there, notes = changed(config, table)
+    reason = cannot_hold(table, there)
     if reason:
         raise UserError(f"{table.spelling} cannot hold this {family_name(config)} ({reason}); choose another spelling.")
-    return config, notes
+    return there, notes
 
 
 def express(arrays: Arrays, config: ModelConfig, there: ModelConfig) -> Arrays:
     """`arrays` of `config` as those of `there`, which `expressed` returned."""
-    if config == there or not isinstance(config, ViTConfig):
+    if config == there:
         return arrays
-    arrays = dict(arrays)
-    if config.positions != there.positions:
-        dtype = arrays["stem/kernel"].dtype
-        arrays["pos_embedding"] = sincos2d(*config.grid, config.width).astype(dtype)
-        config = dataclasses.replace(config, positions="learned", cls_position=False)
-    if config.pooling == "token" and config.cls_position != there.cls_position:
-        positions = arrays["pos_embedding"]
-        if there.cls_position:
-            arrays["pos_embedding"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], 1)
-        else:
-            arrays["cls"] = arrays["cls"] + positions[:, :1]
-            arrays["pos_embedding"] = positions[:, 1:]
-    return {name: arrays[name] for name in there.parameter_shapes()}
+    own, parts = parted(arrays, config)
+    arrays = {}
+    for name, part in parts.items():
+        arrays |= within(name, express(part, config.children[name], there.children[name]))
+    return arrays | FAMILIES[type(config)].express(own, config, there)
 
 
 def restore(arrays: Arrays, there: ModelConfig, config: ModelConfig) -> tuple[Arrays, ModelConfig]:
     """The inverse of `express`: (arrays, configuration), which stay those of `there` where the arrays have moved on."""
-    if config == there or not isinstance(config, ViTConfig):
+    if config == there:
         return arrays, config
-    shapes, positions = config.parameter_shapes(), arrays.get("pos_embedding")
-    back = dict(arrays)
-    if there.pooling == "token" and there.cls_position and not config.cls_position:
-        if positions[:, :1].any() or np.signbit(positions[:, :1]).any():
-            return arrays, there
-        back["pos_embedding"] = positions = positions[:, 1:]
-    if config.positions == "sincos2d" and there.positions == "learned":
-        if positions.shape != (1, config.grid[0] * config.grid[1], config.width):
-            return arrays, there
-        if positions.tobytes() != sincos2d(*config.grid, config.width).astype(positions.dtype).tobytes():
-            return arrays, there
-        del back["pos_embedding"]
-    if not config.cls_position and there.pooling != "token":
-        return back, config
-    if back.keys() != shapes.keys() or any(back[name].shape != shape for name, shape in shapes.items()):
-        return arrays, there
-    return {name: back[name] for name in shapes}, config
+    own, parts = parted(arrays, config)
+    arrays, children = {}, {}
+    for name, part in parts.items():
+        part, children[name] = restore(part, there.children[name], config.children[name])
+        arrays |= within(name, part)
+    own, config = FAMILIES[type(config)].restore(own, there, config)
+    return arrays | own, dataclasses.replace(config, **children)
 
 
-def differing(config: ModelConfig, computes: dict) -> dict[str, tuple]:
+def differing(config: ModelConfig, table: Table) -> dict[str, tuple]:
     """{field: (the model's value, what a spelling's own code computes with)} where they differ."""
-    found = {}
-    for name, value in computes.items():
-        if name == "backbone":
-            if backbone_kind(config) != "none":
-                found |= {f"backbone {key}": pair for key, pair in differing(config.backbone, value).items()}
-        elif getattr(config, name) != value:
-            found[name] = (getattr(config, name), value)
+    pairs = {name: (getattr(config, name), value) for name, value in table.computes.items()}
+    found = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    for name, _, child in table.children:
+        found |= {f"{name} {field}": pair for field, pair in differing(config.children[name], child).items()}
     return found

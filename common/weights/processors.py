@@ -106,7 +106,7 @@ def fraction(resolution: int, eval_resize: int) -> float:
 
 def image_size(config: ModelConfig, card: Card) -> tuple[tuple[int, int], list[str]]:
     """(height and width of the images that a peer is told to prepare, a note where nothing tells them)."""
-    if hasattr(config, "image_size"):
+    if config.image_size:
         return config.image_size, []
     if card.resolution:
         return (card.resolution, card.resolution), []

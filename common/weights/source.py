@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import ModelConfig, family_name
 from common.models.cards import Card, parse_card
+from common.models.families import parse_config, sizes
+from common.models.family import Arrays
 from common.system.errors import UserError
 from common.weights import foreign, processors
 from common.weights.containers import RECORD, guarded, kind_of, open_container, read_json
 from common.weights.containers.safetensors import INDEX
 from common.weights.express import expressed, restore
-from common.weights.recognise import Found, family_name, recognise, shorten
+from common.weights.recognise import Found, fields_of, recognise, shorten
 from common.weights.spellings import huggingface, timm
-from common.weights.table import Arrays
 
 TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
@@ -25,7 +26,6 @@ IN_FOLDERS = (  # of hubs, and of a run
 )  # fmt: skip
 ASKED = ("timm", "huggingface", "huggingface_v5")  # spellings whose files may want images in any way
 FROM_HUBS = (".safetensors", INDEX, ".msgpack")  # what a config.json of timm or Hugging Face may lie beside
-FAMILIES = {family.__name__: family for family in (ResNetConfig, ResNetV1Config, ViTConfig, MixerConfig)}
 
 
 class Source(NamedTuple):
@@ -181,7 +181,7 @@ def recorded_facts(record: Any, where: Path) -> Facts:
         known = ("gelu", "layer_norm_epsilon")  # cards of runs without a configuration are BiT's
         return Facts({name: record[name] for name in known if name in record}, None, card)
     config = parse_config(record["config"], where)
-    return Facts({item.name: getattr(config, item.name) for item in dataclasses.fields(config)}, config, card)
+    return Facts(fields_of(config), config, card)
 
 
 def foreign_facts(path: Path) -> Facts:
@@ -207,7 +207,7 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
 
     UserError where files contradict the arrays: not as many names as classes, or another pooling.
     """
-    pooling = getattr(config, "pooling", "gap")
+    pooling = config.pooling
     if facts.recorded is None and facts.fields.get("pooling", pooling) != pooling:
         raise UserError(
             f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json says global_pool "
@@ -229,30 +229,6 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
     return card, notes
 
 
-def parse_config(record: Any, where: Path) -> ModelConfig:
-    """The configuration that `dump_config` wrote. UserError for anything else."""
-    try:
-        fields = dict(record)
-        family = FAMILIES[fields.pop("family")]
-        if fields.get("backbone"):
-            fields["backbone"] = ResNetV1Config(**{k: tupled(v) for k, v in fields["backbone"].items()})
-        return family(**{name: tupled(value) for name, value in fields.items()})
-    except UserError as error:
-        raise UserError(f"{where} holds no configuration of a model: {error} Restore or remove it.") from error
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"{where} holds no configuration of a model ({error!r}); restore or remove it.") from error
-
-
-def tupled(value: Any) -> Any:
-    """JSON's lists as tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def dump_config(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as JSON can hold it."""
-    return {"family": type(config).__name__} | dataclasses.asdict(config)
-
-
 def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Path) -> ModelConfig:
     """The configuration of a file: the recorded one, changed by what the user states, or else the recognised one.
 
@@ -272,7 +248,6 @@ def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Pat
     )
 
 
-def counts(config: ModelConfig) -> tuple:
+def counts(config: ModelConfig) -> dict[str, Any]:
     """Numbers of blocks, to compare before any list of names is made."""
-    backbone = getattr(config, "backbone", None)
-    return getattr(config, "depth", None), getattr(config, "num_units", None), backbone and backbone.num_units
+    return {name: value for name, value in sizes(config).items() if name.split()[-1] in ("depth", "num_units")}

@@ -3,6 +3,9 @@
 A row is (ours, theirs, layout). In the names, `{block}` counts the blocks of a transformer or Mixer, `{cell}` ours of a
 ResNet and `{stage}`, `{unit}` theirs. Several of our parameters in one row are one array there, joined along its first
 axis; a row whose `{block}` stands in our name only holds the parameters of all blocks, stacked along a new first axis.
+
+Tables compose: `prefixed(table, "backbone", "patch_embed.backbone.")` is the table of a child (common/models/family.py),
+whose names stand below those prefixes here and there; it counts the child's blocks, not its parent's.
 """
 
 import functools
@@ -12,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.models import ModelConfig
 from common.models.cards import Card
+from common.models.family import Arrays, Config
 from common.weights.layouts import Shape, contiguous, layout
 
-STEMS = ("backbone/stem/conv/kernel", "stem/conv/kernel", "stem/kernel")  # the first of these takes the images
-WRAPPED = (r"^((module|_orig_mod|model)\.)+", "")  # what DataParallel, torch.compile and trainers put before names
+WRAPPED = re.compile(
+    r"^((module|_orig_mod|model)\.)+"
+)  # what DataParallel, torch.compile and trainers put before names
 MAX_BLOCKS = 1000  # of a stacked file, whose number of blocks is a length that it declares
-Arrays = dict[str, np.ndarray]
 
 
 class Row(NamedTuple):
@@ -29,17 +32,22 @@ class Row(NamedTuple):
     ours: tuple[str, ...]
     layout: str
     stacked: bool
+    num_heads: int | None  # where the layout splits an axis into heads
 
-    def shape(self, shapes: dict[str, Shape], num_heads: int | None) -> Shape:
+    def below(self, ours: str, theirs: str) -> "Row":
+        """The same row in the table of a parent."""
+        return self._replace(theirs=f"{theirs}{self.theirs}", ours=tuple(f"{ours}/{name}" for name in self.ours))
+
+    def shape(self, shapes: dict[str, Shape]) -> Shape:
         """The shape in the file, from those of our parameters."""
-        first, *rest = layout(self.layout).shape_there(shapes[self.ours[0]], num_heads)
+        first, *rest = layout(self.layout).shape_there(shapes[self.ours[0]], self.num_heads)
         if self.stacked:
             return (len(self.ours), first, *rest)
         return (first * len(self.ours), *rest)
 
-    def to_there(self, arrays: list[np.ndarray], num_heads: int | None) -> np.ndarray:
+    def to_there(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The array of the file, contiguous."""
-        parts = [layout(self.layout).to_there(array, num_heads) for array in arrays]
+        parts = [layout(self.layout).to_there(array, self.num_heads) for array in arrays]
         if len(parts) == 1 and not self.stacked:
             return contiguous(parts[0])
         joined = np.empty((len(parts), *parts[0].shape), parts[0].dtype)  # in C order, unlike what concatenate returns
@@ -54,115 +62,173 @@ class Row(NamedTuple):
         return {name: contiguous(part) for name, part in zip(self.ours, here)}
 
 
-def canonical_shapes(config: ModelConfig, channels: int) -> dict[str, Shape]:
+def canonical_shapes(config: Config, channels: int) -> dict[str, Shape]:
     """{name: shape} of a model whose stem takes images of so many channels."""
     shapes = config.parameter_shapes()
-    stem = next(name for name in STEMS if name in shapes)
-    return shapes | {stem: (*shapes[stem][:-2], channels, shapes[stem][-1])}
+    *size, _, width = shapes[config.image_kernel]
+    return shapes | {config.image_kernel: (*size, channels, width)}
 
 
 class Match(NamedTuple):
     """What the names and shapes of a file are in a spelling."""
 
-    shapes: dict[str, Shape]  # of our parameters
+    shapes: dict[str, Shape]  # of our parameters, without the children's
     num_heads: int | None  # where the shapes tell
     unknown: list[str]
+    children: "dict[str, Match]"
+
+
+class Child(NamedTuple):
+    """The table of a model within another."""
+
+    name: str  # the child's, with us
+    theirs: str  # what stands before its names in a file
+    table: "Table"
+
+
+def prefixed(table: "Table", ours: str, theirs: str) -> Child:
+    """`table` for the child called `ours`, whose names in a file begin with `theirs`."""
+    return Child(ours, theirs, table)
+
+
+def slashed(ours: str, theirs: str, rows: tuple, joint: str = "/") -> tuple:
+    """Rows of a part of a model, whose names there are joined by slashes."""
+
+    def within(names):
+        return f"{ours}/{names}" if isinstance(names, str) else tuple(f"{ours}/{name}" for name in names)
+
+    return tuple((within(row[0]), f"{theirs}{joint}{row[1]}", *row[2:]) for row in rows)
+
+
+def dotted(ours: str, theirs: str, rows: tuple) -> tuple:
+    """Rows of a part of a model, whose names there are joined by points."""
+    return slashed(ours, theirs, rows, ".")
 
 
 class Table:
     """One spelling of one family.
 
-    `holds` maps fields of the configuration to the values that the spelling can express (others are adapted where the
-    model stays the same, or refused); `computes` to the values that its own code computes with where no file says
-    otherwise; `aliases` are (pattern, replacement) of older names; `ignored` matches what is no parameter; `prepares`
-    tells of a configuration (card, note): how its models want images where no file says it.
+    `children` are tables of the models within (`prefixed`); a table is for models with exactly these. `holds` maps fields
+    of the configuration to the values that the spelling can express (others are adapted where the model stays the same,
+    or refused); `computes` to the values that its own code computes with where no file says otherwise; `aliases` are
+    (pattern, replacement) of older names; `ignored` matches what is no parameter; `prepares` returns of a configuration
+    (card, note): how its models want images where no file says it.
     """
 
     def __init__(
-        self, spelling: str, family: type, rows: tuple, *, first_unit: int = 1, holds: dict[str, tuple] | None = None,
-        computes: dict[str, Any] | None = None, aliases: tuple = (), ignored: str | None = None,
-        prepares: Callable[[ModelConfig], tuple[Card, str]] | None = None,
+        self, spelling: str, family: type[Config], rows: tuple, *, children: tuple[Child, ...] = (), first_unit: int = 1,
+        holds: dict[str, tuple] | None = None, computes: dict[str, Any] | None = None, aliases: tuple = (),
+        ignored: str | None = None, prepares: Callable[[Config], tuple[Card, str]] | None = None,
     ):  # fmt: skip
-        self.spelling, self.family, self.first_unit = spelling, family, first_unit
+        self.spelling, self.family, self.children, self.first_unit = spelling, family, children, first_unit
         self.templates = [((row[0],) if isinstance(row[0], str) else row[0], *row[1:], "")[:3] for row in rows]
         self.holds, self.computes, self.prepares = holds or {}, computes or {}, prepares
-        self.aliases = [(re.compile(pattern), there) for pattern, there in (WRAPPED, *aliases)]
+        self.aliases = [(re.compile(pattern), there) for pattern, there in aliases]
         self.ignored = re.compile(ignored) if ignored else None
 
-    def rows(self, config: ModelConfig) -> list[Row]:
+    def rows(self, config: Config) -> list[Row]:
         """Every array of a file with a model of `config`; each parameter stands in exactly one."""
-        shapes = config.parameter_shapes()
+        shapes = config.own_shapes()
         rows = [row for template in self.templates for row in self._expand(template, config)]
-        return [row for row in rows if row.ours[0] in shapes]
+        rows = [row for row in rows if row.ours[0] in shapes]
+        for name, theirs, table in self.children:
+            rows += [row.below(name, theirs) for row in table.rows(config.children[name])]
+        return rows
 
-    def _expand(self, template: tuple, config: ModelConfig) -> Iterator[Row]:
+    def _expand(self, template: tuple, config: Config) -> Iterator[Row]:
         ours, theirs, how = template
-        if "{block}" in ours[0] and "{block}" not in theirs:
-            yield Row(theirs, tuple(ours[0].format(block=i) for i in range(config.depth)), how, stacked=True)
+        heads = config.num_heads if "N" in how else None
+        if self._is_stacked(template):
+            yield Row(theirs, tuple(ours[0].format(block=i) for i in range(config.depth)), how, True, heads)
         elif "{block}" in ours[0]:
             for i in range(config.depth):
-                yield Row(theirs.format(block=i), tuple(name.format(block=i) for name in ours), how, stacked=False)
+                yield Row(theirs.format(block=i), tuple(name.format(block=i) for name in ours), how, False, heads)
         elif "{cell}" in ours[0]:
             for cell, (stage, unit) in enumerate(self._units(config)):
                 names = tuple(name.format(cell=cell) for name in ours)
-                yield Row(theirs.format(stage=stage, unit=unit, cell=cell), names, how, stacked=False)
+                yield Row(theirs.format(stage=stage, unit=unit, cell=cell), names, how, False, heads)
         else:
-            yield Row(theirs, ours, how, stacked=False)
+            yield Row(theirs, ours, how, False, heads)
 
-    def _units(self, config: ModelConfig) -> list[tuple[int, int]]:
-        resnet = getattr(config, "backbone", config)
-        counts = resnet.num_units if resnet else ()
+    def _units(self, config: Config) -> list[tuple[int, int]]:
         first = self.first_unit
-        return [(first + stage, first + unit) for stage, count in enumerate(counts) for unit in range(count)]
+        return [(first + stage, first + unit) for stage, count in enumerate(config.num_units) for unit in range(count)]
 
-    def published_shapes(self, config: ModelConfig, channels: int = 3) -> dict[str, Shape]:
+    def published_shapes(self, config: Config, channels: int = 3) -> dict[str, Shape]:
         """{name: shape} of a file with a model of `config`, for images of so many channels."""
-        shapes, heads = canonical_shapes(config, channels), getattr(config, "num_heads", None)
-        return {row.theirs: row.shape(shapes, heads) for row in self.rows(config)}
+        shapes = canonical_shapes(config, channels)
+        return {row.theirs: row.shape(shapes) for row in self.rows(config)}
 
-    def to_published(self, arrays: Arrays, config: ModelConfig) -> Arrays:
+    def to_published(self, arrays: Arrays, config: Config) -> Arrays:
         """The arrays of a file; `arrays` is emptied on the way, so that both take the memory of one."""
-        heads = getattr(config, "num_heads", None)
-        return {row.theirs: row.to_there([arrays.pop(name) for name in row.ours], heads) for row in self.rows(config)}
+        return {row.theirs: row.to_there([arrays.pop(name) for name in row.ours]) for row in self.rows(config)}
 
-    def from_published(self, published: Arrays, config: ModelConfig, channels: int = 3) -> Arrays:
+    def from_published(self, published: Arrays, config: Config, channels: int = 3) -> Arrays:
         """The inverse of `to_published`, which empties `published`; canonical order."""
         shapes, arrays = canonical_shapes(config, channels), {}
-        expected = self.published_shapes(config, channels)
         for row in self.rows(config):
-            array = published.pop(row.theirs).reshape(expected[row.theirs])  # norms may be stored as [1, 1, 1, C]
+            array = published.pop(row.theirs).reshape(row.shape(shapes))  # norms may be stored as [1, 1, 1, C]
             arrays |= row.to_here(array, shapes)
         return {name: arrays[name] for name in shapes}
 
     def rename(self, name: str) -> str | None:
         """The name of today for that of an array in a file; None for what is no parameter."""
+        return self._rename(WRAPPED.sub("", name))
+
+    def _rename(self, name: str) -> str | None:
         for pattern, there in self.aliases:
             name = pattern.sub(there, name)
-        return None if self.ignored and self.ignored.search(name) else name
+        if self.ignored and self.ignored.search(name):
+            return None
+        for child in self.children:
+            if child.theirs and name.startswith(child.theirs):
+                today = child.table._rename(name.removeprefix(child.theirs))
+                return None if today is None else f"{child.theirs}{today}"
+        return name
 
     def knows(self, name: str) -> bool:
         """Whether a name is one of the spelling."""
-        return self._hit(name) is not None
+        return self._hit(name) is not None or self._child(name) is not None
+
+    def _child(self, name: str) -> Child | None:
+        knowing = (c for c in self.children if name.startswith(c.theirs) and c.table.knows(name.removeprefix(c.theirs)))
+        return next(knowing, None)
 
     def match(self, shapes: dict[str, Shape]) -> Match:
         """What a file is that holds (renamed) arrays of these names and shapes."""
-        hits = {name: self._hit(name) for name in shapes}
-        units = {(int(hit[1]["stage"]), int(hit[1]["unit"])) for hit in hits.values() if hit and "stage" in hit[1]}
-        cells = {unit: cell for cell, unit in enumerate(sorted(units))}
-        found, heads, unknown = {}, None, []
+        own, parts, unknown = {}, {child.name: {} for child in self.children}, set()
         for name, shape in shapes.items():
+            if self._hit(name):
+                own[name] = shape
+            elif child := self._child(name):
+                parts[child.name][name.removeprefix(child.theirs)] = shape
+            else:
+                unknown.add(name)
+        found, heads, unfit = self._match_own(own)
+        children = {child.name: child.table.match(parts[child.name]) for child in self.children}
+        unknown |= {*unfit, *(c.theirs + name for c in self.children for name in children[c.name].unknown)}
+        return Match(found, heads, [name for name in shapes if name in unknown], children)
+
+    def _match_own(self, shapes: dict[str, Shape]) -> tuple[dict[str, Shape], int | None, list[str]]:
+        """(shapes of our parameters, number of heads, names of another shape than such arrays have)."""
+        hits = {name: self._hit(name) for name in shapes}
+        units = {(int(numbers["stage"]), int(numbers["unit"])) for _, numbers in hits.values() if "stage" in numbers}
+        cells = {unit: cell for cell, unit in enumerate(sorted(units))}
+        found, heads, unfit = {}, None, []
+        for name, shape in shapes.items():
+            (ours, _, how), numbers = template, _ = hits[name]
+            stacked = self._is_stacked(template)
             try:
-                (ours, _, how), numbers = hits[name] or (None, None)
-                here, sizes = self._shape_here(how, shape, len(ours), stacked=self._is_stacked(hits[name][0]))
+                here, sizes = self._shape_here(how, shape, len(ours), stacked=stacked)
             except (TypeError, ValueError):
-                unknown.append(name)
+                unfit.append(name)
                 continue
             heads = sizes.get("N", heads)
             if "stage" in numbers:
                 numbers = {"cell": cells[int(numbers["stage"]), int(numbers["unit"])]}
-            blocks = range(shape[0]) if self._is_stacked(hits[name][0]) else [numbers.get("block")]
+            blocks = range(shape[0]) if stacked else [numbers.get("block")]
             found |= {our.format(**numbers | {"block": block}): here for our in ours for block in blocks}
-        return Match(found, heads, unknown)
+        return found, heads, unfit
 
     @staticmethod
     def _is_stacked(template: tuple) -> bool:

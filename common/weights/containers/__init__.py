@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from common.models import ResNetConfig
+from common.models.family import Arrays
 from common.system.errors import UserError, reason
 from common.system.files import read_regular, write_atomically
 from common.weights import foreign
@@ -26,7 +27,6 @@ from common.weights.containers.npz import Npz
 from common.weights.containers.safetensors import INDEX, Safetensors, Sharded
 from common.weights.containers.tensor_bundle import TensorBundle
 from common.weights.spellings import keras
-from common.weights.table import Arrays
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".safetensors")
 KNOWN = ".npz or .h5 or .safetensors"  # for sentences

@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from common.models import ResNetConfig
+from common.models.family import Arrays
 from common.system.errors import UserError
 from common.weights.spellings import bit
-from common.weights.table import Arrays
 
 MAX_DEPTH = 16  # of groups within groups
 MAX_NAMES = 10_000  # of data sets and groups: many links to one make few bytes any number of them

@@ -7,30 +7,30 @@ Sources: `backbones/vit/vit_model.py`, `models/classification.py`, `trainer.py`.
 """
 
 from common.models import ViTConfig
-from common.weights.spellings.google import CLASS_TOKEN, TANH, below
-from common.weights.table import Table
+from common.weights.spellings.google import CLASS_TOKEN, TANH
+from common.weights.table import Table, slashed
 
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 NORM = (("scale", "gamma"), ("bias", "beta"))
 DENSE = (("kernel", "kernel"), ("bias", "bias"))
 BLOCK = (
-    *below("attn/query", "att/query_dense", DENSE),
-    *below("attn/key", "att/key_dense", DENSE),
-    *below("attn/value", "att/value_dense", DENSE),
-    *below("attn/out", "att/combine_heads", DENSE),
-    *below("mlp/fc1", "mlp/layer_with_weights-0", DENSE),
-    *below("mlp/fc2", "mlp/layer_with_weights-1", DENSE),
-    *below("norm1", "layernorm1", NORM),
-    *below("norm2", "layernorm2", NORM),
+    *slashed("attn/query", "att/query_dense", DENSE),
+    *slashed("attn/key", "att/key_dense", DENSE),
+    *slashed("attn/value", "att/value_dense", DENSE),
+    *slashed("attn/out", "att/combine_heads", DENSE),
+    *slashed("mlp/fc1", "mlp/layer_with_weights-0", DENSE),
+    *slashed("mlp/fc2", "mlp/layer_with_weights-1", DENSE),
+    *slashed("norm1", "layernorm1", NORM),
+    *slashed("norm2", "layernorm2", NORM),
 )
 ROWS = (
-    *below("stem", "backbone/embedding", DENSE),
+    *slashed("stem", "backbone/embedding", DENSE),
     ("cls", "backbone/class_emb"),
     ("pos_embedding", "backbone/pos_emb"),
-    *below("blocks/{block}", "backbone/enc_layers/{block}", BLOCK),
-    *below("norm", "backbone/norm", NORM),
-    *below("pre_logits", "backbone/representation", DENSE),
-    *below("head", "model/layer_with_weights-1", DENSE),
+    *slashed("blocks/{block}", "backbone/enc_layers/{block}", BLOCK),
+    *slashed("norm", "backbone/norm", NORM),
+    *slashed("pre_logits", "backbone/representation", DENSE),
+    *slashed("head", "model/layer_with_weights-1", DENSE),
 )
 TABLES = (
     Table(

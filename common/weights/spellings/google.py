@@ -14,22 +14,12 @@ google-research/vision_transformer.
 
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
 from common.weights.spellings import bit, mixer, resnet_v1, vit
-from common.weights.table import Table
+from common.weights.table import Table, prefixed, slashed
 
 TANH = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 HEADS = {"DNK": "D(NK) -> DNK", "NK": "(NK) -> NK", "NKD": "(NK)D -> NKD"}
 PREFIXES = ((r"^(params|opt/target)/", ""),)
 STATE = r"^(opt|chrono|extra)/"  # what stands beside the parameters
-
-
-def below(ours: str, theirs: str, rows: tuple) -> tuple:
-    """Rows of a part of a model."""
-    return tuple((f"{ours}/{row[0]}", f"{theirs}/{row[1]}", *row[2:]) for row in rows)
-
-
-def units(ours: str, theirs: str, rows: tuple) -> tuple:
-    """Rows of the bottleneck blocks of a ResNet."""
-    return below(ours + "blocks/{cell}", theirs, rows)
 
 
 def parts(ours: str, theirs: str, table: tuple) -> tuple:
@@ -39,7 +29,7 @@ def parts(ours: str, theirs: str, table: tuple) -> tuple:
         for ours_part, theirs_part, part in table
         for row in part
     ]
-    return below(ours, theirs, tuple(rows))
+    return slashed(ours, theirs, tuple(rows))
 
 
 def vit_rows(spelling: str, block: str = "encoderblock_{block}") -> tuple:
@@ -55,11 +45,8 @@ def vit_rows(spelling: str, block: str = "encoderblock_{block}") -> tuple:
     )
 
 
-BACKBONE = (
-    *((f"backbone/{row[0]}", *row[1:]) for row in resnet_v1.STEM),
-    *units("backbone/", "block{stage}/unit{unit}", resnet_v1.UNIT),
-)
-MIXER = (*mixer.STEM, *below("blocks/{block}", "MixerBlock_{block}", mixer.BLOCK), *mixer.TAIL)
+RESNET_V1 = (*resnet_v1.STEM, *slashed("blocks/{cell}", "block{stage}/unit{unit}", resnet_v1.UNIT))
+MIXER = (*mixer.STEM, *slashed("blocks/{block}", "MixerBlock_{block}", mixer.BLOCK), *mixer.TAIL)
 BIT_PAPER_UNIT = tuple((*row, "C -> 111C") if "gn" in row[1] else row for row in (
     ("norm1/scale", "gn1/scale"), ("norm1/bias", "gn1/bias"), ("conv1/kernel", "conv1/kernel"),
     ("norm2/scale", "gn2/scale"), ("norm2/bias", "gn2/bias"), ("conv2/kernel", "conv2/kernel"),
@@ -68,7 +55,7 @@ BIT_PAPER_UNIT = tuple((*row, "C -> 111C") if "gn" in row[1] else row for row in
 ))  # fmt: skip
 BIT_PAPER = (
     ("stem/kernel", "root_block/conv_root/kernel"),
-    *units("", "block{stage}/unit{unit:02d}", BIT_PAPER_UNIT),
+    *slashed("blocks/{cell}", "block{stage}/unit{unit:02d}", BIT_PAPER_UNIT),
     ("norm/scale", "norm-pre-head/scale", "C -> 111C"),
     ("norm/bias", "norm-pre-head/bias", "C -> 111C"),
     *resnet_v1.HEAD,
@@ -76,7 +63,7 @@ BIT_PAPER = (
 BIT, BIT_H5 = (
     (
         *bit.STEM,
-        *units("", "resnet/block{stage}/unit{unit:02d}", bit.UNIT),
+        *slashed("blocks/{cell}", "resnet/block{stage}/unit{unit:02d}", bit.UNIT),
         *((*row, head) if row[0] == "head/kernel" else row for row in bit.TAIL),
     )
     for head in ("IO -> 11IO", "IO -> IO")
@@ -84,21 +71,23 @@ BIT, BIT_H5 = (
 NUMBERED = ((r"/standardized_conv2d_\d+/", "/standardized_conv2d/"),)  # some published files count their layers
 OLD_POSITIONS = ((r"^Transformer/pos_embedding$", "pos_embedding"),)  # big_vision before 2022
 
-CLASS_TOKEN = {"pooling": ("token",), "positions": ("learned",), "cls_position": (True,), "backbone": ("none",)}
-ANY_BACKBONE = ("none", "stem", "stages")
+CLASS_TOKEN = {"pooling": ("token",), "positions": ("learned",), "cls_position": (True,)}
 VISION_TRANSFORMER = {"pooling": ("token", "gap", "none"), "positions": ("learned",), "cls_position": (True,)}
-BIG_VISION = {"cls_position": (False,), "backbone": ("none",)}
+BIG_VISION = {"cls_position": (False,)}
 BIG_VISION_FILE = {"aliases": (*PREFIXES, *OLD_POSITIONS), "ignored": STATE}
+
+HYBRID = (prefixed(Table("vision_transformer", ResNetV1Config, RESNET_V1), "backbone", ""),)  # beside the ViT's names
 
 TABLES = (
     Table("big_transfer", ResNetConfig, BIT, aliases=NUMBERED),
     Table("big_transfer_h5", ResNetConfig, BIT_H5),
     *(
         Table(
-            spelling, ViTConfig, (*vit_rows(spelling), *BACKBONE),
-            holds=VISION_TRANSFORMER | {"backbone": ANY_BACKBONE}, computes=TANH, aliases=PREFIXES, ignored=STATE,
+            spelling, ViTConfig, vit_rows(spelling), children=children,
+            holds=VISION_TRANSFORMER, computes=TANH, aliases=PREFIXES, ignored=STATE,
         )
         for spelling in ("vision_transformer", "vision_transformer_linen")
+        for children in ((), HYBRID)
     ),
     Table("big_vision", ViTConfig, vit_rows("big_vision"), holds=BIG_VISION, computes=TANH, **BIG_VISION_FILE),
     Table(
@@ -109,8 +98,7 @@ TABLES = (
     Table("big_vision", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
     Table(
         "big_vision", ResNetV1Config,
-        (*resnet_v1.STEM, *units("", "block{stage}/unit{unit}", resnet_v1.UNIT), *resnet_v1.HEAD),
-        aliases=PREFIXES, ignored=STATE,
+        (*RESNET_V1, *resnet_v1.HEAD), aliases=PREFIXES, ignored=STATE,
     ),
     Table("big_vision", ResNetConfig, BIT_PAPER, aliases=PREFIXES, ignored=STATE),
 )  # fmt: skip

@@ -16,9 +16,9 @@ from common.models.cards import Card
 from common.system.errors import UserError
 from common.weights import processors
 from common.weights.spellings.google import CLASS_TOKEN
-from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES, dotted, in_order
+from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES, in_order
 from common.weights.spellings.timm import CELL as TIMM_CELL
-from common.weights.table import Table
+from common.weights.table import Table, dotted
 
 BLOCK = (
     *dotted("norm1", "layernorm_before", NORM),
@@ -133,20 +133,27 @@ def describe(config: ModelConfig, card: Card) -> dict[str, Any]:
     }
     labels |= {"problem_type": "multi_label_classification"} if card.loss == "sigmoid" else {}
     kind = "Model" if config.num_classes is None else "ForImageClassification"
-    if isinstance(config, ResNetConfig):
-        widths = [4 * config.stem_width * 2**stage for stage in range(len(config.num_units))]
-        return {
-            "architectures": [f"Bit{kind}"],
-            "model_type": "bit",
-            "depths": list(config.num_units),
-            "hidden_sizes": widths,
-            "embedding_size": config.stem_width,
-            "width_factor": 1,  # the widths above have it
-            "num_groups": config.num_groups,
-            "num_channels": 3,
-            **FIXED_BIT,
-            **labels,
-        }
+    return DESCRIBED[type(config)](config, kind) | labels
+
+
+def describe_bit(config: ResNetConfig, kind: str) -> dict[str, Any]:
+    """The same of a BiT, but for its classes."""
+    widths = [4 * config.stem_width * 2**stage for stage in range(len(config.num_units))]
+    return {
+        "architectures": [f"Bit{kind}"],
+        "model_type": "bit",
+        "depths": list(config.num_units),
+        "hidden_sizes": widths,
+        "embedding_size": config.stem_width,
+        "width_factor": 1,  # the widths above have it
+        "num_groups": config.num_groups,
+        "num_channels": 3,
+        **FIXED_BIT,
+    }
+
+
+def describe_vit(config: ViTConfig, kind: str) -> dict[str, Any]:
+    """The same of a ViT, but for its classes."""
     return {
         "architectures": [f"ViT{kind}"],
         "model_type": "vit",
@@ -160,8 +167,10 @@ def describe(config: ModelConfig, card: Card) -> dict[str, Any]:
         "patch_size": single(config.patch_size),
         "num_channels": 3,
         "qkv_bias": True,
-        **labels,
     }
+
+
+DESCRIBED = {ResNetConfig: describe_bit, ViTConfig: describe_vit}
 
 
 def single(size: tuple[int, int]) -> int | list[int]:

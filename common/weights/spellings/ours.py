@@ -2,7 +2,7 @@
 
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
 from common.weights.spellings import google
-from common.weights.table import Table
+from common.weights.table import Table, prefixed
 
 
 def canonical(table: Table) -> tuple:
@@ -16,7 +16,9 @@ def first(family: type) -> Table:
 
 
 VIT = tuple(dict.fromkeys(row for table in google.TABLES if table.family is ViTConfig for row in canonical(table)))
+BACKBONE = Table("ours", ResNetV1Config, canonical(google.HYBRID[0].table))
 TABLES = (
     *(Table("ours", family, canonical(first(family))) for family in (ResNetConfig, ResNetV1Config, MixerConfig)),
     Table("ours", ViTConfig, VIT),
+    Table("ours", ViTConfig, VIT, children=(prefixed(BACKBONE, "backbone", "backbone/"),)),
 )

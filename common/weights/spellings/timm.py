@@ -8,11 +8,19 @@ import dataclasses
 import re
 from typing import Any
 
-from common.models import ARCHITECTURES, MixerConfig, ModelConfig, ResNetConfig, ViTConfig, architectures
+from common.models import (
+    ARCHITECTURES,
+    MixerConfig,
+    ModelConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    ViTConfig,
+    architectures,
+)
 from common.models.cards import Card
 from common.system.errors import UserError
 from common.weights import processors
-from common.weights.table import Table
+from common.weights.table import Table, dotted, prefixed
 
 DENSE = (("kernel", "weight", "IO -> OI"), ("bias", "bias"))
 CONV = (("kernel", "weight", "HWIO -> OIHW"),)
@@ -23,15 +31,6 @@ NORM = (("scale", "weight"), ("bias", "bias"))
 def fused(ours: tuple[str, ...], theirs: str) -> tuple:
     """Rows of dense layers that are one there, their outputs one after the other."""
     return tuple((tuple(f"{name}/{row[0]}" for name in ours), f"{theirs}.{row[1]}", *row[2:]) for row in DENSE)
-
-
-def dotted(ours: str, theirs: str, rows: tuple) -> tuple:
-    """Rows of a part of a model, whose names there are joined by points."""
-
-    def prefixed(names):
-        return f"{ours}/{names}" if isinstance(names, str) else tuple(f"{ours}/{name}" for name in names)
-
-    return tuple((prefixed(row[0]), f"{theirs}.{row[1]}", *row[2:]) for row in rows)
 
 
 MLP = (*dotted("fc1", "fc1", DENSE), *dotted("fc2", "fc2", DENSE))
@@ -75,7 +74,7 @@ BIT = (
     ("head/kernel", "head.fc.weight", "IO -> OI11"),
     ("head/bias", "head.fc.bias"),
 )
-STEM = (*dotted("backbone/stem/conv", "conv", CONV), *dotted("backbone/stem/norm", "norm", NORM))
+STEM = (*dotted("conv", "conv", CONV), *dotted("norm", "norm", NORM))
 MIXER = (
     *dotted("stem", "stem.proj", PATCHES),
     *dotted("blocks/{block}/norm1", "blocks.{block}.norm1", NORM),
@@ -87,13 +86,6 @@ MIXER = (
 )
 
 
-def below_backbone(rows: tuple, theirs: str) -> tuple:
-    """Rows of the backbone of a hybrid."""
-    return tuple((row[0], f"patch_embed.backbone.{theirs}{row[1]}", *row[2:]) for row in rows)
-
-
-HYBRID = (*VIT, *below_backbone(STEM, "stem."), *below_backbone(dotted("backbone/blocks/{cell}", CELLS, CELL), ""))
-STEM_ONLY = (*VIT, *below_backbone(STEM, ""))
 ERF = {"gelu": "erf", "layer_norm_epsilon": 1e-6}
 HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)}
 STANDARDIZATION = {"standardization": "variance", "standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5}
@@ -103,18 +95,22 @@ BIT_COMPUTES = {
     "max_pool_padding": "zero",
     "num_groups": 32,
 }
-OPTIONS = {"holds": HOLDS, "computes": ERF, "first_unit": 0}
+STAGES = (*dotted("stem", "stem", STEM), *dotted("blocks/{cell}", CELLS, CELL))
+STEM_ONLY = tuple((f"stem/{row[0]}", *row[1:]) for row in STEM)
+BACKBONES = (
+    Table("timm", ResNetV1Config, STAGES, holds={"has_stages": (True,)}, computes=STANDARDIZATION, first_unit=0),
+    Table("timm", ResNetV1Config, STEM_ONLY, holds={"has_stages": (False,)}, computes=STANDARDIZATION),
+)
 
 TABLES = (
     Table("timm", ResNetConfig, BIT, computes=BIT_COMPUTES, first_unit=0),
-    Table("timm", ViTConfig, VIT, holds=HOLDS | {"backbone": ("none",)}, computes=ERF),
-    Table(
-        "timm", ViTConfig, HYBRID,
-        holds=HOLDS | {"backbone": ("stages",)}, computes=ERF | {"backbone": STANDARDIZATION}, first_unit=0,
-    ),
-    Table(
-        "timm", ViTConfig, STEM_ONLY,
-        holds=HOLDS | {"backbone": ("stem",)}, computes=ERF | {"backbone": STANDARDIZATION}, first_unit=0,
+    Table("timm", ViTConfig, VIT, holds=HOLDS, computes=ERF),
+    *(
+        Table(
+            "timm", ViTConfig, VIT,
+            children=(prefixed(backbone, "backbone", "patch_embed.backbone."),), holds=HOLDS, computes=ERF,
+        )
+        for backbone in BACKBONES
     ),
     Table("timm", MixerConfig, MIXER, computes=ERF),
 )  # fmt: skip
@@ -141,7 +137,7 @@ COMPUTED = {
 }  # fmt: skip
 POOLING = {"token": "token", "avg": "gap", "map": "map"}
 POOLED = {ours: theirs for theirs, ours in POOLING.items()}
-BACKBONES = {  # num_units -> the architecture whose backbone it is
+HYBRIDS = {  # num_units -> the architecture whose backbone it is
     (): "vit_tiny_r_s16_p8_224",
     (2, 2, 2, 2): "vit_small_r26_s32_224",
     (3, 4, 9): "vit_base_r50_s16_224",
@@ -205,6 +201,13 @@ def usual_activation(architecture: str) -> str:
     return "gelu_tanh" if re.match(TANH_ARCHITECTURES, architecture) else "gelu"
 
 
+LAYERS = {  # what a config.json calls the layers that other images and classes change
+    ResNetConfig: {"first_conv": "stem.conv", "classifier": "head.fc"},
+    ViTConfig: {"first_conv": "patch_embed.proj", "classifier": "head"},
+    MixerConfig: {"first_conv": "patch_embed.proj", "classifier": "head"},
+}
+
+
 def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
     """({file: what it says}, notes on what timm does otherwise): `create_model("local-dir:FOLDER", pretrained=True)` and
     `resolve_model_data_config` read it.
@@ -219,27 +222,37 @@ def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[
     facts["pretrained_cfg"] = {
         "custom_load": False,
         "input_size": [3, height, width],
-        "fixed_input_size": not isinstance(config, ResNetConfig),
+        "fixed_input_size": bool(config.image_size),
         **prepared,
         "num_classes": config.num_classes or 0,
-        "first_conv": "stem.conv" if isinstance(config, ResNetConfig) else "patch_embed.proj",
-        "classifier": "head.fc" if isinstance(config, ResNetConfig) else "head",
+        **LAYERS[type(config)],
     }
     return {"config.json": facts}, notes + more
 
 
 def describe(config: ModelConfig) -> tuple[str | None, dict[str, Any]]:
     """(architecture of timm, changed arguments) that make a model of `config`; None where timm has none so built."""
-    if isinstance(config, ResNetConfig):
-        sizes = (config.num_units, config.width_factor)
-        name = next((name for name, row in ARCHITECTURES.items() if row == sizes and name[:3] != "R26"), None)
-        return name and f"resnetv2_{name[1:]}_bit", {}
-    if isinstance(config, MixerConfig):
-        sizes = dataclasses.replace(config, num_classes=1000, image_size=(224, 224), gelu="tanh")
-        name = next((name for name, row in architectures().items() if row == sizes and "H" not in name), None)
-        return name and f"{name.lower().replace('-', '_').replace('/', '')}_224", {"img_size": list(config.image_size)}
+    return DESCRIBED[type(config)](config)
+
+
+def describe_bit(config: ResNetConfig) -> tuple[str | None, dict[str, Any]]:
+    """See `describe`; every size has a name."""
+    sizes = (config.num_units, config.width_factor)
+    name = next((name for name, row in ARCHITECTURES.items() if row == sizes and name[:3] != "R26"), None)
+    return name and f"resnetv2_{name[1:]}_bit", {}
+
+
+def describe_mixer(config: MixerConfig) -> tuple[str | None, dict[str, Any]]:
+    """See `describe`; every size has a name."""
+    sizes = dataclasses.replace(config, num_classes=1000, image_size=(224, 224), gelu="tanh")
+    name = next((name for name, row in architectures().items() if row == sizes and "H" not in name), None)
+    return name and f"{name.lower().replace('-', '_').replace('/', '')}_224", {"img_size": list(config.image_size)}
+
+
+def describe_vit(config: ViTConfig) -> tuple[str | None, dict[str, Any]]:
+    """See `describe`; the arguments say the sizes."""
     if config.backbone:
-        architecture = BACKBONES.get(config.backbone.num_units) if config.backbone.width_factor == 1 else None
+        architecture = HYBRIDS.get(config.backbone.num_units) if config.backbone.width_factor == 1 else None
     else:
         architecture = "vit_base_patch16_224"
     return architecture, {
@@ -255,3 +268,6 @@ def describe(config: ModelConfig) -> tuple[str | None, dict[str, Any]]:
         "no_embed_class": not config.cls_position,
         "fc_norm": False,
     }
+
+
+DESCRIBED = {ResNetConfig: describe_bit, MixerConfig: describe_mixer, ViTConfig: describe_vit}

@@ -10,8 +10,8 @@ from common.models import ViTConfig
 from common.models.cards import Card
 from common.weights.processors import IMAGENET_MEAN, IMAGENET_STD
 from common.weights.spellings.google import CLASS_TOKEN
-from common.weights.spellings.timm import DENSE, ERF, NORM, PATCHES, dotted
-from common.weights.table import Table
+from common.weights.spellings.timm import DENSE, ERF, NORM, PATCHES
+from common.weights.table import Table, dotted
 
 ATTENTION = ("attn/query", "attn/key", "attn/value")
 BLOCK = (

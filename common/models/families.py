@@ -1,0 +1,124 @@
+"""The families of models, and what follows from their rows: architectures by name, counts of parameters, records."""
+
+import dataclasses
+import functools
+import math
+import typing
+from typing import Any
+
+from common.models import mixer, resnet, resnet_v1, vit
+from common.models.family import Config, Family
+from common.system.errors import UserError, nearest
+
+FAMILIES: dict[type, Family] = {row.config: row for row in (resnet.FAMILY, resnet_v1.FAMILY, vit.FAMILY, mixer.FAMILY)}
+ModelConfig = resnet.ResNetConfig | resnet_v1.ResNetV1Config | vit.ViTConfig | mixer.MixerConfig
+
+
+@functools.cache
+def architectures() -> dict[str, ModelConfig]:
+    """{name: config for 1,000 classes and, where the size matters, 224 pixels} of every variant of every family.
+
+    BiT's names are `R50x1`, ResNet V1's `R50`; the others are the papers': `ViT-B/16`, `R50+ViT-B/16`, `Mixer-B/16`.
+    """
+    return {name: config for family in FAMILIES.values() for name, config in family.variants.items()}
+
+
+def find_architecture(name: str, **changes) -> ModelConfig:
+    """The architecture called `name` with changed fields; UserError with the nearest names when there is none."""
+    if name not in architectures():
+        raise UserError(f"No architecture is called {name!r}{nearest(name, architectures())} See common/models/.")
+    return dataclasses.replace(architectures()[name], **changes)
+
+
+def architecture_name(config: ModelConfig) -> str | None:
+    """The name under which the sizes of a model were published."""
+    variants = FAMILIES[type(config)].variants.items()
+    return next((name for name, variant in variants if sizes(variant) == sizes(config)), None)
+
+
+def family_name(config: ModelConfig) -> str:
+    """What a person calls the family of a configuration."""
+    family = FAMILIES[type(config)]
+    return family.parent if config.children and family.parent else family.name
+
+
+def sizes(config: Config) -> dict[str, Any]:
+    """{field: value} of what makes a model another one, its children's below the name of each."""
+    own = {name: getattr(config, name) for name in FAMILIES[type(config)].sizes}
+    for name, child in config.children.items():
+        own |= {f"{name} {field}": value for field, value in sizes(child).items()}
+    return own
+
+
+def with_noise(config: ModelConfig, dropout: float, stochastic_depth: float) -> ModelConfig:
+    """`config` for a training run with these rates; UserError where the family has no such thing."""
+    if stochastic_depth and not config.num_branches:
+        raise UserError(f"--stochastic_depth {stochastic_depth} is for ViT and Mixer only; give 0.")
+    if dropout and not config.num_dropouts:
+        raise UserError(f"--dropout {dropout} is for ViT only; give 0.")
+    return dataclasses.replace(config, dropout=dropout) if config.num_dropouts else config
+
+
+def trained_parameters(config: ModelConfig, train_only: str) -> frozenset[str]:
+    """Names of the parameters that a run trains: `all`, those of the `head`, or of the head and every `norm`.
+
+    A norm is what has a scale; a scale and a bias are all it has.
+    """
+    names = frozenset(config.parameter_shapes())
+    if train_only == "all":
+        return names
+    trained = {"head"}
+    if train_only == "norm":
+        trained |= {name.removesuffix("/scale") for name in names if name.endswith("/scale")}
+    return frozenset(name for name in names if name.rpartition("/")[0] in trained)
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Number of parameters, counted without allocating any."""
+    return sum(math.prod(shape) for shape in config.parameter_shapes().values())
+
+
+def head_classes(wanted: int | None, known: int | None) -> int | None:
+    """The number of classes of a head: `wanted`, or else the `known` one; None without a head, which 0 asks for.
+
+    Raises UserError for what is no number of classes.
+    """
+    if wanted is None:
+        return known
+    if not isinstance(wanted, int) or wanted < 0:
+        raise UserError(f"num_classes is {wanted!r}, expected a number of classes, or 0 for a model without a head.")
+    return int(wanted) or None
+
+
+# --- configurations as records
+
+
+def dump_config(config: ModelConfig) -> dict[str, Any]:
+    """A configuration as JSON can hold it."""
+    return {"family": type(config).__name__} | dataclasses.asdict(config)
+
+
+def parse_config(record: Any, where: object) -> ModelConfig:
+    """The configuration that `dump_config` wrote. UserError for anything else."""
+    try:
+        fields = dict(record)
+        return parse_fields({family.__name__: family for family in FAMILIES}[fields.pop("family")], fields)
+    except UserError as error:
+        raise UserError(f"{where} holds no configuration of a model: {error} Restore or remove it.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise UserError(f"{where} holds no configuration of a model ({error!r}); restore or remove it.") from error
+
+
+def parse_fields(family: type[Config], fields: dict[str, Any]) -> Config:
+    """A configuration of `family`; of its children, which are objects, the type is that of the field."""
+    types = typing.get_type_hints(family)
+    parsed = {}
+    for name, value in fields.items():
+        children = [one for one in typing.get_args(types.get(name)) or (types.get(name),) if one in FAMILIES]
+        parsed[name] = parse_fields(children[0], value) if children and value else tupled(value)
+    return family(**parsed)
+
+
+def tupled(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,127 @@
+"""What a family of models is: a configuration with parameters and children, and one row (`Family`) with the rest.
+
+common/models/families.py lists the rows.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from common.system.errors import UserError
+
+Shapes = dict[str, tuple[int, ...]]  # {canonical name: shape}, in the order of the forward pass
+Arrays = dict[str, np.ndarray]
+Say = Callable[[str], None]  # called with a line for a person to read
+
+
+class Undecided(UserError):
+    """Names and shapes are right, and something that the model needs follows from neither."""
+
+
+class Config:
+    """Base of the configurations, which are frozen dataclasses.
+
+    A field that holds a configuration is a child: its parameters lie below the field's name, `backbone/stem/conv/kernel`.
+    Shapes, initial values, checks, adaptation and spellings all walk the children.
+    """
+
+    image_size: ClassVar[tuple[int, int] | None] = None  # height and width in pixels that it is made for; None: any
+    image_kernel: ClassVar[str] = "stem/kernel"  # the parameter that takes the images
+    pooling: ClassVar[str] = "gap"
+    num_branches: ClassVar[int] = 0  # residual branches, which stochastic depth may drop
+    num_dropouts: ClassVar[int] = 0  # places at which dropout acts
+
+    @property
+    def children(self) -> "dict[str, Config]":
+        """{field: configuration} of the models within this one."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Config)}
+
+    def own_shapes(self) -> Shapes:
+        """{canonical name: shape} of the parameters that no child has; kernels are HWIO and [in, out]."""
+        raise NotImplementedError
+
+    def parameter_shapes(self) -> Shapes:
+        """{canonical name: shape} of all parameters: the children's, then its own; kernels are HWIO and [in, out]."""
+        shapes = {}
+        for name, child in self.children.items():
+            shapes |= within(name, child.parameter_shapes())
+        return shapes | self.own_shapes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What is known of a model that a file holds, of which the configuration follows."""
+
+    shapes: Shapes  # of its own parameters, under canonical names
+    num_heads: int | None  # where the shapes tell
+    facts: dict[str, Any]  # fields that files or the user state
+    computes: dict[str, Any]  # fields as stated, or else as the spelling's own code computes
+    children: dict[str, Config]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes; None without a head."""
+        return next((self.shapes[name][-1] for name in ("head/bias", "head/kernel") if name in self.shapes), None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models in one row; the hooks do nothing for most of them.
+
+    `arrays` are those of a model without its children's.
+    """
+
+    config: type[Config]
+    name: str  # for people
+    parent: str | None = None  # the same of a model with children; None: `name`
+    variants: dict[str, Config]  # {published name: for 1,000 classes and, where the size matters, 224 pixels}
+    by_name: bool = True  # whether a variant's name is that of a model, or says nothing without its training data
+    sizes: tuple[str, ...]  # fields that make a model another one: no values are made for these
+    initial: dict[str, tuple]  # code base -> rows of (pattern of names, draw); the first is the default
+    spellings: dict[
+        str, tuple[str, ...]
+    ]  # kind of file -> published spellings; the first that holds a model is written
+    infer: Callable[[Seen], Config]  # KeyError for a missing parameter, Undecided where nothing says what is needed
+    needs_record: Callable[[Config], bool] = lambda config: True  # whether names and shapes leave something open
+    adapt: Callable[[Arrays, Config, Config, Say], Arrays] = lambda arrays, config, wanted, say: arrays
+    # For spellings that cannot say all of a model: what they can (configuration, notes), and the arrays there and back.
+    express_config: Callable[[Config, dict[str, tuple]], tuple[Config, list[str]]] = lambda config, holds: (config, [])
+    express: Callable[[Arrays, Config, Config], Arrays] = lambda arrays, config, there: arrays
+    restore: Callable[[Arrays, Config, Config], tuple[Arrays, Config]] = lambda arrays, there, config: (arrays, config)
+
+
+def below(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose names start with `prefix/`, without it."""
+    return {name.removeprefix(f"{prefix}/"): value for name, value in named.items() if name.startswith(f"{prefix}/")}
+
+
+def within(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `below`."""
+    return {f"{prefix}/{name}": value for name, value in named.items()}
+
+
+def parted(arrays: Arrays, config: Config) -> tuple[Arrays, dict[str, Arrays]]:
+    """(a model's own arrays, {child: its arrays without the child's name})."""
+    parts = {name: below(arrays, name) for name in config.children}
+    taken = {f"{name}/{rest}" for name, part in parts.items() for rest in part}
+    return {name: array for name, array in arrays.items() if name not in taken}, parts
+
+
+def norm(name: str, width: int) -> Shapes:
+    """The two parameters of a normalisation."""
+    return {f"{name}/scale": (width,), f"{name}/bias": (width,)}
+
+
+def dense(name: str, *shape: int) -> Shapes:
+    """Kernel of `shape`, [in, out] or HWIO, and bias of a layer."""
+    return {f"{name}/kernel": shape, f"{name}/bias": shape[-1:]}
+
+
+def check_image(expected: tuple[int, int], found: tuple[int, int]) -> None:
+    """Raise UserError where images have another height and width than a model takes."""
+    if tuple(found) != tuple(expected):
+        expected, found = (" x ".join(map(str, size)) for size in (expected, found))
+        raise UserError(f"The model takes {expected} pixels and the images have {found}; resize one or the other.")

@@ -1,0 +1,172 @@
+"""The class token and the positions of a ViT: fixed ones, other grids, and forms that only some spellings know.
+
+Functions that take arrays take those of a ViT without its children's.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from common.models.family import Arrays, Config, Say, Shapes, Undecided
+
+Pair = tuple[int, int]
+
+
+def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
+    """float64 [1, rows * columns, width] fixed positions: sine and cosine of the column, then of the row.
+
+    Source: https://arxiv.org/abs/2104.02057 as in `posemb_sincos_2d` of big_vision's models/vit.py.
+    """
+    row, column = (index.reshape(-1, 1) for index in np.mgrid[:rows, :columns])
+    frequency = 1e-4 ** (np.arange(width // 4) / (width // 4 - 1))
+    waves = [wave(index * frequency) for index in (column, row) for wave in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=1)[None]
+
+
+def resize_positions(positions: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
+    """`pos_embedding` [1, L, D] of one grid of patches for another: bilinear, with aligned corners.
+
+    A row for the class token stays as it is. The originals call `scipy.ndimage.zoom(order=1)`, which is the same.
+    """
+    num_patches = grid[0] * grid[1]
+    values = positions[0, -num_patches:].astype(np.float64).reshape(*grid, -1)
+    for axis, (old, new) in enumerate(zip(grid, new_grid)):
+        places = np.linspace(0, old - 1, new)
+        below = places.astype(int)
+        weight = (places - below).reshape(-1, *[1] * (2 - axis))
+        above = values.take(np.minimum(below + 1, old - 1), axis)
+        values = (1 - weight) * values.take(below, axis) + weight * above
+    rows = values.reshape(new_grid[0] * new_grid[1], -1).astype(positions.dtype)
+    return np.concatenate([positions[0, :-num_patches], rows])[None]
+
+
+def infer_depth(shapes: Shapes) -> int:
+    """Number of blocks of a transformer or Mixer."""
+    depth = 0
+    while f"blocks/{depth}/norm1/scale" in shapes:
+        depth += 1
+    return depth
+
+
+def infer_grid(count: int, has_cls: bool, patch_size: Pair, stride: int, image_size: Pair | None) -> tuple[Pair, bool]:
+    """(height and width of the images in pixels, whether the class token has a position) of `count` positions."""
+    choices = [(count - 1, True), (count, False)] if has_cls else [(count, True)]
+    if image_size is None:
+        for patches, cls_position in choices:
+            if patches and math.isqrt(patches) ** 2 == patches:
+                return tuple(math.isqrt(patches) * stride * patch for patch in patch_size), cls_position
+        raise Undecided(f"has {count} positions, which form no square; give --image_size HEIGHTxWIDTH in pixels.")
+    rows, columns = (-(-size // stride) // patch for size, patch in zip(image_size, patch_size))
+    for patches, cls_position in choices:
+        if rows * columns == patches:
+            return tuple(image_size), cls_position
+    size = " x ".join(map(str, image_size))
+    raise Undecided(
+        f"has {count} positions, and images of {size} pixels have {rows} x {columns} patches; give another --image_size."
+    )
+
+
+# --- values for a model with other positions
+
+
+def adapt(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
+    """With or without a class token and its position, and positions for another grid of patches."""
+    return adapt_positions(adapt_tokens(arrays, config, wanted, say), config, wanted, say)
+
+
+def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
+    """With or without a class token, and with or without its position."""
+    arrays, had, has = dict(arrays), *(one.pooling == "token" for one in (config, wanted))
+    positioned = "pos_embedding" in arrays and had and config.cls_position
+    if had and not has:
+        say("The class token is dropped: the model pools its patches.")
+        arrays.pop("cls")
+    if has and not had:
+        say("The weights have no class token: it starts at zero.")
+        width = arrays["stem/bias"].size
+        arrays["cls"] = np.zeros((1, 1, width), arrays["stem/bias"].dtype)
+    if "pos_embedding" not in arrays or wanted.positions != "learned":
+        return arrays
+    first, patches = np.split(arrays["pos_embedding"], [1 if positioned else 0], axis=1)
+    wants = has and wanted.cls_position
+    if positioned and has and not wants:
+        say("The position of the class token is added to it: the model has positions for its patches only.")
+        arrays["cls"] = arrays["cls"] + first
+    if wants and not positioned:
+        first = np.zeros_like(patches[:, :1])
+    arrays["pos_embedding"] = np.concatenate([first, patches], 1) if wants else patches
+    return arrays
+
+
+def adapt_positions(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
+    """Learned positions for another grid of patches, as the originals resize them: bilinear, corners aligned."""
+    if wanted.positions != "learned" or "pos_embedding" not in arrays:
+        return {name: array for name, array in arrays.items() if name != "pos_embedding"}
+    if config.grid == wanted.grid:
+        return arrays
+    shown = [" x ".join(map(str, one.grid)) for one in (config, wanted)]
+    say(f"Positions are resized from {shown[0]} to {shown[1]} patches (bilinear, corners aligned).")
+    return arrays | {"pos_embedding": resize_positions(arrays["pos_embedding"], config.grid, wanted.grid)}
+
+
+# --- what leaves every logit the same: how a spelling that cannot say all of a model holds it
+
+
+def express_config(config: Config, holds: dict[str, tuple]) -> tuple[Config, list[str]]:
+    """(the configuration in a spelling that `holds` these values of fields, what was changed).
+
+    Sine and cosine positions are written out; a class token without a position gets one of zeros; or its position is
+    added to it where the spelling adds positions to the patches only.
+    """
+    notes = []
+    if config.positions == "sincos2d" and "sincos2d" not in holds.get("positions", ("sincos2d",)):
+        config = dataclasses.replace(config, positions="learned", cls_position=False)
+        notes.append("sine and cosine positions are written out")
+    allowed = holds.get("cls_position", (config.cls_position,))
+    if config.pooling == "token" and config.cls_position not in allowed:
+        notes.append(
+            "the position of the class token is added to it, which cannot be undone"
+            if config.cls_position
+            else "the class token gets a position of zeros"
+        )
+        config = dataclasses.replace(config, cls_position=not config.cls_position)
+    return config, notes
+
+
+def express(arrays: Arrays, config: Config, there: Config) -> Arrays:
+    """`arrays` of `config` as those of `there`, which `express_config` returned."""
+    arrays = dict(arrays)
+    if config.positions != there.positions:
+        dtype = arrays["stem/kernel"].dtype
+        arrays["pos_embedding"] = sincos2d(*config.grid, config.width).astype(dtype)
+        config = dataclasses.replace(config, positions="learned", cls_position=False)
+    if config.pooling == "token" and config.cls_position != there.cls_position:
+        positions = arrays["pos_embedding"]
+        if there.cls_position:
+            arrays["pos_embedding"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], 1)
+        else:
+            arrays["cls"] = arrays["cls"] + positions[:, :1]
+            arrays["pos_embedding"] = positions[:, 1:]
+    return {name: arrays[name] for name in there.own_shapes()}
+
+
+def restore(arrays: Arrays, there: Config, config: Config) -> tuple[Arrays, Config]:
+    """The inverse of `express`: (arrays, configuration), which stay those of `there` where the arrays have moved on."""
+    shapes, positions = config.own_shapes(), arrays.get("pos_embedding")
+    back = dict(arrays)
+    if there.pooling == "token" and there.cls_position and not config.cls_position:
+        if positions[:, :1].any() or np.signbit(positions[:, :1]).any():
+            return arrays, there
+        back["pos_embedding"] = positions = positions[:, 1:]
+    if config.positions == "sincos2d" and there.positions == "learned":
+        if positions.shape != (1, config.grid[0] * config.grid[1], config.width):
+            return arrays, there
+        if positions.tobytes() != sincos2d(*config.grid, config.width).astype(positions.dtype).tobytes():
+            return arrays, there
+        del back["pos_embedding"]
+    if not config.cls_position and there.pooling != "token":
+        return back, config
+    if back.keys() != shapes.keys() or any(back[name].shape != shape for name, shape in shapes.items()):
+        return arrays, there
+    return {name: back[name] for name in shapes}, config

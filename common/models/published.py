@@ -1,0 +1,127 @@
+"""The names under which models were published.
+
+The manifest (`weights/manifest.json`) holds one row per published file: name, architecture, classes, resolution,
+address, and size and digest where known.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from common.models.cards import Card
+from common.models.families import FAMILIES, ModelConfig, find_architecture, head_classes
+from common.system.errors import UserError, nearest
+
+PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
+CLASS_NAMES = Path(__file__).resolve().parent.parent / "imagenet-classes.zip"
+DEFAULT_MODEL = "BiT-T-R26x0.5"
+DOWNLOADS = "weights"  # the folder of downloaded weights, where --bit_pretrained_dir names no other
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """One row of the manifest."""
+
+    name: str
+    architecture: str
+    num_classes: int
+    source: str  # what the file was trained on
+    resolution: int | None = None  # evaluation size in pixels, where the model fixes one
+    url: str | None = None  # None: shipped with the project, or not published
+    bytes: int | None = None
+    sha256: str | None = None
+    accuracy: float | None = None  # top-1 on ImageNet's validation images that its source states, a fraction
+    # How its source prepares images to evaluate it, and its loss in training; as in a card.
+    resize_kind: str = "bilinear"
+    eval_resize: int = 0
+    loss: str = "softmax"
+    changes: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # fields that the architecture's row has otherwise
+
+    def config(self, num_classes: int | None = None) -> ModelConfig:
+        """The architecture with its published number of classes, or with `num_classes`; 0 for no head."""
+        classes = head_classes(num_classes, self.num_classes)
+        config = find_architecture(self.architecture, num_classes=classes, **self.changes)
+        if self.resolution and config.image_size:
+            config = dataclasses.replace(config, image_size=(self.resolution, self.resolution))
+        return config
+
+    @property
+    def card(self) -> Card:
+        """What a card beside the published file would say."""
+        prepared = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize}
+        return Card(resolution=self.resolution, class_names=self.class_names, loss=self.loss, **prepared)
+
+    @property
+    def file(self) -> str:
+        """Where the weights lie below the weights folder: `ViT-B/16` in `ViT-B_16.npz`, `vtab/...` in a folder."""
+        return f"{re.sub(r'/(?=[0-9])', '_', self.name)}.npz"
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes of ImageNet-1k or ImageNet-21k, in the order of the head; None for other data sets."""
+        return imagenet_classes(self.num_classes) if self.url and not self.name.startswith("vtab/") else None
+
+
+@functools.cache
+def imagenet_classes(num_classes: int) -> tuple[str, ...] | None:
+    """English names of ImageNet's 1,000 or ImageNet-21k's 21,843 classes; None for another number.
+
+    Source: the lists of WordNet synsets and lemmas in timm (`timm/data/_info`); see scripts/class_names.py.
+    """
+    file = f"{num_classes}.txt"
+    with zipfile.ZipFile(CLASS_NAMES) as archive:
+        return tuple(archive.read(file).decode().split("\n")) if file in archive.namelist() else None
+
+
+@functools.cache
+def published_models() -> dict[str, PublishedModel]:
+    """{name: row} of the whole manifest."""
+    return {row["name"]: PublishedModel(**row) for row in read_manifest()["models"]}
+
+
+@functools.cache
+def read_manifest() -> dict[str, Any]:
+    """weights/manifest.json: `models`, and `patterns` of families of files that are too many to list."""
+    return json.loads((PACKAGED_WEIGHTS / "manifest.json").read_text())
+
+
+def find_model(name: str) -> PublishedModel:
+    """The manifest's row called `name`, one of its patterns, or an architecture without published weights.
+
+    Raises UserError with the nearest names when there is none.
+    """
+    models = published_models()
+    if name in models:
+        return models[name]
+    for pattern in read_manifest()["patterns"]:
+        if found := re.fullmatch(pattern["regex"], name):
+            return described(name, found, pattern)
+    if name in unpublished_models():
+        return unpublished_models()[name]
+    known = [*models, *unpublished_models()]
+    raise UserError(f"No model is called {name!r}{nearest(name, known)} The names stand in weights/manifest.json.")
+
+
+@functools.cache
+def unpublished_models() -> dict[str, PublishedModel]:
+    """{name: model} of the architectures whose names no published file has; of a BiT, the file's name says the data."""
+    names = [name for family in FAMILIES.values() if family.by_name for name in family.variants]
+    source = "initial values; no weights were published under this name"
+    return {name: PublishedModel(name, name, 1000, source) for name in names if name not in published_models()}
+
+
+def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:
+    """The model whose file name, parsed by a pattern of the manifest, says how it was trained."""
+    parts = found.groupdict()
+    trained = parts["tuned"] or parts["upstream"]
+    classes = pattern["classes"][trained]
+    resolution = int(parts["resolution"] or 224)
+    url = pattern["url"].format(file=parts["file"])
+    architecture, prepared = pattern["architectures"][parts["variant"]], pattern["prepared"][trained]
+    return PublishedModel(name, architecture, classes, pattern["source"], resolution, url, **prepared)

@@ -1,0 +1,120 @@
+"""What a model starts with: the file that is meant, and its values, adapted, or initial ones."""
+
+import dataclasses
+import logging
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, head_classes
+from common.models.cards import Card
+from common.models.family import Arrays, Say
+from common.models.initial import initial_parameters
+from common.system import remote as storage
+from common.system.errors import UserError
+from common.weights.adapt import adapt, check_same_model
+from common.weights.recognise import shorten
+from common.weights.source import Source, card_name, find_weights, read_model
+
+log = logging.getLogger(__name__)
+
+
+class Start(NamedTuple):
+    """What a model starts with."""
+
+    config: ModelConfig
+    arrays: Arrays
+    card: Card
+
+
+def find_file(model: PublishedModel, folder: str | Path) -> Path:
+    """Where the published file of `model` lies: below `folder`, or shipped with the project.
+
+    Raises UserError with the command that fetches it.
+    """
+    if storage.is_remote(folder):
+        names = storage.RemoteFolder(str(folder)).sizes()
+        file = next((name for name in (model.file, f"{model.name}.h5") if name in names), None)
+        if file:
+            return storage.local_file(f"{folder}/{file}", card_name(Path(file)))
+    for candidate in (Path(folder) / model.file, Path(folder) / f"{model.name}.h5", PACKAGED_WEIGHTS / model.file):
+        if candidate.is_file():
+            return candidate
+    if model.url is None:
+        raise UserError(f"No weights were published for {model.name}; give a file with --weights, or --weights none.")
+    elsewhere = f"--dir {shlex.quote(str(folder))} " if Path(folder) != Path("weights") else ""
+    raise UserError(
+        f"{Path(folder) / model.file} is missing; fetch it with `python -m common.download {elsewhere}{model.name}`, "
+        "or name a file with --weights."
+    )
+
+
+def choose_file(model: PublishedModel, weights: str | Path | None, folder: str | Path = "weights") -> Path | None:
+    """The file that `weights` means: its path, or that of a run; "pretrained": the published one; None or "none": no file."""
+    if weights == "pretrained":
+        return find_file(model, folder)
+    if weights in (None, "none"):
+        return None
+    if storage.is_remote(weights) and not Path(weights).suffix:  # the folder of a run
+        weights = f"{str(weights).rstrip('/')}/weights.npz"
+    return find_weights(storage.local_file(weights, card_name(Path(weights))))
+
+
+def starting_values(
+    model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0, *,
+    image_size: tuple[int, int] | None = None, head_bias: float = 0.0, pretrained: bool = False, say: Say = log.info,
+) -> Start:  # fmt: skip
+    """What `model` starts with: the values in `path`, or initial ones drawn with `seed` where there is no file.
+
+    `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
+    file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, 0 none,
+    another size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new
+    head. The card says what the files tell, and of the `pretrained` one, what the manifest does.
+    """
+    changes = {"image_size": image_size} if image_size and model.config().image_size else {}
+    if path is None:
+        config = dataclasses.replace(model.config(num_classes), **changes)
+        return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card())
+    source = read_source(path, model.config(), say)
+    changes |= {"num_classes": head_classes(num_classes, source.config.num_classes)}
+    config = dataclasses.replace(source.config, **changes)
+    arrays = adapt(source.arrays, source.config, config, say)
+    is_new = source.config.num_classes != config.num_classes
+    card = source.card.over(model.card) if pretrained else source.card
+    if is_new:
+        return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
+    return Start(config, arrays, card)
+
+
+def with_head_bias(arrays: Arrays, value: float) -> Arrays:
+    """`arrays` with another bias of the head, if there is a head."""
+    return {name: np.full_like(array, value) if name == "head/bias" else array for name, array in arrays.items()}
+
+
+def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
+    """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
+    path = storage.local_file(path, card_name(Path(path)), "config.json", "preprocessor_config.json")
+    source = read_model(path, check=lambda found: check_same_model(found, config, path))
+    for line in source.notes:
+        say(line)
+    if source.unused:
+        say(f"The model has no such parameters, so they are not read: {shorten(source.unused)}.")
+    return source
+
+
+def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> Arrays:
+    """The arrays of `read_start`."""
+    return read_start(path, config, say).arrays
+
+
+def read_start(path: str | Path, config: ModelConfig, say: Say = log.info) -> Start:
+    """The model in `path`, in any spelling, under canonical names; the head has the file's number of classes.
+
+    Positions are resized to those of `config`. Raises UserError when the file is damaged, or holds missing, unexpected,
+    misshapen or non-finite tensors.
+    """
+    source = read_source(path, config, say)
+    wanted = dataclasses.replace(config, num_classes=source.config.num_classes)
+    return Start(wanted, adapt(source.arrays, source.config, wanted, say), source.card)
