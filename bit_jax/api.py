@@ -46,7 +46,7 @@ def build(
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
-    model.preprocessing = preprocessing or Preprocessing()
+    model.preprocessing, model.precision = preprocessing or Preprocessing(), precision
     model.devices, model.train_only = devices or FirstDevice(), train_only
     for variable in engine_weights.parameters(model).values():
         place = model.devices.place_of_parameter(variable.shape)

@@ -9,7 +9,7 @@ from jax import Array
 
 from bit_jax.devices import FirstDevice
 from bit_jax.inference import build_once
-from bit_jax.loop import scale
+from bit_jax.losses import scale
 from common.runs.export import Export
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # that the graph is written for

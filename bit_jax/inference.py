@@ -1,42 +1,42 @@
 """Evaluation and prediction with trained weights in JAX."""
 
-import functools
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from flax import nnx
 from jax import Array
-from jax import numpy as jnp
 
 from bit_jax import api
 from bit_jax.devices import FirstDevice, to_device
 from bit_jax.layers import standardize_once
-from bit_jax.loop import evaluate, scale, score
+from bit_jax.loop import evaluate, score
+from bit_jax.losses import scale
 from bit_jax.model import Model
+from common.recipes.task import Loss
 from common.runs.export import Export
 from common.runs.inference import Evaluation, Inference, Prediction
 
 
-@functools.partial(nnx.jit, static_argnames="dtype")
-def features_and_logits(model: Model, images: Array, *, dtype: jnp.dtype) -> tuple[Array, Array]:
+@nnx.jit
+def features_and_logits(model: Model, images: Array) -> tuple[Array, Array]:
     """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(scale(images, model).astype(dtype))
+    features = model.features(scale(images, model).astype(model.compute_dtype))
     return features, model.head(features)
 
 
-def predict(model: Model, batches: Iterator[dict], *, dtype: jnp.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        yield jax.device_get(features_and_logits(model, batch["images"], dtype=dtype))
+        yield jax.device_get(features_and_logits(model, batch["images"]))
 
 
 def predict_and_score(
-    model: Model, batches: Iterator[dict], *, loss: str, dtype: jnp.dtype
+    model: Model, batches: Iterator[dict], *, loss: Loss
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"], dtype=dtype)
+        features, logits = features_and_logits(model, batch["images"])
         yield jax.device_get((features, logits, score(logits, batch, loss)))
 
 
@@ -51,15 +51,15 @@ def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     with FirstDevice() as devices:
-        model, dtype = build_once(job, devices), getattr(jnp, job.config.precision)
+        model = build_once(job, devices)
         for split in job.split_names:
             if job.config.output:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss))
             else:
-                job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
+                job.show(split, evaluate(model, job.batches(split), loss=job.loss))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
     with FirstDevice() as devices:
-        job.show(predict(build_once(job, devices), job.batches(), dtype=getattr(jnp, job.config.precision)))
+        job.show(predict(build_once(job, devices), job.batches()))

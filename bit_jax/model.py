@@ -24,13 +24,18 @@ class Model(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, remat: bool = False):
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.precision = config, remat, "float32"
         self.card, self.preprocessing = Card(), Preprocessing()
 
     @property
     def dtype(self) -> jnp.dtype:
         """Type of the parameters; activations flow in the type of the images."""
         return jax.tree.leaves(nnx.state(self, nnx.Param))[0].dtype
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """Type in which images are given to the model: bfloat16 if it was built for it, or else that of the parameters."""
+        return jnp.dtype(jnp.bfloat16) if self.precision == "bfloat16" else self.dtype
 
     @property
     def device(self) -> jax.Device | jax.sharding.Sharding:

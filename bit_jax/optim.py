@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import optax
@@ -16,14 +18,43 @@ from common.recipes.recipe import Recipe, UpdateNumbers
 Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or moment}
 
 
+class Split(NamedTuple):
+    """A model in parts: its graph, which is static in compiled functions, and its parameters, trained and frozen."""
+
+    graph: nnx.GraphDef
+    trained: dict[tuple[str | int, ...], nnx.Param]
+    frozen: dict[tuple[str | int, ...], nnx.Param]
+
+    @property
+    def parameters(self) -> dict[tuple[str | int, ...], nnx.Param]:
+        """All of them."""
+        return self.trained | self.frozen
+
+
+SPLITS: weakref.WeakKeyDictionary[nnx.Module, Split] = weakref.WeakKeyDictionary()  # each takes tens of milliseconds
+
+
+def split(model: nnx.Module) -> Split:
+    """The parts of a model, as they were when its optimizer was made, or at the first call."""
+    if model not in SPLITS:
+        found, names = parameters(model), trained_parameters(model.config, model.train_only)
+        trained = {path: value for path, value in found.items() if canonical_name(path) in names}
+        frozen = {path: value for path, value in found.items() if path not in trained}
+        SPLITS[model] = Split(nnx.graphdef(model), trained, frozen)
+    return SPLITS[model]
+
+
+def values(parameters: dict[tuple[str | int, ...], nnx.Param]) -> Params:
+    """The values of some parameters."""
+    return {path: value.get_value() for path, value in parameters.items()}
+
+
 class Optimizer:
     """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: array}."""
 
     def __init__(self, model: nnx.Module, recipe: Recipe):
-        self.graphdef, found = nnx.graphdef(model), parameters(model)
-        trained = trained_parameters(model.config, model.train_only)
-        self.parameters = {path: value for path, value in found.items() if canonical_name(path) in trained}
-        self.frozen_parameters = {path: value for path, value in found.items() if path not in self.parameters}
+        SPLITS.pop(model, None)  # its head may be another one since
+        self.parameters = split(model).trained
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.params.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = jax.tree.map(jnp.zeros_like, self.params)
@@ -33,17 +64,12 @@ class Optimizer:
     @property
     def params(self) -> Params:
         """The values of the trained parameters."""
-        return {path: value.get_value() for path, value in self.parameters.items()}
+        return values(self.parameters)
 
     @params.setter
     def params(self, params: Params) -> None:
         for path, value in self.parameters.items():
             value.set_value(params[path])
-
-    @property
-    def frozen(self) -> Params:
-        """The values of the others."""
-        return {path: value.get_value() for path, value in self.frozen_parameters.items()}
 
 
 def parameters(model: nnx.Module) -> dict[tuple[str | int, ...], nnx.Param]:

@@ -43,6 +43,7 @@ def build(
     with torch.device("meta"):
         model = MODELS[type(config)](config, remat=remat)
     model.preprocessing, model.devices = preprocessing or Preprocessing(), devices or FirstDevice()
+    model.precision = precision
     model = model.to(dtype)
     trained = trained_parameters(config, train_only)
     for name, value in model.named_parameters():

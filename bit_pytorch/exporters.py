@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from bit_pytorch.devices import FirstDevice
 from bit_pytorch.inference import build_once
-from bit_pytorch.loop import constants, scale
+from bit_pytorch.losses import constants, scale
 from bit_pytorch.model import Model
 from common.runs.export import Export
 from common.system.errors import UserError

@@ -8,27 +8,29 @@ import torch
 from bit_pytorch import api
 from bit_pytorch.devices import FirstDevice, to_device
 from bit_pytorch.layers import standardize_once
-from bit_pytorch.loop import evaluate, scale, score
+from bit_pytorch.loop import evaluate, score
+from bit_pytorch.losses import scale
 from bit_pytorch.model import Model
+from common.recipes.task import Loss
 from common.runs.export import Export
 from common.runs.inference import Evaluation, Inference, Prediction
 
 
 @torch.inference_mode()
-def predict(model: Model, batches: Iterator[dict], *, dtype: torch.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        features = model.features(scale(batch["images"], model).to(dtype))
+        features = model.features(scale(batch["images"], model).to(model.compute_dtype))
         yield features.cpu().numpy(), model.head(features).cpu().numpy()
 
 
 @torch.inference_mode()
 def predict_and_score(
-    model: Model, batches: Iterator[dict], *, loss: str, dtype: torch.dtype
+    model: Model, batches: Iterator[dict], *, loss: Loss
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features = model.features(scale(batch["images"], model).to(dtype))
+        features = model.features(scale(batch["images"], model).to(model.compute_dtype))
         logits = model.head(features)
         yield features.cpu().numpy(), logits.cpu().numpy(), score(logits, batch, loss).cpu().numpy()
 
@@ -44,15 +46,15 @@ def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     with FirstDevice() as devices:
-        model, dtype = build_once(job, devices), getattr(torch, job.config.precision)
+        model = build_once(job, devices)
         for split in job.split_names:
             if job.config.output:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss))
             else:
-                job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
+                job.show(split, evaluate(model, job.batches(split), loss=job.loss))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
     with FirstDevice() as devices:
-        job.show(predict(build_once(job, devices), job.batches(), dtype=getattr(torch, job.config.precision)))
+        job.show(predict(build_once(job, devices), job.batches()))

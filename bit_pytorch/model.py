@@ -21,13 +21,18 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig, *, remat: bool = False):
         super().__init__()
-        self.config, self.remat = config, remat
+        self.config, self.remat, self.precision = config, remat, "float32"
         self.card, self.preprocessing = Card(), Preprocessing()
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters; activations flow in the type of the images."""
         return next(self.parameters()).dtype
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type in which images are given to the model: bfloat16 if it was built for it, or else that of the parameters."""
+        return torch.bfloat16 if self.precision == "bfloat16" else self.dtype
 
     @property
     def device(self) -> torch.device:

@@ -44,10 +44,10 @@ def global_norm(gradients: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers) -> None:
-    """One update of every trained parameter with the gradients that it holds, which are dropped."""
+def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[str, Tensor]) -> None:
+    """One update of every trained parameter, in place, for which the gradients are used up."""
     names, w = list(optimizer.parameters), list(optimizer.parameters.values())
-    g = [value.grad for value in w]
+    g = [gradients[name] for name in names]
     first, second, average = (
         [optimizer.state[part][name] for name in names] if part in optimizer.state else []
         for part in ("first", "second", "average")
@@ -75,8 +75,6 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers) -> None
             kept.copy_(value)
     if average:
         torch._foreach_lerp_(average, w, 1 - numbers.ema)
-    for value in w:
-        value.grad = None
 
 
 @contextlib.contextmanager

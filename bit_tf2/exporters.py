@@ -13,7 +13,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from bit_tf2.devices import FirstDevice
 from bit_tf2.inference import build_once
-from bit_tf2.loop import scale
+from bit_tf2.losses import scale
 from bit_tf2.model import Model
 from common.runs.export import Export
 from common.system.errors import UserError

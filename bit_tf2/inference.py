@@ -9,32 +9,34 @@ from tensorflow import Tensor
 from bit_tf2 import api
 from bit_tf2.devices import FirstDevice, to_device
 from bit_tf2.layers import standardize_once
-from bit_tf2.loop import evaluate, scale, score
+from bit_tf2.loop import evaluate, score
+from bit_tf2.losses import scale
 from bit_tf2.model import Model
+from common.recipes.task import Loss
 from common.runs.export import Export
 from common.runs.inference import Evaluation, Inference, Prediction
 
 
 @tf.function(autograph=False)
-def features_and_logits(model: Model, images: Tensor, *, dtype: tf.DType) -> tuple[Tensor, Tensor]:
+def features_and_logits(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
     """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(tf.cast(scale(images, model), dtype))
+    features = model.features(tf.cast(scale(images, model), model.compute_dtype))
     return features, model.head(features)
 
 
-def predict(model: Model, batches: Iterator[dict], *, dtype: tf.DType) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"], dtype=dtype)
+        features, logits = features_and_logits(model, batch["images"])
         yield features.numpy(), logits.numpy()
 
 
 def predict_and_score(
-    model: Model, batches: Iterator[dict], *, loss: str, dtype: tf.DType
+    model: Model, batches: Iterator[dict], *, loss: Loss
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"], dtype=dtype)
+        features, logits = features_and_logits(model, batch["images"])
         yield features.numpy(), logits.numpy(), score(logits, batch, loss).numpy()
 
 
@@ -49,15 +51,15 @@ def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split, and write features and logits on request."""
     with FirstDevice() as devices:
-        model, dtype = build_once(job, devices), getattr(tf, job.config.precision)
+        model = build_once(job, devices)
         for split in job.split_names:
             if job.config.output:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss, dtype=dtype))
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss))
             else:
-                job.show(split, evaluate(model, job.batches(split), loss=job.loss, dtype=dtype))
+                job.show(split, evaluate(model, job.batches(split), loss=job.loss))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes of images, and write logits and features on request."""
     with FirstDevice() as devices:
-        job.show(predict(build_once(job, devices), job.batches(), dtype=getattr(tf, job.config.precision)))
+        job.show(predict(build_once(job, devices), job.batches()))

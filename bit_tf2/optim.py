@@ -1,6 +1,7 @@
 """The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import keras
@@ -18,8 +19,7 @@ class Optimizer:
     """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: variable}."""
 
     def __init__(self, model: keras.Model, recipe: Recipe):
-        trained = trained_parameters(model.config, model.train_only)
-        self.parameters = {path: value for path, value in parameters(model).items() if canonical_name(path) in trained}
+        self.parameters, self.devices = trained(model), model.devices
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.parameters.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = {path: tf.Variable(tf.zeros_like(w)) for path, w in self.parameters.items()}
@@ -30,6 +30,12 @@ class Optimizer:
 def parameters(model: keras.Model) -> dict[Path, tf.Variable]:
     """{attribute path: parameter} of the variables of `model` themselves, not of copies."""
     return dict(_walk(model, ()))
+
+
+def trained(model: keras.Model) -> dict[Path, tf.Variable]:
+    """Those of `parameters` that are trained."""
+    names = trained_parameters(model.config, model.train_only)
+    return {path: value for path, value in parameters(model).items() if canonical_name(path) in names}
 
 
 def _walk(value: object, path: Path) -> Iterator[tuple[Path, tf.Variable]]:
@@ -71,10 +77,18 @@ def global_norm(gradients: dict[Path, Tensor]) -> Tensor:
 
 
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[Path, Tensor]) -> None:
-    """One update of every trained parameter, in place."""
-    state = optimizer.state
+    """One update of every trained parameter, in place, on every device alike."""
+    update_copy = functools.partial(update_on_one, recipe, numbers)
+    optimizer.devices.on_each(update_copy, optimizer.parameters, optimizer.state, gradients)
+
+
+def update_on_one(
+    recipe: Recipe, numbers: UpdateNumbers, parameters: dict[Path, tf.Variable],
+    state: dict[str, dict[Path, tf.Variable]], gradients: dict[Path, Tensor],
+) -> None:  # fmt: skip
+    """`update` of one device's own copies."""
     shrink = tf.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
-    for path, w in optimizer.parameters.items():
+    for path, w in parameters.items():
         g = gradients[path] * shrink if recipe.clip else gradients[path]
         decays = recipe.decays(is_kernel(path))
         if decays and recipe.decay == "gradient":

@@ -38,7 +38,7 @@ from common.system.environment import processor
 from common.system.errors import UserError, exit_with_sentence
 from common.weights import write_weights
 
-FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
+ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 PEERS = {  # our model -> timm's, and the resolution at which they are compared
     "BiT-S-R50x1": ("resnetv2_50x1_bit", 128),
     "BiT-S-R101x1": ("resnetv2_101x1_bit", 128),
@@ -85,12 +85,11 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
     recipe = dataclasses.replace(RECIPE, batch_split=batch_split, lrs=(1e-4,), weight_decay=1e-4)
     optimizer = optim.create_optimizer(model, recipe)
-    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     on_device = next(iter(loop.to_device(iter([training_batch(args, batch)]), model.devices)))
 
     def work() -> None:
         for _ in range(args.steps):
-            loss = loop.train_step(model, optimizer, on_device, recipe, step=0, dtype=dtype)
+            loss = loop.train_step({"model": model}, optimizer, on_device, recipe, step=0)["loss"]
         float(loss)
 
     return work
@@ -102,11 +101,10 @@ def engine_inference(args: argparse.Namespace, engine: str) -> Work:
     config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
     inference.standardize_once(model)
-    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     batch = training_batch(args, args.batch) | {"mask": np.ones(args.batch, bool)}
 
     def work() -> None:
-        for _ in inference.predict(model, iter([batch] * args.steps), dtype=dtype):
+        for _ in inference.predict(model, iter([batch] * args.steps)):
             pass
 
     return work
@@ -620,7 +618,6 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
     config = find_model(TrainConfig.model).config(CLASSES)
     model = api.build(config, initial_parameters(0, config))
     optimizer = optim.create_optimizer(model, recipe)
-    dtype = importlib.import_module(FRAMEWORKS[engine]).float32
 
     def work() -> float:
         batches = loop.to_device(prefetch(TrainBatches(split, recipe, 0), range(20), os.cpu_count()), model.devices)
@@ -631,7 +628,7 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
             waited += time.perf_counter() - asked
             if batch is None:
                 return waited / (time.perf_counter() - started)
-            float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype))
+            float(loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"])
 
     return work
 
@@ -655,7 +652,7 @@ def main() -> None:
         prog="scripts/benchmark", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all by default")
-    parser.add_argument("--engines", nargs="+", choices=tuple(FRAMEWORKS), default=tuple(FRAMEWORKS))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--model", choices=tuple(PEERS), default="BiT-S-R50x1")
     parser.add_argument("--batch", type=int, default=8, help="images per step")
     parser.add_argument("--resolution", type=int, help="side in pixels; by default 128 for BiT and 224 for the others")

@@ -17,7 +17,7 @@ from common.models import DEFAULT_MODEL, find_model
 from common.recipes.recipe import Recipe
 from common.system.errors import exit_with_sentence
 
-FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax.numpy", "bit_tf2": "tensorflow"}
+ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 
 
 def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int) -> weights.Arrays:
@@ -36,16 +36,14 @@ def random_parameters(shapes: dict[str, tuple[int, ...]], seed: int) -> weights.
 def outputs(engine: str, config, arrays: weights.Arrays, images: np.ndarray, precision: str) -> np.ndarray:
     """Logits [B, K] of uint8 images [B, H, W, 3]."""
     api, inference = (importlib.import_module(f"{engine}.{part}") for part in ("api", "inference"))
-    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), precision)
     model = api.build(config, arrays, precision=precision)
     batch = {"images": images, "labels": np.zeros(len(images), np.int32), "mask": np.ones(len(images), bool)}
-    return next(iter(inference.predict(model, iter([batch]), dtype=dtype)))[1]
+    return next(iter(inference.predict(model, iter([batch]))))[1]
 
 
 def training_losses(engine: str, config, arrays: weights.Arrays, images: np.ndarray, args) -> list[float]:
     """Losses of `args.steps` updates on the same images."""
     api, loop, optim = (importlib.import_module(f"{engine}.{part}") for part in ("api", "loop", "optim"))
-    dtype = getattr(importlib.import_module(FRAMEWORKS[engine]), args.precision)
     model = api.build(config, arrays, precision=args.precision)
     recipe = Recipe(
         name="parity", batch=len(images), batch_split=1, batch_eval=len(images), lrs=(args.base_lr,) * args.steps,
@@ -55,7 +53,7 @@ def training_losses(engine: str, config, arrays: weights.Arrays, images: np.ndar
     batch = {"images": images, "labels": np.arange(len(images), dtype=np.int32) % config.num_classes}
     batches = loop.to_device(iter([batch] * args.steps), model.devices)
     return [
-        float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype))
+        float(loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"])
         for step, batch in enumerate(batches)
     ]
 
@@ -85,7 +83,7 @@ def main() -> None:
     print(f"{'engine':<12} {'precision':<9} {'logits':>9} {'losses':>9} {'seconds':>8}")
     reference = None
     for precision in ("float64", "float32"):
-        for engine in FRAMEWORKS:
+        for engine in ENGINES:
             started = time.monotonic()
             if engine == "bit_tf2":  # not before PyTorch: their copies of LLVM abort in the other order
                 bit_tf2.import_tensorflow()

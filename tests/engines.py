@@ -1,6 +1,5 @@
 """The three engines behind one face, for tests that compare them."""
 
-import dataclasses
 import importlib
 import importlib.util
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 from common.recipes.recipe import Recipe
+from common.recipes.task import Classification
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax", "bit_tf2": "tensorflow"}
 NAMES = tuple(FRAMEWORKS)
@@ -16,8 +16,16 @@ INSTALLED = tuple(name for name, framework in FRAMEWORKS.items() if importlib.ut
 
 def recipe_of(lrs, **changes) -> Recipe:
     """A recipe with these rates: SGD 0.9 on images of 32 pixels but for `changes`."""
+    task = Classification(**{name: changes.pop(name) for name in ("loss", "label_smoothing") if name in changes})
     fields = {"name": "test", "batch": 8, "batch_split": 1, "batch_eval": 8, "resize": 32, "crop": 32} | changes
-    fields = {"crop_min_area": 1.0, "mixup": 0.0, "momentum": 0.9, "weight_decay": 0.0, "lrs": tuple(lrs)} | fields
+    fields = {
+        "crop_min_area": 1.0,
+        "mixup": 0.0,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "lrs": tuple(lrs),
+        "task": task,
+    } | fields
     return Recipe(**fields)
 
 
@@ -28,7 +36,7 @@ class Engine:
         if name not in INSTALLED:
             pytest.skip(f"{FRAMEWORKS[name]} is not installed")
         self.name = name
-        for part in ("api", "devices", "inference", "loop", "optim", "weights"):
+        for part in ("api", "devices", "inference", "loop", "losses", "optim", "weights"):
             setattr(self, part, importlib.import_module(f"{name}.{part}"))
 
     def dtype(self, precision: str):
@@ -82,59 +90,36 @@ class Engine:
             "bit_jax": lambda images, model: images.astype(model.dtype),
             "bit_tf2": lambda images, model: self.cast(images, model.dtype.name),
         }[self.name]
-        monkeypatch.setattr(self.loop, "scale", scale)
+        monkeypatch.setattr(self.losses, "scale", scale)
         self.forget_compiled()
 
     def train(self, config, arrays, batches, recipe, *, precision, **options):
         """(losses, trained arrays) of one update per batch."""
         model = self.build(config, arrays, precision, **options)
         optimizer = self.optim.create_optimizer(model, recipe)
-        dtype = self.dtype(precision)
         losses = [
-            float(self.loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype))
+            float(self.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"])
             for step, batch in enumerate(self.devices.to_device(iter(batches), model.devices))
         ]
         self.optim.swap_average(optimizer)
         return losses, self.weights.dump(model)
 
-    def gradient_norm(self, model, optimizer, batch, recipe, dtype) -> float:
+    def gradient_norm(self, model, batch, recipe) -> float:
         """The global norm of the gradients of a batch, before anything is done to them."""
-        if self.name == "bit_pytorch":
-            self.loop.loss_fn(model, batch, recipe, dtype).backward()
-            gradients = {name: value.grad for name, value in model.named_parameters()}
-        elif self.name == "bit_jax":
-            whole = dataclasses.replace(recipe, batch_split=1)
-            _, gradients = self.loop.add_gradients(
-                None,
-                optimizer.params,
-                optimizer.frozen,
-                batch,
-                0,
-                graphdef=optimizer.graphdef,
-                recipe=whole,
-                dtype=dtype,
-            )
-        else:
-            with importlib.import_module("tensorflow").GradientTape() as tape:
-                loss = self.loop.loss_fn(model, batch, recipe, dtype)
-            gradients = tape.gradient(loss, optimizer.parameters)
-        norm = float(self.optim.global_norm(gradients))
-        if self.name == "bit_pytorch":
-            model.zero_grad()
-        return norm
+        _, gradients = self.loop.gradients({"model": model}, batch, recipe)
+        return float(self.optim.global_norm(gradients))
 
-    def apply(self, model, optimizer, recipe, step, gradients) -> None:
+    def apply(self, optimizer, recipe, step, gradients) -> None:
         """One update by gradients {canonical name: array}."""
-        numbers, arrays = recipe.update_numbers(step), self.weights.dump(model)
-        assert gradients.keys() == arrays.keys()
-        if self.name == "bit_pytorch":
-            for name, value in model.named_parameters():
-                array = gradients[self.weights.canonical_name(name, value)]
-                value.grad = self.weights.to_tensor(array).to(value.dtype)
-            return self.optim.update(optimizer, recipe, numbers)
-        gradients = {path: gradients[self.weights.canonical_name(path)] for path in optimizer.parameters}
-        dtype = next(iter(arrays.values())).dtype.name
-        gradients = {path: self.cast(self.raw(array), dtype) for path, array in gradients.items()}
+        numbers, found = recipe.update_numbers(step), {}
+        for name, value in optimizer.parameters.items():
+            dtype = str(value.dtype if self.name != "bit_tf2" else value.dtype.name).removeprefix("torch.")
+            if self.name == "bit_pytorch":
+                tensor = self.weights.to_tensor(gradients[self.weights.canonical_name(name, value)])
+            else:
+                tensor = self.raw(gradients[self.weights.canonical_name(name)])
+            found[name] = self.cast(tensor, dtype)
         if self.name == "bit_tf2":
             numbers = type(numbers)(*(self.cast(self.raw(np.array(number)), dtype) for number in numbers))
-        return self.optim.update(optimizer, recipe, numbers, gradients)
+        assert len(found) == len(gradients)
+        self.optim.update(optimizer, recipe, numbers, found)

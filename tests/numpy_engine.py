@@ -23,18 +23,19 @@ class Model:
         self.arrays = {name: arrays[name].astype(np.float64) for name in sorted(arrays)}
 
 
-def train_step(model, optimizer, batch, recipe, *, step, dtype):
+def train_step(models, optimizer, batch, recipe, *, step):
     """Something that depends on every image, label, parameter, momentum and rate."""
+    model = models["model"]
     signal = np.sin(batch["images"].sum(dtype=np.float64) + batch["labels"].dot(np.arange(len(batch["labels"]))))
     with np.errstate(over="ignore"):  # of a rate that is much too high
         loss = signal**2 + sum(np.exp(np.abs(array).mean()) for array in model.arrays.values())
     for name, array in model.arrays.items():
         optimizer[name] = 0.9 * optimizer.get(name, 0) + np.cos(array + signal)
         model.arrays[name] = array - recipe.lrs[step] * optimizer[name]
-    return loss
+    return {"loss": loss}
 
 
-def evaluate(model, batches, *, loss, dtype, keep=None):
+def evaluate(model, batches, *, loss, keep=None):
     """A number in [0, 1) that goes up and down from one evaluation to the next; every image is taken for class 1."""
     batches = list(batches)
     pixels = sum(batch["images"][batch["mask"]].sum(dtype=np.float64) for batch in batches)
@@ -64,7 +65,6 @@ def load_main():
             dump=lambda model: copy(model.arrays),
             dump_optimizer=lambda model, optimizer: {f"first/{name}": value for name, value in copy(optimizer).items()},
         ),
-        "jnp": np,
         "Devices": lambda shard_parameters: Devices(),
         "to_device": lambda batches, devices: batches,
         "train_step": train_step,

@@ -22,15 +22,15 @@ def train(engine: Engine, counted: Callable[[], int]) -> list[int]:
     """What was compiled until each step was done, and the evaluation after it, whose last batch is padded."""
     model = engine.build(CONFIG, parameters(CONFIG))
     optimizer = engine.optim.create_optimizer(model, MIXUP)
-    dtype, counts = engine.dtype("float32"), []
+    counts = []
     batches = prefetch(TrainBatches(split(), MIXUP, 7, config=CONFIG), range(MIXUP.num_steps), 1)
     for step, batch in enumerate(engine.devices.to_device(batches, model.devices)):
-        engine.loop.train_step(model, optimizer, batch, MIXUP, step=step, dtype=dtype)
+        engine.loop.train_step({"model": model}, optimizer, batch, MIXUP, step=step)
         engine.optim.swap_average(optimizer)
         batches = EvalBatches(split(), Preprocessing(MIXUP.crop), MIXUP.batch_eval)
         assert len(batches) * batches.batch > len(batches.split)
         evaluated = prefetch(batches, range(len(batches)), 1)
-        assert engine.loop.evaluate(model, evaluated, dtype=dtype)["top5"] == 1
+        assert engine.loop.evaluate(model, evaluated)["top5"] == 1
         engine.optim.swap_average(optimizer)
         counts.append(counted())
     return counts

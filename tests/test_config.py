@@ -291,7 +291,7 @@ def test_a_run_that_lacks_memory_says_what_is_left(monkeypatch, capsys, tmp_path
     def run_out(*arguments, step, **options):
         if step == 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return 1.0
+        return {"loss": 1.0}
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(numpy_engine, "train_step", run_out)
@@ -310,7 +310,7 @@ def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch
     def stop(*arguments, step, **options):
         if step == 2:
             raise UserError("Enough.")
-        return 1.0
+        return {"loss": 1.0}
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(numpy_engine, "train_step", stop)

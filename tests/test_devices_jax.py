@@ -38,7 +38,6 @@ def test_stopped_killed_and_resumed_by_fewer(job, tmp_path):
 
 EIGHT = """
 import jax, numpy as np
-from jax import numpy as jnp
 from bit_jax import api, loop, optim, weights
 from bit_jax.devices import Devices, FirstDevice, to_device
 from common.models import ResNetConfig
@@ -56,19 +55,18 @@ test = batches[0] | {"mask": np.arange(32) < 29}
 del test["mixup_weight"]
 
 def train(devices, precision):
-    dtype = getattr(jnp, precision)
     model = api.build(config, arrays, precision=precision, devices=devices)
     optimizer = optim.create_optimizer(model, recipe)
     losses, compiled = [], []
     for step, batch in enumerate(to_device(iter(batches), devices)):
-        losses.append(float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
+        losses.append(float(loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"]))
         compiled.append(loop.add_gradients._cache_size() + optim.compiled_update._cache_size())
     assert compiled[0] == compiled[-1], compiled
     for kernel in (model.head.kernel.get_value(), optimizer.state["first"]["head", "kernel"]):  # [128, 10]
         assert kernel.sharding.shard_shape(kernel.shape) == (16 if devices.shard_parameters else 128, 10)
     optim.swap_average(optimizer)
-    evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
-    rows = loop.eval_step(model, next(to_device(iter([test]), devices)), dtype=dtype)  # in the order of the images
+    evaluation = loop.evaluate(model, iter([test]))
+    rows = loop.eval_step(model, next(to_device(iter([test]), devices)))  # in the order of the images
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
     results |= {"rows": np.asarray(rows)}
     return results | weights.dump(model) | {f"v {n}": v for n, v in weights.dump_optimizer(model, optimizer).items()}

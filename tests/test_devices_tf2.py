@@ -77,17 +77,16 @@ test = batches[0] | {"mask": np.arange(8) < 5}
 del test["mixup_weight"]
 
 def train(devices, precision, remat):
-    dtype = getattr(tf, precision)
     model = api.build(config, arrays, precision=precision, remat=remat, devices=devices)
     optimizer = optim.create_optimizer(model, recipe)
     losses, compiled = [], []
     for step, batch in enumerate(to_device(iter(batches), devices)):
-        losses.append(float(loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
+        losses.append(float(loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"]))
         compiled.append(loop.compiled_step.experimental_get_tracing_count())
     assert compiled[0] == compiled[-1], compiled
     optim.swap_average(optimizer)
-    evaluation = loop.evaluate(model, iter([test]), dtype=dtype)
-    rows = loop.eval_step(model, next(to_device(iter([test]), devices)), dtype=dtype)  # in the order of the images
+    evaluation = loop.evaluate(model, iter([test]))
+    rows = loop.eval_step(model, next(to_device(iter([test]), devices)))  # in the order of the images
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
     results |= {"rows": rows.numpy()}
     arrays_after, state = weights.dump(model), weights.dump_optimizer(model, optimizer)

@@ -152,9 +152,7 @@ def test_evaluation_counts_ties_as_argmax_does_and_nan_as_wrong(engine):
         model = engine.build(config, arrays | head)
         kept = []
         batches = iter([batch, batch])
-        result = engine.loop.evaluate(
-            model, batches, dtype=engine.dtype("float32"), keep=lambda *told, kept=kept: kept.extend(told)
-        )
+        result = engine.loop.evaluate(model, batches, keep=lambda *told, kept=kept: kept.extend(told))
         assert (result["top1"], result["top5"]) == pytest.approx((top1, top5))
         if value == 0:
             assert kept[0].tolist() == [0] * 12 and kept[1] == pytest.approx([1 / 7] * 12, rel=1e-6)
@@ -174,7 +172,7 @@ def test_evaluation_with_several_labels(engine):
     batch = {"images": images, "labels": labels, "mask": np.arange(6) < 5}
     model = engine.build(config, arrays | head)
     kept = []
-    options = {"loss": "sigmoid", "dtype": engine.dtype("float32"), "keep": lambda *told: kept.extend(told)}
+    options = {"loss": "sigmoid", "keep": lambda *told: kept.extend(told)}
     result = engine.loop.evaluate(model, iter([batch]), **options)
     assert kept[0].tolist() == [0] * 6 and kept[1] == pytest.approx([1 / (1 + np.exp(-3))] * 6, rel=1e-5)
     assert (result["top1"], result["top5"]) == pytest.approx((1 / 4, 3 / 4))

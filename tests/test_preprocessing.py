@@ -58,7 +58,7 @@ def folded(arrays: dict, prepared: Preprocessing) -> dict:
 def test_engines_scale_alike(engine, prepared):
     """In float64 as numpy, but for the last bit: XLA multiplies by the divisor's inverse."""
     model = engine.build(VIT, random_arrays(VIT), "float64", preprocessing=prepared)
-    scaled = engine.array(engine.loop.scale(engine.raw(PIXELS), model))
+    scaled = engine.array(engine.losses.scale(engine.raw(PIXELS), model))
     scaled = scaled.transpose(0, 2, 3, 1) if engine.name == "bit_pytorch" else scaled
     reference = prepared.scale(PIXELS, np.float64)
     assert scaled.dtype == np.float64 and np.abs(scaled - reference).max() <= 2**-51 * np.abs(reference).max()
@@ -74,18 +74,18 @@ def test_training_and_evaluation_scale_as_the_model_says(engine):
     config = dataclasses.replace(VIT, depth=1)
     arrays = {name: array.astype(np.float64) for name, array in random_arrays(config).items()}
     labels, mask = np.array([0, 1, 2, 3], np.int32), np.ones(4, bool)
-    dtype, recipe = engine.dtype("float64"), recipe_of([0.0], batch=4)
+    recipe = recipe_of([0.0], batch=4)
     found = []
     for values, prepared in ((arrays, FOREIGN), (folded(arrays, FOREIGN), Preprocessing())):
         model = engine.build(config, values, "float64", preprocessing=prepared)
         batch = {"images": PIXELS, "labels": labels, "mask": mask}
-        result = engine.loop.evaluate(model, iter([batch]), dtype=dtype)
-        _, logits = next(iter(engine.inference.predict(model, iter([batch]), dtype=dtype)))
+        result = engine.loop.evaluate(model, iter([batch]))
+        _, logits = next(iter(engine.inference.predict(model, iter([batch]))))
         optimizer = engine.optim.create_optimizer(model, recipe)
         part = {name: engine.raw(batch[name]) for name in ("images", "labels")}
         if engine.name == "bit_pytorch":
             part["labels"] = part["labels"].long()
-        loss = engine.loop.train_step(model, optimizer, part, recipe, step=0, dtype=dtype)
+        loss = engine.loop.train_step({"model": model}, optimizer, part, recipe, step=0)["loss"]
         found.append(np.concatenate([np.ravel(logits), [result["loss"], float(loss)]]))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-9, atol=1e-9)
 

@@ -14,6 +14,8 @@ from common.data.catalogue import NAMED
 from common.flags import choices, replacing
 from common.recipes import rules, schedules
 from common.recipes.create import check_use, create_recipe
+from common.recipes.recipe import Recipe
+from common.recipes.task import KINDS
 from common.system.errors import UserError
 
 CIFAR10 = (50_000, (32, 32))
@@ -54,7 +56,7 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("warmup_steps", 17, lambda r: r.lrs.index(max(r.lrs))),
         ("mixup", 0.3, lambda r: r.mixup),
         ("schedule", "linear", lambda r: "linear" if is_falling_line(r.lrs[-9:]) else "another"),
-        ("label_smoothing", 0.1, lambda r: r.label_smoothing),
+        ("label_smoothing", 0.1, lambda r: r.task.label_smoothing),
         ("weight_decay", 0.3, lambda r: r.weight_decay),
         ("clip", 2.0, lambda r: r.clip),
         ("ema", 0.9, lambda r: r.ema),
@@ -242,8 +244,16 @@ def test_an_odd_batch_without_mixup_is_fine():
 
 def test_a_recipe_is_plain_json():
     recipe = recipe_of(steps=5)
-    read = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    assert {name: tuple(v) if isinstance(v, list) else v for name, v in read.items()} == dataclasses.asdict(recipe)
+    read = json.loads(json.dumps(recipe.record()))
+    assert {name: tuple(v) if isinstance(v, list) else v for name, v in read.items()} == recipe.record()
+    assert read["task"] == {"name": "classification", "loss": "softmax", "label_smoothing": 0.0}
+
+
+def test_no_number_of_a_task_is_called_as_one_of_the_recipe():
+    """Checkpoints state both side by side."""
+    own = {field.name for field in dataclasses.fields(Recipe)}
+    for kind in KINDS.values():
+        assert not own & {field.name for field in dataclasses.fields(kind)}
 
 
 # --- the published recipes, against what the originals' own code computes
@@ -305,7 +315,7 @@ def test_the_published_recipes(name):
     flags = {"warmup_steps": 100} if name == "coyo_pretrain" else {}  # COYO-300M has more images than ImageNet
     recipe = recipe_of(1_268_355, (224, 224), recipe=name, **flags)
     assert (recipe.batch, recipe.num_steps) == (batch, steps)
-    assert {field: getattr(recipe, field) for field in numbers} == pytest.approx(numbers)
+    assert {field: recipe.constants()[field] for field in numbers} == pytest.approx(numbers)
 
 
 def test_the_batch_changes_the_rate_where_the_source_says_so():

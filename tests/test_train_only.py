@@ -60,9 +60,9 @@ def train(engine: Engine, family: str, train_only: str, recipe, *, start=None, f
     optimizer = engine.optim.create_optimizer(model, recipe)
     if start:
         engine.weights.load_optimizer(model, optimizer, start[1])
-    losses, dtype = [], engine.dtype("float64")
+    losses = []
     for step, batch in enumerate(engine.devices.to_device(iter(batches[first:last]), model.devices), first):
-        losses.append(float(engine.loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
+        losses.append(float(engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"]))
     return np.array(losses), engine.weights.dump(model), engine.weights.dump_optimizer(model, optimizer)
 
 

@@ -22,6 +22,7 @@ from common.datasets import open_dataset
 from common.models import PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, with_noise
 from common.models.initial import initial_parameters
 from common.recipes import schedules
+from common.recipes.task import Classification
 from common.weights.adapt import adapt_head
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "train_tiny.json").read_text())
@@ -163,7 +164,7 @@ WRONG = {  # what an engine may get wrong, and the family that shows it
     "decay of everything": ("Mixer", {"decay_mask": "all"}),
     "epsilon before the bias": ("Mixer", {"epsilon_hat": True}),
     "no clipping": ("Mixer", {"clip": 0.0}),
-    "other smoothing": ("ViT", {"label_smoothing": 0.11}),
+    "other smoothing": ("ViT", {"task": Classification(label_smoothing=0.11)}),
 }
 
 

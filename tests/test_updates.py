@@ -12,6 +12,7 @@ from common.flags import choices
 from common.models import MixerConfig
 from common.recipes import schedules
 from common.recipes.recipe import Recipe, nearest_bfloat16
+from common.recipes.task import Classification
 from common.system.errors import UserError
 
 
@@ -68,11 +69,11 @@ def golden_run(engine, monkeypatch, name: str, **changes) -> tuple[np.ndarray, n
     engine.keep_images(monkeypatch)
     case, recipe = golden_cases.case(f"train_steps/{name}"), golden_recipe(name, **changes)
     model = engine.build(case.config, case.arrays(), "float64")
-    optimizer, dtype = engine.optim.create_optimizer(model, recipe), engine.dtype("float64")
+    optimizer = engine.optim.create_optimizer(model, recipe)
     losses, norms = [], []
     for step, batch in enumerate(engine.devices.to_device(iter(golden_batches(case.golden)), model.devices)):
-        norms.append(engine.gradient_norm(model, optimizer, batch, recipe, dtype))
-        losses.append(float(engine.loop.train_step(model, optimizer, batch, recipe, step=step, dtype=dtype)))
+        norms.append(engine.gradient_norm(model, batch, recipe))
+        losses.append(float(engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"]))
     engine.forget_compiled()
     return np.array(losses), np.array(norms), engine.weights.dump(model)
 
@@ -130,7 +131,7 @@ def applied(engine, numbers: dict, precision: str) -> tuple[dict, dict, dict]:
     model = engine.build(MIXER, arrays, precision)
     optimizer = engine.optim.create_optimizer(model, recipe)
     for step, gradient in enumerate(gradients):
-        engine.apply(model, optimizer, recipe, step, gradient)
+        engine.apply(optimizer, recipe, step, gradient)
     raw, state = engine.weights.dump(model), engine.weights.dump_optimizer(model, optimizer)
     engine.optim.swap_average(optimizer)
     return raw, engine.weights.dump(model), state
@@ -213,7 +214,7 @@ def test_a_state_comes_back_as_it_was_dumped(engine):
     again = engine.weights.dump_optimizer(model, optimizer)
     assert {name.partition("/")[0] for name in state} == {"first", "second", "average"}
     assert again.keys() == state.keys() and all(again[name].tobytes() == state[name].tobytes() for name in state)
-    engine.apply(model, optimizer, recipe, 4, gradients[0])  # into memory of its own
+    engine.apply(optimizer, recipe, 4, gradients[0])  # into memory of its own
     assert all(again[name].tobytes() == state[name].tobytes() for name in state)
 
 
@@ -287,7 +288,8 @@ def test_a_rate_inside_the_momentum_is_that_of_keras(engine):
 
 @pytest.mark.parametrize(
     "numbers",
-    [{name: "softmx"} for name in choices(Recipe)] + [{"momentum_rate": "inside", "optimizer": "adam"}],
+    [{name: "softmx"} for name in (*choices(Recipe), *choices(Classification))]
+    + [{"momentum_rate": "inside", "optimizer": "adam"}],
 )
 def test_unknown_choices_are_refused(numbers):
     with pytest.raises(UserError, match=f"A recipe's {next(iter(numbers))} is .*, expected "):
@@ -319,5 +321,5 @@ def test_losses(engine, loss, labels, smoothing):
         expected = -(targets * np.log(right) + (1 - targets) * np.log(1 - right)).sum(1)
     raw = engine.raw(labels)
     raw = raw.long() if engine.name == "bit_pytorch" and labels.ndim == 1 else raw
-    found = engine.array(engine.loop.cross_entropy(engine.raw(LOGITS.astype(np.float32)), raw, loss, smoothing))
+    found = engine.array(engine.losses.cross_entropy(engine.raw(LOGITS.astype(np.float32)), raw, loss, smoothing))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

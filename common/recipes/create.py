@@ -7,6 +7,7 @@ from common.recipes.bit import COMPAT
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
+from common.recipes.task import create_task
 from common.system.errors import UserError
 
 MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
@@ -37,9 +38,9 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     values.setdefault("eval_resize_kind", values.get("resize_kind", "bilinear"))
     lrs = create_rates(values, own_schedule=rule["schedule"])
     values["batch_eval"] = wanted.get("batch_eval", values["batch"])
-    fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys()
+    fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys() - {"task"}
     own = {"name": config.recipe, "batch_split": config.batch_split, "train_only": config.train_only, "lrs": lrs}
-    recipe = Recipe(**own, **{name: values[name] for name in fields})
+    recipe = Recipe(**{name: values[name] for name in fields} | own, task=create_task(values))
     check(recipe)
     return recipe
 

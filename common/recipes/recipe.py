@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from common.flags import check_choices
 from common.recipes import schedules
-from common.recipes.choices import Loss, ResizeKind, ResizeMode, TrainOnly
+from common.recipes.choices import ResizeKind, ResizeMode, TrainOnly
+from common.recipes.task import Classification, Task, task_record
 from common.system.errors import UserError
 
 
@@ -55,8 +56,7 @@ class Recipe:
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
-    loss: Loss = "softmax"  # or sigmoid: the sum over the classes of the binary cross-entropies
-    label_smoothing: float = 0.0  # part of a label that is spread: over all classes, or in sigmoid towards a half
+    task: Task = dataclasses.field(default=Classification())
     head_bias: float = 0.0  # initial bias of a new head
     optimizer: Literal["sgd", "adam"] = "sgd"
     beta1: float = 0.9
@@ -102,6 +102,20 @@ class Recipe:
     def num_steps(self) -> int:
         """Updates in the whole run."""
         return len(self.lrs)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What a step measures: its loss, and what else the task has it measure."""
+        return "loss", *self.task.measures
+
+    def record(self) -> dict[str, Any]:
+        """What recipe.json holds: every field, and of the task its name and numbers."""
+        return dataclasses.asdict(self) | {"task": task_record(self.task)}
+
+    def constants(self) -> dict[str, Any]:
+        """Every field, those of the task among them: as checkpoints have stated them since there was but one task."""
+        numbers = task_record(self.task)
+        return dataclasses.asdict(self) | {"task": numbers.pop("name")} | numbers
 
     def decays(self, is_kernel: bool) -> bool:
         """Whether weight decay applies to a parameter."""

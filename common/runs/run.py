@@ -34,6 +34,7 @@ from common.models.cards import Preprocessing
 from common.models.families import dump_config
 from common.recipes.create import create_recipe
 from common.recipes.recipe import Recipe, check_sharing
+from common.recipes.task import Classification
 from common.reports import curves
 from common.reports.record import read_record
 from common.runs import events
@@ -158,7 +159,7 @@ class Run:
                 "again under another --name."
             )
         write_json(self.folder / "config.json", dataclasses.asdict(self.config))
-        write_json(self.folder / "recipe.json", dataclasses.asdict(self.recipe))
+        write_json(self.folder / "recipe.json", self.recipe.record())
         write_json(self.folder / "environment.json", environment(self.engine))
         self.metrics = Metrics(self.folder / "metrics.jsonl", num_lines, tensorboard=self.config.tensorboard)
         self.progress = Progress(self.recipe.num_steps, self.step, self.recipe.batch, log)
@@ -288,6 +289,8 @@ class Run:
     def _check_constants(self, before: dict[str, Any], where: str, besides: Collection[str] = ()) -> None:
         """Raise UserError where a checkpoint is of other images or another recipe; fields that it lacks had their default."""
         defaults = {item.name: item.default for item in dataclasses.fields(Recipe)} | scaling(Preprocessing())
+        defaults |= {item.name: item.default for item in dataclasses.fields(self.recipe.task)}
+        defaults["task"] = Classification.name
         for name, value in self._constants.items():
             if name not in besides and before.get(name, defaults.get(name)) != value:
                 raise UserError(
@@ -298,7 +301,7 @@ class Run:
     @functools.cached_property
     def _constants(self) -> dict[str, Any]:
         """What a run keeps from its first step to its last, besides its flags: also every checkpoint states it."""
-        recipe = dataclasses.asdict(self.recipe) | {"num_steps": self.recipe.num_steps}
+        recipe = self.recipe.constants() | {"num_steps": self.recipe.num_steps}
         recipe = {name: value for name, value in recipe.items() if name not in scoped(TrainConfig, "run")}
         recipe["lrs"] = f"SHA-256 {hashlib.sha256(json.dumps(recipe['lrs']).encode()).hexdigest()}"
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
@@ -540,7 +543,7 @@ class Run:
             "class_names": self.dataset.class_names,
             **dataclasses.asdict(self.preprocessing),
             "skipped_images": self.dataset.skipped,
-            "loss": self.recipe.loss,
+            "loss": self.recipe.task.loss,
             "config": dump_config(self.model_config),
             "source": f"{self.engine}, {self.config.dataset}, {self.recipe.name}, {self.recipe.num_steps} steps",
             "accuracy": self.results,

@@ -1,0 +1,81 @@
+"""What a training batch costs, by task, in JAX: LOSSES has one function for each task of common/recipes/task.py."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax import Array
+from jax import numpy as jnp
+
+from bit_jax.model import Model
+from common.data.batches import NOISE
+from common.recipes.recipe import Recipe
+from common.recipes.task import Loss
+
+
+def scale(images: Array, model: Model) -> Array:
+    """uint8 [B, H, W, 3] to the numbers that `model.preprocessing` says."""
+    divisor, shift = (jnp.array(row, model.dtype) for row in (model.preprocessing.divisor, model.preprocessing.shift))
+    return images.astype(model.dtype) / divisor - shift
+
+
+def swap_pairs(values: Array) -> Array:
+    """Rows 2i and 2i + 1 change places: the partners of mixup."""
+    return jnp.flip(values.reshape(-1, 2, *values.shape[1:]), 1).reshape(values.shape)
+
+
+def mixed(batch: dict[str, Array], model: Model) -> Array:
+    """The images [B, H, W, 3] as `model` takes them; with a weight, mixed up (https://arxiv.org/abs/1710.09412)."""
+    images = scale(batch["images"], model)
+    if "mixup_weight" in batch:
+        weight = batch["mixup_weight"].astype(model.dtype)
+        images = weight * images + (1 - weight) * swap_pairs(images)
+    return images.astype(model.compute_dtype)
+
+
+def noise(batch: dict[str, Array]) -> dict[str, Array]:
+    """What a batch holds for dropout and stochastic depth."""
+    return {name: batch[name] for name in NOISE if name in batch}
+
+
+def cross_entropy(logits: Array, labels: Array, loss: Loss, label_smoothing: float = 0.0) -> Array:
+    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+
+    `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
+    over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
+    """
+    return CROSS_ENTROPIES[loss](logits, labels, label_smoothing)
+
+
+def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float) -> Array:
+    """See `cross_entropy`."""
+    if labels.ndim == 1 and not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[1])
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets.astype(logits.dtype), label_smoothing))
+
+
+def sigmoid_cross_entropy(logits: Array, labels: Array, label_smoothing: float) -> Array:
+    """See `cross_entropy`."""
+    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[1])
+    targets = (1 - label_smoothing) * targets.astype(logits.dtype) + label_smoothing / 2
+    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(1)
+
+
+CROSS_ENTROPIES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+Measured = tuple[Array, dict[str, Array]]  # the loss, and further numbers to log: the `measures` of the task
+
+
+def classification(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
+    """The mean cross-entropy; of a mixed batch, with the labels of both partners."""
+    model, labels, task = models["model"], batch["labels"], recipe.task
+    logits = model(mixed(batch, model), **noise(batch))
+    losses = cross_entropy(logits, labels, task.loss, task.label_smoothing)
+    if "mixup_weight" in batch:
+        weight = batch["mixup_weight"].astype(model.dtype)
+        partners = cross_entropy(logits, swap_pairs(labels), task.loss, task.label_smoothing)
+        losses = weight * losses + (1 - weight) * partners
+    return losses.mean(), {}
+
+
+LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {"classification": classification}

@@ -1,0 +1,89 @@
+"""What a training batch costs, by task, in PyTorch: LOSSES has one function for each task of common/recipes/task.py."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bit_pytorch.model import Model
+from common.data.batches import NOISE
+from common.models.cards import Preprocessing
+from common.recipes.recipe import Recipe
+from common.recipes.task import Loss
+
+
+def scale(images: Tensor, model: Model) -> Tensor:
+    """uint8 [B, H, W, 3] to [B, 3, H, W] as `model.preprocessing` says, contiguous: what the norms need."""
+    divisor, shift = constants(model.preprocessing, model.dtype, images.device)
+    return images.permute(0, 3, 1, 2).contiguous().to(model.dtype) / divisor - shift
+
+
+@functools.cache
+def constants(preprocessing: Preprocessing, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Divisor and shift of the pixels [3, 1, 1], kept on the device."""
+    rows = preprocessing.divisor, preprocessing.shift
+    return tuple(torch.tensor(row, dtype=dtype, device=device).reshape(3, 1, 1) for row in rows)
+
+
+def swap_pairs(values: Tensor) -> Tensor:
+    """Rows 2i and 2i + 1 change places: the partners of mixup."""
+    return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def mixed(batch: dict[str, Tensor], model: Model) -> Tensor:
+    """The images [B, 3, H, W] as `model` takes them; with a weight, mixed up (https://arxiv.org/abs/1710.09412)."""
+    images = scale(batch["images"], model)
+    if "mixup_weight" in batch:
+        weight = batch["mixup_weight"].to(model.dtype)
+        images = weight * images + (1 - weight) * swap_pairs(images)
+    return images.to(model.compute_dtype)
+
+
+def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a batch holds for dropout and stochastic depth."""
+    return {name: batch[name] for name in NOISE if name in batch}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, loss: Loss, label_smoothing: float = 0.0) -> Tensor:
+    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+
+    `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
+    over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
+    """
+    return CROSS_ENTROPIES[loss](logits, labels, label_smoothing)
+
+
+def softmax_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """See `cross_entropy`."""
+    labels = labels.to(logits.dtype) if labels.ndim == 2 else labels
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+
+
+def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """See `cross_entropy`."""
+    targets = labels if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
+    targets = (1 - label_smoothing) * targets.to(logits.dtype) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+
+
+CROSS_ENTROPIES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+Measured = tuple[Tensor, dict[str, Tensor]]  # the loss, and further numbers to log: the `measures` of the task
+
+
+def classification(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean cross-entropy; of a mixed batch, with the labels of both partners."""
+    model, labels, task = models["model"], batch["labels"], recipe.task
+    logits = model(mixed(batch, model), **noise(batch))
+    losses = cross_entropy(logits, labels, task.loss, task.label_smoothing)
+    if "mixup_weight" in batch:
+        weight = batch["mixup_weight"].to(model.dtype)
+        partners = cross_entropy(logits, swap_pairs(labels), task.loss, task.label_smoothing)
+        losses = weight * losses + (1 - weight) * partners
+    return losses.mean(), {}
+
+
+LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
+    "classification": classification
+}

@@ -1,0 +1,82 @@
+"""What a training batch costs, by task, in TensorFlow: LOSSES has one function for each task of common/recipes/task.py."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow import Tensor
+
+from bit_tf2.model import Model
+from common.data.batches import NOISE
+from common.recipes.recipe import Recipe
+from common.recipes.task import Loss
+
+
+def scale(images: Tensor, model: Model) -> Tensor:
+    """uint8 [B, H, W, 3] to the numbers that `model.preprocessing` says."""
+    divisor, shift = (tf.constant(row, model.dtype) for row in (model.preprocessing.divisor, model.preprocessing.shift))
+    return tf.cast(images, model.dtype) / divisor - shift
+
+
+def swap_pairs(values: Tensor) -> Tensor:
+    """Rows 2i and 2i + 1 change places: the partners of mixup."""
+    return tf.reshape(tf.reverse(tf.reshape(values, (-1, 2, *values.shape[1:])), (1,)), values.shape)
+
+
+def mixed(batch: dict[str, Tensor], model: Model) -> Tensor:
+    """The images [B, H, W, 3] as `model` takes them; with a weight, mixed up (https://arxiv.org/abs/1710.09412)."""
+    images = scale(batch["images"], model)
+    if "mixup_weight" in batch:
+        weight = tf.cast(batch["mixup_weight"], model.dtype)
+        images = weight * images + (1 - weight) * swap_pairs(images)
+    return tf.cast(images, model.compute_dtype)
+
+
+def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a batch holds for dropout and stochastic depth."""
+    return {name: batch[name] for name in NOISE if name in batch}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, loss: Loss, label_smoothing: float = 0.0) -> Tensor:
+    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+
+    `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
+    over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
+    """
+    return CROSS_ENTROPIES[loss](logits, labels, label_smoothing)
+
+
+def softmax_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """See `cross_entropy`."""
+    if labels.shape.rank == 1 and not label_smoothing:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    targets = tf.cast(labels if labels.shape.rank == 2 else tf.one_hot(labels, logits.shape[1]), logits.dtype)
+    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[1]
+    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), 1)
+
+
+def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """See `cross_entropy`."""
+    targets = tf.cast(labels if labels.shape.rank == 2 else tf.one_hot(labels, logits.shape[1]), logits.dtype)
+    targets = (1 - label_smoothing) * targets + label_smoothing / 2
+    return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), 1)
+
+
+CROSS_ENTROPIES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}
+Measured = tuple[Tensor, dict[str, Tensor]]  # the loss, and further numbers to log: the `measures` of the task
+
+
+def classification(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean cross-entropy; of a mixed batch, with the labels of both partners."""
+    model, labels, task = models["model"], batch["labels"], recipe.task
+    logits = model(mixed(batch, model), **noise(batch))
+    losses = cross_entropy(logits, labels, task.loss, task.label_smoothing)
+    if "mixup_weight" in batch:
+        weight = tf.cast(batch["mixup_weight"], model.dtype)
+        partners = cross_entropy(logits, swap_pairs(labels), task.loss, task.label_smoothing)
+        losses = weight * losses + (1 - weight) * partners
+    return tf.reduce_mean(losses), {}
+
+
+LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
+    "classification": classification
+}
