@@ -13,9 +13,11 @@ import numpy as np
 import numpy_engine
 import pytest
 
-from common.config import EvaluateConfig, PredictConfig, TrainConfig, VtabConfig
-from common.flags import replacing
+from common.config import EvaluateConfig, ExportConfig, PredictConfig, TrainConfig, VtabConfig
+from common.flags import changes, check, choices, replacing, scoped
 from common.models import published_models
+from common.models.cards import Preprocessing
+from common.recipes.recipe import Recipe
 from common.runs.command import parse, run_command
 from common.runs.run import Run
 from common.system.environment import ENGINE_PACKAGES
@@ -187,6 +189,39 @@ def test_a_bad_value_is_refused_and_its_flag_named(flag, value):
 def test_every_number_has_a_range_that_makes_sense(flag, value, expected):
     with pytest.raises(UserError, match=f"--{flag} is .*, expected {expected}"):
         parsed(f"--{flag}={value}")
+
+
+@pytest.mark.parametrize("config", (*COMMANDS.values(), ExportConfig, VtabConfig))
+def test_a_word_that_chooses_is_checked_in_python_too(config):
+    for flag, allowed in choices(config).items():
+        for value in allowed:
+            check(config(**{flag: value}))
+        with pytest.raises(UserError, match=rf"--{flag} is 'softmx', expected .*\b{allowed[-1]}\."):
+            check(config(**{flag: "softmx"}))
+    free = {f.name for f in dataclasses.fields(config) if f.type in (str, str | None)} - choices(config).keys()
+    assert free <= {
+        "model", "weights", "bit_pretrained_dir", "dataset", "datadir", "tfds_data_dir", "name", "logdir", "extend_from",
+        "eval_every", "split", "output", "tasks", "teacher",
+    }  # fmt: skip
+
+
+def test_words_of_a_recipe_and_of_a_models_preprocessing_choose_but_for_a_name():
+    for cls, free in ((Recipe, {"name"}), (Preprocessing, set())):
+        assert {f.name for f in dataclasses.fields(cls) if f.type in (str, str | None)} == free
+    with pytest.raises(UserError, match="A model's rounding is 'timm', expected big_vision or torchvision or hugging"):
+        Preprocessing(rounding="timm")
+
+
+def test_what_may_change_when_a_run_goes_on():
+    assert scoped(TrainConfig, "machine") == {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers"}
+    assert scoped(TrainConfig, "run") == {
+        "name", "log_every", "eval_every", "checkpoint_every", "tensorboard", "batch_eval", "batch_split", "remat",
+        "shard_parameters",
+    }  # fmt: skip
+    changed = TrainConfig(name="b", logdir="elsewhere", batch_split=2, base_lr=0.1, seed=1)
+    before = dataclasses.asdict(TrainConfig(name="a", seed=1))
+    assert changes(before, changed) == [("base_lr", None, 0.1)]
+    assert changes({}, changed) == [("seed", 0, 1), ("base_lr", None, 0.1)]  # an older version had fewer flags
 
 
 def test_every_number_of_every_command_has_a_least_value():

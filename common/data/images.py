@@ -227,6 +227,25 @@ def _triangles(old: int, new: int) -> Any:
     return scipy.sparse.csr_array((weights.ravel(), taps.clip(0, old - 1).ravel(), first_of_row), (new, old))
 
 
+def nearest_side(side: int, side_px: int, smallest: int) -> int:
+    """What a side becomes where the smallest one becomes `side_px`: the nearest pixel, in float32 and half to even."""
+    return int(np.rint(np.float32(side) * (np.float32(side_px) / np.float32(smallest))))
+
+
+def lower_side(side: int, side_px: int, smallest: int) -> int:
+    """The same, rounded down."""
+    return int(side_px * side / smallest)
+
+
+# by whom pixels are rounded -> of the sides of a resized image, of the corner of a central crop
+SIDES = {"big_vision": nearest_side, "torchvision": lower_side, "huggingface": lower_side}
+CORNERS = {
+    "big_vision": lambda px: px // 2,
+    "torchvision": lambda px: round(px / 2),
+    "huggingface": lambda px: px // 2,
+}
+
+
 def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear", rounding: str = "big_vision") -> np.ndarray:
     """`image` with its smaller side at `side_px`, its aspect ratio kept, and whole pixels as `Rounding` names them.
 
@@ -234,11 +253,7 @@ def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear", roundi
     to even (its pixels are truncated to uint8, here they are rounded). Raises BrokenImage for a strip so long that the
     result would have more than MAX_PIXELS pixels.
     """
-    if rounding == "big_vision":
-        factor = np.float32(side_px) / np.float32(min(image.shape[:2]))
-        height, width = (int(np.rint(np.float32(side) * factor)) for side in image.shape[:2])
-    else:
-        height, width = (int(side_px * side / min(image.shape[:2])) for side in image.shape[:2])
+    height, width = (SIDES[rounding](side, side_px, min(image.shape[:2])) for side in image.shape[:2])
     if height * width > MAX_PIXELS:
         raise BrokenImage(f"would have {width} x {height} pixels with its smaller side at {side_px}, more than allowed")
     return resize(image, height, width, kind)
@@ -247,7 +262,7 @@ def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear", roundi
 def central_crop(image: np.ndarray, crop_px: int, rounding: str = "big_vision") -> np.ndarray:
     """The square of `crop_px` in the middle; where it cannot lie evenly, half a pixel up or left, or as `rounding` says."""
     spare = [side - crop_px for side in image.shape[:2]]
-    row, column = (round(px / 2) if rounding == "torchvision" else px // 2 for px in spare)
+    row, column = (CORNERS[rounding](px) for px in spare)
     return image[row : row + crop_px, column : column + crop_px]
 
 

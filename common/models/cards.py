@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from common.flags import check_choices
 from common.recipes.choices import LONGEST_SIDE, Exif, Loss, ResizeKind, Rounding
 from common.system.errors import UserError
 
@@ -28,6 +29,9 @@ class Preprocessing:
     std: tuple[float, float, float] = HALVES
     exif: Exif = "ignore"  # or `apply`: photographs are turned as their EXIF says
     rounding: Rounding = "big_vision"  # of sides and corners to whole pixels, for a central crop
+
+    def __post_init__(self):
+        check_choices(self, "A model's {}")
 
     @property
     def divisor(self) -> tuple[float, ...]:
