@@ -9,10 +9,13 @@ import pytest
 
 from common.config import TrainConfig
 from common.data import batches as batches_module
-from common.data.batches import EvalBatches, TrainBatches, augment, prefetch
+from common.data import columns as columns_module
+from common.data.batches import EvalBatches, TrainBatches, prefetch
+from common.data.columns import Column, eval_images, labels, train_images
 from common.data.images import resize
 from common.data.randaugment import cutout, rotate
 from common.data.split import MultiLabels, Split
+from common.data.views import augment, resized_recipe
 from common.models.cards import Preprocessing
 from common.recipes.create import create_recipe
 from common.recipes.recipe import Recipe
@@ -68,7 +71,7 @@ def test_a_batch_depends_on_seed_and_step_alone(flags):
 @pytest.mark.parametrize("num_workers", (1, 8))
 @pytest.mark.parametrize("first", (0, 4))  # a fresh run, and one resumed after four steps
 def test_threads_and_a_resumed_run_change_nothing(num_workers, first, monkeypatch):
-    monkeypatch.setattr(batches_module, "CHUNK", 3)  # several jobs in a batch
+    monkeypatch.setattr(columns_module, "CHUNK", 3)  # several jobs in a batch
     split, recipe = split_of(50), recipe_of(batch=16, mixup=0.1, **AUGMENTED)
     alone = TrainBatches(split, recipe, 0)
     prefetched = list(prefetch(TrainBatches(split, recipe, 0), range(first, 8), num_workers))
@@ -235,6 +238,83 @@ def test_the_mixup_weight_is_there_only_with_mixup(alpha):
         deviation = (1 / (4 * (2 * alpha + 1))) ** 0.5
         assert all(w.dtype == np.float64 and 0 <= w <= 1 for w in weights)
         assert abs(np.mean(weights) - 0.5) < 5 * deviation / 20 and abs(np.std(weights) - deviation) < 0.05
+
+
+# --- columns
+
+
+def teaching(recipe: Recipe, resolution: int, *, own_view: bool = False) -> tuple[Column, ...]:
+    split, seen = split_of(12, 40), resized_recipe(recipe, resolution)
+    return train_images(recipe), train_images(seen, "teacher", own_view=own_view), labels(split)
+
+
+def test_another_models_column_shows_the_same_part_at_its_resolution():
+    """Of images with one colour left of a border and another right of it: the border lies at the same fraction."""
+    rng = np.random.default_rng(3)
+    images = np.zeros((16, 64, 64, 3), np.uint8)
+    for image, border in zip(images, rng.integers(16, 48, 16)):
+        image[:, :border] = 200
+    split, recipe = (
+        Split(images.__getitem__, np.zeros(16, np.int32), str),
+        recipe_of(batch=16, crop_min_area=0.3, resize=16, crop=16),
+    )
+    batch = batch_of(TrainBatches(split, recipe, 0, columns=teaching(recipe, 48)), 0)
+    assert batch["teacher"].shape == (16, 48, 48, 3) and batch["images"].shape == (16, 16, 16, 3)
+    light = [batch[name].astype(float).mean((1, 2, 3)) for name in ("images", "teacher")]
+    assert np.abs(light[0] - light[1]).max() < 2 and light[0].std() > 20
+    other = batch_of(TrainBatches(split, recipe, 0, columns=teaching(recipe, 48, own_view=True)), 0)
+    np.testing.assert_array_equal(other["images"], batch["images"])
+    assert np.abs(light[0] - other["teacher"].astype(float).mean((1, 2, 3))).max() > 20
+
+
+@pytest.mark.parametrize("own_view", (False, True))
+def test_further_columns_are_functions_of_seed_and_step_too(own_view):
+    split, recipe = split_of(30), recipe_of(batch=16, mixup=0.1, **AUGMENTED)
+    columns = teaching(recipe, 12, own_view=own_view)
+    whole = batch_of(TrainBatches(split, recipe, 0, columns=columns), 3)
+    plain = batch_of(TrainBatches(split, recipe, 0), 3)
+    assert_same({name: whole[name] for name in plain}, plain)
+    parts = [batch_of(TrainBatches(split, recipe, 0, p, 4, columns=columns), 3) for p in range(4)]
+    np.testing.assert_array_equal(np.concatenate([part["teacher"] for part in parts]), whole["teacher"])
+    alone = TrainBatches(split, recipe, 0, columns=columns[1:])  # mixup is drawn without the student's images, too
+    assert_same(batch_of(alone, 3), {name: whole[name] for name in ("teacher", "labels", "mixup_weight")})
+    assert TrainBatches(split, recipe, 0, columns=columns).batch_bytes == 16 * (8 * 8 * 3 + 12 * 12 * 3 + 4)
+
+
+def test_the_resize_of_another_model_is_its_own():
+    recipe = recipe_of(resize=20, crop=16)
+    seen = resized_recipe(recipe, 32, "bicubic")
+    assert (seen.crop, seen.resize, seen.resize_kind) == (32, 40, "bicubic")
+    image, draws = split_of(1, 50).read(0), np.array([0.3, 0.6, 0, 0, 0.9])
+    corner = int(0.3 * 9), int(0.6 * 9)
+    expected = resize(image, 40, 40, "bicubic")[corner[0] : corner[0] + 32, corner[1] : corner[1] + 32]
+    np.testing.assert_array_equal(augment(image, seen, draws), expected)
+
+
+def test_an_image_is_decoded_once_for_all_columns_and_not_for_labels_alone():
+    split, recipe, read = split_of(16), recipe_of(batch=16), []
+    watched = Split(lambda i: read.append(i) or split.read(i), split.labels, str)
+    batch_of(TrainBatches(watched, recipe, 0, columns=teaching(recipe, 12)), 0)
+    assert sorted(read) == list(range(16))
+    batch = batch_of(TrainBatches(watched, recipe, 0, columns=(labels(watched),)), 0)
+    assert len(read) == 16 and sorted(batch["labels"].tolist()) == list(range(16))
+
+
+def test_threads_decode_at_the_same_time(monkeypatch):
+    """Each waits for the other: a lock around decoding would break the barrier."""
+    monkeypatch.setattr(columns_module, "CHUNK", 2)
+    split, both = split_of(4), threading.Barrier(2)
+    waiting = Split(lambda i: both.wait(10) >= 0 and split.read(i), split.labels, str)
+    assert len(list(prefetch(TrainBatches(waiting, recipe_of(batch=4), 0), range(1), 2))) == 1
+
+
+def test_evaluation_pads_every_column_with_zeros():
+    split = split_of(5)
+    columns = (eval_images(Preprocessing(12)), eval_images(Preprocessing(24), "teacher"), labels(split))
+    batch = batch_of(EvalBatches(split, Preprocessing(12), 4, columns=columns), 1)
+    assert batch["mask"].tolist() == [True, False, False, False] and batch["teacher"].shape == (4, 24, 24, 3)
+    np.testing.assert_array_equal(batch["teacher"][0], resize(split.read(4), 24, 24))
+    assert not any(batch[name][1:].any() for name in ("images", "teacher", "labels"))
 
 
 # --- evaluation

@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from common.data import images, randaugment
+from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images, jobs, labels, train_images
 from common.data.split import Split
-from common.data.views import model_view
 from common.models import ModelConfig
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe, check_sharing
 
-CHUNK = 64  # images that one thread decodes in a row
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
 NOISE = ("kept_branches", "dropout_seeds")  # what a batch holds for the model beside images
 
@@ -33,38 +31,34 @@ class TrainBatches:
 
     def __init__(
         self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1,
-        config: ModelConfig | None = None,
+        config: ModelConfig | None = None, columns: Sequence[Column] | None = None,
     ):  # fmt: skip
         self.split, self.recipe, self.seed, self.config = split, recipe, seed, config
+        self.columns = columns or (train_images(recipe), labels(split))
         check_sharing(recipe, num_processes)
         share = recipe.batch // num_processes
         self.rows = slice(process * share, (process + 1) * share)
-        self.batch_bytes = share * (recipe.crop**2 * 3 + split.target_bytes)
+        self.batch_bytes = share * sum(column.row_bytes for column in self.columns)
 
-    def plan(self, step: int) -> dict[str, np.ndarray]:
-        """What happens in `step`, before any image is read: `examples` [B], `draws` [B, 5], a weight [], noise.
-
-        `randaugment` [B, layers, 3] is empty where the recipe has no layers.
-        """
+    def plan(self, step: int) -> Arrays:
+        """What happens in `step`, before any example is read: `examples` [B], the numbers of every stream, a weight, noise."""
         first = step * self.recipe.batch
-        rng = np.random.default_rng([self.seed, 1, step])
+        examples = self._examples(np.arange(first, first + self.recipe.batch))[self.rows]
+        streams = dict.fromkeys(stream for column in self.columns for stream in column.streams)
+        draws = {stream.name: self._draws(stream, step)[0][self.rows] for stream in streams}
+        return {"examples": examples} | draws | self._mixup_weight(step) | self._noise(step)
+
+    def _draws(self, stream: Stream, step: int) -> tuple[np.ndarray, np.random.Generator]:
+        """(its numbers for the global batch, the generator after them)."""
+        rng = np.random.default_rng([self.seed, stream.number, step])
+        return rng.random((self.recipe.batch, *stream.shape)), rng
+
+    def _mixup_weight(self, step: int) -> Arrays:
+        """{mixup_weight: float64 []}, drawn after the numbers of VIEW; nothing without mixup."""
         alpha = self.recipe.mixup
-        return (
-            {
-                "examples": self._examples(np.arange(first, first + self.recipe.batch))[self.rows],
-                "draws": rng.random((self.recipe.batch, 5))[self.rows],
-                "randaugment": self._randaugment(step),
-            }
-            | ({"mixup_weight": np.float64(rng.beta(alpha, alpha))} if alpha > 0 else {})
-            | self._noise(step)
-        )
+        return {"mixup_weight": np.float64(self._draws(VIEW, step)[1].beta(alpha, alpha))} if alpha > 0 else {}
 
-    def _randaugment(self, step: int) -> np.ndarray:
-        """Which operation each layer applies to each example, its sign and its place."""
-        shape = (self.recipe.batch, self.recipe.randaugment_layers, randaugment.DRAWS)
-        return np.random.default_rng([self.seed, 4, step]).random(shape)[self.rows]
-
-    def _noise(self, step: int) -> dict[str, np.ndarray]:
+    def _noise(self, step: int) -> Arrays:
         """Which residual branches every example keeps, and the seeds of its dropouts."""
         noise, recipe = {}, self.recipe
         if recipe.stochastic_depth > 0:
@@ -84,21 +78,12 @@ class TrainBatches:
             examples[epochs == epoch] = order[places[epochs == epoch]]
         return examples
 
-    def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+    def jobs(self, step: int) -> tuple[Arrays, list[Callable[[], None]]]:
         """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
-        plan, size = self.plan(step), self.recipe.crop
-        batch = {
-            "images": np.empty((len(plan["examples"]), size, size, 3), np.uint8),
-            "labels": self.split.targets(plan["examples"]),
-        }
-        batch |= {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}
-
-        def fill(rows: range) -> None:
-            for row in rows:
-                draws = plan["draws"][row].tolist(), plan["randaugment"][row]  # Python's own numbers are quicker singly
-                batch["images"][row] = self.split.view(plan["examples"][row], augment, self.recipe, *draws)
-
-        return batch, [lambda rows=rows: fill(rows) for rows in chunks(len(batch["images"]))]
+        plan = self.plan(step)
+        batch = empty(self.columns, len(plan["examples"]))
+        work = jobs(self.columns, batch, self.split, plan["examples"], plan)
+        return batch | {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}, work
 
 
 class EvalBatches:
@@ -108,33 +93,27 @@ class EvalBatches:
     """
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, batch: int, process: int = 0, num_processes: int = 1
-    ):
-        self.split, self.preprocessing, self.batch = split, preprocessing, batch
+        self, split: Split, preprocessing: Preprocessing, batch: int, process: int = 0, num_processes: int = 1,
+        columns: Sequence[Column] | None = None,
+    ):  # fmt: skip
+        self.split, self.batch = split, batch
+        self.columns = columns or (eval_images(preprocessing), labels(split))
         self.share = batch // num_processes
         self.first_row = process * self.share
-        self.batch_bytes = self.share * (preprocessing.resolution**2 * 3 + split.target_bytes)
+        self.batch_bytes = self.share * sum(column.row_bytes for column in self.columns)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)
 
-    def jobs(self, step: int) -> tuple[dict[str, np.ndarray], list[Callable[[], None]]]:
+    def jobs(self, step: int) -> tuple[Arrays, list[Callable[[], None]]]:
         """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
         first = step * self.batch + self.first_row
         count = max(0, min(self.share, len(self.split) - first))
-        labels = self.split.targets(slice(first, first + count))
-        batch = {
-            "images": np.zeros((self.share, *2 * (self.preprocessing.resolution,), 3), np.uint8),
-            "labels": np.zeros((self.share, *labels.shape[1:]), labels.dtype),
-            "mask": np.arange(self.share) < count,
-        }
-        batch["labels"][:count] = labels
-
-        def fill(rows: range) -> None:
-            for row in rows:
-                batch["images"][row] = self.split.view(first + row, model_view, self.preprocessing)
-
-        return batch, [lambda rows=rows: fill(rows) for rows in chunks(count)]
+        batch = empty(self.columns, self.share)
+        for array in batch.values():
+            array[count:] = 0  # the padding
+        work = jobs(self.columns, batch, self.split, range(first, first + count), {})
+        return batch | {"mask": np.arange(self.share) < count}, work
 
 
 def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
@@ -150,33 +129,6 @@ def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """The permutation of `count` examples in which an epoch sees them."""
     return np.random.default_rng([seed, 0, epoch]).permutation(count)
-
-
-def augment(
-    image: np.ndarray, recipe: Recipe, draws: np.ndarray, randaugment_draws: Sequence[np.ndarray] = ()
-) -> np.ndarray:
-    """uint8 [crop, crop, 3]: the training view of `image` that five numbers in [0, 1) choose; the last one flips.
-
-    RandAugment follows, by a row of numbers for each layer.
-    """
-    if recipe.crop_min_area < 1:
-        box = images.inception_crop(image, recipe.crop_min_area, draws[:4])
-        view = images.resize(box, recipe.crop, recipe.crop, recipe.resize_kind)
-    else:
-        if recipe.resize_mode == "small_side":
-            view = images.resize_small(image, recipe.resize, recipe.resize_kind)
-        else:
-            view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
-        view = images.crop(view, recipe.crop, draws[0], draws[1])
-    view = images.flip(view) if draws[4] < recipe.flip else view
-    if recipe.randaugment_layers:
-        view = randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
-    return view
-
-
-def chunks(count: int) -> list[range]:
-    """range(count) in pieces of at most CHUNK."""
-    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
 def prefetch(batches: TrainBatches | EvalBatches, steps: range, num_workers: int) -> Iterator[dict[str, np.ndarray]]:

@@ -34,11 +34,34 @@ class MultiLabels:
         places = np.repeat(starts - first[:-1], counts) + np.arange(first[-1])
         return MultiLabels(self.classes[places], first, self.num_classes)
 
+    def row(self, example: int) -> np.ndarray:
+        """float32 [K]: one row of `multi_hot`."""
+        hot = np.zeros(self.num_classes, np.float32)
+        hot[self.classes[self.first[example] : self.first[example + 1]]] = 1
+        return hot
+
     def multi_hot(self) -> np.ndarray:
         """float32 [N, K]: 1 at every class of an example, 0 elsewhere."""
         hot = np.zeros((len(self), self.num_classes), np.float32)
         hot[np.repeat(np.arange(len(self)), np.diff(self.first)), self.classes] = 1
         return hot
+
+
+class Example:
+    """One example of a split, while something is made of it: its image is decoded when it is first asked for, once."""
+
+    __slots__ = ("_image", "number", "split")
+
+    def __init__(self, split: "Split", number: int):
+        self.split, self.number, self._image = split, number, None
+
+    @property
+    def image(self) -> np.ndarray:
+        """uint8 RGB [H, W, 3]."""
+        # Not functools.cached_property: in Python 3.11 its lock lets one thread decode at a time.
+        if self._image is None:
+            self._image = images.decode(self.split.read(self.number), self.split.exif)
+        return self._image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +91,6 @@ class Split:
         labels = self.labels[examples]
         return labels.multi_hot() if self.is_multi_label else labels
 
-    @property
-    def target_bytes(self) -> int:
-        """What `targets` takes for one example."""
-        return 4 * self.labels.num_classes if self.is_multi_label else 4
-
     def renumber(self, numbers: np.ndarray, num_classes: int) -> "Split":
         """The same examples, class k called `numbers[k]` of `num_classes`."""
         labels = self.labels
@@ -91,12 +109,12 @@ class Split:
 
     def decode(self, i: int) -> np.ndarray:
         """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
-        return self.view(i, lambda image: image)
+        return self.view(i, lambda example: example.image)
 
-    def view(self, i: int, make: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-        """`make(image, *arguments)` of example `i`, uint8 RGB [H, W, 3]; UserError names a file that is no image."""
+    def view(self, i: int, make: Callable[..., Any], *arguments: Any) -> Any:
+        """`make(example, *arguments)` of example `i`; UserError names a file that is no image."""
         try:
-            return make(images.decode(self.read(i), self.exif), *arguments)
+            return make(Example(self, i), *arguments)
         except (images.BrokenImage, OSError) as error:
             raise self._named(error, i) from error
 

@@ -1,9 +1,13 @@
-"""What a model sees of an image."""
+"""What a model sees of an image, in training and in evaluation."""
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from common.data import images
+from common.data import images, randaugment
 from common.models.cards import Preprocessing
+from common.recipes.recipe import Recipe
 
 
 def model_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
@@ -12,3 +16,31 @@ def model_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     if not preprocessing.eval_resize:
         return images.resize(image, side, side, kind)
     return images.central_crop(images.resize_small(image, preprocessing.eval_resize, kind, rounding), side, rounding)
+
+
+def augment(
+    image: np.ndarray, recipe: Recipe, draws: np.ndarray, randaugment_draws: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """uint8 [crop, crop, 3]: the training view of `image` that five numbers in [0, 1) choose; the last one flips.
+
+    RandAugment follows, by a row of numbers for each layer.
+    """
+    if recipe.crop_min_area < 1:
+        box = images.inception_crop(image, recipe.crop_min_area, draws[:4])
+        view = images.resize(box, recipe.crop, recipe.crop, recipe.resize_kind)
+    else:
+        if recipe.resize_mode == "small_side":
+            view = images.resize_small(image, recipe.resize, recipe.resize_kind)
+        else:
+            view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
+        view = images.crop(view, recipe.crop, draws[0], draws[1])
+    view = images.flip(view) if draws[4] < recipe.flip else view
+    if recipe.randaugment_layers:
+        view = randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
+    return view
+
+
+def resized_recipe(recipe: Recipe, resolution: int, resize_kind: str | None = None) -> Recipe:
+    """The recipe whose training view shows the same part of an image at another resolution in px, and resize."""
+    resize = round(recipe.resize * resolution / recipe.crop)
+    return dataclasses.replace(recipe, crop=resolution, resize=resize, resize_kind=resize_kind or recipe.resize_kind)

@@ -1,0 +1,118 @@
+"""What a batch is made of: a column is one array, whose rows the threads make one by one."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data import randaugment
+from common.data.split import Example, Split
+from common.data.views import augment, model_view
+from common.models.cards import Preprocessing
+from common.recipes.recipe import Recipe
+
+CHUNK = 64  # rows that one thread makes, one after another
+Arrays = dict[str, np.ndarray]
+
+
+class Stream(NamedTuple):
+    """Random numbers in [0, 1) for every row of a batch, from the generator `default_rng([seed, number, step])`.
+
+    A number belongs to one purpose for ever, so that no stream changes what another one draws. 0 orders the epochs; 2 and
+    3 are those of stochastic depth and dropout.
+    """
+
+    name: str
+    number: int
+    shape: tuple[int, ...]  # of one row's numbers
+
+
+class Column(NamedTuple):
+    """One array of a batch."""
+
+    name: str
+    shape: tuple[int, ...]  # of one row
+    dtype: type
+    # One row, in any thread and order: make(example, *draws), where draws are the row's numbers of every stream.
+    make: Callable[..., np.ndarray | np.number]
+    streams: tuple[Stream, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """The memory of one row."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+# --- the columns of images with classes
+
+VIEW, OTHER_VIEW = Stream("draws", 1, (5,)), Stream("other_draws", 5, (5,))  # a crop and a flip
+
+
+def train_images(recipe: Recipe, name: str = "images", *, own_view: bool = False) -> Column:
+    """uint8 [crop, crop, 3]: the training view of the recipe's resolution and resize.
+
+    All such columns of a batch show the same box and flip of an image, each from its full pixels; those with `own_view`
+    show another one. Another model's column takes `views.resized_recipe`. RandAugment shifts and covers whole pixels: at
+    twice the resolution, half as much of the picture.
+    """
+    view, layers = (
+        (OTHER_VIEW, Stream("other_randaugment", 6, ())) if own_view else (VIEW, Stream("randaugment", 4, ()))
+    )
+    layers = layers._replace(shape=(recipe.randaugment_layers, randaugment.DRAWS))
+
+    def make(example: Example, draws: Sequence[float], layers: Sequence[Sequence[float]]) -> np.ndarray:
+        return augment(example.image, recipe, draws, layers)
+
+    return Column(name, (recipe.crop, recipe.crop, 3), np.uint8, make, (view, layers))
+
+
+def eval_images(preprocessing: Preprocessing, name: str = "images") -> Column:
+    """uint8 [resolution, resolution, 3]: what a model sees of an image in evaluation."""
+    shape = (preprocessing.resolution, preprocessing.resolution, 3)
+    return Column(name, shape, np.uint8, lambda example: model_view(example.image, preprocessing))
+
+
+def labels(split: Split) -> Column:
+    """int32 [], the class; or float32 multi-hot [K], where an example has any number of them."""
+    if not split.is_multi_label:
+        return Column("labels", (), np.int32, lambda example: example.split.labels[example.number])
+    return Column(
+        "labels", (split.labels.num_classes,), np.float32, lambda example: example.split.labels.row(example.number)
+    )
+
+
+# --- filling them
+
+
+def chunks(count: int) -> list[range]:
+    """range(count) in pieces of at most CHUNK."""
+    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+
+
+def jobs(
+    columns: Sequence[Column], arrays: Arrays, split: Split, examples: Sequence[int], draws: dict[str, np.ndarray]
+) -> list[Callable[[], None]]:
+    """What makes the first rows of `arrays`, one for each of `examples`, in any thread and order.
+
+    `draws` holds the numbers of the columns' streams, {name: [B, ...]}. A job raises UserError for a broken image.
+    """
+    parts = []  # (array, make, each row's draws as Python's own numbers, which are quicker singly)
+    for column in columns:
+        numbers = list(zip(*(draws[stream.name].tolist() for stream in column.streams)))
+        parts.append((arrays[column.name], column.make, numbers or [()] * len(examples)))
+
+    def fill(example: Example, row: int) -> None:
+        for array, make, numbers in parts:
+            array[row] = make(example, *numbers[row])
+
+    def run(rows: range) -> None:
+        for row in rows:
+            split.view(int(examples[row]), fill, row)
+
+    return [lambda rows=rows: run(rows) for rows in chunks(len(examples))]
+
+
+def empty(columns: Sequence[Column], count: int) -> Arrays:
+    """{name: an array [count, ...] to be filled}."""
+    return {column.name: np.empty((count, *column.shape), column.dtype) for column in columns}
