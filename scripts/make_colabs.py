@@ -1,4 +1,4 @@
-"""Run the notebooks of colabs/ from top to bottom, and store them with what they show.
+"""Run the notebooks of colabs/ from top to bottom, and store them with their outputs.
 
     python scripts/make_colabs.py [NAME...]      # all by default
 
@@ -22,7 +22,7 @@ NAMES = ("bit_pytorch", "bit_jax", "bit_tf2", "compare_frameworks", "vit_and_mix
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses at once
 CALL = """    with torch.inference_mode():
         return model(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).numpy()  # NCHW in [-1, 1]"""
-WORDS = {  # notebook -> {what bit_pytorch.ipynb says: what it says}
+WORDS = {  # notebook -> {words of bit_pytorch.ipynb: its own}
     "bit_jax": {
         "bit_pytorch": "bit_jax",
         ".[pytorch]": ".[jax]",

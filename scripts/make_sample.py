@@ -2,7 +2,7 @@
 
     python scripts/make_sample.py CIFAR10_FOLDER      # holds {train,test}/<class>/*.jpg
 
-The images are copied byte for byte: evenly spaced ones of each class, in the order of their names: nobody chose.
+The images are copied byte for byte. They are evenly spaced in each class, by the order of their names.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """--extend_from: what a longer run takes over from a finished one.
 
-The longer run counts on: its first step is the one after the finished run's last, and its batches are those that a run of
-so many steps has there. Its schedule is the recipe's over all steps, of which the first ones were made by a shorter one.
+The longer run continues the count of steps: its first step follows the last of the finished run, and its batches are those of
+a run of N steps from there on. Its schedule is the recipe's over N steps; the first of these were made by a shorter schedule.
 """
 
 import dataclasses

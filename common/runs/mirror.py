@@ -1,6 +1,6 @@
 """A run in `gs://` or `s3://`: it works in a local folder as any other and publishes it with every checkpoint.
 
-A new object, then, last, the pointer `checkpoint.json` that names it, in place of a rename.
+Each publication writes a new object, and last the pointer `checkpoint.json`, which names it; the pointer replaces a rename.
 """
 
 import contextlib
