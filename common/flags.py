@@ -149,9 +149,8 @@ def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> Non
     else:
         default = item.metadata.get("rule", item.default)
         text = text if default is None else f"{text} (default: {default})"
-        text += "".join(
-            f", {words} {' or '.join(item.metadata.get(of, ()))}" for of, words in USERS.items() if of in item.metadata
-        )
+        users = [f", {words} {' or '.join(item.metadata[of])}" for of, words in USERS.items() if of in item.metadata]
+        text += "".join(users)
         allowed = choices(config_class).get(item.name)
         group.add_argument(
             *names, dest=item.name, type=kind, default=argparse.SUPPRESS, choices=allowed,
@@ -164,13 +163,14 @@ def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> Non
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """{field: its type} of a dataclass; of `T | None`, T."""
-    return {
-        name: next((part for part in get_args(hint) if part is not type(None)), hint)
-        if type(None) in get_args(hint)
-        else hint
-        for name, hint in get_type_hints(cls).items()
-    }
+    """{field: its type, or T of `T | None`} of a dataclass."""
+    return {name: without_none(hint) for name, hint in get_type_hints(cls).items()}
+
+
+def without_none(hint: Any) -> Any:
+    """T of `T | None`, and any other type as it is."""
+    parts = get_args(hint)
+    return next(part for part in parts if part is not type(None)) if type(None) in parts else hint
 
 
 def plain_type(cls: type, name: str) -> type:

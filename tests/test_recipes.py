@@ -11,7 +11,7 @@ import pytest
 
 from common.config import TrainConfig
 from common.data.catalogue import NAMED
-from common.flags import choices, replacing
+from common.flags import choices, options, replacing
 from common.recipes import rules, schedules
 from common.recipes.create import check_use, create_recipe
 from common.recipes.recipe import Recipe
@@ -94,7 +94,7 @@ def test_every_function_of_a_source_with_the_arguments_of_a_recipe_is_listed():
 
 @pytest.mark.parametrize("option", ("recipes", "tasks"))
 def test_a_flag_of_other_recipes_or_tasks_is_refused_by_name_everywhere_else(option):
-    names = {"recipes": set(rules.RULES), "tasks": {"classification"}}[option]
+    names = {"recipes": set(rules.RULES), "tasks": set(KINDS)}[option]
     found = [(f.name, f.metadata[option]) for f in dataclasses.fields(TrainConfig) if option in f.metadata]
     for flag, users in found:
         values = choices(TrainConfig).get(flag)
@@ -105,6 +105,16 @@ def test_a_flag_of_other_recipes_or_tasks_is_refused_by_name_everywhere_else(opt
         for name in users:
             check_use(config, option, name)
     assert found
+
+
+def test_a_flag_for_a_number_of_tasks_names_all_of_them():
+    """And nothing that replaces a number of tasks is without a flag, but for the loss, which its recipe decides."""
+    kinds = {name: {f.name for f in dataclasses.fields(kind)} for name, kind in KINDS.items()}
+    numbers = set().union(*kinds.values()) - {"loss"}
+    assert numbers <= replacing(TrainConfig)
+    for flag in numbers:
+        users = {name for name, fields in kinds.items() if flag in fields}
+        assert set(options(TrainConfig, flag)["tasks"]) == users, flag
 
 
 def test_evaluation_resizes_as_training_does_unless_told_otherwise():
