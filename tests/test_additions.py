@@ -1,19 +1,27 @@
 """An addition is complete: what a row of a table needs beside the row. `common/README.md` lists these tests."""
 
+import ast
 import inspect
 import re
 
 import pytest
 from conftest import ROOT
+from engines import NAMES as ENGINES
+from format_cases import CASES
 from test_recipes import PUBLISHED
+from tiny_models import CONFIGS
 
 from common.config import TrainConfig
 from common.data import prepare
 from common.data.catalogue import NAMED, SOURCES, open_dataset
+from common.models import FAMILIES
+from common.models.initial import initial_parameters
 from common.recipes.create import create_recipe
 from common.recipes.rules import RULES
+from common.recipes.task import KINDS
 from common.runs.export import FORMATS
 from common.system.errors import UserError
+from common.weights.spellings import TABLES
 
 BY_HAND = ("bit_finetune", "bit_pretrain", "bit_pretrain_stepwise")  # whose numbers other tests of test_recipes.py list
 
@@ -71,3 +79,41 @@ def test_a_source_is_complete(prefix, tmp_path):
     assert [*inspect.signature(SOURCES[prefix]).parameters][:2] == ["name", "places"]
     with pytest.raises(UserError, match="none_such"):
         open_dataset(f"{prefix}none_such", tmp_path, tmp_path)
+
+
+def table(engine: str, file: str, name: str) -> dict[str, str]:
+    """The table `name` of an engine's file, as source text: keys without quotes, and values."""
+    for node in ast.parse((ROOT / engine / file).read_text()).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [None])[0]
+        if isinstance(target, ast.Name) and target.id == name:
+            return {
+                ast.unparse(key).strip("'"): ast.unparse(value)
+                for key, value in zip(node.value.keys, node.value.values, strict=True)
+            }
+    raise LookupError(f"{engine}/{file} has no table {name}")
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.__name__)
+def test_a_family_is_complete(config):
+    """Each engine has its model; every kind of file has its spellings; the tests have tiny ones, with initial values."""
+    for engine in ENGINES:
+        assert config.__name__ in table(engine, "api.py", "MODELS"), engine
+    published = {spelling for names in FAMILIES[config].spellings.values() for spelling in names}
+    assert published <= {one.spelling for one in TABLES if one.family is config}
+    tiny = [one for one in CONFIGS.values() if type(one) is config]
+    assert tiny and any(type(one) is config for one, _ in CASES.values())
+    for one in tiny:
+        assert {name: array.shape for name, array in initial_parameters(0, one).items()} == one.parameter_shapes()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_task_is_complete(name):
+    """Each engine has its loss, a function of its name with the arguments of the others."""
+    for engine in ENGINES:
+        assert table(engine, "losses.py", "LOSSES").get(name) == name, engine
+        functions = {
+            f.name: f
+            for f in ast.parse((ROOT / engine / "losses.py").read_text()).body
+            if isinstance(f, ast.FunctionDef)
+        }
+        assert [argument.arg for argument in functions[name].args.args] == ["models", "batch", "recipe"]
