@@ -33,8 +33,14 @@ def replacing(help: str, rule: str = "the recipe's", **options) -> Any:
 
 def check_name(name: str) -> None:
     """Raise UserError for a --name that leads out of the --logdir, or that nobody can read."""
-    path = Path(name)
-    if not path.parts or ".." in path.parts or path.is_absolute() or not name.isprintable():
+    path = Path(str(name))
+    if (
+        not path.parts
+        or ".." in path.parts
+        or path.is_absolute()
+        or not isinstance(name, str)
+        or not name.isprintable()
+    ):
         raise UserError(f"The --name {name!a} is no folder below --logdir; give a name such as cifar10_r50.")
 
 

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import functools
 import math
+import numbers
 import os
 import re
 import sys
@@ -198,10 +199,11 @@ def check_choices(instance: Any, called: str) -> None:
 
 def check(config: Any) -> None:
     """Raise UserError for a flag with a value that it cannot have, and for two that say the same."""
+    check_types(config)
     check_choices(config, "--{}")
     for item in dataclasses.fields(config):
         value, options = getattr(config, item.name), item.metadata
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
             check_range(f"--{item.name}", value, **{k: v for k, v in options.items() if k in RANGE})
         if "check" in options and value is not None:
             options["check"](value)
@@ -209,6 +211,25 @@ def check(config: Any) -> None:
             other, what = options["excludes"]
             if (theirs := getattr(config, other)) is not None:
                 raise UserError(f"--{other} {theirs:g} and --{item.name} {value:g} both say {what}; give one of them.")
+
+
+TYPES = {  # of a flag -> of its values, in Python and in the files of a run
+    bool: (bool, "true or false"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: ((str, os.PathLike), "words"),
+}
+
+
+def check_types(config: Any) -> None:
+    """Raise UserError for a flag with a value of another type than the command line gives it."""
+    for item in dataclasses.fields(config):
+        value, kind = getattr(config, item.name), plain_type(type(config), item.name)
+        if value is None and item.default is None or kind not in TYPES or "check" in item.metadata:
+            continue
+        allowed, expected = TYPES[kind]
+        if not isinstance(value, allowed) or isinstance(value, bool) and kind is not bool:
+            raise UserError(f"--{item.name} is {value!r}, expected {expected}; correct the flag.")
 
 
 RANGE = ("least", "most", "below")

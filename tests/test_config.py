@@ -205,6 +205,23 @@ def test_a_word_that_chooses_is_checked_in_python_too(config):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"batch": "8"}, "a whole number"), ({"steps": 1.5}, "a whole number"), ({"base_lr": "0.1"}, "a number"),
+     ({"seed": None}, "a whole number"), ({"mixup": True}, "a number"), ({"remat": "yes"}, "true or false"),
+     ({"model": 5}, "words"), ({"precision": 32}, "words")],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused(flags, expected):
+    """Where flags come from Python, or from a damaged config.json of the run that --extend_from names."""
+    (flag, value), *_ = flags.items()
+    with pytest.raises(UserError, match=re.escape(f"--{flag} is {value!r}, expected {expected}; correct the flag.")):
+        check(TrainConfig(**flags))
+    check(TrainConfig(batch=np.int64(8), base_lr=1, logdir=Path("runs"), eval_every=5))
+    with pytest.raises(UserError, match="The --name 5 is no folder"):
+        check(TrainConfig(name=5))
+
+
 def test_words_of_a_recipe_and_of_a_models_preprocessing_choose_but_for_a_name():
     for cls, free in ((Recipe, {"name"}), (Preprocessing, set())):
         assert {f.name for f in dataclasses.fields(cls) if f.type in (str, str | None)} == free
