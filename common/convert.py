@@ -32,7 +32,7 @@ from common.weights.table import Table
 from common.models import ModelConfig, ResNetConfig, ViTConfig, architecture_name, family_name, num_parameters
 from common.models.families import dump_config
 
-WRITERS = {  # spelling -> what its files beside the arrays say
+WRITERS = {  # spelling -> the contents of its files beside the arrays
     "timm": timm.write_config,
     "huggingface": huggingface.write_config,
     "huggingface_v5": huggingface.write_config,
@@ -46,7 +46,7 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "torchvision": (".safetensors",),
     "ours": (".safetensors", *containers.SUFFIXES),
 }
-STATED = {  # what config.json can say beyond what the spelling's own code computes
+STATED = {  # facts that config.json can hold beyond what the spelling's own code computes
     ("timm", ViTConfig): ("gelu",),
     ("huggingface", ViTConfig): ("gelu", "layer_norm_epsilon"),
     ("huggingface_v5", ViTConfig): ("gelu", "layer_norm_epsilon"),

@@ -99,7 +99,7 @@ class File:
     sha256: str | None = None
     sha256_source: Path | None = None
     md5: str | None = None
-    sent: tuple[str, ...] = ()  # what the server told
+    sent: tuple[str, ...] = ()  # the facts that the server sent
 
     @property
     def path(self) -> Path:

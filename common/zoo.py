@@ -1,4 +1,4 @@
-"""What the Python API of every engine has in common: names of models, images as a model wants them, classes in words."""
+"""The shared part of the engines' Python API: names of models, preparation of images, names of classes."""
 
 import dataclasses
 import fnmatch
@@ -37,7 +37,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> dict[str, st
 
 
 def start(name: str, num_classes: int | None, image_size: Size | None, weights: str | Path | None) -> Start:
-    """What `create_model` of every engine starts with; the card has the size of images, too. Raises UserError."""
+    """The start of `create_model` in every engine; the card holds the size of images, too. Raises UserError."""
     model, size = find_model(name), to_size(image_size)
     path = choose_file(model, weights)
     found = starting_values(model, path, num_classes, image_size=size, pretrained=weights == "pretrained")
@@ -59,7 +59,7 @@ def to_size(image_size: Size | None) -> tuple[int, int] | None:
 
 
 def published_facts(name: str) -> Known:
-    """What is known of the published model called `name`. Raises UserError."""
+    """The card of the published model called `name`. Raises UserError."""
     model = find_model(name)
     return model.config(), model.card.preprocessing, model.card
 

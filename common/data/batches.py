@@ -26,7 +26,7 @@ class TrainBatches:
     """`batches(step)`, whatever was asked before: the examples, crops, flips and mixup weight of one training step.
 
     Every epoch is a permutation of all examples, and a batch may straddle two of them. With several processes, each
-    takes its contiguous slice of the global batch. The model's config tells how many branches and dropouts there are.
+    takes its contiguous slice of the global batch. The model's config gives the number of branches and dropouts.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainBatches:
         return {"mixup_weight": np.float64(self._draws(VIEW, step)[1].beta(alpha, alpha))} if alpha > 0 else {}
 
     def _noise(self, step: int) -> Arrays:
-        """Which residual branches every example keeps, and the seeds of its dropouts."""
+        """The residual branches that every example keeps, and the seeds of its dropouts."""
         noise, recipe = {}, self.recipe
         if recipe.stochastic_depth > 0:
             rates = branch_drop_rates(self.config.num_branches, recipe.stochastic_depth)
@@ -117,7 +117,7 @@ class EvalBatches:
 
 
 def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
-    """How often each residual branch is skipped: two per block, linear in depth from 0 to `rate`.
+    """The rate at which each residual branch is skipped: two per block, linear in depth from 0 to `rate`.
 
     Source: `models/mlp_mixer.py` of google-research/big_vision, where kept branches are not scaled up either.
     """

@@ -1,4 +1,4 @@
-"""A command's dataset: its images turned as --exif says, and those that cannot be decoded found before the first step."""
+"""A command's dataset: images turned by --exif, and broken images found before the first step."""
 
 import concurrent.futures
 import dataclasses
@@ -24,14 +24,14 @@ Broken = dict[int, str]  # example -> what is wrong with it
 
 
 def open_turned(config: Any, open_torchvision: Opener | None = None, exif: str | None = None) -> Dataset:
-    """The dataset that the flags of train or evaluate name, turned as they or `exif` say. Raises UserError."""
+    """The dataset that the flags of train or evaluate name, turned by their or the given `exif`. Raises UserError."""
     dataset = open_dataset(config.dataset, config.datadir, config.tfds_data_dir, open_torchvision)
     splits = {name: dataclasses.replace(split, exif=exif or config.exif) for name, split in dataset.splits.items()}
     return dataclasses.replace(dataset, splits=splits)
 
 
 def checked(dataset: Dataset, config: Any, names: Collection[str]) -> Dataset:
-    """The dataset with the broken images in its splits `names` treated as --on_broken_image says.
+    """The dataset with the broken images in its splits `names` treated by --on_broken_image.
 
     With `skip`, all images are decoded, and those that cannot be are left out as if they were not there. With `stop`, the
     splits that are decoded in some seconds (QUICK_PIXELS) are, and all broken images listed; of a larger one, the first

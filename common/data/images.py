@@ -45,14 +45,14 @@ UPRIGHT = {  # orientation in EXIF -> the image as it was seen
 
 
 class BrokenImage(ValueError):
-    """The bytes are no image; the caller knows the file's name."""
+    """The bytes are no image; the caller adds the file's name."""
 
 
 def decode(encoded: bytes | np.ndarray, exif: str = "ignore") -> np.ndarray:
     """uint8 RGB [H, W, 3] of an image file's bytes; an array is taken as already decoded.
 
-    The file's contents, not its name, say which of FORMATS it is; of an animation the first frame is read, and `to_rgb`
-    tells how pixels become RGB. The orientation in a photograph's EXIF is not applied, as in the pipelines of the
+    The file's contents, not its name, decide which of FORMATS it is. Of an animation the first frame is read; `to_rgb`
+    converts the pixels. The orientation in a photograph's EXIF is not applied, as in the pipelines of the
     originals, unless `exif` is `apply`; that of a TIFF, a tag of its format, always is. Raises BrokenImage.
     """
     if isinstance(encoded, np.ndarray):
@@ -73,7 +73,7 @@ def _decode(encoded: bytes) -> np.ndarray:
     except ValueError as error:
         if isinstance(error, BrokenImage):
             raise
-        # libjpeg's fast interface knows no CMYK and is strict about stray bytes: Pillow has the last word.
+        # libjpeg's fast interface lacks CMYK and is strict about stray bytes; Pillow then decides.
     with _opened(encoded) as image:
         check_size(image.height, image.width)
         return to_rgb(image)
@@ -103,7 +103,7 @@ def _opened(encoded: bytes) -> Iterator[Any]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that the installed Pillow knows."""
+    """Those of FORMATS that the installed Pillow has."""
     from PIL import Image
 
     Image.init()
@@ -115,7 +115,7 @@ def to_rgb(image: Any) -> np.ndarray:
 
     Grey, palette, CMYK, YCbCr and Lab become RGB as Pillow converts them, transparency is dropped, and of 12 or 16 bits
     the upper 8 are kept. Floating-point numbers count from 0, black, to 1, white. Others, and integers of 32 bits or with
-    a sign, tell no white and raise BrokenImage: Pillow would clip them to 0 to 255.
+    a sign, define no white and raise BrokenImage: Pillow would clip them to 0 to 255.
     """
     if image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PPM", "PNG"):
         bits = _tag(image, BITS_PER_SAMPLE, (16,))[0]
@@ -147,7 +147,7 @@ def _tag(image: Any, number: int, default: Any) -> Any:
 
 
 def _orientation(encoded: bytes) -> Any:
-    """What a photograph's EXIF says; 1, upright, where it cannot be read. Pillow has turned a TIFF and forgotten it."""
+    """The orientation in a photograph's EXIF; 1, upright, where it cannot be read. Pillow has already turned a TIFF."""
     try:
         with _opened(encoded) as image:
             return 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
@@ -170,7 +170,7 @@ def size(encoded: bytes | np.ndarray) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
-    """What Pillow says, but for the address of our buffer that it takes for a file's name."""
+    """The message of Pillow without the address of our buffer, which it takes for a file's name."""
     return re.sub(r" ?<_io.BytesIO object at \w+>", "", str(error))
 
 
@@ -260,7 +260,7 @@ def resize_small(image: np.ndarray, side_px: int, kind: str = "bilinear", roundi
 
 
 def central_crop(image: np.ndarray, crop_px: int, rounding: str = "big_vision") -> np.ndarray:
-    """The square of `crop_px` in the middle; where it cannot lie evenly, half a pixel up or left, or as `rounding` says."""
+    """The square of `crop_px` in the middle; where it cannot lie evenly, half a pixel up or left, or by `rounding`."""
     spare = [side - crop_px for side in image.shape[:2]]
     row, column = (CORNERS[rounding](px) for px in spare)
     return image[row : row + crop_px, column : column + crop_px]

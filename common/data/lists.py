@@ -16,7 +16,7 @@ BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, text) of every line that is not empty, whatever ends it, without blanks at its ends.
 
-    A byte-order mark is no part of the text, which is UTF-8, or UTF-16 where the mark says so; names that are neither
+    A byte-order mark is no part of the text, which is UTF-8, or UTF-16 with its mark; names that are neither
     keep their bytes. UserError where the file cannot be read.
     """
     try:

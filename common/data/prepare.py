@@ -37,7 +37,7 @@ class Archive:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a prepared folder is made from, and the paths under it without which it is not complete."""
+    """The archives of a prepared folder, and the paths under it that make it complete."""
 
     archives: tuple[Archive, ...]
     expected: tuple[str, ...]
@@ -78,7 +78,7 @@ SOURCES = {
 
 
 def prepared_folder(name: str, datadir: Path) -> Path:
-    """The folder of the prepared dataset; UserError says what is missing and which command fetches it."""
+    """The folder of the prepared dataset; the UserError names the missing path and the command that fetches it."""
     folder = Path(datadir) / name
     missing = _missing(folder, SOURCES[name])
     if missing:
@@ -163,7 +163,7 @@ def _fetch(archive: Archive, downloads: Path, url_base: str | None) -> Path:
 
 
 def _download(url: str, part: Path, archive: Archive) -> None:
-    """Append to `part` what it lacks; a server that knows no ranges sends the whole file anew."""
+    """Append to `part` what it lacks; a server without ranges sends the whole file anew."""
     done = part.stat().st_size if part.exists() else 0
     try:
         headers = {"User-Agent": "common.data.prepare"} | ({"Range": f"bytes={done}-"} if done else {})
@@ -184,7 +184,7 @@ def _download(url: str, part: Path, archive: Archive) -> None:
 
 
 def _read(response) -> bytes:
-    """The next bytes, or none at the end or where the connection broke: the size tells the two apart."""
+    """The next bytes, or none at the end or where the connection broke; the size distinguishes the two."""
     try:
         return response.read(CHUNK_BYTES)
     except (OSError, HTTPException):

@@ -71,7 +71,7 @@ class Split:
     read: Callable[[int], bytes | np.ndarray]  # example -> the image file's bytes, or its pixels as uint8 [H, W, 3]
     labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example
     describe: Callable[[int], str]  # example -> what an error message calls it
-    exif: str = "ignore"  # or `apply`: photographs are turned as their EXIF says
+    exif: str = "ignore"  # or `apply`: photographs are turned by their EXIF orientation
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,7 +83,7 @@ class Split:
 
     @property
     def num_labelled(self) -> int:
-        """How many examples have a class: those that an evaluation counts."""
+        """The number of examples with a class: an evaluation counts these."""
         return int(np.count_nonzero(np.diff(self.labels.first))) if self.is_multi_label else len(self)
 
     def targets(self, examples: np.ndarray | slice) -> np.ndarray:
@@ -134,7 +134,7 @@ class Split:
         return sizes
 
     def why_broken(self, i: int) -> str:
-        """What is wrong with example `i`; empty where it can be decoded."""
+        """The reason why example `i` cannot be decoded; empty where it can."""
         try:
             images.decode(self.read(i), self.exif)
         except images.BrokenImage as error:
@@ -180,7 +180,7 @@ class Dataset:
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:
     """(height, width) of the image of median area among `count` examples, evenly spread over the split."""
-    sizes = split.sizes(count) or [split.size(0)]  # which says what is wrong
+    sizes = split.sizes(count) or [split.size(0)]  # whose error names what is wrong
     return sorted(sizes, key=lambda size: (size[0] * size[1], size))[len(sizes) // 2]
 
 

@@ -1,4 +1,4 @@
-"""Which of a model's classes are those of a dataset that has only some of them."""
+"""Match the classes of a dataset with those of a model, by name."""
 
 import collections
 from collections.abc import Sequence

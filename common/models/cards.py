@@ -1,4 +1,4 @@
-"""What is known of a model besides its arrays: its classes, how it wants its images, the loss it was trained with.
+"""Cards: the facts of a model besides its arrays, such as its classes, the preparation of images, and its loss.
 
 A run's `card.json`, the record in a file that this project wrote, the config files of timm and Hugging Face and the
 manifest all become one `Card`, and everything that prepares images reads `Card.preprocessing`.
@@ -20,14 +20,14 @@ HALVES = (0.5, 0.5, 0.5)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its images: which pixels of a photograph it sees, and as which numbers."""
+    """The preparation of a model's images: the pixels of a photograph that it sees, and their scale."""
 
     resolution: int | None = None  # px of the square that the model sees; None: what the user or the images suggest
     eval_resize: int = 0  # px of the smaller side before the central crop of `resolution`; 0: squashed to it
     resize_kind: ResizeKind = "bilinear"
     mean: tuple[float, float, float] = HALVES  # of pixel values in [0, 1]; with `std` 0.5, images lie in [-1, 1]
     std: tuple[float, float, float] = HALVES
-    exif: Exif = "ignore"  # or `apply`: photographs are turned as their EXIF says
+    exif: Exif = "ignore"  # or `apply`: photographs are turned by their EXIF orientation
     rounding: Rounding = "big_vision"  # of sides and corners to whole pixels, for a central crop
 
     def __post_init__(self):
@@ -101,7 +101,7 @@ PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """Facts of a model; None: nothing tells."""
+    """Facts of a model; None: unknown."""
 
     class_names: tuple[str, ...] | None = None
     resolution: int | None = None
@@ -115,16 +115,16 @@ class Card:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the model wants its images, with this project's own choices where nothing tells."""
+        """The preparation of the model's images, with this project's own choices for unknown facts."""
         return self.applied(Preprocessing())
 
     def applied(self, preprocessing: Preprocessing) -> Preprocessing:
-        """`preprocessing` with what is told here."""
+        """`preprocessing` with the facts of this card."""
         told = {name: value for name, value in self.facts().items() if name in PREPARED}
         return dataclasses.replace(preprocessing, **told)
 
     def facts(self) -> dict[str, Any]:
-        """What is told, as JSON holds it."""
+        """The known facts, as JSON holds them."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def of_classes(self, num_classes: int | None) -> "Card":
@@ -133,7 +133,7 @@ class Card:
         return self if is_named else dataclasses.replace(self, class_names=None)
 
     def over(self, other: "Card") -> "Card":
-        """These facts, and those of `other` where nothing is told here."""
+        """These facts, and those of `other` for unknown ones."""
         return dataclasses.replace(other, **self.facts())
 
 

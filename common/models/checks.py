@@ -1,4 +1,4 @@
-"""What the fields of a configuration may be: sizes, epsilons and choices, checked whenever one is made."""
+"""Checks of the fields of a configuration (sizes, epsilons, choices), made whenever one is created."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ MOST = 2**31 - 1  # of any size: what a file declares is compared with its array
 
 
 class Kind(NamedTuple):
-    """Which values a field takes, and that in words."""
+    """The values that a field takes, and their description in words."""
 
     holds: Callable[[Any], bool]
     expected: str

@@ -56,7 +56,7 @@ class Seen:
     """What is known of a model that a file holds, of which the configuration follows."""
 
     shapes: Shapes  # of its own parameters, under canonical names
-    num_heads: int | None  # where the shapes tell
+    num_heads: int | None  # where it follows from the shapes
     facts: dict[str, Any]  # fields that files or the user state
     computes: dict[str, Any]  # fields as stated, or else as the spelling's own code computes
     children: dict[str, Config]
@@ -78,16 +78,16 @@ class Family:
     name: str  # for people
     parent: str | None = None  # the same of a model with children; None: `name`
     variants: dict[str, Config]  # {published name: for 1,000 classes and, where the size matters, 224 pixels}
-    by_name: bool = True  # whether a variant's name is that of a model, or says nothing without its training data
+    by_name: bool = True  # whether a variant's name is that of a model, or needs the training data beside it
     sizes: tuple[str, ...]  # fields that make a model another one: no values are made for these
     initial: dict[str, tuple]  # code base -> rows of (pattern of names, draw); the first is the default
     spellings: dict[
         str, tuple[str, ...]
     ]  # kind of file -> published spellings; the first that holds a model is written
-    infer: Callable[[Seen], Config]  # KeyError for a missing parameter, Undecided where nothing says what is needed
+    infer: Callable[[Seen], Config]  # KeyError for a missing parameter, Undecided where a needed fact is unknown
     needs_record: Callable[[Config], bool] = lambda config: True  # whether names and shapes leave something open
     adapt: Callable[[Arrays, Config, Config, Say], Arrays] = lambda arrays, config, wanted, say: arrays
-    # For spellings that cannot say all of a model: what they can (configuration, notes), and the arrays there and back.
+    # For spellings that cannot hold all of a model: what they can (configuration, notes), and the arrays there and back.
     express_config: Callable[[Config, dict[str, tuple]], tuple[Config, list[str]]] = lambda config, holds: (config, [])
     express: Callable[[Arrays, Config, Config], Arrays] = lambda arrays, config, there: arrays
     restore: Callable[[Arrays, Config, Config], tuple[Arrays, Config]] = lambda arrays, there, config: (arrays, config)

@@ -1,4 +1,4 @@
-"""What `model.intermediates` of every engine returns: the outputs of a model's stages or blocks."""
+"""The outputs of a model's stages or blocks: the result of `model.intermediates` in every engine."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ class Intermediate:
 
 
 def chosen(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Which of `count` intermediates are wanted: all for None, the last `indices`, or a list, counted as Python does.
+    """The wanted ones among `count` intermediates: all for None, the last `indices`, or a list, counted as Python does.
 
     In the order of the model. Raises UserError for others.
     """

@@ -18,7 +18,7 @@ def listed(words: list[str], folder: Path) -> str:
 
 
 def row(model: PublishedModel, folder: Path) -> tuple[str, ...]:
-    """What a person chooses by."""
+    """The facts by which a person chooses."""
     config = model.config()
     size = str(config.image_size[0]) if config.image_size else str(model.resolution or "any")
     millions = f"{num_parameters(config) / 1e6:,.1f} M"

@@ -1,4 +1,4 @@
-"""The class token and the positions of a ViT: fixed ones, other grids, and forms that only some spellings know.
+"""The class token and the positions of a ViT: fixed ones, other grids, and forms that only some spellings have.
 
 Functions that take arrays take those of a ViT without its children's.
 """
@@ -110,7 +110,7 @@ def adapt_positions(arrays: Arrays, config: Config, wanted: Config, say: Say) ->
     return arrays | {"pos_embedding": resize_positions(arrays["pos_embedding"], config.grid, wanted.grid)}
 
 
-# --- what leaves every logit the same: how a spelling that cannot say all of a model holds it
+# --- what leaves every logit the same: how a spelling that cannot hold all of a model stores it
 
 
 def express_config(config: Config, holds: dict[str, tuple]) -> tuple[Config, list[str]]:

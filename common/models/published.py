@@ -53,13 +53,13 @@ class PublishedModel:
 
     @property
     def card(self) -> Card:
-        """What a card beside the published file would say."""
+        """The card of the published file."""
         prepared = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize}
         return Card(resolution=self.resolution, class_names=self.class_names, loss=self.loss, **prepared)
 
     @property
     def file(self) -> str:
-        """Where the weights lie below the weights folder: `ViT-B/16` in `ViT-B_16.npz`, `vtab/...` in a folder."""
+        """The place of the weights below the weights folder: `ViT-B/16` in `ViT-B_16.npz`, `vtab/...` in a folder."""
         return f"{re.sub(r'/(?=[0-9])', '_', self.name)}.npz"
 
     @property
@@ -110,14 +110,14 @@ def find_model(name: str) -> PublishedModel:
 
 @functools.cache
 def unpublished_models() -> dict[str, PublishedModel]:
-    """{name: model} of the architectures whose names no published file has; of a BiT, the file's name says the data."""
+    """{name: model} of the architectures without a published file of that name; a BiT's names the data."""
     names = [name for family in FAMILIES.values() if family.by_name for name in family.variants]
     source = "initial values; no weights were published under this name"
     return {name: PublishedModel(name, name, 1000, source) for name in names if name not in published_models()}
 
 
 def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:
-    """The model whose file name, parsed by a pattern of the manifest, says how it was trained."""
+    """The model of a file name that a pattern of the manifest describes."""
     parts = found.groupdict()
     trained = parts["tuned"] or parts["upstream"]
     classes = pattern["classes"][trained]

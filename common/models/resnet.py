@@ -35,7 +35,7 @@ def infer_fields(seen: Seen, stem: str) -> dict[str, Any]:
         counts[-1] += 1
         block += 1
     fields = {"num_units": tuple(counts), "width_factor": seen.shapes[stem][-1] / 64, "num_classes": seen.num_classes}
-    groups = {name: seen.facts[name] for name in ("num_groups",) if name in seen.facts}  # of which no array tells
+    groups = {name: seen.facts[name] for name in ("num_groups",) if name in seen.facts}  # which no array shows
     return fields | seen.computes | groups
 
 

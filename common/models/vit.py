@@ -160,7 +160,7 @@ VIT_VARIANTS = {  # name -> (width, depth, heads, MLP width, patch sizes of publ
 }
 
 HYBRIDS = {  # name -> (ViT variant, patch size on the feature map, num_units); vision_transformer's configs/models.py
-    "R+ViT-Ti/16": ("Ti", 8, ()),  # its name tells the stride of the patches in pixels at half of the size: it is 32
+    "R+ViT-Ti/16": ("Ti", 8, ()),  # the stride of its patches is 32 pixels, twice the number in its name
     "R26+ViT-S/32": ("S", 1, (2, 2, 2, 2)),
     "R26+ViT-B/32": ("B", 1, (2, 2, 2, 2)),
     "R50+ViT-B/16": ("B", 1, (3, 4, 9)),

@@ -1,4 +1,4 @@
-"""Where a run is wrong: confusion matrix, accuracy of every class, and its most confident mistakes with their images."""
+"""Mistakes of a run: confusion matrix, accuracy of every class, the most confident mistakes with their images."""
 
 import base64
 import dataclasses
@@ -40,7 +40,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Mistakes:
-    """What is told of one run's predictions."""
+    """The mistakes of one run, for the page."""
 
     title: str
     tables: list[Table]
@@ -49,7 +49,7 @@ class Mistakes:
 
 
 def mistakes(record: Record, *, remote: bool = False) -> Mistakes | None:
-    """What the predictions of a run tell; None where it has left none. Images in the cloud are fetched if `remote`."""
+    """The mistakes of a run; None where it has kept no predictions. Images in the cloud are fetched if `remote`."""
     told = record.predictions
     if not told:
         return None

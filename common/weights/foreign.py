@@ -1,4 +1,4 @@
-"""What people also name as weights and what is none: told by a file's first bytes, its ending, or its arrays' names."""
+"""Files that people name as weights and that are none, by their first bytes, their ending, or the names of arrays."""
 
 import re
 import zipfile
@@ -61,7 +61,7 @@ NAMES = (  # pattern of an array's name -> what holds such, what to do
 
 
 def contents(path: Path) -> tuple[str, str] | None:
-    """(what a file is by its first bytes, what to do), or None where they do not tell."""
+    """(the kind of a file by its first bytes, what to do), or None for an unknown kind."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(b"PK\3\4"):
@@ -75,7 +75,7 @@ def archive(path: Path) -> tuple[str, str] | None:
     try:
         with zipfile.ZipFile(path) as file:
             names = file.namelist()
-    except Exception:  # whoever asks tells what is wrong with it
+    except Exception:  # the caller reports what is wrong with it
         return None
     if any(name.endswith("data.pkl") for name in names):
         return "it is a file of PyTorch, a pickle in an archive", IMPORT

@@ -1,4 +1,4 @@
-"""How an array lies in another spelling: a permutation and a reshape, written in letters, ours first.
+"""The layout of an array in another spelling: a permutation and a reshape, written in letters, ours first.
 
 `HWIO -> OIHW` permutes; `D(NK) -> DNK` splits an axis into heads; `IO -> 11IO` adds axes of length one. Letters mean
 H height, W width, I input, O output, D width of the model, N heads, K width of a head, C channels.

@@ -1,4 +1,4 @@
-"""How timm's `pretrained_cfg` and Hugging Face's `preprocessor_config.json` tell how a model wants its images.
+"""The preparation of images in timm's `pretrained_cfg` and in Hugging Face's `preprocessor_config.json`.
 
 Readers return (facts of a card, notes on what this project does otherwise); writers are their inverse.
 Sources: `data/config.py`, `data/transforms_factory.py` of huggingface/pytorch-image-models;
@@ -55,7 +55,7 @@ def pair(size: int | list[int]) -> tuple[int, int]:
 
 
 def read_timm(config: dict[str, Any]) -> Told:
-    """What `resolve_model_data_config` finds in a config.json, with timm's defaults for what it does not say."""
+    """The result of `resolve_model_data_config` on a config.json, with timm's defaults for absent keys."""
     told, notes = config.get("pretrained_cfg", config), []
     height, width = pair(told.get("input_size") or 224)
     crop_pct, mode = float(told.get("crop_pct") or 0.875), told.get("crop_mode") or "center"
@@ -105,7 +105,7 @@ def fraction(resolution: int, eval_resize: int) -> float:
 
 
 def image_size(config: ModelConfig, card: Card) -> tuple[tuple[int, int], list[str]]:
-    """(height and width of the images that a peer is told to prepare, a note where nothing tells them)."""
+    """(height and width of the images that a peer prepares, a note where they are unknown)."""
     if config.image_size:
         return config.image_size, []
     if card.resolution:
@@ -132,7 +132,7 @@ def rounding_note(prepared: Preprocessing, peer: str, rounding: str) -> list[str
 
 
 class Processor(NamedTuple):
-    """What a class of Hugging Face does where its file says nothing."""
+    """The defaults of a class of Hugging Face, for absent keys."""
 
     size: dict[str, int]
     resample: int
@@ -153,7 +153,7 @@ OF_A_MODEL = {"vit": "ViT", "bit": "Bit"}
 
 
 def read_huggingface(told: dict[str, Any], model_type: str) -> Told:
-    """What `AutoImageProcessor` makes of a preprocessor_config.json, with its class's defaults."""
+    """The numbers that `AutoImageProcessor` reads from a preprocessor_config.json, with its class's defaults."""
     notes = []
     name = str(told.get("image_processor_type") or told.get("feature_extractor_type") or OF_A_MODEL[model_type])
     family = next((known for known in PROCESSORS if name.startswith(known)), None)
@@ -209,7 +209,7 @@ def read_scaling(told: dict[str, Any], default: Processor) -> dict[str, Any]:
 def write_huggingface(
     prepared: Preprocessing, size: tuple[int, int], model_type: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """(what preprocessor_config.json says, notes on what Hugging Face does otherwise)."""
+    """(the contents of preprocessor_config.json, notes on what Hugging Face does otherwise)."""
     kind, notes = peer_kind(prepared, "Hugging Face")
     eval_resize, whole = prepared.at(size[1]).eval_resize, {"height": size[0], "width": size[1]}
     notes += rounding_note(prepared, "Hugging Face", "huggingface") if eval_resize else []

@@ -1,4 +1,4 @@
-"""Where images and labels come from: one file for each kind of place, whose functions all are `open(name, places)`."""
+"""The sources of images and labels: one file for each kind of place, whose functions all are `open(name, places)`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from common.data.split import Dataset
 
 
 class Places(NamedTuple):
-    """Where a source may look."""
+    """The places where a source may look."""
 
     datadir: Path = Path("data")  # prepared datasets, one folder each
     tfds_data_dir: str | Path | None = None  # sets of TFDS; None: TFDS_DATA_DIR, else ~/tensorflow_datasets

@@ -154,7 +154,7 @@ def _folders(path: Path | None) -> list[Path]:
 
 
 def _beside(root: Path, folders: Folders, places: dict[str, Path]) -> Unused:
-    """What lies beside the splits and the class folders."""
+    """The files beside the splits and the class folders."""
     unused, known = Unused(), {root / real.FILE, *places.values(), *(path for own in folders.values() for path in own)}
     for place in {root, *places.values()}:
         with os.scandir(place) as entries:

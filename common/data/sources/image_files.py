@@ -26,7 +26,7 @@ class Files:
         self.folder, self.names, self.ends = os.fsencode(folder), names, ends
 
     def path(self, i: int) -> str:
-        """Where example `i` lies."""
+        """The path of example `i`."""
         start = self.ends[i - 1] if i else 0
         return os.fsdecode(os.path.join(self.folder, self.names[start : self.ends[i]].tobytes()))
 
@@ -56,7 +56,7 @@ def packed(names: Sequence[str]) -> tuple[bytes, np.ndarray]:
 
 
 class Unused:
-    """How many files and folders were passed over, by kind, with the first path of each kind by name."""
+    """The number of files and folders that were passed over, by kind, with the first path of each kind by name."""
 
     def __init__(self, text: bytes = b"{}"):
         self.kinds: dict[str, list] = json.loads(text)  # kind -> [count, path]

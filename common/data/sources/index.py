@@ -1,10 +1,10 @@
-"""Indices of large datasets: what a scan of the disk found is kept until the disk says otherwise.
+"""Indices of large datasets: the result of a scan is kept until the disk changes.
 
 An index is a safetensors file beside the data, or in the user's cache folder where that is read-only, with the state of
 what was scanned (modification time, size and inode of folders and files, also of the folders that the scan met on its
-way) and a digest over everything. Opened, it is memory-mapped, so that processes share it. One of another state, or a damaged one, is built again. What no modification
-time tells stays unseen: pixels that changed within their file, which the index does not speak of, and file systems that
-keep no time for folders.
+way) and a digest over everything. It is memory-mapped, so that processes share it. A damaged index, or one of another state, is
+built again. Changes without a new modification time stay unseen: on file systems that keep no time for folders. The index
+does not hold pixels, so a change within a file does not matter to it.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ TYPES = {stored: np.dtype(name) for name, stored in safetensors.TYPES.items()}
 Arrays = dict[str, np.ndarray]
 
 
-Watch = Callable[[Path], None]  # what a scan tells of every further folder, before it looks into it
+Watch = Callable[[Path], None]  # called by a scan with every further folder, before the scan looks into it
 
 
 def indexed(folder: Path, watched: Sequence[Path], scan: Callable[[Watch], Arrays], purpose: str = "") -> Arrays:
-    """What `scan(watch)` returns, or did when the folders and files of `watched`, and those it met, were as they are now.
+    """The result of `scan(watch)`, or a kept one while the folders and files of `watched`, and those it met, stay.
 
-    `purpose` tells apart several indices of one folder. Two processes do not scan at once: the second waits, and reads.
+    `purpose` distinguishes several indices of one folder. Two processes do not scan at once: the second waits, and reads.
     """
     state = State(folder, watched)
     places = [place / f"{NAME}{purpose}.safetensors" for place in (folder, staging_folder(str(folder.resolve())))]
@@ -62,7 +62,7 @@ def indexed(folder: Path, watched: Sequence[Path], scan: Callable[[Watch], Array
 
 
 class State:
-    """What the disk says of folders and files, each at the time when it was added."""
+    """The state of folders and files on the disk, each at the time when it was added."""
 
     def __init__(self, folder: Path, paths: Sequence[Path]):
         """UserError where one of `paths` cannot be read."""

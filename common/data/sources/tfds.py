@@ -43,7 +43,7 @@ class Shard:
 
     @property
     def examples_in_shard(self) -> int:
-        """What array_record asks a shard for."""
+        """The methods of a shard that array_record calls."""
         return self.take
 
 
@@ -102,7 +102,7 @@ class Part(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the label of an example is made of."""
+    """The parts of an example's label."""
 
     keys: tuple[str, ...]  # features of an example
     label: Callable[..., int]  # the values of each of them -> class
@@ -149,7 +149,7 @@ def described(folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def data_folder(tfds_data_dir: str | Path | None = None, part: str = "") -> Path:
-    """Where prepared sets lie: `tfds_data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """The folder of prepared sets: `tfds_data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Of a `gs://` or `s3://` address, `part` is copied to this machine.
     """
@@ -233,7 +233,7 @@ def _label(features: dict[str, Any], folder: Path) -> tuple[str, dict[str, Any],
 
 
 def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
-    """The lines of the file, or numbers where TFDS knows no names.
+    """The lines of the file, or numbers where TFDS has no names.
 
     UserError where it names another number of classes.
     """

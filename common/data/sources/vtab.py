@@ -38,7 +38,7 @@ class Task:
 
     @property
     def recipe(self) -> dict:
-        """Where fine-tuning departs from the rule.
+        """The flags in which fine-tuning departs from the rule.
 
         Big Transfer, section 3.3, leaves flips and crops out where they would destroy the label, "object orientation or
         coordinates in pixel space", and does not list the tasks. Here the structured ones, which ask for positions,

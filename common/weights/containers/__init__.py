@@ -115,7 +115,7 @@ NAMES |= {
 
 
 def kind_of(path: Path) -> str:
-    """The ending that tells what kind of file holds the arrays."""
+    """The ending of the file that holds the arrays."""
     return INDEX if path.name.endswith(INDEX) else path.suffix
 
 
@@ -136,7 +136,7 @@ def open_container(path: Path) -> Npz | Safetensors | Sharded | H5 | TensorBundl
 
 
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
-    """What `read` returns; whatever a library makes of a damaged file becomes a UserError."""
+    """The result of `read`; any exception of a library for a damaged file becomes a UserError."""
     try:
         return read()
     except UserError:

@@ -1,4 +1,4 @@
-"""Arrays as files declare them, before a value is read; and bfloat16, which numpy does not know."""
+"""Arrays as files declare them, before a value is read; and bfloat16, which numpy lacks."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
 
 
 class Budget:
-    """How many names are still read of a file, whose links may lead to the same groups again and again."""
+    """The number of names that may still be read of a file, whose links may lead to the same groups again and again."""
 
     def __init__(self, path: Path):
         self.path, self.left = path, MAX_NAMES
@@ -49,7 +49,7 @@ def listed_datasets(file: h5py.File, path: Path) -> list[tuple[str, h5py.Dataset
 
 
 def published_datasets(file: h5py.File, found: list[h5py.Dataset], path: Path) -> dict[str, h5py.Dataset]:
-    """{published name: data set} of those found in a file of the original TF2 code, whose sizes tell the order of names.
+    """{published name: data set} of those found in a file of the original TF2 code, whose sizes give the order of names.
 
     UserError where their number is another.
     """

@@ -39,7 +39,7 @@ CODES |= {0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("map", 2), 0xDF: ("map", 
 
 
 class Entry(NamedTuple):
-    """Where an array stands."""
+    """The place of an array."""
 
     shape: tuple[int, ...]
     dtype: str

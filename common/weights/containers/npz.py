@@ -15,7 +15,7 @@ from common.weights.containers.arrays import declare, is_bfloat16, same_in_file,
 
 
 def fill(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
-    """What `numpy.savez` writes, in a third less time and without the time of writing: contiguous `arrays`."""
+    """Write contiguous `arrays` as `numpy.savez` does, in a third less time and without a time stamp."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with open_member(archive, name, array.dtype, array.shape) as member:

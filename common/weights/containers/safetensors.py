@@ -36,7 +36,7 @@ def aligned(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def header(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """What stands before the bytes of `arrays`, which follow in this order."""
+    """The header of a file with `arrays`, whose bytes follow in this order."""
     entries, start = {"__metadata__": metadata}, 0
     for name, array in arrays.items():
         place = [start, start := start + array.nbytes]

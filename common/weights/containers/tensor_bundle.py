@@ -26,7 +26,7 @@ NAME_BYTES = 64  # that a name counts besides its own
 
 
 class Entry(NamedTuple):
-    """Where a tensor stands."""
+    """The place of a tensor."""
 
     dtype: np.dtype | None  # None: bfloat16
     shape: tuple[int, ...]
@@ -125,7 +125,7 @@ def block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def parse_entry(value: bytes) -> Entry | None:
-    """What a BundleEntryProto says; None where it is no array."""
+    """The place of an array, from a BundleEntryProto; None where it is no array."""
     found = dict(fields(value))
     if found[1] != BFLOAT16 and found[1] not in TYPES:
         return None
