@@ -10,56 +10,17 @@ whose names stand below those prefixes here and there; it counts the child's blo
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from common.models.cards import Card
 from common.models.family import Arrays, Config
-from common.weights.layouts import Shape, contiguous, layout
+from common.weights.layouts import Shape
+from common.weights.rows import Numbers, Row, Template, without_numbers
 
 WRAPPED = re.compile(
     r"^((module|_orig_mod|model)\.)+"
 )  # what DataParallel, torch.compile and trainers put before names
-MAX_BLOCKS = 1000  # of a stacked file, whose number of blocks is a length that it declares
-
-
-class Row(NamedTuple):
-    """One array of a file: its name, the canonical parameters that it holds, and how they lie in it."""
-
-    theirs: str
-    ours: tuple[str, ...]
-    layout: str
-    stacked: bool
-    num_heads: int | None  # where the layout splits an axis into heads
-
-    def below(self, ours: str, theirs: str) -> "Row":
-        """The same row in the table of a parent."""
-        return self._replace(theirs=f"{theirs}{self.theirs}", ours=tuple(f"{ours}/{name}" for name in self.ours))
-
-    def shape(self, shapes: dict[str, Shape]) -> Shape:
-        """The shape in the file, from those of our parameters."""
-        first, *rest = layout(self.layout).shape_there(shapes[self.ours[0]], self.num_heads)
-        if self.stacked:
-            return (len(self.ours), first, *rest)
-        return (first * len(self.ours), *rest)
-
-    def to_there(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """The array of the file, contiguous."""
-        parts = [layout(self.layout).to_there(array, self.num_heads) for array in arrays]
-        if len(parts) == 1 and not self.stacked:
-            return contiguous(parts[0])
-        joined = np.empty((len(parts), *parts[0].shape), parts[0].dtype)  # in C order, unlike what concatenate returns
-        for part, place in zip(parts, joined):
-            contiguous(part, place)
-        return joined if self.stacked else joined.reshape(-1, *parts[0].shape[1:])
-
-    def to_here(self, array: np.ndarray, shapes: dict[str, Shape]) -> Arrays:
-        """Our parameters, contiguous."""
-        parts = array if self.stacked else np.split(array, len(self.ours))
-        here = [layout(self.layout).to_here(part).reshape(shapes[name]) for name, part in zip(self.ours, parts)]
-        return {name: contiguous(part) for name, part in zip(self.ours, here)}
 
 
 def canonical_shapes(config: Config, channels: int) -> dict[str, Shape]:
@@ -91,20 +52,6 @@ def prefixed(table: "Table", ours: str, theirs: str) -> Child:
     return Child(ours, theirs, table)
 
 
-def slashed(ours: str, theirs: str, rows: tuple, joint: str = "/") -> tuple:
-    """Rows of a part of a model, whose names there are joined by slashes."""
-
-    def within(names):
-        return f"{ours}/{names}" if isinstance(names, str) else tuple(f"{ours}/{name}" for name in names)
-
-    return tuple((within(row[0]), f"{theirs}{joint}{row[1]}", *row[2:]) for row in rows)
-
-
-def dotted(ours: str, theirs: str, rows: tuple) -> tuple:
-    """Rows of a part of a model, whose names there are joined by points."""
-    return slashed(ours, theirs, rows, ".")
-
-
 class Table:
     """One spelling of one family.
 
@@ -121,7 +68,7 @@ class Table:
         ignored: str | None = None, prepares: Callable[[Config], tuple[Card, str]] | None = None,
     ):  # fmt: skip
         self.spelling, self.family, self.children, self.first_unit = spelling, family, children, first_unit
-        self.templates = [((row[0],) if isinstance(row[0], str) else row[0], *row[1:], "")[:3] for row in rows]
+        self.templates = [Template(*row) for row in rows]
         self.holds, self.computes, self.prepares = holds or {}, computes or {}, prepares
         self.aliases = [(re.compile(pattern), there) for pattern, there in aliases]
         self.ignored = re.compile(ignored) if ignored else None
@@ -129,30 +76,11 @@ class Table:
     def rows(self, config: Config) -> list[Row]:
         """Every array of a file with a model of `config`; each parameter stands in exactly one."""
         shapes = config.own_shapes()
-        rows = [row for template in self.templates for row in self._expand(template, config)]
+        rows = [row for template in self.templates for row in template.rows(config, self.first_unit)]
         rows = [row for row in rows if row.ours[0] in shapes]
         for name, theirs, table in self.children:
             rows += [row.below(name, theirs) for row in table.rows(config.children[name])]
         return rows
-
-    def _expand(self, template: tuple, config: Config) -> Iterator[Row]:
-        ours, theirs, how = template
-        heads = config.num_heads if "N" in how else None
-        if self._is_stacked(template):
-            yield Row(theirs, tuple(ours[0].format(block=i) for i in range(config.depth)), how, True, heads)
-        elif "{block}" in ours[0]:
-            for i in range(config.depth):
-                yield Row(theirs.format(block=i), tuple(name.format(block=i) for name in ours), how, False, heads)
-        elif "{cell}" in ours[0]:
-            for cell, (stage, unit) in enumerate(self._units(config)):
-                names = tuple(name.format(cell=cell) for name in ours)
-                yield Row(theirs.format(stage=stage, unit=unit, cell=cell), names, how, False, heads)
-        else:
-            yield Row(theirs, ours, how, False, heads)
-
-    def _units(self, config: Config) -> list[tuple[int, int]]:
-        first = self.first_unit
-        return [(first + stage, first + unit) for stage, count in enumerate(config.num_units) for unit in range(count)]
 
     def published_shapes(self, config: Config, channels: int = 3) -> dict[str, Shape]:
         """{name: shape} of a file with a model of `config`, for images of so many channels."""
@@ -216,52 +144,28 @@ class Table:
         cells = {unit: cell for cell, unit in enumerate(sorted(units))}
         found, heads, unfit = {}, None, []
         for name, shape in shapes.items():
-            (ours, _, how), numbers = template, _ = hits[name]
-            stacked = self._is_stacked(template)
+            template, numbers = hits[name]
             try:
-                here, sizes = self._shape_here(how, shape, len(ours), stacked=stacked)
+                here, sizes = template.shape_here(shape)
             except (TypeError, ValueError):
                 unfit.append(name)
                 continue
             heads = sizes.get("N", heads)
             if "stage" in numbers:
                 numbers = {"cell": cells[int(numbers["stage"]), int(numbers["unit"])]}
-            blocks = range(shape[0]) if stacked else [numbers.get("block")]
-            found |= {our.format(**numbers | {"block": block}): here for our in ours for block in blocks}
+            found |= dict.fromkeys(template.names(shape, numbers), here)
         return found, heads, unfit
 
-    @staticmethod
-    def _is_stacked(template: tuple) -> bool:
-        return "{block}" in template[0][0] and "{block}" not in template[1]
-
-    @staticmethod
-    def _shape_here(how: str, shape: Shape, count: int, *, stacked: bool) -> tuple[Shape, dict[str, int]]:
-        if stacked:
-            if shape[0] > MAX_BLOCKS:
-                raise ValueError(f"{shape[0]} blocks")
-            shape = shape[1:]
-        elif count > 1:
-            if shape[0] % count:
-                raise ValueError(f"{shape} does not divide by {count}")
-            shape = (shape[0] // count, *shape[1:])
-        elif not how and len(shape) == 4 and shape[:3] == (1, 1, 1):
-            shape = shape[3:]  # how the norms of some hybrids are stored
-        form = layout(how)
-        return form.shape_here(shape), form.sizes(shape) if how else {}
-
-    def _hit(self, name: str) -> tuple[tuple, dict[str, str]] | None:
-        for regex, template in self._by_form.get(re.sub(r"\d+", "0", name), ()):
-            if found := regex.fullmatch(name):
+    def _hit(self, name: str) -> tuple[Template, Numbers] | None:
+        for template in self._by_form.get(without_numbers(name), ()):
+            if found := template.pattern.fullmatch(name):
                 return template, found.groupdict()
         return None
 
     @functools.cached_property
-    def _by_form(self) -> dict[str, list]:
+    def _by_form(self) -> dict[str, list[Template]]:
         """{name with every number as 0: its possible templates}."""
         forms = {}
         for template in self.templates:
-            parts = re.split(r"\{(\w+)(?::02d)?\}", template[1])
-            regex = "".join(f"(?P<{part}>[0-9]{{1,4}})" if i % 2 else re.escape(part) for i, part in enumerate(parts))
-            form = re.sub(r"\d+", "0", "".join("0" if i % 2 else part for i, part in enumerate(parts)))
-            forms.setdefault(form, []).append((re.compile(regex), template))
+            forms.setdefault(template.form, []).append(template)
         return forms

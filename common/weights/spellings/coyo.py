@@ -7,8 +7,9 @@ Sources: `backbones/vit/vit_model.py`, `models/classification.py`, `trainer.py`.
 """
 
 from common.models import ViTConfig
+from common.weights.rows import slashed
 from common.weights.spellings.google import CLASS_TOKEN, TANH
-from common.weights.table import Table, slashed
+from common.weights.table import Table
 
 VALUE = ".ATTRIBUTES/VARIABLE_VALUE"
 NORM = (("scale", "gamma"), ("bias", "beta"))

@@ -13,8 +13,9 @@ google-research/vision_transformer.
 """
 
 from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.weights.rows import slashed
 from common.weights.spellings import bit, mixer, resnet_v1, vit
-from common.weights.table import Table, prefixed, slashed
+from common.weights.table import Table, prefixed
 
 TANH = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 HEADS = {"DNK": "D(NK) -> DNK", "NK": "(NK) -> NK", "NKD": "(NK)D -> NKD"}

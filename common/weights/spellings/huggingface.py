@@ -15,10 +15,11 @@ from common.models import ModelConfig, ResNetConfig, ViTConfig
 from common.models.cards import Card
 from common.system.errors import UserError
 from common.weights import processors
+from common.weights.rows import dotted
 from common.weights.spellings.google import CLASS_TOKEN
 from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES, in_order
 from common.weights.spellings.timm import CELL as TIMM_CELL
-from common.weights.table import Table, dotted
+from common.weights.table import Table
 
 BLOCK = (
     *dotted("norm1", "layernorm_before", NORM),

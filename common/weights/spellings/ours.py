@@ -7,7 +7,7 @@ from common.weights.table import Table, prefixed
 
 def canonical(table: Table) -> tuple:
     """Our names in a table of another spelling."""
-    return tuple((name, name) for names, *_ in table.templates for name in names)
+    return tuple((name, name) for template in table.templates for name in template.ours)
 
 
 def first(family: type) -> Table:

@@ -20,7 +20,8 @@ from common.models import (
 from common.models.cards import Card
 from common.system.errors import UserError
 from common.weights import processors
-from common.weights.table import Table, dotted, prefixed
+from common.weights.rows import dotted
+from common.weights.table import Table, prefixed
 
 DENSE = (("kernel", "weight", "IO -> OI"), ("bias", "bias"))
 CONV = (("kernel", "weight", "HWIO -> OIHW"),)

@@ -9,9 +9,10 @@ import dataclasses
 from common.models import ViTConfig
 from common.models.cards import Card
 from common.weights.processors import IMAGENET_MEAN, IMAGENET_STD
+from common.weights.rows import dotted
 from common.weights.spellings.google import CLASS_TOKEN
 from common.weights.spellings.timm import DENSE, ERF, NORM, PATCHES
-from common.weights.table import Table, dotted
+from common.weights.table import Table
 
 ATTENTION = ("attn/query", "attn/key", "attn/value")
 BLOCK = (
