@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.data.catalogue import open_dataset
 from common.data.checked import describe, find_broken, listed
-from common.data.prepare import SOURCES, prepare
+from common.data.prepare import PREPARED, prepare
 from common.flags import Parser, check_range
 from common.system.errors import UserError, exit_with_sentence, printable
 
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     whole = Parser(prog="python -m common.datasets", description="Prepare and check datasets.", allow_abbrev=False)
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     fetch = commands.add_parser("prepare", help="fetch, verify and unpack a dataset", allow_abbrev=False)
-    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(SOURCES)}")
+    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(PREPARED)}")
     fetch.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
     look = commands.add_parser("check", help="decode all images, and list those that cannot be", allow_abbrev=False)
     look.add_argument("name", metavar="DATASET", help="a name, tfds:NAME, vtab:TASK, or a folder, as train takes it")

@@ -67,7 +67,7 @@ def test_a_named_data_set_is_complete(name, tmp_path):
         return
     with pytest.raises(UserError, match=rf"{name}.*`python -m common.datasets prepare {name} |https?://"):
         open_dataset(name, tmp_path)
-    with pytest.raises(UserError, match="127.0.0.1:1/" if name in prepare.SOURCES else f"{name} .*https?://"):
+    with pytest.raises(UserError, match="127.0.0.1:1/" if name in prepare.PREPARED else f"{name} .*https?://"):
         prepare.prepare(name, tmp_path, url_base="http://127.0.0.1:1")
 
 

@@ -9,7 +9,7 @@ import pytest
 from engines import Engine
 from processes import run_without
 
-from common.data.prepare import SOURCES
+from common.data.prepare import PREPARED
 from common.data.sources.archives import FLOWERS
 from common.data.sources.tfds import Features, Part, open_parts
 from common.datasets import open_dataset
@@ -47,7 +47,7 @@ def same_twice(*arguments, **options) -> None:
 @pytest.fixture(params=["cifar10", "cifar100"])
 def cifar(request, tmp_path):
     """(name, datadir, images [N, 32, 32, 3], labels [N]) of 3 records a file, in the official layout."""
-    name, files = request.param, [f for f in SOURCES[request.param].expected if f.endswith(".bin")]
+    name, files = request.param, [f for f in PREPARED[request.param].expected if f.endswith(".bin")]
     images, labels = pixels(3 * len(files)), RNG.integers(0, int(name[5:]), 3 * len(files))
     for number, file in enumerate(files):
         rows = range(3 * number, 3 * number + 3)
@@ -57,7 +57,7 @@ def cifar(request, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"".join(records))
     text = "\n".join(f"name{k}" for k in range(int(name[5:]))) + "\n\n"  # the official file ends in a blank line
-    (tmp_path / name / SOURCES[name].expected[0]).write_text(text)
+    (tmp_path / name / PREPARED[name].expected[0]).write_text(text)
     return name, tmp_path, images, labels
 
 
@@ -85,7 +85,7 @@ def test_cifar(cifar):
 )
 def test_cifar_damaged(cifar, damage, words):
     name, datadir, *_ = cifar
-    path = datadir / name / SOURCES[name].expected[-1]
+    path = datadir / name / PREPARED[name].expected[-1]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=f"{path.name} holds.*{words}.*prepare the dataset again"):
         open_dataset(name, datadir)
@@ -93,7 +93,7 @@ def test_cifar_damaged(cifar, damage, words):
 
 def test_cifar_with_missing_names(cifar):
     name, datadir, *_ = cifar
-    (datadir / name / SOURCES[name].expected[0]).write_text("one\ntwo\n")
+    (datadir / name / PREPARED[name].expected[0]).write_text("one\ntwo\n")
     with pytest.raises(UserError, match="names 2 classes"):
         open_dataset(name, datadir)
 

@@ -36,7 +36,7 @@ class Archive:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Prepared:
     """The archives of a prepared folder, and the paths under it that make it complete."""
 
     archives: tuple[Archive, ...]
@@ -47,19 +47,19 @@ TORONTO = "https://www.cs.toronto.edu/~kriz"
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
 
 # Digests: https://www.cs.toronto.edu/~kriz/cifar.html and torchvision.datasets; sizes: the checksums of TFDS.
-SOURCES = {
-    "cifar10": Source(
+PREPARED = {
+    "cifar10": Prepared(
         (Archive(f"{TORONTO}/cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"),),
         tuple(
             f"cifar-10-batches-bin/{file}"
             for file in ("batches.meta.txt", *(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
         ),
     ),
-    "cifar100": Source(
+    "cifar100": Prepared(
         (Archive(f"{TORONTO}/cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"),),
         tuple(f"cifar-100-binary/{file}" for file in ("fine_label_names.txt", "train.bin", "test.bin")),
     ),
-    "oxford_flowers102": Source(
+    "oxford_flowers102": Prepared(
         (
             Archive(f"{OXFORD}/flowers/102/102flowers.tgz", 344_862_509, "52808999861908f626f3c1f4e79d11fa"),
             Archive(f"{OXFORD}/flowers/102/imagelabels.mat", 502, "e0620be6f572b9609742df49c70aed4d"),
@@ -67,7 +67,7 @@ SOURCES = {
         ),
         ("jpg", "imagelabels.mat", "setid.mat"),
     ),
-    "oxford_iiit_pet": Source(
+    "oxford_iiit_pet": Prepared(
         (
             Archive(f"{OXFORD}/pets/data/images.tar.gz", 791_918_971, "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
             Archive(f"{OXFORD}/pets/data/annotations.tar.gz", 19_173_078, "95a8c909bbe2e81eed6a22bccdf3f68f"),
@@ -80,7 +80,7 @@ SOURCES = {
 def prepared_folder(name: str, datadir: Path) -> Path:
     """The folder of the prepared dataset; the UserError names the missing path and the command that fetches it."""
     folder = Path(datadir) / name
-    missing = _missing(folder, SOURCES[name])
+    missing = _missing(folder, PREPARED[name])
     if missing:
         raise UserError(
             f"The dataset {name} is not prepared: expected {folder / missing}; "
@@ -90,7 +90,7 @@ def prepared_folder(name: str, datadir: Path) -> Path:
 
 
 def prepare(
-    name: str, datadir: Path | str = "data", *, url_base: str | None = None, sources: Mapping[str, Source] = SOURCES
+    name: str, datadir: Path | str = "data", *, url_base: str | None = None, known: Mapping[str, Prepared] = PREPARED
 ) -> Path:
     """Make `datadir/name` hold the dataset, and return that folder; a prepared one is left alone.
 
@@ -98,28 +98,28 @@ def prepare(
     dataset is installed. `url_base` replaces the address of the folder that holds the archives (a mirror; sizes and
     digests stay those of the publisher). Raises UserError, and then `datadir/name` is as it was.
     """
-    if name not in sources:
-        raise UserError(_not_fetched(name, Path(datadir), sources))
-    folder, source = Path(datadir) / name, sources[name]
-    missing = _missing(folder, source)
+    if name not in known:
+        raise UserError(_not_fetched(name, Path(datadir), known))
+    folder, prepared = Path(datadir) / name, known[name]
+    missing = _missing(folder, prepared)
     if not missing:
         show(f"{name} is already prepared in {folder}.")
         return folder
     if folder.exists():
         raise UserError(f"{folder} exists but lacks {missing}; move it away or choose another --datadir.")
     downloads = Path(datadir) / ".downloads" / name
-    files = {archive.file: _fetch(archive, downloads, url_base) for archive in source.archives}
-    _install(files, source, folder)
+    files = {archive.file: _fetch(archive, downloads, url_base) for archive in prepared.archives}
+    _install(files, prepared, folder)
     shutil.rmtree(downloads, ignore_errors=True)
     show(f"{name} is prepared in {folder}.")
     return folder
 
 
-def _missing(folder: Path, source: Source) -> str | None:
-    return next((path for path in source.expected if not (folder / path).exists()), None)
+def _missing(folder: Path, prepared: Prepared) -> str | None:
+    return next((path for path in prepared.expected if not (folder / path).exists()), None)
 
 
-def _not_fetched(name: str, datadir: Path, sources: Mapping[str, Source]) -> str:
+def _not_fetched(name: str, datadir: Path, known: Mapping[str, Prepared]) -> str:
     """Why no command fetches `name`, and what to do instead."""
     if name == "imagenet2012":
         layout = IMAGENET_LAYOUT.format(folder=datadir / name)
@@ -131,8 +131,7 @@ def _not_fetched(name: str, datadir: Path, sources: Mapping[str, Source]) -> str
         return "The dataset cifar10-sample comes with the project: there is nothing to prepare; train on it right away."
     if name.startswith("tfds:"):
         return f"{name} is prepared by TensorFlow Datasets; run `tfds build {name[5:]} --file_format=array_record`."
-    known = ", ".join(sources)
-    return f"No dataset that can be fetched is called {name!r}{nearest(name, sources)} Give one of {known}."
+    return f"No dataset that can be fetched is called {name!r}{nearest(name, known)} Give one of {', '.join(known)}."
 
 
 def _fetch(archive: Archive, downloads: Path, url_base: str | None) -> Path:
@@ -196,7 +195,7 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _install(files: Mapping[str, Path], source: Source, folder: Path) -> None:
+def _install(files: Mapping[str, Path], prepared: Prepared, folder: Path) -> None:
     """Unpack into a hidden sibling and rename it to `folder` when it is complete."""
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
@@ -204,7 +203,7 @@ def _install(files: Mapping[str, Path], source: Source, folder: Path) -> None:
         temporary.mkdir(parents=True)
         for file, path in files.items():
             _unpack(path, file, temporary)
-        missing = _missing(temporary, source)
+        missing = _missing(temporary, prepared)
         if missing:
             raise UserError(
                 f"The archives {', '.join(files)} lack {missing}; nothing was installed: give another --url_base."
