@@ -20,6 +20,7 @@ from common import weights as common_weights
 from common import zoo
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 from common.models.cards import Preprocessing
+from common.recipes.groups import Groups
 
 list_models = zoo.list_models
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
@@ -31,7 +32,7 @@ def build(
     *,
     precision: str = "float32",
     remat: bool = False,
-    train_only: str = "all",
+    groups: Groups = (),
     devices: Devices | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Model:
@@ -39,15 +40,15 @@ def build(
 
     Its parameters are float64 for the precision float64, else float32. float64 switches the whole process to JAX's
     64-bit types; float32 means float32, on GPUs and TPUs as well: bit_jax/layers.py states it where it matters.
-    With `remat`, the backward pass computes activations again instead of keeping them; `train_only` says
-    what is trained (common/models/): the rest is frozen. `preprocessing` says how the model wants its images.
+    With `remat`, the backward pass computes activations again instead of keeping them; `groups` say
+    what is trained (common/recipes/groups.py). `preprocessing` says how the model wants its images.
     """
     if precision == "float64":
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
     model.preprocessing, model.precision = preprocessing or Preprocessing(), precision
-    model.devices, model.train_only = devices or FirstDevice(), train_only
+    model.devices, model.groups = devices or FirstDevice(), groups
     for variable in engine_weights.parameters(model).values():
         place = model.devices.place_of_parameter(variable.shape)
         variable.set_value(jax.ShapeDtypeStruct(variable.shape, dtype, sharding=place))

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array, lax
 from jax import numpy as jnp
 
-from common.models import trained_parameters
+from common.recipes import groups
 from common.recipes.recipe import Recipe, UpdateNumbers
 
 Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or moment}
@@ -37,7 +37,8 @@ SPLITS: weakref.WeakKeyDictionary[nnx.Module, Split] = weakref.WeakKeyDictionary
 def split(model: nnx.Module) -> Split:
     """The parts of a model, as they were when its optimizer was made, or at the first call."""
     if model not in SPLITS:
-        found, names = parameters(model), trained_parameters(model.config, model.train_only)
+        found = parameters(model)
+        names = groups.trained(model.groups, map(canonical_name, found))
         trained = {path: value for path, value in found.items() if canonical_name(path) in names}
         frozen = {path: value for path, value in found.items() if path not in trained}
         SPLITS[model] = Split(nnx.graphdef(model), trained, frozen)
@@ -92,11 +93,6 @@ def create_optimizer(model: nnx.Module, recipe: Recipe) -> Optimizer:
     return Optimizer(model, recipe)
 
 
-def is_kernel(path: tuple[str | int, ...]) -> bool:
-    """Whether the name of a parameter in all engines ends in `kernel`."""
-    return path[-1] == "kernel"
-
-
 def global_norm(gradients: Params) -> Array:
     """The norm of all gradients as one vector."""
     return optax.global_norm(gradients)
@@ -116,12 +112,13 @@ def compiled_update(
     """(parameters, state) after `update`, in their own memory; the numbers take the type of the parameters."""
     shrink = jnp.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
     params, state = dict(params), {part: dict(values) for part, values in state.items()}
-    for path, w in params.items():
+    all_numbers = numbers
+    for part, (path, w) in zip(recipe.parts(tuple(map(canonical_name, params))), params.items()):
+        numbers = recipe.scaled(all_numbers, part.rate)
         g = gradients[path] * shrink if recipe.clip else gradients[path]
-        decays = recipe.decays(is_kernel(path))
-        if decays and recipe.decay == "gradient":
+        if part.decayed and recipe.decay == "gradient":
             g = g + recipe.weight_decay * w
-        elif decays:
+        elif part.decayed:
             w = (1 - numbers.decay) * w
         first = recipe.first_decay * state["first"][path].astype(w.dtype)
         if recipe.first_moment == "bfloat16":  # a product of two bfloat16 would be rounded or not, as XLA pleases

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bit_pytorch import optim
 from bit_pytorch import weights as engine_weights
 from bit_pytorch.devices import Devices, FirstDevice
 from bit_pytorch.mixer import Mixer
@@ -16,8 +17,9 @@ from bit_pytorch.resnet_v1 import ResNetV1
 from bit_pytorch.vit import ViT
 from common import weights as common_weights
 from common import zoo
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig, trained_parameters
+from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 from common.models.cards import Preprocessing
+from common.recipes.groups import Groups, trained
 
 list_models = zoo.list_models
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
@@ -29,14 +31,14 @@ def build(
     *,
     precision: str = "float32",
     remat: bool = False,
-    train_only: str = "all",
+    groups: Groups = (),
     devices: Devices | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices`, or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32. With `remat`, the backward pass computes
-    activations again instead of keeping them; `train_only` says what is trained (common/models/): the rest is frozen.
+    activations again instead of keeping them; `groups` say what is trained (common/recipes/groups.py).
     `preprocessing` says how the model wants its images.
     """
     dtype = torch.float64 if precision == "float64" else torch.float32
@@ -45,9 +47,9 @@ def build(
     model.preprocessing, model.devices = preprocessing or Preprocessing(), devices or FirstDevice()
     model.precision = precision
     model = model.to(dtype)
-    trained = trained_parameters(config, train_only)
-    for name, value in model.named_parameters():
-        value.requires_grad_(engine_weights.canonical_name(name, value) in trained)
+    names = trained(groups, config.parameter_shapes())
+    for name, value in optim.parameters(model).items():
+        value.requires_grad_(optim.canonical_name(name, value) in names)
     fixed = dict(model.named_buffers())
     model.devices.shard(model)
     model.to_empty(device=model.devices.device)

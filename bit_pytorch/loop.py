@@ -35,7 +35,7 @@ def gradients(
         measured["loss"] += loss.detach()
         for name, value in further.items():
             measured[name] += value.detach() / recipe.batch_split
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    trained = {name: value for name, value in optim.parameters(model).items() if value.requires_grad}
     slopes = {name: value.grad for name, value in trained.items()}
     for value in trained.values():
         value.grad = None
@@ -93,7 +93,7 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/runs/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe = run.recipe
-        options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
+        options = {"precision": run.config.precision, "remat": run.config.remat, "groups": recipe.groups}
         model = api.build(run.model_config, run.initial, **options, devices=devices, preprocessing=run.preprocessing)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:

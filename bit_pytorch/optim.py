@@ -9,17 +9,31 @@ from torch.distributed.tensor import DTensor
 
 from common.recipes.recipe import Recipe, UpdateNumbers
 
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
+
 
 class Optimizer:
     """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {name: tensor}."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
-        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.parameters = {name: value for name, value in parameters(model).items() if value.requires_grad}
+        self.names = tuple(canonical_name(name, value) for name, value in self.parameters.items())
         self.state = {"first": {name: zeros(value, recipe.first_moment) for name, value in self.parameters.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         if recipe.ema:
             self.state["average"] = {name: value.detach().clone() for name, value in self.parameters.items()}
+
+
+def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """{PyTorch's name: parameter} of `model` itself, not of copies."""
+    return dict(model.named_parameters())
+
+
+def canonical_name(name: str, tensor: Tensor) -> str:
+    """`blocks.0.conv1.weight` -> `blocks/0/conv1/kernel`; PyTorch calls both kernels and scales `weight`."""
+    *parts, leaf = (part for part in name.split(".") if part not in WRAPPERS)
+    return "/".join([*parts, {"weight": "scale" if tensor.ndim == 1 else "kernel"}.get(leaf, leaf)])
 
 
 def zeros(value: Tensor, dtype: str) -> Tensor:
@@ -32,11 +46,6 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     return Optimizer(model, recipe)
 
 
-def is_kernel(name: str, value: Tensor) -> bool:
-    """Whether the name of a parameter in all engines ends in `kernel`."""
-    return name.endswith("weight") and value.ndim > 1
-
-
 def global_norm(gradients: dict[str, Tensor]) -> Tensor:
     """The norm of all gradients as one vector, of all processes' shards of them."""
     norm = nn.utils.get_total_norm(gradients.values())
@@ -46,15 +55,25 @@ def global_norm(gradients: dict[str, Tensor]) -> Tensor:
 @torch.no_grad()
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[str, Tensor]) -> None:
     """One update of every trained parameter, in place, for which the gradients are used up."""
-    names, w = list(optimizer.parameters), list(optimizer.parameters.values())
-    g = [gradients[name] for name in names]
+    if recipe.clip:
+        norm = global_norm(gradients)
+        torch._foreach_mul_([gradients[name] for name in optimizer.parameters], (recipe.clip / norm).clamp(max=1))
+    parts = dict(zip(optimizer.parameters, recipe.parts(optimizer.names)))
+    for rate in dict.fromkeys(part.rate for part in parts.values()):
+        alike = {name: part.decayed for name, part in parts.items() if part.rate == rate}
+        update_alike(optimizer, recipe, recipe.scaled(numbers, rate), gradients, alike)
+
+
+def update_alike(
+    optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[str, Tensor], decays: dict[str, bool]
+) -> None:
+    """`update` of the parameters that `decays` names, by the same numbers."""
+    w, g = [optimizer.parameters[name] for name in decays], [gradients[name] for name in decays]
     first, second, average = (
-        [optimizer.state[part][name] for name in names] if part in optimizer.state else []
+        [optimizer.state[part][name] for name in decays] if part in optimizer.state else []
         for part in ("first", "second", "average")
     )
-    decayed = [number for number, name in enumerate(names) if recipe.decays(is_kernel(name, w[number]))]
-    if recipe.clip:
-        torch._foreach_mul_(g, (recipe.clip / global_norm(dict(zip(names, g)))).clamp(max=1))
+    decayed = [number for number, decays in enumerate(decays.values()) if decays]
     if decayed and recipe.decay == "gradient":
         torch._foreach_add_([g[i] for i in decayed], [w[i] for i in decayed], alpha=recipe.weight_decay)
     elif decayed:

@@ -7,16 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from bit_pytorch.optim import Optimizer
+from bit_pytorch.optim import Optimizer, canonical_name, parameters
 from common.weights import refuse_unbuilt
-
-WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
-
-
-def canonical_name(name: str, tensor: Tensor) -> str:
-    """`blocks.0.conv1.weight` -> `blocks/0/conv1/kernel`; PyTorch calls both kernels and scales `weight`."""
-    *parts, leaf = (part for part in name.split(".") if part not in WRAPPERS)
-    return "/".join([*parts, {"weight": "scale" if tensor.ndim == 1 else "kernel"}.get(leaf, leaf)])
 
 
 def turned(tensor: Tensor) -> Tensor:
@@ -61,18 +53,18 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     for layer in model.modules():
         if any(map(nn.parameter.is_lazy, layer.parameters(recurse=False))):
             refuse_unbuilt(type(layer).__name__)
-    return {canonical_name(name, value): tuple(turned(value).shape) for name, value in model.named_parameters()}
+    return {canonical_name(name, value): tuple(turned(value).shape) for name, value in parameters(model).items()}
 
 
 def dump(model: nn.Module) -> dict[str, np.ndarray]:
     """{canonical name: array} of every parameter: copies, C-contiguous, HWIO and [in, out]; bfloat16 as float32."""
-    return to_arrays(model, ((name, widened(value)) for name, value in model.named_parameters()))
+    return to_arrays(model, ((name, widened(value)) for name, value in parameters(model).items()))
 
 
 def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:
     """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
     with torch.no_grad():
-        for name, value in model.named_parameters():
+        for name, value in parameters(model).items():
             fill(value, arrays[canonical_name(name, value)])
 
 

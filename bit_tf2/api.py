@@ -19,6 +19,7 @@ from common import weights as common_weights
 from common import zoo
 from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
 from common.models.cards import Preprocessing
+from common.recipes.groups import Groups
 
 list_models = zoo.list_models
 MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
@@ -30,14 +31,14 @@ def build(
     *,
     precision: str = "float32",
     remat: bool = False,
-    train_only: str = "all",
+    groups: Groups = (),
     devices: Devices | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Model:
     """A model of `config` that holds `arrays`, on `devices` or else on the first GPU or the CPU.
 
     Its parameters are float64 for the precision float64, else float32. With `remat`, the backward pass computes
-    activations again instead of keeping them; `train_only` says what is trained (common/models/): the rest is frozen.
+    activations again instead of keeping them; `groups` say what is trained (common/recipes/groups.py).
     `preprocessing` says how the model wants its images.
     """
     policy = next(keras.DTypePolicy(name) for name, computing in PRECISIONS.items() if computing == precision)
@@ -45,7 +46,7 @@ def build(
     with devices.scope():
         model = construct(MODELS[type(config)], config, policy, remat=remat)
     model.preprocessing = preprocessing or Preprocessing()
-    model.devices, model.train_only = devices, train_only
+    model.devices, model.groups = devices, groups
     engine_weights.load(model, arrays)
     return model
 

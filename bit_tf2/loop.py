@@ -120,7 +120,7 @@ def main(run: Run) -> None:
     """Train as the command says; everything but the mathematics happens in common/runs/run.py."""
     with Devices(run.config.shard_parameters) as devices, run.on(devices):
         recipe = run.recipe
-        options = {"precision": run.config.precision, "remat": run.config.remat, "train_only": recipe.train_only}
+        options = {"precision": run.config.precision, "remat": run.config.remat, "groups": recipe.groups}
         model = api.build(run.model_config, run.initial, **options, devices=devices, preprocessing=run.preprocessing)
         optimizer = optim.create_optimizer(model, recipe)
         if run.restored:

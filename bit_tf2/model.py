@@ -87,7 +87,7 @@ class Model(Traced, keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.config, self.remat = config, remat
         self.card, self.preprocessing = Card(), Preprocessing()
-        self.devices, self.train_only = FirstDevice(), "all"
+        self.devices, self.groups = FirstDevice(), ()
         self.built = True
 
     def __setattr__(self, name: str, value: Any) -> None:

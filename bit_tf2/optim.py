@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from common.models import trained_parameters
+from common.recipes import groups
 from common.recipes.recipe import Recipe, UpdateNumbers
 
 Path = tuple[str | int, ...]  # of attributes
@@ -34,8 +34,9 @@ def parameters(model: keras.Model) -> dict[Path, tf.Variable]:
 
 def trained(model: keras.Model) -> dict[Path, tf.Variable]:
     """Those of `parameters` that are trained."""
-    names = trained_parameters(model.config, model.train_only)
-    return {path: value for path, value in parameters(model).items() if canonical_name(path) in names}
+    found = parameters(model)
+    names = groups.trained(model.groups, map(canonical_name, found))
+    return {path: value for path, value in found.items() if canonical_name(path) in names}
 
 
 def _walk(value: object, path: Path) -> Iterator[tuple[Path, tf.Variable]]:
@@ -66,11 +67,6 @@ def create_optimizer(model: keras.Model, recipe: Recipe) -> Optimizer:
         return Optimizer(model, recipe)
 
 
-def is_kernel(path: Path) -> bool:
-    """Whether the name of a parameter in all engines ends in `kernel`."""
-    return path[-1] == "kernel"
-
-
 def global_norm(gradients: dict[Path, Tensor]) -> Tensor:
     """The norm of all gradients as one vector."""
     return tf.linalg.global_norm(list(gradients.values()))
@@ -88,12 +84,13 @@ def update_on_one(
 ) -> None:  # fmt: skip
     """`update` of one device's own copies."""
     shrink = tf.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
-    for path, w in parameters.items():
+    all_numbers = numbers
+    for part, (path, w) in zip(recipe.parts(tuple(map(canonical_name, parameters))), parameters.items()):
+        numbers = recipe.scaled(all_numbers, part.rate)
         g = gradients[path] * shrink if recipe.clip else gradients[path]
-        decays = recipe.decays(is_kernel(path))
-        if decays and recipe.decay == "gradient":
+        if part.decayed and recipe.decay == "gradient":
             g = g + recipe.weight_decay * w
-        elif decays:
+        elif part.decayed:
             w.assign((1 - numbers.decay) * w)
         first = tf.cast(recipe.first_decay * state["first"][path], w.dtype) + numbers.gain * g
         if recipe.optimizer == "sgd":

@@ -6,6 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 
+from common.recipes.groups import create_groups
 from common.recipes.recipe import Recipe
 from common.recipes.task import Classification
 
@@ -17,6 +18,7 @@ INSTALLED = tuple(name for name, framework in FRAMEWORKS.items() if importlib.ut
 def recipe_of(lrs, **changes) -> Recipe:
     """A recipe with these rates: SGD 0.9 on images of 32 pixels but for `changes`."""
     task = Classification(**{name: changes.pop(name) for name in ("loss", "label_smoothing") if name in changes})
+    groups = {name: changes.pop(name) for name in ("train_only", "decay_mask") if name in changes}
     fields = {"name": "test", "batch": 8, "batch_split": 1, "batch_eval": 8, "resize": 32, "crop": 32} | changes
     fields = {
         "crop_min_area": 1.0,
@@ -25,6 +27,7 @@ def recipe_of(lrs, **changes) -> Recipe:
         "weight_decay": 0.0,
         "lrs": tuple(lrs),
         "task": task,
+        "groups": create_groups(**groups),
     } | fields
     return Recipe(**fields)
 

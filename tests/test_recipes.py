@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import engines
 import numpy as np
 import pytest
 
@@ -14,7 +15,8 @@ from common.data.catalogue import NAMED
 from common.flags import choices, options, replacing
 from common.recipes import rules, schedules
 from common.recipes.create import check_use, create_recipe
-from common.recipes.recipe import Recipe
+from common.recipes.groups import create_groups
+from common.recipes.recipe import Recipe, upgraded
 from common.recipes.task import KINDS
 from common.system.errors import UserError
 
@@ -255,8 +257,21 @@ def test_an_odd_batch_without_mixup_is_fine():
 def test_a_recipe_is_plain_json():
     recipe = recipe_of(steps=5)
     read = json.loads(json.dumps(recipe.record()))
-    assert {name: tuple(v) if isinstance(v, list) else v for name, v in read.items()} == recipe.record()
+    assert read == recipe.record() | {"lrs": list(recipe.lrs)}
+    assert read["groups"] == [{"pattern": "(.*/)?kernel", "decayed": True}]
     assert read["task"] == {"name": "classification", "loss": "softmax", "label_smoothing": 0.0}
+
+
+def test_older_constants_name_their_groups():
+    """A run that the version before has stopped goes on, one with other groups does not."""
+    for train_only in ("all", "head", "norm"):
+        for decay_mask in ("kernels", "all"):
+            recipe = engines.recipe_of([0.1], train_only=train_only, decay_mask=decay_mask)
+            now = recipe.constants()
+            before = {name: value for name, value in now.items() if name not in ("groups", "task")}
+            found = upgraded(before | {"train_only": train_only, "decay_mask": decay_mask})
+            assert found["groups"] == now["groups"] and upgraded(now) is now
+            assert (upgraded(before)["groups"] == now["groups"]) == ((train_only, decay_mask) == ("all", "kernels"))
 
 
 def test_no_number_of_a_task_is_called_as_one_of_the_recipe():
@@ -311,7 +326,7 @@ PUBLISHED = {  # of 1,268,355 images of ImageNet (99 %), or of CIFAR-10; batch, 
     "bit_i1k": (4096, 27_869, {"optimizer": "sgd", "base_lr": 1.6, "weight_decay": 0.0016, "decay": "independent",
                                "first_moment": "bfloat16", "mixup": 0, "randaugment_layers": 0, "clip": 1}),
     "bit_i21k": (4096, 27_869, {"loss": "sigmoid", "head_bias": -10, "base_lr": 0.48, "weight_decay": 0.00048}),
-    "coyo_pretrain": (4096, 7 * 309, {"decay": "decoupled", "decay_mask": "all", "epsilon": 1e-7, "epsilon_hat": True,
+    "coyo_pretrain": (4096, 7 * 309, {"decay": "decoupled", "epsilon": 1e-7, "epsilon_hat": True,
                                       "weight_decay": 0.1, "loss": "sigmoid", "head_bias": 0, "clip": 1, "ema": 0}),
     "coyo_finetune": (512, 8 * 2477, {"optimizer": "sgd", "crop": 384, "eval_resize": 0, "base_lr": 0.06, "clip": 1}),
     "vit_finetune": (512, 20_000, {"crop": 384, "crop_min_area": 0.05, "base_lr": 0.03, "weight_decay": 0, "clip": 1,
@@ -325,6 +340,7 @@ def test_the_published_recipes(name):
     flags = {"warmup_steps": 100} if name == "coyo_pretrain" else {}  # COYO-300M has more images than ImageNet
     recipe = recipe_of(1_268_355, (224, 224), recipe=name, **flags)
     assert (recipe.batch, recipe.num_steps) == (batch, steps)
+    assert recipe.groups == create_groups(decay_mask="all" if name == "coyo_pretrain" else "kernels")
     assert {field: recipe.constants()[field] for field in numbers} == pytest.approx(numbers)
 
 

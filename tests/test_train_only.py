@@ -4,7 +4,6 @@ tests/test_vtab.py trains by its command.
 """
 
 import functools
-import re
 
 import numpy as np
 import pytest
@@ -12,11 +11,11 @@ from engines import INSTALLED, Engine, recipe_of
 from jobs import Job, assert_close, make_images
 
 from common.config import TrainConfig
-from common.models import MixerConfig, ResNetConfig, architectures, trained_parameters
+from common.models import MixerConfig, ResNetConfig, architectures
+from common.recipes.groups import create_groups, trained
 from common.runs.command import parse
 from common.system.errors import UserError
 
-NORM = re.compile(r"(.*/)?(proj_)?norm\d?/(scale|bias)")
 HEAD = {"head/kernel", "head/bias"}
 CONFIGS = {
     "Mixer": MixerConfig((16, 16), 16, 1, 16, 32, 5, image_size=(32, 32)),
@@ -35,10 +34,13 @@ EVERYTHING = {
 @pytest.mark.parametrize("name", architectures())
 def test_what_each_choice_trains(name):
     config = architectures()[name]
+    """A norm is what has a scale; a scale and a bias are all it has."""
     names = set(config.parameter_shapes())
-    assert trained_parameters(config, "all") == names and names >= HEAD
-    assert trained_parameters(config, "head") == HEAD
-    assert trained_parameters(config, "norm") == HEAD | {name for name in names if NORM.fullmatch(name)}
+    found = {choice: trained(create_groups(choice), names) for choice in ("all", "head", "norm")}
+    norms = {name.removesuffix("scale") for name in names if name.endswith("/scale")}
+    assert found["all"] == names and names >= HEAD
+    assert found["head"] == HEAD
+    assert found["norm"] == HEAD | {name for name in names if name.startswith(tuple(norms))}
 
 
 def case(family: str):
@@ -55,7 +57,7 @@ def case(family: str):
 def train(engine: Engine, family: str, train_only: str, recipe, *, start=None, first=0, last=3, remat=False):
     """(losses, arrays, state) of the updates from `first` to `last`, in float64."""
     arrays, batches = case(family)
-    options = {"train_only": train_only, "remat": remat}
+    options = {"groups": create_groups(train_only), "remat": remat}
     model = engine.build(CONFIGS[family], start[0] if start else arrays, "float64", **options)
     optimizer = engine.optim.create_optimizer(model, recipe)
     if start:
@@ -87,7 +89,7 @@ def recipe_with(numbers: dict):
 )
 def test_the_frozen_keep_their_bits(engine, family, train_only):
     """With decay, moments, an average and micro-batches; as in the other engines; resumed, and computed twice, too."""
-    recipe, names = recipe_with(EVERYTHING), trained_parameters(CONFIGS[family], train_only)
+    recipe, names = recipe_with(EVERYTHING), trained(create_groups(train_only), CONFIGS[family].parameter_shapes())
     before, (losses, after, state) = case(family)[0], train(engine, family, train_only, recipe)
     for name in before:
         assert (after[name].tobytes() == before[name].tobytes()) == (name not in names), name

@@ -22,6 +22,7 @@ from common.datasets import open_dataset
 from common.models import PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, with_noise
 from common.models.initial import initial_parameters
 from common.recipes import schedules
+from common.recipes.groups import create_groups
 from common.recipes.task import Classification
 from common.weights.adapt import adapt_head
 
@@ -161,7 +162,7 @@ FAMILIES = {
 SCRATCH_LR = 0.003
 WRONG = {  # what an engine may get wrong, and the family that shows it
     "decay times rate": ("ViT", {"decay": "decoupled"}),
-    "decay of everything": ("Mixer", {"decay_mask": "all"}),
+    "decay of everything": ("Mixer", {"groups": create_groups(decay_mask="all")}),
     "epsilon before the bias": ("Mixer", {"epsilon_hat": True}),
     "no clipping": ("Mixer", {"clip": 0.0}),
     "other smoothing": ("ViT", {"task": Classification(label_smoothing=0.11)}),

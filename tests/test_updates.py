@@ -11,6 +11,7 @@ from golden.golden_params import image
 from common.flags import choices
 from common.models import MixerConfig
 from common.recipes import schedules
+from common.recipes.groups import Group, create_groups
 from common.recipes.recipe import Recipe, nearest_bfloat16
 from common.recipes.task import Classification
 from common.system.errors import UserError
@@ -97,6 +98,7 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name):
 
 
 MIXER = MixerConfig((8, 8), 16, 2, 16, 32, 5, image_size=(16, 16))  # of a shape that builds at once
+LAYERS = (*create_groups(), Group("stem/.*", rate=0.25), Group("blocks/.*", rate=0.75), Group("blocks/0/.*", rate=0.5))
 UPDATES = {
     "sgd": {},
     "sgd decayed by the gradient": {"weight_decay": 0.1},
@@ -112,6 +114,8 @@ UPDATES = {
         "momentum_rate": "inside", "first_moment": "bfloat16", "decay": "gradient", "weight_decay": 0.1, "clip": 0.5,
     },
     "sgd in bfloat16": {"first_moment": "bfloat16", "momentum": 0.93},
+    "adamw by layers": {"optimizer": "adam", "decay": "decoupled", "weight_decay": 0.1, "clip": 0.5, "groups": LAYERS},
+    "rate inside the momentum by layers": {"momentum_rate": "inside", "weight_decay": 0.1, "groups": LAYERS},
     "average": {"optimizer": "adam", "ema": 0.3},
     "average, faster at first": {"ema": 0.9999},
 }  # fmt: skip
@@ -141,16 +145,25 @@ def by_formula(numbers: dict, dtype: np.dtype) -> tuple[dict, dict]:
     """(parameters, averaged parameters) after five updates as the papers write them, one scalar after the other."""
     recipe, w, gradients = update_case(numbers)
     w = {name: array.astype(dtype) for name, array in w.items()}
-    average = dict(w)
+    average, rates = dict(w), dict.fromkeys(w, 1)
+    if recipe.groups == LAYERS:
+        rates = {
+            name: {"stem": 0.25, "blocks/0": 0.5, "blocks/1": 0.75}.get(name[: 8 if name[0] == "b" else 4], 1)
+            for name in w
+        }
     first, second = ({name: np.zeros_like(array) for name, array in w.items()} for _ in range(2))
     rounded = rounded_to_bfloat16 if recipe.first_moment == "bfloat16" else lambda values: values
     inside = recipe.momentum_rate == "inside"
-    for t, (lr, g) in enumerate(zip(recipe.lrs, gradients), 1):
+    for t, (scheduled, g) in enumerate(zip(recipe.lrs, gradients), 1):
         norm = math.sqrt(sum((array**2).sum() for array in g.values()))
         factor = recipe.clip / norm if 0 < recipe.clip < norm else 1
         for name in w:
-            d, moved = (g[name] * factor).astype(dtype), 0
-            decayed = recipe.weight_decay * w[name] * (name.endswith("/kernel") or recipe.decay_mask == "all")
+            d, moved, lr = (g[name] * factor).astype(dtype), 0, scheduled * rates[name]
+            decayed = (
+                recipe.weight_decay
+                * w[name]
+                * (name.endswith("/kernel") or recipe.groups == create_groups(decay_mask="all"))
+            )
             if recipe.decay == "gradient":
                 d = d + decayed
             else:

@@ -9,7 +9,6 @@ from common.models.families import (
     find_architecture,
     head_classes,
     num_parameters,
-    trained_parameters,
     with_noise,
 )
 from common.models.mixer import MixerConfig
@@ -46,7 +45,6 @@ __all__ = [
     "head_classes",
     "num_parameters",
     "published_models",
-    "trained_parameters",
     "unpublished_models",
     "with_noise",
 ]

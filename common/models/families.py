@@ -59,20 +59,6 @@ def with_noise(config: ModelConfig, dropout: float, stochastic_depth: float) -> 
     return dataclasses.replace(config, dropout=dropout) if config.num_dropouts else config
 
 
-def trained_parameters(config: ModelConfig, train_only: str) -> frozenset[str]:
-    """Names of the parameters that a run trains: `all`, those of the `head`, or of the head and every `norm`.
-
-    A norm is what has a scale; a scale and a bias are all it has.
-    """
-    names = frozenset(config.parameter_shapes())
-    if train_only == "all":
-        return names
-    trained = {"head"}
-    if train_only == "norm":
-        trained |= {name.removesuffix("/scale") for name in names if name.endswith("/scale")}
-    return frozenset(name for name in names if name.rpartition("/")[0] in trained)
-
-
 def num_parameters(config: ModelConfig) -> int:
     """Number of parameters, counted without allocating any."""
     return sum(math.prod(shape) for shape in config.parameter_shapes().values())

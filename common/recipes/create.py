@@ -4,6 +4,7 @@ import dataclasses
 
 from common import flags
 from common.recipes.bit import COMPAT
+from common.recipes.groups import create_groups
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
@@ -39,7 +40,8 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     lrs = create_rates(values, own_schedule=rule["schedule"])
     values["batch_eval"] = wanted.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys() - {"task"}
-    own = {"name": config.recipe, "batch_split": config.batch_split, "train_only": config.train_only, "lrs": lrs}
+    own = {"name": config.recipe, "batch_split": config.batch_split, "lrs": lrs}
+    own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"))
     recipe = Recipe(**{name: values[name] for name in fields} | own, task=create_task(values))
     check(recipe)
     return recipe

@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from common.flags import check_choices
 from common.recipes import schedules
-from common.recipes.choices import ResizeKind, ResizeMode, TrainOnly
+from common.recipes.choices import ResizeKind, ResizeMode
+from common.recipes.groups import Groups, Part, create_groups, parts
 from common.recipes.task import Classification, Task, task_record
 from common.system.errors import UserError
 
@@ -74,7 +75,6 @@ class Recipe:
     # decoupled:   w = w - r * weight_decay * w (PyTorch's AdamW)
     # independent: w = w - r / base_lr * weight_decay * w (big_vision: the schedule's factor, whatever the rate)
     decay: Literal["gradient", "decoupled", "independent"] = "gradient"
-    decay_mask: Literal["kernels", "all"] = "kernels"  # what decays
     # Moving average of the parameters, which is evaluated and saved: its decay, and min(ema, (1 + t) / (10 + t)) after
     # t updates, as in `optimizers/ema.py` of coyo-vit, but starting from the parameters and not from zeros; 0: off
     ema: float = 0.0
@@ -85,7 +85,7 @@ class Recipe:
     gsam_alpha: float = 0.0  # GSAM: how much of the gradients' part across the new ones is taken away; 0: SAM
     sam_group: int = 0  # images whose gradients show one way uphill; 0: all of the batch
     end_lr: float = 0.0  # where the schedule stands after the last update
-    train_only: TrainOnly = "all"  # or what is not frozen: see `trained_parameters` of common/models/
+    groups: Groups = dataclasses.field(default=create_groups())  # what is trained and decays, and how fast
 
     def __post_init__(self):
         check_choices(self, "A recipe's {}")
@@ -109,17 +109,27 @@ class Recipe:
         return "loss", *self.task.measures
 
     def record(self) -> dict[str, Any]:
-        """What recipe.json holds: every field, and of the task its name and numbers."""
-        return dataclasses.asdict(self) | {"task": task_record(self.task)}
+        """What recipe.json holds: every field, of the task its name and numbers, of groups what they say."""
+        groups = [group.record() for group in self.groups]
+        return dataclasses.asdict(self) | {"task": task_record(self.task), "groups": groups}
 
     def constants(self) -> dict[str, Any]:
         """Every field, those of the task among them: as checkpoints have stated them since there was but one task."""
-        numbers = task_record(self.task)
-        return dataclasses.asdict(self) | {"task": numbers.pop("name")} | numbers
+        record = self.record()
+        numbers = record.pop("task")
+        return record | {"task": numbers.pop("name")} | numbers
 
-    def decays(self, is_kernel: bool) -> bool:
-        """Whether weight decay applies to a parameter."""
-        return self.weight_decay > 0 and (is_kernel or self.decay_mask == "all")
+    def parts(self, names: tuple[str, ...]) -> tuple[Part, ...]:
+        """What holds for each of the parameters of these canonical names; without weight decay none is decayed."""
+        found = parts(self.groups, names)
+        return found if self.weight_decay else tuple(part._replace(decayed=False) for part in found)
+
+    def scaled(self, numbers: UpdateNumbers, rate: float) -> UpdateNumbers:
+        """The numbers for parameters that learn `rate` times as fast."""
+        if rate == 1:
+            return numbers
+        name = "rate" if self.momentum_rate == "outside" else "gain"
+        return numbers._replace(decay=rate * numbers.decay, **{name: rate * getattr(numbers, name)})
 
     def update_numbers(self, step: int) -> UpdateNumbers:
         """The numbers of the update that follows `step` completed ones."""
@@ -145,6 +155,14 @@ class Recipe:
         """
         lr = self.lrs[step + 1] if step + 1 < self.num_steps else self.end_lr
         return schedules.follow(lr, self.base_lr, self.end_lr, self.rho, self.rho_min)
+
+
+def upgraded(constants: dict[str, Any]) -> dict[str, Any]:
+    """The `constants` of an older version, in whose checkpoints names of groups stood for them."""
+    if "groups" in constants:
+        return constants
+    names = {name: constants[name] for name in ("train_only", "decay_mask") if name in constants}
+    return constants | {"groups": [group.record() for group in create_groups(**names)]}
 
 
 def nearest_bfloat16(number: float) -> float:

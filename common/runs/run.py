@@ -29,11 +29,12 @@ from common.data.split import SPLITS, Split, choose_splits
 from common.evaluation.metrics import Keep, accuracies
 from common.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from common.flags import arguments, changes, check, scoped
-from common.models import find_model, trained_parameters, with_noise
+from common.models import find_model, with_noise
 from common.models.cards import Preprocessing
 from common.models.families import dump_config
 from common.recipes.create import create_recipe
-from common.recipes.recipe import Recipe, check_sharing
+from common.recipes.groups import trained
+from common.recipes.recipe import Recipe, check_sharing, upgraded
 from common.recipes.task import Classification
 from common.reports import curves
 from common.reports.record import read_record
@@ -260,10 +261,10 @@ class Run:
         parts = {part: weights.below(checkpoint.arrays, part) for part in ("model", "optimizer")}
         shapes, state = self.model_config.parameter_shapes(), ["first"]
         state += ["second"] * (self.recipe.optimizer == "adam") + ["average"] * bool(self.recipe.ema)
-        trained = trained_parameters(self.model_config, self.recipe.train_only)
+        names = trained(self.recipe.groups, shapes)
         weights.check_shapes(parts["model"], shapes, where)
         weights.check_shapes(
-            parts["optimizer"], {f"{kind}/{name}": shapes[name] for kind in state for name in trained}, where
+            parts["optimizer"], {f"{kind}/{name}": shapes[name] for kind in state for name in names}, where
         )
         self.step, self.seconds_before = checkpoint.step, checkpoint.facts["seconds"]
         self.initial, self.restored = parts["model"], parts["optimizer"]
@@ -290,7 +291,7 @@ class Run:
         """Raise UserError where a checkpoint is of other images or another recipe; fields that it lacks had their default."""
         defaults = {item.name: item.default for item in dataclasses.fields(Recipe)} | scaling(Preprocessing())
         defaults |= {item.name: item.default for item in dataclasses.fields(self.recipe.task)}
-        defaults["task"] = Classification.name
+        defaults["task"], before = Classification.name, upgraded(before)
         for name, value in self._constants.items():
             if name not in besides and before.get(name, defaults.get(name)) != value:
                 raise UserError(
@@ -334,10 +335,8 @@ class Run:
 
     def _frozen(self) -> str:
         """What --train_only leaves to train, in words."""
-        if self.recipe.train_only == "all":
-            return ""
-        trained = len(trained_parameters(self.model_config, self.recipe.train_only))
-        return f", {trained} of {len(self.initial)} parameter arrays trained"
+        count = len(trained(self.recipe.groups, self.initial))
+        return f", {count} of {len(self.initial)} parameter arrays trained" if count < len(self.initial) else ""
 
     @property
     def command(self) -> str:

@@ -1,0 +1,67 @@
+"""Which parameters a run trains and decays, and how fast they learn: patterns over canonical names, the same in all engines."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from common.recipes.choices import TrainOnly
+
+DecayMask = Literal["kernels", "all"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What holds for the parameters whose whole canonical name fits the pattern; None: what earlier groups say."""
+
+    pattern: str  # a regular expression, such as `blocks/0/.*`
+    trained: bool | None = None  # all parameters are, but for what a group says
+    decayed: bool | None = None  # by the recipe's weight decay: none are
+    rate: float | None = None  # what the learning rate is multiplied by: 1
+
+    def record(self) -> dict[str, Any]:
+        """The pattern and what it says, as JSON holds them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class Part(NamedTuple):
+    """What holds for one parameter."""
+
+    trained: bool = True
+    decayed: bool = False
+    rate: float = 1.0
+
+
+Groups = tuple[Group, ...]
+HEAD = Group(r"head/(kernel|bias)", trained=True)
+NORMS = Group(r"(.*/)?(proj_)?norm\d?/(scale|bias)", trained=True)
+FROZEN: Groups = (Group(".*", trained=False),)  # a whole model, such as a teacher
+TRAIN_ONLY: dict[TrainOnly, Groups] = {"all": (), "head": (*FROZEN, HEAD), "norm": (*FROZEN, HEAD, NORMS)}
+DECAY_MASKS: dict[DecayMask, Groups] = {
+    "kernels": (Group(r"(.*/)?kernel", decayed=True),),
+    "all": (Group(".*", decayed=True),),
+}
+
+
+def create_groups(train_only: TrainOnly = "all", decay_mask: DecayMask = "kernels") -> Groups:
+    """The groups of the flag --train_only and of a recipe's decay mask."""
+    return DECAY_MASKS[decay_mask] + TRAIN_ONLY[train_only]
+
+
+@functools.lru_cache(64)
+def parts(groups: Groups, names: tuple[str, ...]) -> tuple[Part, ...]:
+    """What holds for each of the parameters: of the groups that its name fits, what the last one says."""
+    found = [{} for _ in names]
+    for group in groups:
+        said = {name: value for name, value in group.record().items() if name != "pattern"}
+        for name, part in zip(names, found):
+            if re.fullmatch(group.pattern, name):
+                part |= said
+    return tuple(Part(**part) for part in found)
+
+
+def trained(groups: Groups, names: Iterable[str]) -> frozenset[str]:
+    """Those of the parameters that are trained."""
+    names = tuple(names)
+    return frozenset(name for name, part in zip(names, parts(groups, names)) if part.trained)
