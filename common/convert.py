@@ -23,8 +23,8 @@ from typing import Any
 from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence
 from common.system.files import check_replaced, write_json
-from common.weights import containers
-from common.weights.spellings import SPELLINGS, huggingface, timm
+from common.weights import containers, huggingface_config, timm_config
+from common.weights.spellings import SPELLINGS
 from common.weights.express import choose_table, differing, express, expressed
 from common.weights.recognise import shorten
 from common.weights.source import Source, card_path, find_weights, read_model
@@ -33,9 +33,9 @@ from common.models import ModelConfig, ResNetConfig, ViTConfig, architecture_nam
 from common.models.families import dump_config
 
 WRITERS = {  # spelling -> the contents of its files beside the arrays
-    "timm": timm.write_config,
-    "huggingface": huggingface.write_config,
-    "huggingface_v5": huggingface.write_config,
+    "timm": timm_config.write_config,
+    "huggingface": huggingface_config.write_config,
+    "huggingface_v5": huggingface_config.write_config,
 }
 CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "big_transfer": (".npz",),
@@ -177,7 +177,7 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
                 f"model has {ours}; give --{field} {theirs} to change the model."
             )
         notes.append(f"{table.spelling}'s own code computes with the {field} {theirs}, the model has {ours}; {where}")
-    if table.spelling == "timm" and not timm.describe(config)[0]:
+    if table.spelling == "timm" and not timm_config.describe(config)[0]:
         notes.append("timm has no architecture of this size, so config.json names none")
     return notes
 

@@ -20,10 +20,9 @@ from common.convert import convert
 from common.models import ARCHITECTURES, ResNetConfig, ViTConfig
 from common.models.families import dump_config
 from common.system.errors import UserError
-from common.weights import containers
+from common.weights import containers, timm_config
 from common.weights.recognise import recognise
 from common.weights.source import RECORD, read_model
-from common.weights.spellings import timm as timm_spelling
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -210,7 +209,7 @@ def test_timm_loads_our_hybrids_and_mixers_by_their_published_names(tmp_path):
     """Our config.json names an architecture; only its parameters are checked, which are large enough."""
     timm = pytest.importorskip("timm")
     from common.models import find_architecture
-    from common.weights.spellings.timm import describe
+    from common.weights.timm_config import describe
 
     for name in ("R+ViT-Ti/16", "R26+ViT-S/32", "Mixer-S/32", "Mixer-L/16", "ViT-Ti/16", "ViT-H/14"):
         config = dataclasses.replace(find_architecture(name), gelu="erf")
@@ -361,7 +360,7 @@ def recognised_architectures(names) -> dict:
         config |= {"global_pool": model.global_pool} if isinstance(getattr(model, "global_pool", None), str) else {}
         shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
         with contextlib.suppress(UserError):
-            found[name] = model, recognise(shapes, timm_spelling.read_config(config), name).config
+            found[name] = model, recognise(shapes, timm_config.read_config(config), name).config
     return found
 
 
@@ -426,10 +425,10 @@ def test_a_bit_of_timm_computes_with_relu(activation):
     assert {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU"}[activation] in names
     config = {"architecture": "resnetv2_50x1_bit", "model_args": {"act_layer": activation}}
     if activation == "relu":
-        assert timm_spelling.read_config(config) == timm_spelling.read_config({"architecture": "resnetv2_50x1_bit"})
+        assert timm_config.read_config(config) == timm_config.read_config({"architecture": "resnetv2_50x1_bit"})
     else:
         with pytest.raises(UserError, match=f"names the activation '{activation}', expected relu"):
-            timm_spelling.read_config(config)
+            timm_config.read_config(config)
 
 
 @pytest.mark.parametrize(

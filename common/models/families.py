@@ -11,7 +11,7 @@ from common.models.family import Config, Family
 from common.system.errors import UserError, nearest
 
 FAMILIES: dict[type, Family] = {row.config: row for row in (resnet.FAMILY, resnet_v1.FAMILY, vit.FAMILY, mixer.FAMILY)}
-ModelConfig = resnet.ResNetConfig | resnet_v1.ResNetV1Config | vit.ViTConfig | mixer.MixerConfig
+ModelConfig = Config  # of any of them
 
 
 @functools.cache

@@ -13,12 +13,11 @@ from common.models.cards import Card, parse_card
 from common.models.families import parse_config, sizes
 from common.models.family import Arrays
 from common.system.errors import UserError
-from common.weights import foreign, processors
+from common.weights import foreign, huggingface_config, processors, timm_config
 from common.weights.containers import RECORD, guarded, kind_of, open_container, read_json
 from common.weights.containers.safetensors import INDEX
 from common.weights.express import expressed, restore
 from common.weights.recognise import Found, fields_of, recognise, shorten
-from common.weights.spellings import huggingface, timm
 
 TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
@@ -190,10 +189,10 @@ def foreign_facts(path: Path) -> Facts:
     told = read_json(processor) if processor.is_file() else None
     try:
         if "model_type" in config:
-            fields = huggingface.read_config(config)
+            fields = huggingface_config.read_config(config)
             facts, notes = processors.read_huggingface(told, config["model_type"]) if told else ({}, [])
         else:
-            fields, (facts, notes) = timm.read_config(config), processors.read_timm(config)
+            fields, (facts, notes) = timm_config.read_config(config), processors.read_timm(config)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
         raise UserError(
             f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
@@ -211,8 +210,8 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
     if facts.recorded is None and facts.fields.get("pooling", pooling) != pooling:
         raise UserError(
             f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json says global_pool "
-            f"{timm.POOLED[facts.fields['pooling']]!r}, which is not computed of such a model (only "
-            f"{timm.POOLED.get(pooling)!r}); choose another file."
+            f"{timm_config.POOLED[facts.fields['pooling']]!r}, which is not computed of such a model (only "
+            f"{timm_config.POOLED.get(pooling)!r}); choose another file."
         )
     card, names = facts.card, facts.card.class_names
     notes = [f"{path}: {note}" for note in facts.notes]

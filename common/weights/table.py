@@ -126,8 +126,8 @@ class Table:
         """What a file is that holds (renamed) arrays of these names and shapes."""
         own, parts, unknown = {}, {child.name: {} for child in self.children}, set()
         for name, shape in shapes.items():
-            if self._hit(name):
-                own[name] = shape
+            if hit := self._hit(name):
+                own[name] = shape, *hit
             elif child := self._child(name):
                 parts[child.name][name.removeprefix(child.theirs)] = shape
             else:
@@ -137,14 +137,13 @@ class Table:
         unknown |= {*unfit, *(c.theirs + name for c in self.children for name in children[c.name].unknown)}
         return Match(found, heads, [name for name in shapes if name in unknown], children)
 
-    def _match_own(self, shapes: dict[str, Shape]) -> tuple[dict[str, Shape], int | None, list[str]]:
+    @staticmethod
+    def _match_own(hits: dict[str, tuple]) -> tuple[dict[str, Shape], int | None, list[str]]:
         """(shapes of our parameters, number of heads, names of another shape than such arrays have)."""
-        hits = {name: self._hit(name) for name in shapes}
-        units = {(int(numbers["stage"]), int(numbers["unit"])) for _, numbers in hits.values() if "stage" in numbers}
+        units = {(int(numbers["stage"]), int(numbers["unit"])) for *_, numbers in hits.values() if "stage" in numbers}
         cells = {unit: cell for cell, unit in enumerate(sorted(units))}
         found, heads, unfit = {}, None, []
-        for name, shape in shapes.items():
-            template, numbers = hits[name]
+        for name, (shape, template, numbers) in hits.items():
             try:
                 here, sizes = template.shape_here(shape)
             except (TypeError, ValueError):

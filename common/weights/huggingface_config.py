@@ -1,0 +1,114 @@
+"""The `config.json` beside Hugging Face's weights: read, and written.
+
+Sources: `models/vit/configuration_vit.py`, `models/bit/configuration_bit.py` of huggingface/transformers.
+"""
+
+from typing import Any
+
+from common.models import ModelConfig, ResNetConfig, ViTConfig
+from common.models.cards import Card
+from common.system.errors import UserError
+from common.weights import processors
+from common.weights.timm_config import in_order
+
+ACTIVATIONS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+FIXED_BIT = {  # what a BiT's config.json must say to be the model of the paper
+    "layer_type": "preactivation",
+    "global_padding": None,
+    "embedding_dynamic_padding": False,
+    "hidden_act": "relu",
+    "output_stride": 32,
+}
+LOSSES = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
+
+
+def read_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a configuration, and `class_names`, that a config.json states. UserError for what is not held."""
+    facts = {}
+    if config.get("model_type") == "bit":
+        for name, value in FIXED_BIT.items():
+            if config.get(name, value) != value:
+                raise UserError(f"The config.json says {name} {config[name]!r}, expected {value!r}, as BiT has it.")
+        facts["num_groups"] = config.get("num_groups", 32)
+    elif config.get("model_type") == "vit":
+        activation = config.get("hidden_act", "gelu")
+        if activation not in ACTIVATIONS:
+            raise UserError(f"The config.json says hidden_act {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
+        facts["gelu"] = ACTIVATIONS[activation]
+        facts["layer_norm_epsilon"] = config.get("layer_norm_eps", 1e-12)
+        facts["num_heads"] = config.get("num_attention_heads", 12)
+        facts["image_size"] = processors.pair(config.get("image_size", 224))
+    else:
+        raise UserError(f"The config.json says model_type {config.get('model_type')!r}, expected vit or bit.")
+    problem = config.get("problem_type")
+    if problem is not None:
+        if problem not in LOSSES:
+            raise UserError(f"The config.json says problem_type {problem!r}, expected one of {', '.join(LOSSES)}.")
+        facts["loss"] = LOSSES[problem]
+    labels = config.get("id2label") or {}
+    names = in_order(labels)
+    if names != [f"LABEL_{number}" for number in range(len(names))]:
+        facts["class_names"] = names
+    return facts
+
+
+def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
+    """({file: what it says}, notes on what Hugging Face does otherwise): `from_pretrained(FOLDER)` and `pipeline` read it."""
+    size, notes = processors.image_size(config, card)
+    facts = describe(config, card)
+    processor, more = processors.write_huggingface(card.preprocessing, size, facts["model_type"])
+    return {"config.json": facts, "preprocessor_config.json": processor}, notes + more
+
+
+def describe(config: ModelConfig, card: Card) -> dict[str, Any]:
+    """What a config.json says of a model."""
+    names = card.class_names or [f"LABEL_{i}" for i in range(config.num_classes or 0)]
+    labels = {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    labels |= {"problem_type": "multi_label_classification"} if card.loss == "sigmoid" else {}
+    kind = "Model" if config.num_classes is None else "ForImageClassification"
+    return DESCRIBED[type(config)](config, kind) | labels
+
+
+def describe_bit(config: ResNetConfig, kind: str) -> dict[str, Any]:
+    """The same of a BiT, but for its classes."""
+    widths = [4 * config.stem_width * 2**stage for stage in range(len(config.num_units))]
+    return {
+        "architectures": [f"Bit{kind}"],
+        "model_type": "bit",
+        "depths": list(config.num_units),
+        "hidden_sizes": widths,
+        "embedding_size": config.stem_width,
+        "width_factor": 1,  # the widths above have it
+        "num_groups": config.num_groups,
+        "num_channels": 3,
+        **FIXED_BIT,
+    }
+
+
+def describe_vit(config: ViTConfig, kind: str) -> dict[str, Any]:
+    """The same of a ViT, but for its classes."""
+    return {
+        "architectures": [f"ViT{kind}"],
+        "model_type": "vit",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim,
+        "hidden_act": "gelu" if config.gelu == "erf" else "gelu_pytorch_tanh",
+        "layer_norm_eps": config.layer_norm_epsilon,
+        "image_size": single(config.image_size),
+        "patch_size": single(config.patch_size),
+        "num_channels": 3,
+        "qkv_bias": True,
+    }
+
+
+DESCRIBED = {ResNetConfig: describe_bit, ViTConfig: describe_vit}
+
+
+def single(size: tuple[int, int]) -> int | list[int]:
+    """One number for a square."""
+    return size[0] if size[0] == size[1] else list(size)

@@ -1,0 +1,171 @@
+"""The `config.json` beside timm's weights, in the layout of its hub: read, and written.
+
+Sources: `models/vision_transformer.py`, `vision_transformer_hybrid.py`, `mlp_mixer.py`, `resnetv2.py`, `_hub.py` of
+huggingface/pytorch-image-models.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+from common.models import ARCHITECTURES, MixerConfig, ModelConfig, ResNetConfig, ViTConfig, architectures
+from common.models.cards import Card
+from common.system.errors import UserError
+from common.weights import processors
+
+TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
+HEADS = {"vit_base_patch16_gap_224": 16}  # architectures of which neither arrays nor the published sizes tell them
+ACTIVATIONS = {"gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}}
+# Arguments of timm's models that arrays tell, that are read below, or that change nothing once a model is trained.
+KNOWN = {
+    "num_heads", "img_size", "act_layer", "global_pool", "num_classes", "in_chans", "patch_size", "embed_dim", "depth",
+    "mlp_ratio", "qkv_bias", "proj_bias", "qk_norm", "scale_attn_norm", "scale_mlp_norm", "init_values", "class_token",
+    "no_embed_class", "reg_tokens", "pre_norm", "final_norm", "fc_norm", "pool_include_prefix", "dynamic_img_size",
+    "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init",
+    "fix_init", "layers", "channels", "width_factor", "stem_chs", "num_blocks", "nlhb", "zero_init_last", "device",
+    "dtype", "features_only", "exportable", "scriptable", "cache_dir",
+}  # fmt: skip
+# Others change what is computed of the same arrays: what this project computes.
+COMPUTED = {
+    "pos_embed": ("learn",), "dynamic_img_pad": (False,), "norm_layer": (None, "layernorm", "layernormfp32"),
+    "embed_norm_layer": (None,), "embed_layer": (None,), "block_fn": (None, "Block"), "attn_layer": (None, "Attention", "attn"),
+    "mlp_layer": (None, "Mlp", "mlp"), "block_layer": (None,), "conv_layer": (None,), "output_stride": (32,),
+    "stem_type": ("fixed",), "avg_down": (False,), "preact": (True,), "basic": (False,), "bottle_ratio": (0.25,),
+    "stem_norm": (False,),
+}  # fmt: skip
+POOLING = {"token": "token", "avg": "gap", "map": "map"}
+POOLED = {ours: theirs for theirs, ours in POOLING.items()}
+HYBRIDS = {  # num_units -> the architecture whose backbone it is
+    (): "vit_tiny_r_s16_p8_224",
+    (2, 2, 2, 2): "vit_small_r26_s32_224",
+    (3, 4, 9): "vit_base_r50_s16_224",
+    (3, 4, 6, 3): "vit_large_r50_s32_224",
+}
+
+
+def read_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a configuration, and `class_names`, that timm's config.json states. UserError for what is not held."""
+    arguments = {**config, **config.get("model_args", {})}
+    check_options(config.get("model_args", {}), KNOWN, COMPUTED)
+    architecture = str(config.get("architecture", ""))
+    known = {"relu": {}} if architecture.startswith("resnetv2") else ACTIVATIONS
+    activation = arguments.get("act_layer") or usual_activation(architecture)
+    if activation not in known:
+        raise UserError(f"The config.json names the activation {activation!r}, expected {' or '.join(known)}.")
+    facts = dict(known[activation])
+    pooling = arguments.get("global_pool")
+    if pooling is not None:
+        if pooling not in POOLING:
+            raise UserError(f"The config.json says global_pool {pooling!r}, expected one of {', '.join(POOLING)}.")
+        facts["pooling"] = POOLING[pooling]
+    if heads := arguments.get("num_heads") or HEADS.get(architecture):
+        facts["num_heads"] = heads
+    size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size")
+    if size:
+        facts["image_size"] = processors.pair(size)
+    names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
+    if names:
+        facts["class_names"] = names if isinstance(names, list) else in_order(names)
+    return facts
+
+
+def check_options(options: dict[str, Any], known: set[str], computed: dict[str, tuple]) -> None:
+    """Raise UserError for an option that makes another function of the same arrays, and for one that is not known."""
+    for name, value in options.items():
+        if name not in known and name not in computed:
+            raise UserError(
+                f"The config.json says {name} {value!r}, of which this project does not know what it changes; remove it "
+                "where it changes nothing, or choose another file."
+            )
+        if name in computed and value not in computed[name]:
+            raise UserError(
+                f"The config.json says {name} {value!r}, and this project's models compute with "
+                f"{' or '.join(map(repr, computed[name]))} only; choose another file."
+            )
+
+
+def in_order(names: dict[str, str]) -> list[str]:
+    """Class names of {number: name}. ValueError where a number is missing."""
+    numbers = sorted(names, key=int)
+    if [int(number) for number in numbers] != list(range(len(numbers))):
+        raise ValueError(f"class names have the numbers {', '.join(map(str, numbers[:4]))}, ...")
+    return [names[number] for number in numbers]
+
+
+def usual_activation(architecture: str) -> str:
+    """What an architecture of timm computes with where its config.json does not say (as in timm 1.0.31)."""
+    if architecture.startswith("resnetv2"):
+        return "relu"
+    return "gelu_tanh" if re.match(TANH_ARCHITECTURES, architecture) else "gelu"
+
+
+LAYERS = {  # what a config.json calls the layers that other images and classes change
+    ResNetConfig: {"first_conv": "stem.conv", "classifier": "head.fc"},
+    ViTConfig: {"first_conv": "patch_embed.proj", "classifier": "head"},
+    MixerConfig: {"first_conv": "patch_embed.proj", "classifier": "head"},
+}
+
+
+def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
+    """({file: what it says}, notes on what timm does otherwise): `create_model("local-dir:FOLDER", pretrained=True)` and
+    `resolve_model_data_config` read it.
+    """
+    architecture, arguments = describe(config)
+    (height, width), notes = processors.image_size(config, card)
+    prepared, more = processors.write_timm(card.preprocessing, width)
+    facts = {"architecture": architecture} if architecture else {}
+    facts |= {"num_classes": config.num_classes or 0, "num_features": config.width}
+    facts |= {"model_args": arguments} if arguments else {}
+    facts |= {"label_names": list(card.class_names)} if card.class_names else {}
+    facts["pretrained_cfg"] = {
+        "custom_load": False,
+        "input_size": [3, height, width],
+        "fixed_input_size": bool(config.image_size),
+        **prepared,
+        "num_classes": config.num_classes or 0,
+        **LAYERS[type(config)],
+    }
+    return {"config.json": facts}, notes + more
+
+
+def describe(config: ModelConfig) -> tuple[str | None, dict[str, Any]]:
+    """(architecture of timm, changed arguments) that make a model of `config`; None where timm has none so built."""
+    return DESCRIBED[type(config)](config)
+
+
+def describe_bit(config: ResNetConfig) -> tuple[str | None, dict[str, Any]]:
+    """See `describe`; every size has a name."""
+    sizes = (config.num_units, config.width_factor)
+    name = next((name for name, row in ARCHITECTURES.items() if row == sizes and name[:3] != "R26"), None)
+    return name and f"resnetv2_{name[1:]}_bit", {}
+
+
+def describe_mixer(config: MixerConfig) -> tuple[str | None, dict[str, Any]]:
+    """See `describe`; every size has a name."""
+    sizes = dataclasses.replace(config, num_classes=1000, image_size=(224, 224), gelu="tanh")
+    name = next((name for name, row in architectures().items() if row == sizes and "H" not in name), None)
+    return name and f"{name.lower().replace('-', '_').replace('/', '')}_224", {"img_size": list(config.image_size)}
+
+
+def describe_vit(config: ViTConfig) -> tuple[str | None, dict[str, Any]]:
+    """See `describe`; the arguments say the sizes."""
+    if config.backbone:
+        architecture = HYBRIDS.get(config.backbone.num_units) if config.backbone.width_factor == 1 else None
+    else:
+        architecture = "vit_base_patch16_224"
+    return architecture, {
+        "img_size": list(config.image_size),
+        "patch_size": list(config.patch_size) if not config.backbone else config.patch_size[0],
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_dim / config.width,
+        "act_layer": "gelu" if config.gelu == "erf" else "gelu_tanh",
+        "global_pool": POOLED[config.pooling],
+        "class_token": config.pooling == "token",
+        "no_embed_class": not config.cls_position,
+        "fc_norm": False,
+    }
+
+
+DESCRIBED = {ResNetConfig: describe_bit, MixerConfig: describe_mixer, ViTConfig: describe_vit}
