@@ -10,12 +10,15 @@ from jax import Array
 from bit_jax import api
 from bit_jax.devices import FirstDevice, to_device
 from bit_jax.layers import standardize_once
-from bit_jax.loop import evaluate, score
+from bit_jax.loop import evaluate
 from bit_jax.losses import scale
 from bit_jax.model import Model
+from bit_jax.outputs import score
+from common.evaluation.evaluator import Rows
 from common.recipes.task import Loss
 from common.runs.export import Export
-from common.runs.inference import Evaluation, Inference, Prediction
+from common.runs.inference import Evaluation, Inference
+from common.runs.prediction import Prediction
 
 
 @nnx.jit
@@ -33,7 +36,7 @@ def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray,
 
 def predict_and_score(
     model: Model, batches: Iterator[dict], *, loss: Loss
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
         features, logits = features_and_logits(model, batch["images"])
@@ -54,9 +57,9 @@ def evaluate_main(job: Evaluation) -> None:
         model = build_once(job, devices)
         for split in job.split_names:
             if job.config.output:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss))
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.task.loss))
             else:
-                job.show(split, evaluate(model, job.batches(split), loss=job.loss))
+                job.show(split, evaluate({"model": model}, job.evaluator(split), job.task))
 
 
 def predict_main(job: Prediction) -> None:

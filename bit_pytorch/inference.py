@@ -8,12 +8,15 @@ import torch
 from bit_pytorch import api
 from bit_pytorch.devices import FirstDevice, to_device
 from bit_pytorch.layers import standardize_once
-from bit_pytorch.loop import evaluate, score
+from bit_pytorch.loop import evaluate
 from bit_pytorch.losses import scale
 from bit_pytorch.model import Model
+from bit_pytorch.outputs import score
+from common.evaluation.evaluator import Rows
 from common.recipes.task import Loss
 from common.runs.export import Export
-from common.runs.inference import Evaluation, Inference, Prediction
+from common.runs.inference import Evaluation, Inference
+from common.runs.prediction import Prediction
 
 
 @torch.inference_mode()
@@ -27,12 +30,16 @@ def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray,
 @torch.inference_mode()
 def predict_and_score(
     model: Model, batches: Iterator[dict], *, loss: Loss
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
         features = model.features(scale(batch["images"], model).to(model.compute_dtype))
         logits = model.head(features)
-        yield features.cpu().numpy(), logits.cpu().numpy(), score(logits, batch, loss).cpu().numpy()
+        yield (
+            features.cpu().numpy(),
+            logits.cpu().numpy(),
+            {name: rows.cpu().numpy() for name, rows in score(logits, batch, loss).items()},
+        )
 
 
 def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
@@ -49,9 +56,9 @@ def evaluate_main(job: Evaluation) -> None:
         model = build_once(job, devices)
         for split in job.split_names:
             if job.config.output:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss))
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.task.loss))
             else:
-                job.show(split, evaluate(model, job.batches(split), loss=job.loss))
+                job.show(split, evaluate({"model": model}, job.evaluator(split), job.task))
 
 
 def predict_main(job: Prediction) -> None:

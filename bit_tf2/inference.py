@@ -9,12 +9,15 @@ from tensorflow import Tensor
 from bit_tf2 import api
 from bit_tf2.devices import FirstDevice, to_device
 from bit_tf2.layers import standardize_once
-from bit_tf2.loop import evaluate, score
+from bit_tf2.loop import evaluate
 from bit_tf2.losses import scale
 from bit_tf2.model import Model
+from bit_tf2.outputs import score
+from common.evaluation.evaluator import Rows
 from common.recipes.task import Loss
 from common.runs.export import Export
-from common.runs.inference import Evaluation, Inference, Prediction
+from common.runs.inference import Evaluation, Inference
+from common.runs.prediction import Prediction
 
 
 @tf.function(autograph=False)
@@ -33,11 +36,15 @@ def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray,
 
 def predict_and_score(
     model: Model, batches: Iterator[dict], *, loss: Loss
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
         features, logits = features_and_logits(model, batch["images"])
-        yield features.numpy(), logits.numpy(), score(logits, batch, loss).numpy()
+        yield (
+            features.numpy(),
+            logits.numpy(),
+            {name: rows.numpy() for name, rows in score(logits, batch, loss).items()},
+        )
 
 
 def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
@@ -54,9 +61,9 @@ def evaluate_main(job: Evaluation) -> None:
         model = build_once(job, devices)
         for split in job.split_names:
             if job.config.output:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.loss))
+                job.write(split, predict_and_score(model, job.batches(split), loss=job.task.loss))
             else:
-                job.show(split, evaluate(model, job.batches(split), loss=job.loss))
+                job.show(split, evaluate({"model": model}, job.evaluator(split), job.task))
 
 
 def predict_main(job: Prediction) -> None:

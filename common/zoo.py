@@ -15,7 +15,7 @@ from common.models import ModelConfig, find_model, published_models, unpublished
 from common.models.cards import Card, Preprocessing
 from common.recipes import hyperrule
 from common.recipes.choices import LONGEST_SIDE
-from common.runs.inference import find_images, likeliest
+from common.runs.prediction import find_images, likeliest
 from common.system.errors import UserError
 from common.system.files import read_regular
 from common.weights import Start, choose_file, starting_values

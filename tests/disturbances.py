@@ -9,7 +9,7 @@ import sys
 import time
 import types
 
-from common.runs import run
+from common.runs import log
 from common.system import files
 
 
@@ -62,7 +62,7 @@ class Disturbance:
         self.numbers = itertools.count(1)  # one operation at a time, whichever thread asks
         for name in ("replace", "fsync", "unlink", "mkdir"):
             setattr(os, name, self.watch(getattr(os, name)))
-        files.open = run.open = self.open
+        files.open = log.open = self.open
 
     def watch(self, operation):
         def watched(*arguments, **options):

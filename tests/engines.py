@@ -6,12 +6,14 @@ import importlib.util
 import numpy as np
 import pytest
 
+from common.evaluation.classification import ClassificationEvaluator
 from common.recipes.groups import create_groups
 from common.recipes.recipe import Recipe
 from common.recipes.task import Classification
 
 FRAMEWORKS = {"bit_pytorch": "torch", "bit_jax": "jax", "bit_tf2": "tensorflow"}
 NAMES = tuple(FRAMEWORKS)
+TASKS = {loss: Classification(loss) for loss in ("softmax", "sigmoid")}
 INSTALLED = tuple(name for name, framework in FRAMEWORKS.items() if importlib.util.find_spec(framework))
 
 
@@ -106,6 +108,12 @@ class Engine:
         ]
         self.optim.swap_average(optimizer)
         return losses, self.weights.dump(model)
+
+    def evaluate(self, model, evaluator, loss: str = "softmax") -> dict[str, float]:
+        """The metrics of an evaluator, or top-1, top-5 and loss on batches."""
+        if not hasattr(evaluator, "passes"):
+            evaluator = ClassificationEvaluator("test", evaluator)
+        return self.loop.evaluate({"model": model}, evaluator, TASKS[loss])
 
     def gradient_norm(self, model, batch, recipe) -> float:
         """The global norm of the gradients of a batch, before anything is done to them."""

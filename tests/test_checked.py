@@ -17,7 +17,8 @@ from common.data.sources import index
 from common.data.split import Dataset
 from common.models import DEFAULT_MODEL, find_architecture
 from common.models.cards import Card
-from common.runs.inference import Evaluation, Prediction
+from common.runs.inference import Evaluation
+from common.runs.prediction import Prediction
 from common.runs.run import Run
 from common.system.errors import UserError
 from common.zoo import preprocess
@@ -86,12 +87,12 @@ def test_skipping_is_as_if_they_were_not_there(root, flags):
     for file in BROKEN:
         (root / file).unlink()
     without = Run(config(root, **flags), "bit_pytorch")
-    for name, split in without.splits.items():
-        own = skipping.splits[name]
+    for name, split in without.plan.splits.items():
+        own = skipping.plan.splits[name]
         assert [own.describe(i) for i in range(len(own))] == [split.describe(i) for i in range(len(split))]
         np.testing.assert_array_equal(own.labels, split.labels)
-    assert skipping.recipe == without.recipe and (skipping.dataset.skipped, without.dataset.skipped) == (4, 0)
-    assert skipping.adapted[0] == "4 of 16 images cannot be decoded (3 of train, 1 of test)."
+    assert skipping.recipe == without.recipe and (skipping.plan.dataset.skipped, without.plan.dataset.skipped) == (4, 0)
+    assert skipping.plan.notes[0] == "4 of 16 images cannot be decoded (3 of train, 1 of test)."
 
 
 def test_a_class_without_any_image_left_is_named(root):
@@ -177,7 +178,7 @@ def test_exif_is_applied_where_the_flag_or_the_card_says_so(tmp_path, root):
         evaluation.__init__(EvaluateConfig(dataset=str(root), resolution=32, **flags))
         np.testing.assert_array_equal(evaluation.splits["test"].decode(0), expected)
     run = Run(config(root, exif="apply"), "bit_pytorch")
-    np.testing.assert_array_equal(run.splits["train"].take(np.array([0, 0])).decode(1), turned)
+    np.testing.assert_array_equal(run.plan.splits["train"].take(np.array([0, 0])).decode(1), turned)
     architecture = find_architecture("ViT-mu/16", num_classes=2, image_size=(32, 32))
     for exif, expected in (("apply", turned), (None, pixels)):  # in Python, too
         view = images.resize(expected, 32, 32).astype(np.float32) / np.float32(127.5) - np.float32(1)

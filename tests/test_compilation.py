@@ -30,7 +30,7 @@ def train(engine: Engine, counted: Callable[[], int]) -> list[int]:
         batches = EvalBatches(split(), Preprocessing(MIXUP.crop), MIXUP.batch_eval)
         assert len(batches) * batches.batch > len(batches.split)
         evaluated = prefetch(batches, range(len(batches)), 1)
-        assert engine.loop.evaluate(model, evaluated)["top5"] == 1
+        assert engine.evaluate(model, evaluated)["top5"] == 1
         engine.optim.swap_average(optimizer)
         counts.append(counted())
     return counts

@@ -366,8 +366,8 @@ def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(numpy_engine, "train_step", stop)
-    monkeypatch.setattr("common.runs.run.LONG_SECONDS", 0)
-    monkeypatch.setattr("common.runs.run.WORTH_TELLING_SECONDS", 0)
+    monkeypatch.setattr("common.runs.log.LONG_SECONDS", 0)
+    monkeypatch.setattr("common.runs.log.WORTH_TELLING_SECONDS", 0)
     flags = "--model ViT-mu/16 --weights none --batch 64 --crop 32 --steps 5000 --name a --workers 1"
     monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
     with pytest.raises(SystemExit):

@@ -17,9 +17,11 @@ from common.models import DEFAULT_MODEL, ResNetConfig, find_model
 from common.reports import curves
 from common.runs.checkpoint import CURRENT, Checkpoints, read
 from common.runs.command import parse
+from common.runs.due import Due
 from common.runs.run import Run
 from common.system import processes as devices
 from common.system.errors import UserError, exit_with_sentence
+from common.system.interruption import Interruption
 from common.system.processes import MOST, Devices, together
 
 FLAGS = ("--dataset", "images", "--weights", "none", "--batch", 4, "--resize", 32, "--crop", 32, "--steps", 6, "--warmup_steps", 1, "--workers", 1,
@@ -159,13 +161,13 @@ def test_one_writes_and_all_decide_alike(monkeypatch):
     first, second = Team(2).do(lambda member: train(member, "--name", "two"))
     assert first.saved == second.saved == [1, 2, 3, 4, 5, 6]
     assert metrics("two") == metrics("alone")
-    assert first.results.keys() == second.results.keys() == {"val", "test"}
+    assert first.state.results.keys() == second.state.results.keys() == {"val", "test"}
 
 
 def test_a_signal_to_any_process_stops_all_after_the_same_step():
     def disturb(run: Run, step: int) -> None:
         if run.devices.process == 1 and step == 3:
-            run.interruption.signal = signal.SIGTERM
+            run.due.interruption.signal = signal.SIGTERM
 
     team = Team(2)
     ends = team.do(lambda member: train(member, "--name", "stop", "--checkpoint_every", 0, disturb=disturb))
@@ -229,14 +231,21 @@ def test_a_process_without_the_checkpoint_is_refused():
     assert "process 0 is at step 6" in str(first) and second.code == 2
 
 
+def evaluated(run: Run) -> list[dict]:
+    """The batches on which a run is judged by its val split."""
+    run.due = Due(run.plan, run.devices, Interruption())
+    evaluator = next(each for each in run.final_evaluators() if each.name == "val")
+    return [batch for _, batches in evaluator.passes() for batch in batches]
+
+
 def test_the_shares_of_an_evaluation_are_every_example_once():
     """A batch that is too small for the processes grows; every process has the same number of batches."""
     alone = Run(parse(TrainConfig, [*map(str, FLAGS)], "train", ""), "numpy")
-    expected = list(alone.eval_batches("val"))
+    expected = evaluated(alone)
     size, shares = 4, []
     for process in range(size):
         run = Run(parse(TrainConfig, [*map(str, FLAGS)], "train", ""), "numpy").on(Member(process, Team(size)))
-        shares.append(list(run.eval_batches("val")))
+        shares.append(evaluated(run))
     seen = [
         np.concatenate([share[step]["images"][share[step]["mask"]] for share in shares])
         for step in range(len(shares[0]))

@@ -40,6 +40,7 @@ EIGHT = """
 import jax, numpy as np
 from bit_jax import api, loop, optim, weights
 from bit_jax.devices import Devices, FirstDevice, to_device
+from common.evaluation.classification import ClassificationEvaluator
 from common.models import ResNetConfig
 from common.recipes.recipe import Recipe
 
@@ -65,10 +66,12 @@ def train(devices, precision):
     for kernel in (model.head.kernel.get_value(), optimizer.state["first"]["head", "kernel"]):  # [128, 10]
         assert kernel.sharding.shard_shape(kernel.shape) == (16 if devices.shard_parameters else 128, 10)
     optim.swap_average(optimizer)
-    evaluation = loop.evaluate(model, iter([test]))
-    rows = loop.eval_step(model, next(to_device(iter([test]), devices)))  # in the order of the images
+    models = {"model": model}
+    evaluation = loop.evaluate(models, ClassificationEvaluator("test", [test]), recipe.task)
+    batch = next(to_device(iter([test]), devices))
+    rows = loop.eval_step(models, batch, "scores", recipe.task)  # in the order of the images
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
-    results |= {"rows": np.asarray(rows)}
+    results |= {f"rows {name}": np.asarray(values, np.float64) for name, values in rows.items()}
     return results | weights.dump(model) | {f"v {n}": v for n, v in weights.dump_optimizer(model, optimizer).items()}
 
 for precision, bound, shard_parameters in (("float32", 1e-5, False), ("float64", 1e-9, True)):

@@ -62,6 +62,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from bit_tf2 import api, loop, optim, weights
 from bit_tf2.devices import Devices, FirstDevice, to_device
+from common.evaluation.classification import ClassificationEvaluator
 from common.models import ResNetConfig
 from common.recipes.recipe import Recipe
 
@@ -85,10 +86,12 @@ def train(devices, precision, remat):
         compiled.append(loop.compiled_step.experimental_get_tracing_count())
     assert compiled[0] == compiled[-1], compiled
     optim.swap_average(optimizer)
-    evaluation = loop.evaluate(model, iter([test]))
-    rows = loop.eval_step(model, next(to_device(iter([test]), devices)))  # in the order of the images
+    models = {"model": model}
+    evaluation = loop.evaluate(models, ClassificationEvaluator("test", [test]), recipe.task)
+    batch = next(to_device(iter([test]), devices))
+    rows = loop.eval_step(models, batch, "scores", recipe.task)  # in the order of the images
     results = {"losses": np.array(losses), "evaluation": np.array(list(evaluation.values()))}
-    results |= {"rows": rows.numpy()}
+    results |= {f"rows {name}": values.numpy().astype(float) for name, values in rows.items()}
     arrays_after, state = weights.dump(model), weights.dump_optimizer(model, optimizer)
     weights.load(model, arrays)
     assert all(np.array_equal(value, arrays[name].astype(precision)) for name, value in weights.dump(model).items())

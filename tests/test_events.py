@@ -17,7 +17,7 @@ from common import config, models
 from common.data.batches import TrainBatches, prefetch
 from common.models import ResNetConfig, find_model
 from common.reports import curves
-from common.runs import events, run
+from common.runs import events, log, run
 from common.runs.command import parse
 from common.system.errors import UserError
 
@@ -43,7 +43,7 @@ def train(tmp_path, monkeypatch):
 
 def interrupt(train, monkeypatch, *flags: str, at: int) -> None:
     """A run that ends without a word once it has logged step `at`, and half a record."""
-    write = run.Metrics.write
+    write = log.Metrics.write
 
     def write_and_die(self, step, values):
         write(self, step, values)
@@ -54,7 +54,7 @@ def interrupt(train, monkeypatch, *flags: str, at: int) -> None:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Metrics, "write", write_and_die)
+        patch.setattr(log.Metrics, "write", write_and_die)
         with pytest.raises(KeyboardInterrupt):
             train(*flags)
 
@@ -96,7 +96,7 @@ def test_the_first_images_are_shown_as_the_model_sees_them(train):
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     assert event.step == 1 and shown.shape == (32, 4 * 32, 3)
     again = run.Run(parse(config.TrainConfig, (*RUN, "--name", "again"), "train", ""), "numpy")
-    (batch,) = prefetch(TrainBatches(again.splits["train"], again.recipe, 0), range(1), 1)
+    (batch,) = prefetch(TrainBatches(again.plan.splits["train"], again.recipe, 0), range(1), 1)
     for row in range(4):
         own, partner = (batch["images"][i].astype(float) for i in (row, row ^ 1))
         blend = batch["mixup_weight"] * own + (1 - batch["mixup_weight"]) * partner

@@ -11,7 +11,8 @@ from common.config import TrainConfig
 from common.data.lists import lines
 from common.data.sources.real import read_labels
 from common.runs.checkpoint import Checkpoints
-from common.runs.run import Metrics, Run
+from common.runs.log import Metrics
+from common.runs.run import Run
 from common.system.errors import UserError
 from common.system.files import open_regular, read_regular
 from common.weights.containers import read_json

@@ -11,7 +11,7 @@ from PIL import Image
 from common.data.sources import Places
 from common.data.sources.folder import open_folder
 from common.datasets import open_dataset
-from common.runs.inference import find_images
+from common.runs.prediction import find_images
 from common.system.errors import UserError
 
 

@@ -13,9 +13,11 @@ from PIL import Image
 
 from common.config import EvaluateConfig, PredictConfig
 from common.data import images
+from common.evaluation.features import unpadded, write_outputs
 from common.models import DEFAULT_MODEL
 from common.runs.command import parse
-from common.runs.inference import Evaluation, Prediction, unpadded, write_outputs
+from common.runs.inference import Evaluation
+from common.runs.prediction import Prediction
 from common.system.errors import UserError
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / f"{DEFAULT_MODEL}.npz"

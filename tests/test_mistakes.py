@@ -14,7 +14,7 @@ from numpy_engine import load_main
 from common import config, models, report
 from common.data import images
 from common.datasets import open_dataset
-from common.evaluation.metrics import summarize
+from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from common.models import ResNetConfig, find_model
 from common.reports import curves, mistakes, record
@@ -54,10 +54,12 @@ def record_of(told: Predictions, **card) -> record.Record:
 
 def test_rows_of_examples_make_an_evaluation():
     rows = np.array([[1, 1, 0.5, 1, 7, 0.9], [0, 1, 1.5, 1, 2, 0.4], [0, 0, 0, 0, 3, 0.2]], np.float32)
-    kept = []
-    assert summarize(rows, lambda *arrays: kept.extend(arrays)) == {"top1": 0.5, "top5": 1.0, "loss": 1.0}
-    np.testing.assert_array_equal(kept[0], [7, 2, 3])
-    np.testing.assert_array_equal(kept[1], np.float32([0.9, 0.4, 0.2]))
+    columns = dict(zip(("top1", "top5", "loss", "mask", "predicted", "probability"), rows.T, strict=True))
+    evaluator = ClassificationEvaluator("test", (), labels=np.int32([7, 3]))
+    evaluator.add("scores", columns | {"mask": columns["mask"] > 0})
+    assert evaluator.result() == {"top1": 0.5, "top5": 1.0, "loss": 1.0}
+    np.testing.assert_array_equal(evaluator.predictions.predicted, [7, 2])
+    np.testing.assert_array_equal(evaluator.predictions.probability, np.float32([0.9, 0.4]))
 
 
 def test_a_run_keeps_the_predictions_of_its_held_out_images(folder):

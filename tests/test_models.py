@@ -12,6 +12,7 @@ from format_cases import CASES as FAMILIES
 from format_cases import random_arrays
 from golden.golden_params import image, param
 
+from common.evaluation.classification import ClassificationEvaluator
 from common.models import ARCHITECTURES, ResNetConfig, find_model
 from common.weights.spellings import bit
 
@@ -150,12 +151,12 @@ def test_evaluation_counts_ties_as_argmax_does_and_nan_as_wrong(engine):
     for value, top1, top5 in ((0, 2 / 5, 4 / 5), (np.nan, 0, 0)):
         head = {name: np.full_like(arrays[name], value) for name in ("head/kernel", "head/bias")}
         model = engine.build(config, arrays | head)
-        kept = []
-        batches = iter([batch, batch])
-        result = engine.loop.evaluate(model, batches, keep=lambda *told, kept=kept: kept.extend(told))
+        evaluator = ClassificationEvaluator("test", [batch, batch], labels=np.concatenate([labels, labels]))
+        result = engine.evaluate(model, evaluator)
         assert (result["top1"], result["top5"]) == pytest.approx((top1, top5))
         if value == 0:
-            assert kept[0].tolist() == [0] * 12 and kept[1] == pytest.approx([1 / 7] * 12, rel=1e-6)
+            kept = evaluator.predictions
+            assert kept.predicted.tolist() == [0] * 12 and kept.probability == pytest.approx([1 / 7] * 12, rel=1e-6)
         assert np.isnan(value) or result["loss"] == pytest.approx(np.log(7), rel=1e-6)
 
 
@@ -171,10 +172,11 @@ def test_evaluation_with_several_labels(engine):
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     batch = {"images": images, "labels": labels, "mask": np.arange(6) < 5}
     model = engine.build(config, arrays | head)
-    kept = []
-    options = {"loss": "sigmoid", "keep": lambda *told: kept.extend(told)}
-    result = engine.loop.evaluate(model, iter([batch]), **options)
-    assert kept[0].tolist() == [0] * 6 and kept[1] == pytest.approx([1 / (1 + np.exp(-3))] * 6, rel=1e-5)
+    evaluator = ClassificationEvaluator("test", [batch], labels=labels)
+    result = engine.evaluate(model, evaluator, loss="sigmoid")
+    kept = evaluator.predictions
+    assert kept.predicted.tolist() == [0] * 6
+    assert kept.probability == pytest.approx([1 / (1 + np.exp(-3))] * 6, rel=1e-5)
     assert (result["top1"], result["top5"]) == pytest.approx((1 / 4, 3 / 4))
     losses = np.log1p(np.exp(logits)).sum() - labels @ logits
     assert result["loss"] == pytest.approx(losses[[0, 1, 2, 4]].mean(), rel=1e-5)

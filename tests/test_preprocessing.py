@@ -79,7 +79,7 @@ def test_training_and_evaluation_scale_as_the_model_says(engine):
     for values, prepared in ((arrays, FOREIGN), (folded(arrays, FOREIGN), Preprocessing())):
         model = engine.build(config, values, "float64", preprocessing=prepared)
         batch = {"images": PIXELS, "labels": labels, "mask": mask}
-        result = engine.loop.evaluate(model, iter([batch]))
+        result = engine.evaluate(model, [batch])
         _, logits = next(iter(engine.inference.predict(model, iter([batch]))))
         optimizer = engine.optim.create_optimizer(model, recipe)
         part = {name: engine.raw(batch[name]) for name in ("images", "labels")}

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 ALONE = {"bit_pytorch": {"datasets.py", "import_weights.py"}}  # torchvision:NAME and pickles exist in one engine only
 SHARED = ("create_model", "load_weights", "save_weights", "preprocess", "decode_predictions", "known", "unwrapped", "build", "shapes", "dump", "load", "dump_optimizer", "load_optimizer",
-          "create_optimizer", "ascended", "sharpness_aware", "scale", "swap_pairs", "mixed", "noise", "cross_entropy", "softmax_cross_entropy", "sigmoid_cross_entropy", "classification", "gradients", "update", "train_step", "score", "eval_step", "evaluate", "to_device", "Devices.__init__", "main",
+          "create_optimizer", "ascended", "sharpness_aware", "scale", "swap_pairs", "mixed", "noise", "cross_entropy", "softmax_cross_entropy", "sigmoid_cross_entropy", "classification", "gradients", "update", "train_step", "score", "scores", "eval_step", "evaluate", "to_device", "Devices.__init__", "main",
           "predict", "predict_and_score", "evaluate_main", "predict_main", "load_main", "max_pool",
           "Bottleneck.__init__", "ResNet.__init__", "ResNet.features", "ResNet.intermediates", "Backbone.intermediates", "ViT.intermediates", "Mixer.intermediates", "on_grid",
           "Model.class_names", "Model.num_params", "Model.reset_head", "ResNetV1.features", "Backbone.__init__",

@@ -13,7 +13,8 @@ from PIL import Image
 from common.config import EvaluateConfig, TrainConfig, periods
 from common.data.split import Dataset, MultiLabels
 from common.datasets import open_dataset
-from common.evaluation.metrics import accuracies, averages
+from common.evaluation.evaluator import Means
+from common.evaluation.metrics import in_words
 from common.models import find_model
 from common.models.cards import Card, Preprocessing
 from common.reports.record import accuracy, read_record
@@ -188,16 +189,20 @@ def test_what_a_run_only_looks_at_does_not_bind_it(prepared):
     """It may go on with other splits to evaluate."""
     data = ("--dataset", prepared / "imagenet2012")
     runs = [Run(config(*data, *flags), "bit_jax") for flags in ((), ("--eval_every", "v2:1,real:2"))]
-    assert runs[0]._constants == runs[1]._constants and list(runs[0].splits) != list(runs[1].splits)
+    assert runs[0].plan.constants == runs[1].plan.constants and list(runs[0].plan.splits) != list(runs[1].plan.splits)
 
 
 # --- what is shown
 
 
 def test_what_was_not_counted_is_no_accuracy():
-    assert averages([1, 2, 6.0, 4]) == {"top1": 0.25, "top5": 0.5, "loss": 1.5}
+    means = Means("val", "scores", (), ("top1", "loss"))
     with pytest.raises(UserError, match="None of the images to evaluate has a label"):
-        averages(np.zeros(4))
+        means.result()
+    for mask in ([True, True, True, False], [True, False, False, False]):
+        losses = np.array([2.0, 1.0, 1.0, np.nan], np.float32)
+        means.add("scores", {"top1": np.array([False, True, False, True]), "loss": losses, "mask": np.array(mask)})
+    assert means.result() == {"top1": 0.25, "loss": 1.5}
 
 
 def suites_of(name: str, run, prepared: Path, tmp_path: Path) -> None:
@@ -275,13 +280,14 @@ def test_published_models_are_evaluated_as_their_sources_do(monkeypatch, model, 
     job = inference(monkeypatch, model)
     resolution, kind, eval_resize = view
     prepared = Preprocessing(resolution or 480, eval_resize, kind)
-    assert job.resolution == resolution and job.loss == loss
+    assert job.resolution == resolution and job.task.loss == loss
     assert job.preprocessing_at(prepared.resolution) == prepared
 
 
 @pytest.mark.parametrize(("num_classes", "told"), [(6, "top-1 25.00% (x), top-5 50.00%"), (5, "top-1 25.00% (x)")])
 def test_the_top5_of_five_classes_is_not_told(num_classes, told):
-    assert accuracies({"top1": 0.25, "top5": 0.5, "loss": 1.5}, num_classes, " (x)") == told
+    result = {"top1": 0.25, "top5": 0.5, "loss": 1.5}
+    assert in_words(result, num_classes, published=" (x)") == f"{told}, loss 1.5000"
 
 
 def test_flags_win_over_the_card(monkeypatch):

@@ -12,7 +12,7 @@ from common.config import PredictConfig
 from common.data.views import model_view
 from common.models import DEFAULT_MODEL, PACKAGED_WEIGHTS, MixerConfig, ViTConfig, find_model, num_parameters
 from common.models.cards import Card, Preprocessing
-from common.runs.inference import Prediction
+from common.runs.prediction import Prediction
 from common.system.errors import UserError
 from common.weights import write_weights
 from common.weights.source import read_model

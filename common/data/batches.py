@@ -17,6 +17,7 @@ from common.data.split import Split
 from common.models import ModelConfig
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe, check_sharing
+from common.system.processes import Devices
 
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
 NOISE = ("kept_branches", "dropout_seeds")  # what a batch holds for the model beside images
@@ -93,7 +94,7 @@ class EvalBatches:
     """
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, batch: int, process: int = 0, num_processes: int = 1,
+        self, split: Split, preprocessing: Preprocessing | None, batch: int, process: int = 0, num_processes: int = 1,
         columns: Sequence[Column] | None = None,
     ):  # fmt: skip
         self.split, self.batch = split, batch
@@ -101,6 +102,11 @@ class EvalBatches:
         self.share = batch // num_processes
         self.first_row = process * self.share
         self.batch_bytes = self.share * sum(column.row_bytes for column in self.columns)
+
+    def on(self, devices: Devices) -> "EvalBatches":
+        """This process's share of the same batches, made larger where the devices do not divide them."""
+        batch = -(-self.batch // devices.num_devices) * devices.num_devices  # what is too much is masked
+        return EvalBatches(self.split, None, batch, devices.process, devices.num_processes, self.columns)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)

@@ -1,41 +1,48 @@
-"""What an evaluation adds up over batches, and what comes of it."""
+"""What is measured of models and runs: for every metric its words, its unit and which way is better."""
 
-from collections.abc import Callable, Sequence
-
-import numpy as np
-
-from common.system.errors import UserError
-
-Keep = Callable[[np.ndarray, np.ndarray], None]  # is told the likeliest class [N] and its probability [N]
+from typing import Literal, NamedTuple
 
 
-def summarize(scores: np.ndarray, keep: Keep | None = None) -> dict[str, float]:
-    """{top1, top5, loss} of every example's row of an engine's `score`, [N, 6]; `keep` is told the rest of it."""
-    if keep:
-        keep(scores[:, 4].astype(np.int32), scores[:, 5].astype(np.float32))
-    return averages(add_up(scores))
+class Metric(NamedTuple):
+    """A row of METRICS."""
+
+    title: str  # where people read
+    unit: Literal["", "%"] = ""  # `%`: a fraction, shown as a percentage
+    better: Literal["higher", "lower", ""] = ""
+    panel: str = ""  # of the curves; empty: none
+    least_classes: int = 0  # with fewer classes it says nothing and is left out
 
 
-def add_up(scores: np.ndarray) -> np.ndarray:
-    """[correct among 1, correct among 5, sum of losses, count], float64, of rows of `score`, [N, 6]."""
-    return scores[:, :4].sum(0, dtype=np.float64)
+METRICS = {  # the last part of a metric's name: `top1` of `val/top1`
+    "loss": Metric("loss", better="lower", panel="Loss"),
+    "lr": Metric("learning rate", panel="Learning rate"),
+    "top1": Metric("top-1", "%", "higher", panel="Top-1 accuracy"),
+    "top5": Metric("top-5", "%", "higher", least_classes=6),
+    "images_per_second": Metric("images per second", better="higher", panel="Images per second"),
+    "images_per_second_per_core": Metric(
+        "images per second and core", better="higher", panel="Images per second and core"
+    ),
+}
 
 
-def averages(sums: Sequence[float]) -> dict[str, float]:
-    """{top1, top5, loss} of [correct among 1, correct among 5, sum of losses, count].
-
-    Raises UserError where nothing was counted: images without labels are not.
-    """
-    top1, top5, loss, count = map(float, sums)
-    if not count:
-        raise UserError("None of the images to evaluate has a label; give some of them labels or choose another split.")
-    return {"top1": top1 / count, "top5": top5 / count, "loss": loss / count}
+def row(name: str) -> Metric:
+    """The row of a metric called SPLIT/METRIC or METRIC; of one that the table lacks, its words alone."""
+    last = name.rpartition("/")[2]
+    return METRICS.get(last, Metric(last.replace("_", " ")))
 
 
-def accuracies(result: dict[str, float], num_classes: int, published: str = "") -> str:
-    """`top-1 49.00%, top-5 93.00%` for a person, with what was `published` beside the first.
+def in_words(values: dict[str, float], num_classes: int, *, digits: int = 4, published: str = "") -> str:
+    """`top-1 49.00%, top-5 93.00%, loss 1.5000` for a person; what was `published` stands beside the first."""
+    told = {name: value for name, value in values.items() if num_classes >= row(name).least_classes}
+    words = [f"{row(name).title} {shown(name, value, digits)}" for name, value in told.items()]
+    return ", ".join([words[0] + published, *words[1:]])
 
-    The top-5 of five classes or fewer is 100 %, which tells nothing: it is left out.
-    """
-    top5 = f", top-5 {result['top5']:.2%}" if num_classes > 5 else ""
-    return f"top-1 {result['top1']:.2%}{published}{top5}"
+
+def shown(name: str, value: float, digits: int = 4) -> str:
+    """A value with its unit: a fraction as a percentage, others with `digits` decimals."""
+    return f"{value:.2%}" if row(name).unit == "%" else f"{value:.{digits}f}"
+
+
+def is_better(name: str, value: float, than: float | None) -> bool:
+    """Whether a value is better than that of another model, or the first one."""
+    return than is None or (value < than if row(name).better == "lower" else value > than)

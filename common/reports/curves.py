@@ -1,11 +1,12 @@
 """Curves of one run or several, one over the other: as a PNG, and as SVG that takes the colours of its page."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from common.evaluation.metrics import METRICS
 from common.reports.record import Record, in_words
 from common.system.errors import printable
 from common.system.files import write_atomically
@@ -17,17 +18,19 @@ GREY = "#808080"
 STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))
 MARKS = "osD^vPX"
 FEW_POINTS = 20  # are marked
-PANELS: dict[str, Callable[[Record], list[str]]] = {  # title -> the metrics it shows
-    "Loss": lambda record: ["train/loss", *[name for name in record.metrics("/loss") if name != "train/loss"]],
-    "Learning rate": lambda record: ["train/lr"],
-    "Top-1 accuracy": lambda record: record.metrics("/top1"),
-    "Images per second": lambda record: record.metrics("images_per_second"),
-    "Images per second and core": lambda record: record.metrics("images_per_second_per_core"),
-}
+PANELS = {metric.panel: name for name, metric in METRICS.items() if metric.panel}  # title -> what it shows
+ALWAYS = {"loss": ["train/loss"], "lr": ["train/lr"]}  # first in their panels
 LONGEST = 40  # characters of a name in a legend
 MOST_POINTS = 2000  # of a curve, and more than a panel has pixels
 PLAIN = {"text.parse_math": False}  # a run may be called $x$
 CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is written
+
+
+def shown(record: Record, title: str) -> list[str]:
+    """The metrics of a run that a panel shows."""
+    name = PANELS[title]
+    always = ALWAYS.get(name, [])
+    return always + [m for m in record.metrics(name) if m.rpartition("/")[2] == name and m not in always]
 
 
 def draw(axes, title: str, records: Sequence[Record]) -> None:
@@ -36,7 +39,7 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
     Of engines, each is drawn thinner than the one below it, so that all are seen where they agree.
     """
     engines = list(dict.fromkeys(record.engine for record in records))
-    metrics = list(dict.fromkeys(name for record in records for name in PANELS[title](record)))
+    metrics = list(dict.fromkeys(name for record in records for name in shown(record, title)))
     who = {}  # name -> how its lines look
     for number, record in enumerate(records):
         above = len(engines) - 1 - engines.index(record.engine)
@@ -45,14 +48,14 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
             style["color"] = COLOURS.get(record.engine)
         if has_points(title, [record]):
             who[record.framework if len(engines) > 1 else record.name] = style
-        for metric in PANELS[title](record):
+        for metric in shown(record, title):
             points = points_of(record, metric)
             look = {**line_of(metric, metrics, len(points)), **style, "markersize": 4 + 1.5 * above}
             axes.plot(*np.reshape(points, (-1, 2)).T, **look)
     axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(1, *(record.step for record in records))))
     if "second" in title:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
-    if "accuracy" in title:
+    if METRICS[PANELS[title]].unit == "%":
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.grid(alpha=0.3)
     counts = {metric: max(len(points_of(record, metric)) for record in records) for metric in metrics}
@@ -95,7 +98,7 @@ def short(name: str) -> str:
 
 def has_points(title: str, records: Sequence[Record]) -> bool:
     """Whether any run has something to show in a panel."""
-    return any(points_of(record, metric) for record in records for metric in PANELS[title](record))
+    return any(points_of(record, metric) for record in records for metric in shown(record, title))
 
 
 def write_png(records: Sequence[Record], path: Path) -> None:

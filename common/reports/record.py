@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common.config import TrainConfig
+from common.evaluation.metrics import row
 from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
 from common.flags import scoped
+from common.recipes.task import Classification
 from common.system.errors import UserError
 from common.system.files import read_regular
 from common.weights.containers import read_json
@@ -27,6 +29,7 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
 }
 
 
+JUDGE = Classification.best.rpartition("/")[2]  # the metric that runs are compared by
 LARGEST = 1e30  # a metric beyond it tells nothing but that the run went astray, and no axis can be drawn to it
 
 
@@ -212,21 +215,19 @@ def big_vision_name(name: str) -> str:
 
 
 SPLITS = {"train": "training", "val": "validation"}
-METRICS = {"top1": "top-1", "lr": "learning rate", "images_per_second": "images per second"}
-METRICS |= {"images_per_second_per_core": "images per second and core"}
 
 
 def in_words(metric: str) -> str:
     """What a metric is called where people read: `validation top-1` of `val/top1`, `learning rate` of `train/lr`."""
     split, _, name = metric.rpartition("/")
-    words = METRICS.get(name, name.replace("_", " "))
+    words = row(name).title
     return words if name == "lr" else f"{SPLITS.get(split, split)} {words}".strip()
 
 
 def accuracy(record: Record) -> tuple[str, float] | None:
-    """(name, value) of the accuracy that a run is judged by: of `test`, else `val`, else any."""
-    names = record.metrics("/top1")
-    names = [name for name in ("test/top1", "val/top1") if name in names] or names
+    """(name, value) of the metric that a run is judged by: of `test`, else `val`, else any."""
+    names = record.metrics(f"/{JUDGE}")
+    names = [name for name in (f"test/{JUDGE}", f"val/{JUDGE}") if name in names] or names
     return (names[0], record.last(names[0])) if names else None
 
 

@@ -1,39 +1,32 @@
-"""What `evaluate` and `predict` prepare before an engine computes, and what they show of its numbers."""
+"""What `evaluate` prepares before an engine computes, and what it shows of its numbers; what it shares with `predict`."""
 
-import collections
 import dataclasses
-import itertools
 import os
 import re
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from common import weights
 from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches, prefetch
-from common.data.checked import checked, open_turned, refuse_broken, without_broken
+from common.data.checked import checked, open_turned
 from common.data.sources import Opener
-from common.data.sources.image_files import Unused, image_files
 from common.data.split import Dataset, Split, typical_size
+from common.evaluation.classification import ClassificationEvaluator
+from common.evaluation.evaluator import Evaluator, Prepared, Rows
+from common.evaluation.features import Outputs, unpadded, write_outputs
 from common.evaluation.match import match_classes
-from common.evaluation.metrics import accuracies, add_up, averages
+from common.evaluation.metrics import in_words
 from common.models import find_model
 from common.models.cards import Preprocessing
 from common.recipes import hyperrule
-from common.system.errors import UserError, printable, shortened
-from common.system.files import read_regular, write_atomically
+from common.recipes.task import Classification
+from common.system.errors import UserError
 from common.system.progress import follow, note, result, show
-from common.weights.containers import npz
 
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
-ROWS = 4096  # of a column that are made bytes at once
-Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
 
 
 class Inference:
@@ -59,13 +52,16 @@ class Inference:
         if self.model_config.image_size:
             self.resolution = self.model_config.image_size[0]
         self.exif = config.exif or self.preprocessing.exif
-        self.loss = self.card.loss or "softmax"
+        self.task = Classification(self.card.loss or "softmax")
         self.workers = config.workers or os.cpu_count()
 
-    def eval_batches(self, split: Split, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    def eval_batches(self, split: Split) -> EvalBatches:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
-        batches = EvalBatches(split, self.preprocessing_at(crop_px), min(batch, len(split)))
+        return EvalBatches(split, self.preprocessing_at(crop_px), min(self.config.batch_eval, len(split)))
+
+    def prepared(self, batches: EvalBatches) -> Iterator[Rows]:
+        """The batches, prepared by threads and shown as they pass."""
         return follow(prefetch(batches, range(len(batches)), self.workers), len(batches), "images")
 
     def tell(self, text: str) -> None:
@@ -126,17 +122,18 @@ class Evaluation(Inference):
         note(f"{dataset.name} has {dataset.num_classes} of the {num_classes:,} classes that the weights know.")
         return {name: split.renumber(numbers, num_classes) for name, split in dataset.splits.items()}
 
-    def batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+    def batches(self, split: str) -> Iterator[Rows]:
         """Every example of a split, once."""
-        return self.eval_batches(self.splits[split], self.config.batch_eval)
+        return self.prepared(self.eval_batches(self.splits[split]))
+
+    def evaluator(self, split: str) -> Evaluator:
+        """What judges the model on a split."""
+        return Prepared(ClassificationEvaluator(split, self.eval_batches(self.splits[split])), self.prepared)
 
     def show(self, split: str, result: dict[str, float]) -> None:
         """Print one line a person reads."""
-        told = accuracies(result, self.model_config.num_classes, self.expected(split))
-        self.tell(
-            f"{self.config.dataset} {split}, {self.splits[split].num_labelled:,} images: "
-            f"{told}, loss {result['loss']:.6f}"
-        )
+        told = in_words(result, self.model_config.num_classes, digits=6, published=self.expected(split))
+        self.tell(f"{self.config.dataset} {split}, {self.splits[split].num_labelled:,} images: {told}")
 
     def expected(self, split: str) -> str:
         """The published accuracy of these weights on these images, if there is one."""
@@ -145,17 +142,18 @@ class Evaluation(Inference):
             return ""
         return f" (published: {accuracy:.2%} at {self.published.resolution} px)"
 
-    def write(self, split: str, outputs: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    def write(self, split: str, outputs: Iterator[tuple[np.ndarray, np.ndarray, Rows]]) -> None:
         """Write features and logits as SPLIT.npz in the folder --output, and show what the scores add up to."""
-        path, images, sums = Path(self.config.output) / f"{split}.npz", self.splits[split], np.zeros(4)
+        path, images = Path(self.config.output) / f"{split}.npz", self.splits[split]
+        evaluator = self.evaluator(split)
 
         def written() -> Iterator[Outputs]:
-            for features, logits, score in outputs:
-                sums[:] += add_up(score)
+            for features, logits, rows in outputs:
+                evaluator.add("scores", rows)
                 yield features, logits
 
         write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
-        self.show(split, averages(sums))
+        self.show(split, evaluator.result())
         self.tell(f"Wrote {path}")
 
 
@@ -165,135 +163,3 @@ def is_imagenet(dataset: Dataset) -> bool:
         return True
     wordnet = all(map(WORDNET_ID.fullmatch, dataset.class_names))
     return wordnet and dataset.num_classes == 1000 and len(dataset.splits.get("val", ())) == 50_000
-
-
-class Prediction(Inference):
-    """`predict`: image files through one model."""
-
-    def __init__(self, config: PredictConfig):
-        self.files = find_images(config.images)
-        super().__init__(config)
-        if config.output and Path(config.output).suffix != ".npz":
-            raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
-        self.split = self.checked()
-        self.class_names = self.card.class_names
-        if self.class_names is None:
-            self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
-            note("No card with class names lies beside the weights: classes are shown by number.")
-
-    def checked(self) -> Split:
-        """The split of `files`, and `files` without those that cannot be decoded where --on_broken_image skips them."""
-
-        def split_of(files: list[Path]) -> Split:
-            labels = np.zeros(len(files), np.int32)
-            return Split(lambda i: read_regular(files[i]), labels, lambda i: str(files[i]), self.exif)
-
-        splits = {"images": split_of(self.files)}
-        if self.config.on_broken_image == "stop":
-            refuse_broken(splits, self.workers)
-        else:
-            kept = without_broken(Dataset("the images given", (), splits), self.workers)
-            for line in kept.notes:
-                note(line)
-            places = [kept.splits["images"].describe(i) for i in range(len(kept.splits["images"]))]
-            self.files = [*map(Path, places)]
-        return split_of(self.files)
-
-    def batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every image, once."""
-        return self.eval_batches(self.split, self.config.batch_eval)
-
-    def show(self, outputs: Iterator[Outputs]) -> None:
-        """Print the top classes of every image and write --output."""
-        shown = self.print_top(unpadded(outputs, len(self.files)))
-        if self.config.output:
-            write_outputs(Path(self.config.output), shown, len(self.files), files=[*map(str, self.files)])
-        else:
-            collections.deque(shown, maxlen=0)
-
-    def print_top(self, outputs: Iterator[Outputs]) -> Iterator[Outputs]:
-        """The same, printed as they pass."""
-        files = iter(self.files)
-        for features, logits in outputs:
-            for row in logits:
-                self.tell(f"{printable(next(files))}: {self.describe(row)}")
-            yield features, logits
-
-    def describe(self, logits: np.ndarray) -> str:
-        """`cat 98.1%, dog 1.2%, ...` of one image's logits [K]."""
-        top = likeliest(logits, self.class_names, self.config.top)
-        return ", ".join(f"{name} {share:.1%}" for name, share in top)
-
-
-def likeliest(logits: np.ndarray, names: list[str] | tuple[str, ...], top: int) -> list[tuple[str, float]]:
-    """The `top` classes of one image's logits [K], with their probabilities; of equal ones the first."""
-    scores = np.exp(logits.astype(np.float64) - logits.max())
-    shares = scores / scores.sum()
-    return [(names[k], float(shares[k])) for k in np.argsort(-scores, kind="stable")[:top]]
-
-
-def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:
-    """The same for `count` images, without the padding of the last batch."""
-    for features, logits in outputs:
-        yield features[:count], logits[:count]
-        count -= len(logits)
-
-
-def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: Sequence) -> None:
-    """Write an .npz of `features` and `logits` of `count` images, of arrays and lists of text; memory holds one batch.
-
-    UserError where it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as kept:  # has no name, so nothing of it is ever left
-            write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
-    except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
-
-
-def fill_outputs(
-    file: BinaryIO, kept: BinaryIO, outputs: Iterator[Outputs], count: int, columns: dict[str, Sequence]
-) -> None:
-    """Write features as they come, while `kept` keeps the logits for later: an archive is written front to back."""
-    with zipfile.ZipFile(file, "w") as archive:
-        first = next(outputs)
-        layout = {name: (rows.dtype, (count, *rows.shape[1:])) for name, rows in zip(("features", "logits"), first)}
-        with npz.open_member(archive, "features", *layout["features"]) as member:
-            for features, logits in itertools.chain([first], outputs):
-                member.write(features.tobytes())
-                kept.write(logits.tobytes())
-        kept.seek(0)
-        with npz.open_member(archive, "logits", *layout["logits"]) as member:
-            shutil.copyfileobj(kept, member)
-        for name, rows in columns.items():
-            dtype = rows.dtype if isinstance(rows, np.ndarray) else np.dtype(f"<U{max(map(len, rows))}")
-            with npz.open_member(archive, name, dtype, (count, *np.shape(rows[:1])[1:])) as member:
-                for start in range(0, count, ROWS):
-                    member.write(np.asarray(rows[start : start + ROWS], dtype).tobytes())
-
-
-def find_images(paths: tuple[str, ...]) -> list[Path]:
-    """Image files in the order given; a folder stands for the images below it, in the order of their names.
-
-    UserError where there are none.
-    """
-    files = []
-    for path in paths:
-        if os.path.isdir(path):
-            unused = Unused()
-            try:
-                found = sorted(Path(path, file) for file in image_files(path.rstrip("/") or "/", unused))
-            except OSError as error:
-                raise UserError(f"The folder {path} cannot be read ({error}); name another.") from error
-            if not found:
-                there = f" but {unused}" if unused.kinds else ""
-                raise UserError(f"The folder {path} holds no image{there}; name another.")
-            if unused.kinds:
-                note(f"Not used in {path}: {unused}.")
-            files += found
-        elif os.path.isfile(path):
-            files.append(Path(path))
-        else:
-            raise UserError(f"There is no image or folder {shortened(path)!r}; name an existing one.")
-    return files

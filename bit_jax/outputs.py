@@ -1,0 +1,43 @@
+"""What an evaluator asks of a batch, in JAX: each of OUTPUTS is {column: rows [B, ...]}, in the order of the batch."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax import Array
+from jax import numpy as jnp
+
+from bit_jax.losses import cross_entropy, scale
+from bit_jax.model import Model
+from common.recipes.task import Loss, Task
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array]:
+    """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
+
+    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    """
+    labels, mask = batch["labels"], batch["mask"]
+    losses = cross_entropy(logits, labels, loss)
+    if labels.ndim == 2:
+        mask = mask & (labels > 0).any(1)
+        labels = jnp.where(labels > 0, logits, -jnp.inf).argmax(1)  # the likeliest of an image's own
+    own = jnp.take_along_axis(logits, labels[:, None], 1)
+    classes = jnp.arange(logits.shape[1])
+    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
+    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    rank = logits.shape[1] - behind.sum(1)
+    probabilities = jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)
+    wide = lambda values: values.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    columns = {"top1": rank < 1, "top5": rank < 5, "loss": wide(losses), "mask": mask}
+    return columns | {"predicted": logits.argmax(1), "probability": wide(probabilities.max(1))}
+
+
+def scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """The `score` of what the trained model makes of a batch."""
+    model = models["model"]
+    return score(model(scale(batch["images"], model).astype(model.compute_dtype)), batch, task.loss)
+
+
+OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {"scores": scores}

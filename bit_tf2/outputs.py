@@ -1,0 +1,41 @@
+"""What an evaluator asks of a batch, in TensorFlow: each of OUTPUTS is {column: rows [B, ...]}, in the order of the batch."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow import Tensor
+
+from bit_tf2.losses import cross_entropy, scale
+from bit_tf2.model import Model
+from common.recipes.task import Loss, Task
+
+
+def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Tensor]:
+    """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
+
+    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    """
+    labels, mask = batch["labels"], batch["mask"]
+    losses = cross_entropy(logits, labels, loss)
+    if labels.shape.rank == 2:
+        mask = mask & tf.reduce_any(labels > 0, 1)
+        own = tf.where(labels > 0, logits, float("-inf"))
+        labels = tf.argmax(own, 1, tf.int32)  # the likeliest of an image's own
+    own = tf.gather(logits, labels[:, None], batch_dims=1)
+    classes = tf.range(logits.shape[1])
+    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
+    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    rank = logits.shape[1] - tf.reduce_sum(tf.cast(behind, tf.int32), 1)
+    probabilities = tf.nn.softmax(logits) if loss == "softmax" else tf.sigmoid(logits)
+    columns = {"top1": rank < 1, "top5": rank < 5, "loss": tf.cast(losses, tf.float64), "mask": mask}
+    probability = tf.cast(tf.reduce_max(probabilities, 1), tf.float64)
+    return columns | {"predicted": tf.argmax(logits, 1), "probability": probability}
+
+
+def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """The `score` of what the trained model makes of a batch."""
+    model = models["model"]
+    return score(model(tf.cast(scale(batch["images"], model), model.compute_dtype)), batch, task.loss)
+
+
+OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {"scores": scores}

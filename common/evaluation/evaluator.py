@@ -1,0 +1,73 @@
+"""The face of an evaluator: what an engine computes for it, and what comes of that. Numpy only, so no engine judges otherwise."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from common.system.errors import UserError
+
+Rows = dict[str, np.ndarray]  # column -> [N, ...]
+
+
+class Evaluator(Protocol):
+    """One evaluation: `evaluate` of an engine goes through its passes once and adds what comes of them."""
+
+    name: str  # the first part of its metrics' names: a split
+
+    def passes(self) -> Iterator[tuple[str, Any]]:
+        """(which of an engine's OUTPUTS, batches to compute it for), one after the other."""
+
+    def add(self, output: str, rows: Rows) -> None:
+        """Take up what was computed for examples in their order, padding included, whose mask is False."""
+
+    def result(self) -> dict[str, float]:
+        """{metric: value}, rows of METRICS, of all that was added."""
+
+    def write(self, folder: Path) -> None:
+        """Leave files in the run's folder, once the last evaluation has ended."""
+
+
+class Means:
+    """The means of some columns of one output over the examples whose mask is True."""
+
+    def __init__(self, name: str, output: str, batches: Any, metrics: tuple[str, ...]):
+        self.name, self.output, self.batches = name, output, batches
+        self.sums, self.count = dict.fromkeys(metrics, 0.0), 0
+
+    def passes(self) -> Iterator[tuple[str, Any]]:
+        """One, over all batches."""
+        yield self.output, self.batches
+
+    def add(self, output: str, rows: Rows) -> None:
+        """Add up columns [N]."""
+        mask = rows["mask"]
+        self.count += int(mask.sum())
+        for metric in self.sums:
+            self.sums[metric] += float(rows[metric][mask].sum(dtype=np.float64))
+
+    def result(self) -> dict[str, float]:
+        """The means. Raises UserError where nothing was counted: images without labels are not."""
+        if not self.count:
+            raise UserError(
+                "None of the images to evaluate has a label; give some of them labels or choose another split."
+            )
+        return {metric: total / self.count for metric, total in self.sums.items()}
+
+    def write(self, folder: Path) -> None:
+        """Nothing."""
+
+
+class Prepared:
+    """An evaluator whose batches are `prepare(batches)`: shared by processes, made ahead by threads, shown as they pass."""
+
+    def __init__(self, evaluator: Evaluator, prepare: Callable[[Any], Iterable[Rows]]):
+        self.evaluator, self.prepare = evaluator, prepare
+        self.name, self.add, self.result = evaluator.name, evaluator.add, evaluator.result
+        self.write = evaluator.write
+
+    def passes(self) -> Iterator[tuple[str, Iterable[Rows]]]:
+        """The same, of batches that hold arrays."""
+        for output, batches in self.evaluator.passes():
+            yield output, self.prepare(batches)

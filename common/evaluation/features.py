@@ -1,0 +1,59 @@
+"""Features and logits of many images as an .npz file, which is written as they come."""
+
+import itertools
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from common.system.errors import UserError
+from common.system.files import write_atomically
+from common.weights.containers import npz
+
+ROWS = 4096  # of a column that are made bytes at once
+Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
+
+
+def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:
+    """The same for `count` images, without the padding of the last batch."""
+    for features, logits in outputs:
+        yield features[:count], logits[:count]
+        count -= len(logits)
+
+
+def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: Sequence) -> None:
+    """Write an .npz of `features` and `logits` of `count` images, of arrays and lists of text; memory holds one batch.
+
+    UserError where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as kept:  # has no name, so nothing of it is ever left
+            write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
+    except OSError as error:
+        raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
+
+
+def fill_outputs(
+    file: BinaryIO, kept: BinaryIO, outputs: Iterator[Outputs], count: int, columns: dict[str, Sequence]
+) -> None:
+    """Write features as they come, while `kept` keeps the logits for later: an archive is written front to back."""
+    with zipfile.ZipFile(file, "w") as archive:
+        first = next(outputs)
+        layout = {name: (rows.dtype, (count, *rows.shape[1:])) for name, rows in zip(("features", "logits"), first)}
+        with npz.open_member(archive, "features", *layout["features"]) as member:
+            for features, logits in itertools.chain([first], outputs):
+                member.write(features.tobytes())
+                kept.write(logits.tobytes())
+        kept.seek(0)
+        with npz.open_member(archive, "logits", *layout["logits"]) as member:
+            shutil.copyfileobj(kept, member)
+        for name, rows in columns.items():
+            dtype = rows.dtype if isinstance(rows, np.ndarray) else np.dtype(f"<U{max(map(len, rows))}")
+            with npz.open_member(archive, name, dtype, (count, *np.shape(rows[:1])[1:])) as member:
+                for start in range(0, count, ROWS):
+                    member.write(np.asarray(rows[start : start + ROWS], dtype).tobytes())

@@ -1,0 +1,153 @@
+"""What a run is made of, found from its flags before a framework is imported or a file written."""
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from common import weights
+from common.config import TrainConfig, periods
+from common.data.checked import checked, open_turned
+from common.data.sources import Opener
+from common.data.split import SPLITS, Split, choose_splits
+from common.evaluation.evaluator import Evaluator
+from common.flags import check, scoped
+from common.models import ModelConfig, find_model
+from common.models.cards import Preprocessing
+from common.models.families import dump_config
+from common.recipes.create import create_recipe
+from common.recipes.groups import trained
+from common.runs import events
+from common.runs.extend import Finished
+from common.system.errors import UserError
+from common.tasks import TASKS
+
+
+class Plan:
+    """The images, the recipe, the task and the models of a run.
+
+    What is missing or wrong (weights, images, numbers that contradict one another) raises UserError.
+    """
+
+    def __init__(self, config: TrainConfig, open_torchvision: Opener | None = None):
+        check(config)
+        model = find_model(config.model)
+        given = {} if config.eval_every is None else periods(config.eval_every)
+        self.config = config
+        self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
+        self.splits = choose_splits(self.dataset, config, given)
+        self.recipe = create_recipe(config, len(self.splits["train"]), self.dataset.image_size, self.dataset.recipe)
+        self.finished = Finished(config) if config.extend_from else None
+        if self.finished:
+            self.finished.check(self.recipe.num_steps, self.dataset.class_names)
+        self.weights_file = (
+            self.finished.weights
+            if self.finished
+            else weights.choose_file(model, config.weights, config.bit_pretrained_dir)
+        )
+        self.notes = [*self.dataset.notes]  # what a person should read before the first step
+        self.task = TASKS[self.recipe.task.name]
+        self.models = self.task.models(self)
+        self.periods = {"val": max(1, self.recipe.num_steps // 10)} | given  # evaluator -> steps between
+        if config.tensorboard:
+            events.check_installed()
+        if config.keep_best and "val" not in self.splits:
+            raise UserError("--keep_best needs a val split to choose by; give --val_fraction as well.")
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Of the model that is trained."""
+        return self.models["model"].config
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the model that is trained sees images."""
+        return self.models["model"].preprocessing
+
+    @property
+    def held_out(self) -> str:
+        """The split that is judged once, at the end."""
+        return "test" if "test" in self.splits else "val"
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints; 0: only at the end, as below ten steps."""
+        given = self.config.checkpoint_every
+        return min(1000, self.recipe.num_steps // 10) if given is None else given
+
+    @property
+    def state_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """{`model` and `optimizer`: {name: shape}} of what a checkpoint holds."""
+        shapes, state = self.model_config.parameter_shapes(), ["first"]
+        state += ["second"] * (self.recipe.optimizer == "adam") + ["average"] * bool(self.recipe.ema)
+        names = trained(self.recipe.groups, shapes)
+        return {"model": shapes, "optimizer": {f"{kind}/{name}": shapes[name] for kind in state for name in names}}
+
+    @property
+    def best(self) -> tuple[str, str]:
+        """(evaluator, metric) that a run is judged by: `val`, `top1`."""
+        name, _, metric = self.recipe.task.best.rpartition("/")
+        return name, metric
+
+    def evaluators(self) -> dict[str, Evaluator]:
+        """New ones, by their names."""
+        return {evaluator.name: evaluator for evaluator in self.task.evaluators(self)}
+
+    @functools.cached_property
+    def constants(self) -> dict[str, Any]:
+        """What a run keeps from its first step to its last, besides its flags: also every checkpoint states it."""
+        recipe = self.recipe.constants() | {"num_steps": self.recipe.num_steps}
+        recipe = {name: value for name, value in recipe.items() if name not in scoped(TrainConfig, "run")}
+        recipe["lrs"] = digest(json.dumps(recipe["lrs"]).encode())
+        splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
+        counts = {f"number of {name} images": len(split) for name, split in splits.items()}
+        labels = {f"classes of {name} images": self._digest_of_classes(split) for name, split in splits.items()}
+        return recipe | scaling(self.preprocessing) | counts | labels
+
+    def _digest_of_classes(self, split: Split) -> str:
+        """Of which class each image is, by the classes' names."""
+        labels = (split.labels.classes, split.labels.first) if split.is_multi_label else (split.labels,)
+        numbers = [array.astype(np.int64).tobytes() for array in labels]
+        return digest(json.dumps(self.dataset.class_names).encode(), *numbers)
+
+    def summary(self, engine: str) -> str:
+        """What a person wants to know of the images and the recipe before the first step."""
+        config, recipe = self.config, self.recipe
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        side = "smaller side at " if recipe.resize_mode == "small_side" else ""
+        box = (
+            f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{side}{recipe.resize} px"
+        )
+        return (
+            f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {engine}\n"
+            f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
+            f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._frozen()}"
+        )
+
+    def card(self, engine: str) -> dict[str, Any]:
+        """What is known of the model that comes of it, but for how good it is."""
+        config, recipe = self.config, self.recipe
+        return {
+            "model": config.model,
+            **self.task.card(self),
+            "config": dump_config(self.model_config),
+            "source": f"{engine}, {config.dataset}, {recipe.name}, {recipe.num_steps} steps",
+        }
+
+    def _frozen(self) -> str:
+        """What is left to train where that is not everything, in words."""
+        names = self.model_config.parameter_shapes()
+        count = len(trained(self.recipe.groups, names))
+        return f", {count} of {len(names)} parameter arrays trained" if count < len(names) else ""
+
+
+def scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:
+    """By which numbers pixels become what the model sees, as JSON keeps them."""
+    return {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+
+
+def digest(*parts: bytes) -> str:
+    """`SHA-256 ...` of bytes."""
+    return f"SHA-256 {hashlib.sha256(b''.join(parts)).hexdigest()}"

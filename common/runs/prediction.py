@@ -1,0 +1,110 @@
+"""What `predict` prepares before an engine computes, and what it shows of its numbers."""
+
+import collections
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from common.config import PredictConfig
+from common.data.checked import refuse_broken, without_broken
+from common.data.sources.image_files import Unused, image_files
+from common.data.split import Dataset, Split
+from common.evaluation.evaluator import Rows
+from common.evaluation.features import Outputs, unpadded, write_outputs
+from common.runs.inference import Inference
+from common.system.errors import UserError, printable, shortened
+from common.system.files import read_regular
+from common.system.progress import note
+
+
+class Prediction(Inference):
+    """`predict`: image files through one model."""
+
+    def __init__(self, config: PredictConfig):
+        self.files = find_images(config.images)
+        super().__init__(config)
+        if config.output and Path(config.output).suffix != ".npz":
+            raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
+        self.split = self.checked()
+        self.class_names = self.card.class_names
+        if self.class_names is None:
+            self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
+            note("No card with class names lies beside the weights: classes are shown by number.")
+
+    def checked(self) -> Split:
+        """The split of `files`, and `files` without those that cannot be decoded where --on_broken_image skips them."""
+
+        def split_of(files: list[Path]) -> Split:
+            labels = np.zeros(len(files), np.int32)
+            return Split(lambda i: read_regular(files[i]), labels, lambda i: str(files[i]), self.exif)
+
+        splits = {"images": split_of(self.files)}
+        if self.config.on_broken_image == "stop":
+            refuse_broken(splits, self.workers)
+        else:
+            kept = without_broken(Dataset("the images given", (), splits), self.workers)
+            for line in kept.notes:
+                note(line)
+            places = [kept.splits["images"].describe(i) for i in range(len(kept.splits["images"]))]
+            self.files = [*map(Path, places)]
+        return split_of(self.files)
+
+    def batches(self) -> Iterator[Rows]:
+        """Every image, once."""
+        return self.prepared(self.eval_batches(self.split))
+
+    def show(self, outputs: Iterator[Outputs]) -> None:
+        """Print the top classes of every image and write --output."""
+        shown = self.print_top(unpadded(outputs, len(self.files)))
+        if self.config.output:
+            write_outputs(Path(self.config.output), shown, len(self.files), files=[*map(str, self.files)])
+        else:
+            collections.deque(shown, maxlen=0)
+
+    def print_top(self, outputs: Iterator[Outputs]) -> Iterator[Outputs]:
+        """The same, printed as they pass."""
+        files = iter(self.files)
+        for features, logits in outputs:
+            for row in logits:
+                self.tell(f"{printable(next(files))}: {self.describe(row)}")
+            yield features, logits
+
+    def describe(self, logits: np.ndarray) -> str:
+        """`cat 98.1%, dog 1.2%, ...` of one image's logits [K]."""
+        top = likeliest(logits, self.class_names, self.config.top)
+        return ", ".join(f"{name} {share:.1%}" for name, share in top)
+
+
+def likeliest(logits: np.ndarray, names: list[str] | tuple[str, ...], top: int) -> list[tuple[str, float]]:
+    """The `top` classes of one image's logits [K], with their probabilities; of equal ones the first."""
+    scores = np.exp(logits.astype(np.float64) - logits.max())
+    shares = scores / scores.sum()
+    return [(names[k], float(shares[k])) for k in np.argsort(-scores, kind="stable")[:top]]
+
+
+def find_images(paths: tuple[str, ...]) -> list[Path]:
+    """Image files in the order given; a folder stands for the images below it, in the order of their names.
+
+    UserError where there are none.
+    """
+    files = []
+    for path in paths:
+        if os.path.isdir(path):
+            unused = Unused()
+            try:
+                found = sorted(Path(path, file) for file in image_files(path.rstrip("/") or "/", unused))
+            except OSError as error:
+                raise UserError(f"The folder {path} cannot be read ({error}); name another.") from error
+            if not found:
+                there = f" but {unused}" if unused.kinds else ""
+                raise UserError(f"The folder {path} holds no image{there}; name another.")
+            if unused.kinds:
+                note(f"Not used in {path}: {unused}.")
+            files += found
+        elif os.path.isfile(path):
+            files.append(Path(path))
+        else:
+            raise UserError(f"There is no image or folder {shortened(path)!r}; name an existing one.")
+    return files

@@ -1,0 +1,54 @@
+"""Classification: every image has one class, or any number of them."""
+
+import dataclasses
+from typing import Any
+
+from common import weights
+from common.data.batches import EvalBatches
+from common.data.columns import Column, eval_images, labels, train_images
+from common.data.split import Split
+from common.evaluation.classification import ClassificationEvaluator
+from common.evaluation.evaluator import Evaluator
+from common.models import find_model, with_noise
+from common.models.cards import Preprocessing
+from common.tasks.start import Start
+
+
+def models(plan: Any) -> dict[str, Start]:
+    """The one that is trained, with the dataset's classes, at the recipe's resolution."""
+    config, recipe = plan.config, plan.recipe
+    model_config, arrays, card = weights.starting_values(
+        find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
+        image_size=(recipe.crop, recipe.crop), head_bias=recipe.head_bias, say=plan.notes.append,
+    )  # fmt: skip
+    prepared = recipe.crop, recipe.eval_resize, recipe.eval_resize_kind
+    preprocessing = Preprocessing(*prepared, card.preprocessing.mean, card.preprocessing.std, config.exif)
+    return {
+        "model": Start(with_noise(model_config, recipe.dropout, recipe.stochastic_depth), arrays, card, preprocessing)
+    }
+
+
+def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
+    """Images and what they show."""
+    return (train_images(plan.recipe) if train else eval_images(plan.preprocessing)), labels(split)
+
+
+def evaluators(plan: Any) -> list[Evaluator]:
+    """One for every split but `train`; of held-out images with one class each, it keeps what they are taken for."""
+    found = []
+    for name, split in plan.splits.items():
+        if name != "train":
+            batches = EvalBatches(split, None, plan.recipe.batch_eval, columns=columns(plan, split, train=False))
+            keeps = name == plan.held_out and not split.is_multi_label
+            found.append(ClassificationEvaluator(name, batches, split.labels if keeps else None))
+    return found
+
+
+def card(plan: Any) -> dict[str, Any]:
+    """The classes, how images are prepared, and the loss."""
+    return {
+        "class_names": plan.dataset.class_names,
+        **dataclasses.asdict(plan.preprocessing),
+        "skipped_images": plan.dataset.skipped,
+        "loss": plan.recipe.task.loss,
+    }
