@@ -76,7 +76,8 @@ def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any)
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
     preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
-    return preprocessing.scale(np.stack([split.view(i, model_view, preprocessing) for i in range(len(split))]))
+    view = lambda example: model_view(example.image, preprocessing)
+    return preprocessing.scale(np.stack([split.view(i, view) for i in range(len(split))]))
 
 
 def to_split(pictures: Any) -> Split:

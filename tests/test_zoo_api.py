@@ -119,7 +119,7 @@ def test_logits_are_those_of_predict(engine, photos):
     """`preprocess`, the model and `decode_predictions` give what the command computes and prints."""
     job = Prediction(PredictConfig(images=tuple(map(str, photos)), weights="pretrained", top=3))
     theirs = engine.build(job.model_config, job.arrays, preprocessing=job.preprocessing)
-    (_, expected), *rest = engine.inference.predict(theirs, job.batches(), dtype=engine.dtype("float32"))
+    (_, expected), *rest = engine.inference.predict(theirs, job.batches())
     model = engine.api.create_model(DEFAULT_MODEL, weights="pretrained")
     logits = model(engine.api.preprocess(model, photos))
     assert not rest
