@@ -41,14 +41,15 @@ class State:
 
 
 def facts(plan: Plan, state: State, engine: str) -> dict[str, Any]:
-    """What a checkpoint states of its run, but for its time and lines."""
+    """What a checkpoint states of its run, but for its time and lines; later steps do not change it."""
+    measured = {name: [*values] for name, values in state.measured.items()}
     return {
         "seed": plan.config.seed,
         "engine": engine,
         "config": dataclasses.asdict(plan.config),
         "constants": plan.constants,
-        "losses": state.measured.get("loss", []),
-        "measured": {name: values for name, values in state.measured.items() if name != "loss"},
+        "losses": measured.pop("loss", []),
+        "measured": measured,
         "best": state.best,
     }
 
