@@ -22,7 +22,7 @@ from PIL import Image
 CHILDREN = {}  # id -> {where it is heard: (1 for stderr or 0, decoder)}
 UTF8 = codecs.getincrementaldecoder("utf-8")
 IMPORTED_LATE = (  # by nearly every command, when it needs it
-    "common.data.prepare", "common.data.sources.archives", "common.data.sources.cifar", "common.data.sources.folder", "common.data.sources.tfds",
+    "common.data.catalogue",
     "concurrent.futures.thread", "multiprocessing.synchronize", "numpy.ma", "cv2", "simplejpeg", "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )  # fmt: skip

@@ -11,7 +11,8 @@ from processes import run_without
 
 from common.data.prepare import PREPARED
 from common.data.sources.archives import FLOWERS
-from common.data.sources.tfds import Features, Part, open_parts
+from common.data.sources.tfds import Features, open_parts
+from common.data.sources.tfds_folder import Part
 from common.datasets import open_dataset
 from common.system.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 from numpy_engine import load_main
 
 from common import config, models
-from common.data.sources import tfds
+from common.data.sources.tfds_folder import data_folder
 from common.models import PACKAGED_WEIGHTS, ResNetConfig, find_model
 from common.reports import curves
 from common.runs import run
@@ -164,16 +164,16 @@ def test_weights_from_an_object_store(bucket):
 def test_prepared_sets_from_an_object_store(bucket, monkeypatch):
     for name in ("cifar10/3.0.2/dataset_info.json", "cifar10/3.0.2/x.array_record-00000-of-00001", "other/1.0.0/big"):
         bucket.pipe_file(f"/bucket/sets/{name}", name.encode())
-    folder = tfds.data_folder("memory://bucket/sets", "cifar10")
+    folder = data_folder("memory://bucket/sets", "cifar10")
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
         "cifar10/3.0.2/dataset_info.json", "cifar10/3.0.2/x.array_record-00000-of-00001",
     }  # fmt: skip
     monkeypatch.setattr(bucket, "get_file", None)  # what is there already is not fetched again
     monkeypatch.setenv("TFDS_DATA_DIR", "memory://bucket/sets")
-    assert tfds.data_folder(None, "cifar10") == folder
+    assert data_folder(None, "cifar10") == folder
     bucket.pipe_file("/bucket/sets/cifar10/../../out", b"")
     with pytest.raises(UserError, match="leads out of a folder"):
-        tfds.data_folder("memory://bucket/sets", "cifar10")
+        data_folder("memory://bucket/sets", "cifar10")
 
 
 @pytest.mark.parametrize("url", ("gs://b/a.npz", "s3://b/a.npz"))

@@ -10,6 +10,7 @@ from common.data.lists import lines
 from common.data.prepare import IMAGENET_LAYOUT, prepared_folder
 from common.data.sources import Places, tfds
 from common.data.sources import folder as image_folder
+from common.data.sources.tfds_folder import data_folder
 from common.data.split import Dataset, Split
 from common.system.errors import UserError
 from common.system.files import read_regular
@@ -54,7 +55,7 @@ def open_imagenet(name: str, places: Places) -> Dataset:
         raise UserError(
             f"The dataset {name} is not prepared: its licence asks everyone to fetch it by hand, from "
             f"https://image-net.org; expected its images as {IMAGENET_LAYOUT.format(folder=root)}, or ArrayRecord "
-            f"files of TFDS in {tfds.data_folder(places.tfds_data_dir) / name}."
+            f"files of TFDS in {data_folder(places.tfds_data_dir) / name}."
         )
     splits = dict(opened.splits)
     for split, (suite, its_split, label, order_by) in SUITES.items():
@@ -68,7 +69,7 @@ def open_imagenet(name: str, places: Places) -> Dataset:
 
 def is_prepared(name: str, tfds_data_dir: str | Path | None) -> bool:
     """Whether TFDS has prepared the set `NAME` or `NAME/CONFIG`."""
-    return (tfds.data_folder(tfds_data_dir, name) / name).is_dir()
+    return (data_folder(tfds_data_dir, name) / name).is_dir()
 
 
 def open_pets(name: str, places: Places) -> Dataset:

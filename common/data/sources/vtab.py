@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.data import images
-from common.data.sources import Places, tfds
-from common.data.sources.tfds import Features, Part
+from common.data.sources import Places
+from common.data.sources.tfds import Features, open_parts
+from common.data.sources.tfds_folder import Part, find_prepared, read_class_names
 from common.data.split import Dataset, Split
 from common.system.errors import UserError, nearest
 from common.system.progress import note
@@ -135,7 +136,7 @@ def find_task(name: str) -> Task:
 
 def find_data(task: Task, tfds_data_dir: str | Path | None = None) -> Path:
     """The prepared folder of a task; UserError where there is none."""
-    return tfds.find_prepared(task.tfds, tfds_data_dir)
+    return find_prepared(task.tfds, tfds_data_dir)
 
 
 def open_vtab(name: str, places: Places) -> Dataset:
@@ -151,12 +152,12 @@ def open_vtab(name: str, places: Places) -> Dataset:
     if folder.name.partition(".")[0] != str(task.version):
         note(f"{folder} is not of the version {task.version}.*.* of VTAB: its first examples may be others.")
     parts = {"train": [TRAIN], "val": [val]} if variant else {"train": [TRAIN, val], "test": [Part(*task.test)]}
-    splits = tfds.open_parts(folder, parts, task.features, f"vtab-{name}-{variant}".rstrip("-"))
+    splits = open_parts(folder, parts, task.features, f"vtab-{name}-{variant}".rstrip("-"))
     if task.brightness != 1:
         splits = {name: brightened(split, task.brightness) for name, split in splits.items()}
     (key, *_), count = task.features.keys, task.features.num_classes
     named = task.features.label is its_class
-    class_names = tfds.read_class_names(folder / f"{key}.labels.txt", count) if named else tuple(map(str, range(count)))
+    class_names = read_class_names(folder / f"{key}.labels.txt", count) if named else tuple(map(str, range(count)))
     return Dataset(f"{name}/{variant}" if variant else name, class_names, splits, recipe=task.recipe)
 
 
