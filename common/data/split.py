@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from common.config import TrainConfig
 from common.data import images
 from common.system.errors import UserError, printable
 
@@ -220,7 +219,7 @@ def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, 
     return split.take(np.sort(np.concatenate(chosen)))
 
 
-def choose_splits(dataset: Dataset, config: TrainConfig, wanted: Collection[str] = ()) -> dict[str, Split]:
+def choose_splits(dataset: Dataset, config: Any, wanted: Collection[str] = ()) -> dict[str, Split]:
     """`train`, the split `val` that curves and choices may read, the dataset's held-out split, and others that are `wanted`.
 
     With --val_fraction, `val` is carved from `train`, and a dataset's own `val` is held out like a test set. Raises
