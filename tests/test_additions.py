@@ -1,9 +1,12 @@
 """An addition is complete: what a row of a table needs beside the row. `common/README.md` lists these tests."""
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import re
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from engines import NAMES as ENGINES
@@ -11,9 +14,12 @@ from format_cases import CASES
 from test_recipes import PUBLISHED
 from tiny_models import CONFIGS
 
+from common import evaluation, tasks
 from common.config import TrainConfig
 from common.data import prepare
 from common.data.catalogue import NAMED, SOURCES, open_dataset
+from common.evaluation.classification import ClassificationEvaluator
+from common.evaluation.metrics import METRICS
 from common.models import FAMILIES
 from common.models.initial import initial_parameters
 from common.recipes.create import create_recipe
@@ -21,6 +27,7 @@ from common.recipes.rules import RULES
 from common.recipes.task import KINDS
 from common.runs.export import FORMATS
 from common.system.errors import UserError
+from common.tasks import TASKS
 from common.weights.spellings import TABLES
 
 BY_HAND = ("bit_finetune", "bit_pretrain", "bit_pretrain_stepwise")  # whose numbers other tests of test_recipes.py list
@@ -106,14 +113,54 @@ def test_a_family_is_complete(config):
         assert {name: array.shape for name, array in initial_parameters(0, one).items()} == one.parameter_shapes()
 
 
-@pytest.mark.parametrize("name", KINDS)
+TASK_FUNCTIONS = {  # of a module in common/tasks/ -> their arguments
+    "models": ["plan"], "columns": ["plan", "split", "train"], "evaluators": ["plan"], "card": ["plan"]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", {**KINDS, **TASKS})
 def test_a_task_is_complete(name):
-    """Each engine has its loss, a function of its name with the arguments of the others."""
+    """Its numbers, its module with the functions of the others, its loss in each engine; it is judged by a known metric."""
+    assert KINDS[name].name == name and KINDS[name].best.partition("/")[2] in METRICS
+    for function, arguments in TASK_FUNCTIONS.items():
+        assert [*inspect.signature(getattr(TASKS[name], function)).parameters] == arguments, function
     for engine in ENGINES:
         assert table(engine, "losses.py", "LOSSES").get(name) == name, engine
-        functions = {
-            f.name: f
-            for f in ast.parse((ROOT / engine / "losses.py").read_text()).body
-            if isinstance(f, ast.FunctionDef)
-        }
-        assert [argument.arg for argument in functions[name].args.args] == ["models", "batch", "recipe"]
+        body = ast.parse((ROOT / engine / "losses.py").read_text()).body
+        (loss,) = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)
+        assert [argument.arg for argument in loss.args.args] == ["models", "batch", "recipe"]
+
+
+ONES = np.ones(3, np.float32)
+SCORES = dict.fromkeys(("top1", "top5", "loss", "predicted", "probability"), ONES) | {"mask": ONES > 0}
+EXAMPLES = {  # class -> (an evaluator of no batches, the rows of each of its outputs)
+    "ClassificationEvaluator": (lambda: ClassificationEvaluator("val", (), np.ones(3, np.int32)), {"scores": SCORES}),
+}
+
+
+def evaluators() -> set[str]:
+    """The classes of `common/evaluation/` and `common/tasks/` that have all of an evaluator's methods, base classes aside."""
+    found = set()
+    for module in (
+        *pkgutil.walk_packages(evaluation.__path__, "common.evaluation."),
+        *pkgutil.walk_packages(tasks.__path__, "common.tasks."),
+    ):
+        for name, one in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            own = one.__module__ == module.name and module.name != "common.evaluation.evaluator"
+            if own and all(hasattr(one, method) for method in ("passes", "add", "result", "write")):
+                found.add(name)
+    return found
+
+
+def test_an_evaluator_is_complete(tmp_path):
+    """Each engine computes its outputs; its results are rows of METRICS, with words and a direction or none."""
+    assert evaluators() == {*EXAMPLES}, "give every evaluator an example"
+    for create, rows_of in EXAMPLES.values():
+        evaluator = create()
+        assert [output for output, _ in evaluator.passes()] == [*rows_of]
+        for output, columns in rows_of.items():
+            for engine in ENGINES:
+                assert output in table(engine, "outputs.py", "OUTPUTS"), engine
+            evaluator.add(output, columns)
+        assert evaluator.result() and evaluator.result().keys() <= METRICS.keys()
+        evaluator.write(tmp_path)
