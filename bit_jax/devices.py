@@ -119,7 +119,7 @@ def leave(status: int) -> None:
 
 
 def join_processes() -> None:
-    """Join the other processes of the job where the environment tells of any.
+    """Join the other processes of the job where the environment names any.
 
     That is JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or what SLURM's
     srun, Open MPI's mpirun and Cloud TPU virtual machines say. Not run on TPUs yet.

@@ -1,4 +1,4 @@
-"""Accuracy and loss of a model on splits of a dataset, in JAX."""
+"""Measure accuracy and loss of a model on splits of a dataset, in JAX."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
@@ -8,7 +8,7 @@ from common.runs.inference import Evaluation
 
 
 def load_main():
-    """What `evaluate` does with its checked flags; imports the framework."""
+    """The function that `evaluate` calls with its checked flags; imports the framework."""
     from bit_jax.inference import evaluate_main
 
     return evaluate_main

@@ -10,7 +10,7 @@ from common.runs.run import Run
 
 
 def load_main():
-    """What `train` does with its checked flags; imports the framework."""
+    """The function that `train` calls with its checked flags; imports the framework."""
     from bit_jax.loop import main
 
     return main

@@ -1,4 +1,4 @@
-"""The package `common` by its side is what an engine stands on: say so where something else has taken its name."""
+"""An engine needs the package `common` beside it; this module refuses another module of that name."""
 
 import importlib.util
 import itertools

@@ -40,7 +40,7 @@ class Devices(devices.Devices):
             print(f"Using one of {torch.cuda.device_count()} GPUs; scripts/launch/local.sh uses all of them.")
 
     def _join(self) -> None:
-        """Meet the other processes, as torchrun's environment says."""
+        """Meet the other processes that torchrun's environment names."""
         if self.device.type == "cuda":
             if self.device.index >= torch.cuda.device_count():
                 raise UserError(

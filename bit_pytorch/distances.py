@@ -1,4 +1,4 @@
-"""How far a student's logits are from a teacher's: `evaluators/proj/distill/distance.py` of google-research/big_vision.
+"""Distances of logits from a teacher's: `evaluators/proj/distill/distance.py` of google-research/big_vision.
 
 Each takes logits [B, K] of the student and of the teacher and returns one number for each example, [B]. The first five
 are losses; the gradient flows into the student alone where the teacher's logits were made without one.
@@ -52,7 +52,7 @@ def divergence(probabilities: Tensor, logits: Tensor) -> Tensor:
 
 
 def rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes of [B, K] rank before the labelled one, [B]: all but itself, lower ones, and later equals.
+    """The number of classes of [B, K] before the labelled one, [B]: all but itself, lower ones, and later equals.
 
     NaN is not lower, so a model that has blown up is right nowhere.
     """

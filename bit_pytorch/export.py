@@ -1,4 +1,4 @@
-"""A model as a graph for other programs, with a free number of images, in PyTorch."""
+"""Write a model as a graph for other programs, for any number of images, in PyTorch."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
@@ -10,7 +10,7 @@ from common.runs.export import Export
 
 
 def load_main():
-    """What `export` does with its checked flags; imports the framework."""
+    """The function that `export` calls with its checked flags; imports the framework."""
     from bit_pytorch.exporters import export_main
 
     return export_main

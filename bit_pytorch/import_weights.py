@@ -2,7 +2,7 @@
 
 The only place that reads a pickle, and only with PyTorch's `weights_only` loader, which builds tensors and containers
 and calls nothing else. What trainers put around a model is taken off: the dicts that it is nested in, and prefixes such as
-`model.`, `module.` and `_orig_mod.`. Names then stay as they are: `python -m common.convert` knows them.
+`model.`, `module.` and `_orig_mod.`. Names then stay as they are: `python -m common.convert` reads them.
 """
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
@@ -72,7 +72,7 @@ def import_weights(source: Path, target: Path, key: str | None = None, *, say: C
 
 
 def read_pickle(source: Path) -> Any:
-    """What a pickle holds, if that is tensors and containers. UserError for anything else."""
+    """The contents of a pickle of tensors and containers. UserError for anything else."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""What the families have in common in PyTorch: features, then a head; and blocks that may be computed twice."""
+"""The shared part of the families in PyTorch: features, then a head; blocks that may be computed twice."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from common.models.cards import Card, Preprocessing
 class Model(nn.Module):
     """Images [B, 3, H, W] to logits [B, num_classes], or to features where there are no classes.
 
-    `card` says what is known of its weights (common/models/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    `card` holds facts of its weights (common/models/cards.py), `preprocessing` the scale of images: in [-1, 1],
     but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
     instead of keeping them.
     """
@@ -36,12 +36,12 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of the logits; None where nothing tells them."""
+        """Names of the classes in the order of the logits; None where they are unknown."""
         return self.card.class_names
 
     @property
@@ -72,5 +72,5 @@ class Model(nn.Module):
         return self.logits(self.features(images))
 
     def logits(self, features: Tensor) -> Tensor:
-        """What the head makes of features; the features themselves where there is no head."""
+        """The head's output for features; the features themselves where there is no head."""
         return features if self.head is None else self.head(features)

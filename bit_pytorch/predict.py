@@ -1,4 +1,4 @@
-"""Top classes, logits and features of images, in PyTorch."""
+"""Predict the classes of images, and write logits and features, in PyTorch."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
@@ -8,7 +8,7 @@ from common.runs.prediction import Prediction
 
 
 def load_main():
-    """What `predict` does with its checked flags; imports the framework."""
+    """The function that `predict` calls with its checked flags; imports the framework."""
     from bit_pytorch.inference import predict_main
 
     return predict_main

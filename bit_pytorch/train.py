@@ -11,7 +11,7 @@ from common.runs.run import Run
 
 
 def load_main():
-    """What `train` does with its checked flags; imports the framework."""
+    """The function that `train` calls with its checked flags; imports the framework."""
     from bit_pytorch.loop import main
 
     return main

@@ -1,4 +1,4 @@
-"""A model as a graph for other programs, with a free number of images, in TensorFlow."""
+"""Write a model as a graph for other programs, for any number of images, in TensorFlow."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
@@ -11,7 +11,7 @@ from common.runs.export import Export
 
 
 def load_main():
-    """What `export` does with its checked flags; imports the framework."""
+    """The function that `export` calls with its checked flags; imports the framework."""
     import_tensorflow()
     from bit_tf2.exporters import export_main
 

@@ -36,7 +36,7 @@ def dtype_policy(policy: str) -> Iterator[None]:
 
 
 class Traced(keras.layers.Layer):
-    """What a layer says of its output before it is called, in the type of its input: `call` is traced."""
+    """The shape and type of a layer's output before it is called; `call` is traced."""
 
     def compute_output_spec(self, *args, **kwargs) -> keras.KerasTensor:
         return super(keras.layers.Layer, self).compute_output_spec(*args, **kwargs)

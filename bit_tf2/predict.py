@@ -1,4 +1,4 @@
-"""Top classes, logits and features of images, in TensorFlow."""
+"""Predict the classes of images, and write logits and features, in TensorFlow."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
@@ -9,7 +9,7 @@ from common.runs.prediction import Prediction
 
 
 def load_main():
-    """What `predict` does with its checked flags; imports the framework."""
+    """The function that `predict` calls with its checked flags; imports the framework."""
     import_tensorflow()
     from bit_tf2.inference import predict_main
 

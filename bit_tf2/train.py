@@ -11,7 +11,7 @@ from common.runs.run import Run
 
 
 def load_main():
-    """What `train` does with its checked flags; imports the framework."""
+    """The function that `train` calls with its checked flags; imports the framework."""
     import_tensorflow()
     from bit_tf2.loop import main
 

@@ -1,1 +1,1 @@
-"""How a model is judged: metrics, classes matched by name, kept predictions."""
+"""The evaluation of a model: metrics, classes matched by name, kept predictions."""

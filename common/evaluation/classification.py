@@ -1,4 +1,4 @@
-"""How classification is judged: top-1, top-5 and the loss on a split, and what each held-out image is taken for."""
+"""The evaluation of classification: top-1, top-5 and loss on a split, and a prediction for each held-out image."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class ClassificationEvaluator(Means):
         self.labels, self.kept = labels, []
 
     def add(self, output: str, rows: Rows) -> None:
-        """Columns [N]: top1 and top5, whether the right class is among so many; loss; mask; predicted; probability."""
+        """Columns [N]: top1 and top5, whether the right class is among so many predicted ones; loss; mask; predicted; probability."""
         super().add(output, rows)
         if self.labels is not None:
             self.kept.append((rows["predicted"].astype(np.int32), rows["probability"].astype(np.float32)))

@@ -1,4 +1,4 @@
-"""The face of an evaluator: what an engine computes for it, and what comes of that. Numpy only, so no engine judges otherwise."""
+"""The face of an evaluator: the outputs that an engine computes for it, and its metrics. Numpy only, so engines judge alike."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,18 +12,18 @@ Rows = dict[str, np.ndarray]  # column -> [N, ...]
 
 
 class Evaluator(Protocol):
-    """One evaluation: `evaluate` of an engine goes through its passes once and adds what comes of them."""
+    """One evaluation: `evaluate` of an engine goes through its passes once and adds the rows of each."""
 
     name: str  # the first part of its metrics' names: a split
 
     def passes(self) -> Iterator[tuple[str, Any]]:
-        """(which of an engine's OUTPUTS, batches to compute it for), one after the other."""
+        """(the name of one of an engine's OUTPUTS, the batches to compute it for), one after the other."""
 
     def add(self, output: str, rows: Rows) -> None:
-        """Take up what was computed for examples in their order, padding included, whose mask is False."""
+        """Add rows of examples in their order, with padding, whose mask is False."""
 
     def result(self) -> dict[str, float]:
-        """{metric: value}, rows of METRICS, of all that was added."""
+        """{metric: value} of all added rows; the metrics are rows of METRICS."""
 
     def write(self, folder: Path) -> None:
         """Leave files in the run's folder, once the last evaluation has ended."""

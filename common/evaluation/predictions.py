@@ -1,4 +1,4 @@
-"""What a run takes each image of its held-out split for: `predictions.npz`, and what that tells of the model."""
+"""`predictions.npz`: the predicted class of every image of the held-out split, its confusion matrix and mistakes."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from common.system.files import open_regular, write_atomically
 from common.weights.containers import npz
 
 PREDICTIONS = "predictions.npz"
-MOST_CLASSES = 2**20  # that are counted to where nothing tells how many there are
+MOST_CLASSES = 2**20  # the largest number of classes that is counted to, where it is unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Predictions:
 
     @property
     def num_right(self) -> int:
-        """How many images were taken for what they show."""
+        """The number of images with the right prediction."""
         return int((self.predicted == self.labels).sum())
 
     def mistakes(self, count: int) -> np.ndarray:
-        """The numbers of at most `count` images that were taken for another class, the most confident first."""
+        """The numbers of at most `count` images with a wrong prediction, the most confident first."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         return wrong[np.argsort(-self.probability[wrong], kind="stable")][:count]
 
     def confusion(self, num_classes: int) -> np.ndarray:
-        """int64 [K, K]: how many images of class i were taken for class j."""
+        """int64 [K, K]: the number of images of class i that were predicted as class j."""
         pairs = self.labels.astype(np.int64) * num_classes + self.predicted
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -62,7 +62,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, num_classes: int = MOST_CLASSES) -> Predictions:
-    """What `write_predictions` wrote, of a model of `num_classes`. UserError for anything else."""
+    """Read what `write_predictions` wrote, of a model of `num_classes`. UserError for any other file."""
     try:
         with open_regular(path) as whole:
             size = os.fstat(whole.fileno()).st_size

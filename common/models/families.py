@@ -37,7 +37,7 @@ def architecture_name(config: ModelConfig) -> str | None:
 
 
 def family_name(config: ModelConfig) -> str:
-    """What a person calls the family of a configuration."""
+    """The name of a configuration's family, in words."""
     family = FAMILIES[type(config)]
     return family.parent if config.children and family.parent else family.name
 

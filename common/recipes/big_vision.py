@@ -2,7 +2,7 @@
 
 
 def big_vision(num_examples: int, flags: dict, epochs: int, batch: int) -> dict:
-    """What the configurations of google-research/big_vision for training from scratch have in common.
+    """The common part of google-research/big_vision's configurations for training from scratch.
 
     Their `resize_small` averages areas (`pp/ops_image.py`).
     """

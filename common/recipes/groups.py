@@ -16,12 +16,12 @@ class Group:
     """What holds for the parameters whose whole canonical name fits the pattern; None: what earlier groups say."""
 
     pattern: str  # a regular expression, such as `blocks/0/.*`
-    trained: bool | None = None  # all parameters are, but for what a group says
+    trained: bool | None = None  # all parameters are, unless a group differs
     decayed: bool | None = None  # by the recipe's weight decay: none are
     rate: float | None = None  # what the learning rate is multiplied by: 1
 
     def record(self) -> dict[str, Any]:
-        """The pattern and what it says, as JSON holds them."""
+        """The pattern and its numbers, as JSON holds them."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -51,7 +51,7 @@ def create_groups(train_only: TrainOnly = "all", decay_mask: DecayMask = "kernel
 
 @functools.lru_cache(64)
 def parts(groups: Groups, names: tuple[str, ...]) -> tuple[Part, ...]:
-    """What holds for each of the parameters: of the groups that its name fits, what the last one says."""
+    """The numbers of each parameter: those of the last group whose pattern its name fits."""
     found = [{} for _ in names]
     for group in groups:
         said = {name: value for name, value in group.record().items() if name != "pattern"}

@@ -1,1 +1,1 @@
-"""What finished and running runs look like: records, curves, mistakes."""
+"""Reports on finished and running runs: records, curves, mistakes."""

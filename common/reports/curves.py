@@ -34,7 +34,7 @@ def shown(record: Record, title: str) -> list[str]:
 
 
 def draw(axes, title: str, records: Sequence[Record]) -> None:
-    """One panel: colour tells the engine, or the run where all have one engine; dashes and marks tell the metric.
+    """One panel: each engine has a colour, or each run where all have one engine; each metric has dashes and marks.
 
     Of engines, each is drawn thinner than the one below it, so that all are seen where they agree.
     """
@@ -70,7 +70,7 @@ def points_of(record: Record, metric: str) -> list[tuple[int, float]]:
 
 
 def line_of(metric: str, metrics: Sequence[str], num_points: int) -> dict:
-    """How the line of one of several metrics is dashed and, where it has few points, how they are marked."""
+    """The dashes of the line of one of several metrics and, where it has few points, their marks."""
     number = metrics.index(metric)
     look = {"linestyle": STYLES[number % len(STYLES)] if num_points > 1 else "none"}
     return look | ({"marker": MARKS[number % len(MARKS)]} if num_points < FEW_POINTS else {})
@@ -91,7 +91,7 @@ def explain(axes, who: dict[str, dict], metrics: dict[str, dict]) -> None:
 
 
 def short(name: str) -> str:
-    """What a legend has room for; in the middle names differ least."""
+    """A name that fits into a legend, shortened in the middle, where names differ least."""
     name = printable(name)
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
 

@@ -1,4 +1,4 @@
-"""What a run has left in its folder, for who compares runs; logs of big_vision, too."""
+"""Read the folder of a run, or a log of big_vision, for a report."""
 
 import collections
 import dataclasses
@@ -30,7 +30,7 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
 
 
 JUDGE = Classification.best.rpartition("/")[2]  # the metric that runs are compared by
-LARGEST = 1e30  # a metric beyond it tells nothing but that the run went astray, and no axis can be drawn to it
+LARGEST = 1e30  # a metric beyond it means that the run went astray, and no axis can be drawn to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Record:
     lines: list[dict[str, float]]
     notes: list[str]  # what is wrong with the folder, or not there yet
     predictions: Predictions | None = None  # on its held-out images
-    name_parts: int = 1  # of the folder's path, which tell the run from others
+    name_parts: int = 1  # of the folder's path, which distinguish the run from others
 
     @property
     def name(self) -> str:
-        """What the run is called: its folder."""
+        """The name of the run: its folder."""
         return "/".join(Path(os.path.abspath(self.folder)).parts[-self.name_parts :])
 
     @property
@@ -60,7 +60,7 @@ class Record:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has left its weights, the last of its files; logs of big_vision do not tell."""
+        """Whether the run has left its weights, the last of its files; unknown for logs of big_vision."""
         return self.engine == "big_vision" or (self.folder / "weights.npz").exists()
 
     @property
@@ -147,7 +147,7 @@ def plain(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def num_classes(card: dict[str, Any]) -> int:
-    """How many classes a run's card tells of, or the most that a report counts to where it tells nothing."""
+    """The number of classes on a run's card, or the largest number that a report counts to where it is unknown."""
     names, config = card.get("class_names"), card.get("config")
     told = config.get("num_classes") if isinstance(config, dict) else None
     if not isinstance(told, int) or told < 1:
@@ -207,7 +207,7 @@ def is_number(value: Any) -> bool:
 
 
 def big_vision_name(name: str) -> str:
-    """What one of big_vision's metrics is called here: `v2/prec@1` is `v2/top1`."""
+    """The name here of one of big_vision's metrics: `v2/prec@1` is `v2/top1`."""
     split, _, metric = name.rpartition("/")
     if name in BIG_VISION_NAMES:
         return BIG_VISION_NAMES[name]
@@ -218,7 +218,7 @@ SPLITS = {"train": "training", "val": "validation"}
 
 
 def in_words(metric: str) -> str:
-    """What a metric is called where people read: `validation top-1` of `val/top1`, `learning rate` of `train/lr`."""
+    """The name of a metric in words: `validation top-1` of `val/top1`, `learning rate` of `train/lr`."""
     split, _, name = metric.rpartition("/")
     words = row(name).title
     return words if name == "lr" else f"{SPLITS.get(split, split)} {words}".strip()
@@ -237,7 +237,7 @@ SEEDS = ("seed", "examples_per_class_seed")
 
 
 def settings(record: Record, *, seeds: bool) -> tuple:
-    """What two runs must have in common to be compared; with or without their seeds."""
+    """The settings that two compared runs must share, with or without their seeds."""
     left_out = scoped(TrainConfig, "run", "machine").union(() if seeds else SEEDS)
     return tuple(sorted((name, repr(value)) for name, value in record.config.items() if name not in left_out))
 
@@ -283,7 +283,7 @@ def gaps(records: Sequence[Record]) -> list[Gap]:
 
 
 def gap(first: Record, second: Record) -> Gap:
-    """How far two runs lie apart."""
+    """The distance of two runs."""
     there, here = dict(first.points("train/loss")), dict(second.points("train/loss"))
     differences = {step: abs(here[step] - there[step]) for step in here if step in there}
     at = max(differences, key=differences.get, default=0)

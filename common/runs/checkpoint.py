@@ -22,7 +22,7 @@ CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 
 class Checkpoint(NamedTuple):
-    """What was saved after `step` completed updates."""
+    """The contents of a checkpoint, saved after `step` completed updates."""
 
     step: int
     arrays: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""What `export` decides before an engine writes a graph, and how what was written is verified and takes its name."""
+"""`export` but for the graph: the checked flags and the model before, verification and renaming after."""
 
 import dataclasses
 import json
@@ -144,7 +144,7 @@ def check_target(config: ExportConfig, engine: str) -> None:
 
 
 def start(config: ExportConfig) -> weights.Start:
-    """What --weights holds, whatever --model says; the published model, or initial values."""
+    """The model in --weights, whatever --model is; the published model, or initial values."""
     size = (config.resolution, config.resolution) if config.resolution else None
     model = find_model(config.model)
     if config.weights in ("pretrained", "none"):

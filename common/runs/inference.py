@@ -69,7 +69,7 @@ class Inference:
         (show if self.config.output else result)(text)
 
     def preprocessing_at(self, crop_px: int) -> Preprocessing:
-        """What the card says of a resolution, or --eval_resize."""
+        """The card's number for a resolution, or --eval_resize."""
         wanted = self.config.eval_resize
         if wanted is None:
             return self.preprocessing.at(crop_px)

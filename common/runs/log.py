@@ -1,4 +1,4 @@
-"""What a run says and measures: `train.log` and the screen, `metrics.jsonl`, and with --tensorboard an event file."""
+"""The lines and measurements of a run: `train.log` and the screen, `metrics.jsonl`, and with --tensorboard an event file."""
 
 import json
 import math
@@ -46,7 +46,7 @@ class Log:
             )
 
     def _shorter(self) -> str:
-        """Which flags make a run short, if they change anything."""
+        """The flags that would make the run shorter, if they change anything."""
         recipe = self.plan.recipe
         numbers = {"crop": recipe.crop, "steps": recipe.num_steps, "batch": recipe.batch}
         flags = [f"--{name} {SHORT[name]}" for name in SHORT if numbers[name] > SHORT[name]]

@@ -32,7 +32,7 @@ RESULTS = (
     events.FILE,
     "metrics.jsonl",
     "train.log",
-    "weights.npz",  # says: finished
+    "weights.npz",  # its presence means: finished
 )
 
 

@@ -1,6 +1,6 @@
-"""What a model becomes in a spelling that cannot say all of it, and how it comes back without losing a bit.
+"""Express a model in a spelling that cannot hold all of it, and restore it without losing a bit.
 
-Only what leaves every logit the same is changed, as the family's row says (common/models/family.py).
+Every change leaves the logits the same; the family's row makes it (common/models/family.py).
 """
 
 import dataclasses

@@ -53,7 +53,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
-    """({file: what it says}, notes on what Hugging Face does otherwise): `from_pretrained(FOLDER)` and `pipeline` read it."""
+    """({file: contents}, notes on what Hugging Face does otherwise): `from_pretrained` and `pipeline` read it."""
     size, notes = processors.image_size(config, card)
     facts = describe(config, card)
     processor, more = processors.write_huggingface(card.preprocessing, size, facts["model_type"])
@@ -61,7 +61,7 @@ def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[
 
 
 def describe(config: ModelConfig, card: Card) -> dict[str, Any]:
-    """What a config.json says of a model."""
+    """The facts of a model in a config.json."""
     names = card.class_names or [f"LABEL_{i}" for i in range(config.num_classes or 0)]
     labels = {
         "id2label": {str(i): name for i, name in enumerate(names)},

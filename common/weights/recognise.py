@@ -1,4 +1,4 @@
-"""What a file holds, from the names and shapes in it: family, configuration and spelling."""
+"""Recognise a file by the names and shapes in it: family, configuration and spelling."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,13 +22,13 @@ class Found(NamedTuple):
     table: Table
     config: ModelConfig
     names: dict[str, str]
-    assumed: list[str]  # fields that neither shapes nor a config file tell
+    assumed: list[str]  # fields that follow from neither shapes nor a config file
     channels: int  # of the images that the stem takes
     unused: list[str]  # names of arrays that are no parameters of the model
 
 
 def recognise(shapes: Mapping[str, Shape], facts: dict[str, Any], where: object, spelling: str | None = None) -> Found:
-    """What a file with arrays of these names and shapes holds.
+    """Recognise a file with arrays of these names and shapes.
 
     `facts` are fields of the configuration that its config file or the user states. Raises UserError that lists what
     is missing, unexpected or misshapen in the nearest spelling, or the spellings where several fit.
@@ -137,7 +137,7 @@ def nearest_fit(table: Table, names: dict[str, str], match: Match, shapes: Mappi
 def differences(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], unknown: list[str] = (), *, same: Callable = fits
 ) -> str:
-    """What is missing, unexpected and misshapen among `found`, as a person reads it; nothing where all is right."""
+    """The missing, unexpected and misshapen names among `found`, in words; empty where all is right."""
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": list(dict.fromkeys([*unknown, *(name for name in found if name not in expected)])),

@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the files beside the arrays, or their metadata, say."""
+    """The facts in the files beside the arrays, or in their metadata."""
 
     fields: dict[str, Any]
     recorded: ModelConfig | None = None
@@ -130,7 +130,7 @@ def check_finite(arrays: Arrays, path: Path) -> None:
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether no element is NaN or infinite: a finite sum of squares says so without another array."""
+    """Whether no element is NaN or infinite: a finite sum of squares proves it without another array."""
     flat = array.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(flat.dot(flat)) or np.isfinite(flat).all())
@@ -145,12 +145,12 @@ def card_path(weights_file: Path) -> Path:
 
 
 def card_name(weights_file: Path) -> str:
-    """What the card beside a weights file is called: `card.json` for a run's, `NAME.json` for `NAME.npz`."""
+    """The path of the card beside a weights file: `card.json` for a run's, `NAME.json` for `NAME.npz`."""
     return "card.json" if weights_file.stem == "weights" else f"{weights_file.stem}.json"
 
 
 def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
-    """What a file's metadata, the config.json in its folder, or its card say; in this order, the first that exists.
+    """The facts in a file's metadata, in the config.json of its folder, or in its card: the first of these that exists.
 
     UserError where that is broken.
     """
@@ -172,7 +172,7 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
 
 
 def recorded_facts(record: Any, where: Path) -> Facts:
-    """What a record or a card of ours says. UserError where it is broken."""
+    """The facts in a record or a card of ours. UserError where it is broken."""
     if not isinstance(record, dict):
         raise UserError(f"{where} holds a record of its model that is no object; convert it again.")
     card = parse_card(record, where)
@@ -184,7 +184,7 @@ def recorded_facts(record: Any, where: Path) -> Facts:
 
 
 def foreign_facts(path: Path) -> Facts:
-    """What a config.json of timm or Hugging Face says. UserError where it is none."""
+    """The facts in a config.json of timm or Hugging Face. UserError where it is none."""
     config, processor = read_json(path), path.with_name("preprocessor_config.json")
     told = read_json(processor) if processor.is_file() else None
     try:

@@ -31,10 +31,10 @@ def canonical_shapes(config: Config, channels: int) -> dict[str, Shape]:
 
 
 class Match(NamedTuple):
-    """What the names and shapes of a file are in a spelling."""
+    """The parameters of a file in a spelling, from its names and shapes."""
 
     shapes: dict[str, Shape]  # of our parameters, without the children's
-    num_heads: int | None  # where the shapes tell
+    num_heads: int | None  # where it follows from the shapes
     unknown: list[str]
     children: "dict[str, Match]"
 
@@ -57,9 +57,9 @@ class Table:
 
     `children` are tables of the models within (`prefixed`); a table is for models with exactly these. `holds` maps fields
     of the configuration to the values that the spelling can express (others are adapted where the model stays the same,
-    or refused); `computes` to the values that its own code computes with where no file says otherwise; `aliases` are
+    or refused); `computes` to the values that its own code computes with by default; `aliases` are
     (pattern, replacement) of older names; `ignored` matches what is no parameter; `prepares` returns of a configuration
-    (card, note): how its models want images where no file says it.
+    (card, note): the preparation of its models' images where no file states it.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Table:
         return next(knowing, None)
 
     def match(self, shapes: dict[str, Shape]) -> Match:
-        """What a file is that holds (renamed) arrays of these names and shapes."""
+        """Match a file with (renamed) arrays of these names and shapes."""
         own, parts, unknown = {}, {child.name: {} for child in self.children}, set()
         for name, shape in shapes.items():
             if hit := self._hit(name):

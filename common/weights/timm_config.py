@@ -14,9 +14,9 @@ from common.system.errors import UserError
 from common.weights import processors
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
-HEADS = {"vit_base_patch16_gap_224": 16}  # architectures of which neither arrays nor the published sizes tell them
+HEADS = {"vit_base_patch16_gap_224": 16}  # architectures whose heads follow from neither arrays nor published sizes
 ACTIVATIONS = {"gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}}
-# Arguments of timm's models that arrays tell, that are read below, or that change nothing once a model is trained.
+# Arguments of timm's models that follow from arrays, are read below, or change nothing once a model is trained.
 KNOWN = {
     "num_heads", "img_size", "act_layer", "global_pool", "num_classes", "in_chans", "patch_size", "embed_dim", "depth",
     "mlp_ratio", "qkv_bias", "proj_bias", "qk_norm", "scale_attn_norm", "scale_mlp_norm", "init_values", "class_token",
@@ -93,7 +93,7 @@ def in_order(names: dict[str, str]) -> list[str]:
 
 
 def usual_activation(architecture: str) -> str:
-    """What an architecture of timm computes with where its config.json does not say (as in timm 1.0.31)."""
+    """The defaults of an architecture of timm, for keys that its config.json lacks (as in timm 1.0.31)."""
     if architecture.startswith("resnetv2"):
         return "relu"
     return "gelu_tanh" if re.match(TANH_ARCHITECTURES, architecture) else "gelu"
@@ -107,7 +107,7 @@ LAYERS = {  # what a config.json calls the layers that other images and classes 
 
 
 def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
-    """({file: what it says}, notes on what timm does otherwise): `create_model("local-dir:FOLDER", pretrained=True)` and
+    """({file: contents}, notes on what timm does otherwise): `create_model("local-dir:FOLDER", pretrained=True)` and
     `resolve_model_data_config` read it.
     """
     architecture, arguments = describe(config)

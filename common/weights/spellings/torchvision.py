@@ -36,7 +36,7 @@ ROWS = (
 
 
 def prepared(config: ViTConfig) -> tuple[Card, str]:
-    """How torchvision's own weights of this size want images: those of 224 px from ImageNet alone, larger ones SWAG's."""
+    """The preparation of torchvision's own weights of this size: at 224 px those of ImageNet alone, above SWAG's."""
     resolution = config.image_size[0]
     card = Card(resolution=resolution, mean=IMAGENET_MEAN, std=IMAGENET_STD, rounding="torchvision")
     if resolution == 224:
