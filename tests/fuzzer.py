@@ -21,7 +21,7 @@ from common.models import ResNetConfig
 from common.runs import checkpoint
 from common.system.errors import UserError
 from common.weights import read_weights
-from common.weights.containers import tensor_bundle
+from common.weights.containers import sealed, tensor_bundle
 from common.weights.source import read_model
 
 MINI = ResNetConfig((2, 1), 0.5, 10)
@@ -73,11 +73,11 @@ def damaged_member(data: bytes, other: bytes, rng: np.random.Generator) -> bytes
 def damaged_header(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
     """A checkpoint whose digest is right and whose header is not."""
     length = int.from_bytes(data[:8], "little")
-    header, stated = data[8 : 8 + length], checkpoint.DIGEST.search(data)[1]
+    header, stated = data[8 : 8 + length], sealed.DIGEST.search(data)[1]
     start = header.index(stated) + len(stated) + 1
-    header = header[:start].replace(stated, checkpoint.NO_DIGEST.encode()) + damaged(header[start:], other, rng)
+    header = header[:start].replace(stated, sealed.NO_DIGEST.encode()) + damaged(header[start:], other, rng)
     result = len(header).to_bytes(8, "little") + header + data[8 + length :]
-    return result.replace(checkpoint.NO_DIGEST.encode(), hashlib.sha256(result).hexdigest().encode(), 1)
+    return result.replace(sealed.NO_DIGEST.encode(), hashlib.sha256(result).hexdigest().encode(), 1)
 
 
 def damaged_block(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:

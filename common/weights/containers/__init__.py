@@ -10,98 +10,26 @@ with open_container(path) as file:
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
-
-import h5py
-import numpy as np
+from typing import Any
 
 from common.models import ResNetConfig
 from common.models.family import Arrays
 from common.system.errors import UserError, reason
 from common.system.files import read_regular, write_atomically
 from common.weights import foreign
-from common.weights.containers import h5, hub, npz, safetensors
-from common.weights.containers.arrays import declare
+from common.weights.containers import h5, npz, safetensors
+from common.weights.containers.h5 import H5
 from common.weights.containers.msgpack import Msgpack
 from common.weights.containers.npz import Npz
 from common.weights.containers.safetensors import INDEX, Safetensors, Sharded
 from common.weights.containers.tensor_bundle import TensorBundle
-from common.weights.spellings import keras
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".safetensors")
+RECORD = h5.RECORD
 KNOWN = ".npz or .h5 or .safetensors"  # for sentences
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 FILES = (*SUFFIXES, *PICKLES, *foreign.ENDINGS, ".index", ".msgpack", ".json")  # endings that no folder's name has
 MAX_JSON_BYTES = 2**26
-MAX_RECORD_BYTES = 2**20  # of a configuration
-RECORD = "bit_zoo"  # the metadata in which our own files keep the configuration, as JSON
-
-
-class H5:
-    """An open `.h5` file: our own, with names as paths; BiT's, under its published names; or Keras's of a zoo's model."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._file, self._axes = h5py.File(path, "r"), {}
-        try:
-            if "layer_names" in self._file.attrs:
-                self._read_lists()
-            else:
-                self._datasets = dict(h5.all_datasets(self._file, path))
-            self.metadata = {RECORD: str(self._file.attrs[RECORD])} if RECORD in self._file.attrs else {}
-            if keras.is_keras(self._datasets):
-                self.metadata |= self._keras_record()
-                self._datasets = keras.renamed(self._datasets, path)
-            self.declared = {name: declare(self._shape(name), data.dtype) for name, data in self._datasets.items()}
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _read_lists(self) -> None:
-        """Find the data sets of a file of Keras 2: BiT's, or one of the hub, whose kernels lie as PyTorch's then."""
-        found = h5.listed_datasets(self._file, self.path)
-        if not hub.is_tensorflow(name for name, _ in found):
-            self._datasets = h5.published_datasets(self._file, [data for _, data in found], self.path)
-            return
-        self._datasets = {}
-        for name, data in found:
-            there, axes = hub.from_tensorflow(name, data.ndim)
-            if there in self._datasets:
-                raise UserError(f"{self.path} holds {there} twice; download it again.")
-            self._datasets[there], self._axes[there] = data, axes
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        shape = self._datasets[name].shape
-        return tuple(shape[axis] for axis in self._axes[name]) if name in self._axes else shape
-
-    def _keras_record(self) -> dict[str, str]:
-        """The record that a model of `bit_tf2` writes beside its arrays, as metadata."""
-        record = self._datasets.get(keras.RECORD)
-        if record is None:
-            return {}
-        if record.dtype != np.uint8 or record.nbytes > MAX_RECORD_BYTES:
-            raise UserError(f"{self.path} holds a record of its model that is no text; save it again.")
-        h5.check_bytes([record], self.path)
-        return {RECORD: record[()].tobytes().decode()}
-
-    def check_bytes(self) -> None:
-        """Raise UserError where data sets declare more than the file can hold."""
-        h5.check_bytes(list(self._datasets.values()), self.path)
-
-    def get(self, name: str) -> np.ndarray:
-        """One array."""
-        array = self._datasets[name][()]
-        return array.transpose(self._axes[name]) if name in self._axes else array
-
-    def holds(self, name: str, array: np.ndarray) -> bool:
-        """Whether the values of one are those of `array`, bit for bit."""
-        return self.get(name).tobytes() == array.tobytes()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 OPENERS = {".npz": Npz, ".safetensors": Safetensors, ".h5": H5, ".hdf5": H5, ".index": TensorBundle, INDEX: Sharded}
@@ -180,10 +108,7 @@ def fill(file, suffix: str, published: Arrays, metadata: dict[str, str], bit: Re
     elif bit:
         h5.fill(file, published, bit)
     else:
-        with h5py.File(file, "w") as target:
-            target.attrs.update(metadata)
-            for name, array in published.items():
-                target.create_dataset(name, data=array)
+        h5.fill_paths(file, published, metadata)
 
 
 def verify(path: Path, suffix: str, published: Arrays) -> None:

@@ -1,12 +1,12 @@
-"""Keras `.h5` weights of the original TF2 code, read and written by the order of their names.
+"""`.h5` files: names as paths, Keras's of a zoo's model, the hub's, or BiT's, read and written by the order of their names.
 
-The names inside depend on how the Keras model was built; their order and shapes do not. Only plain data sets of this
-very file are read: links to other places and virtual storage are refused.
+The names in BiT's depend on how the Keras model was built; their order and shapes do not. Only plain data sets of a file
+itself are read: links to other places and virtual storage are refused.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import h5py
 import numpy as np
@@ -14,11 +14,82 @@ import numpy as np
 from common.models import ResNetConfig
 from common.models.family import Arrays
 from common.system.errors import UserError
-from common.weights.spellings import bit
+from common.weights.containers import hub
+from common.weights.containers.arrays import declare
+from common.weights.spellings import bit, keras
 
+RECORD = "bit_zoo"  # the metadata in which our own files keep the configuration, as JSON
+MAX_RECORD_BYTES = 2**20  # of a configuration
 MAX_DEPTH = 16  # of groups within groups
 MAX_NAMES = 10_000  # of data sets and groups: many links to one make few bytes any number of them
 MAX_RATIO = 1100  # of data to file; deflate's best is about 1,032
+
+
+class H5:
+    """An open `.h5` file: our own, with names as paths; BiT's, under its published names; or Keras's of a zoo's model."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file, self._axes = h5py.File(path, "r"), {}
+        try:
+            if "layer_names" in self._file.attrs:
+                self._read_lists()
+            else:
+                self._datasets = dict(all_datasets(self._file, path))
+            self.metadata = {RECORD: str(self._file.attrs[RECORD])} if RECORD in self._file.attrs else {}
+            if keras.is_keras(self._datasets):
+                self.metadata |= self._keras_record()
+                self._datasets = keras.renamed(self._datasets, path)
+            self.declared = {name: declare(self._shape(name), data.dtype) for name, data in self._datasets.items()}
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_lists(self) -> None:
+        """Find the data sets of a file of Keras 2: BiT's, or one of the hub, whose kernels lie as PyTorch's then."""
+        found = listed_datasets(self._file, self.path)
+        if not hub.is_tensorflow(name for name, _ in found):
+            self._datasets = published_datasets(self._file, [data for _, data in found], self.path)
+            return
+        self._datasets = {}
+        for name, data in found:
+            there, axes = hub.from_tensorflow(name, data.ndim)
+            if there in self._datasets:
+                raise UserError(f"{self.path} holds {there} twice; download it again.")
+            self._datasets[there], self._axes[there] = data, axes
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        shape = self._datasets[name].shape
+        return tuple(shape[axis] for axis in self._axes[name]) if name in self._axes else shape
+
+    def _keras_record(self) -> dict[str, str]:
+        """The record that a model of `bit_tf2` writes beside its arrays, as metadata."""
+        record = self._datasets.get(keras.RECORD)
+        if record is None:
+            return {}
+        if record.dtype != np.uint8 or record.nbytes > MAX_RECORD_BYTES:
+            raise UserError(f"{self.path} holds a record of its model that is no text; save it again.")
+        check_bytes([record], self.path)
+        return {RECORD: record[()].tobytes().decode()}
+
+    def check_bytes(self) -> None:
+        """Raise UserError where data sets declare more than the file can hold."""
+        check_bytes(list(self._datasets.values()), self.path)
+
+    def get(self, name: str) -> np.ndarray:
+        """One array."""
+        array = self._datasets[name][()]
+        return array.transpose(self._axes[name]) if name in self._axes else array
+
+    def holds(self, name: str, array: np.ndarray) -> bool:
+        """Whether the values of one are those of `array`, bit for bit."""
+        return self.get(name).tobytes() == array.tobytes()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 class Budget:
@@ -125,3 +196,11 @@ def fill(file: BinaryIO, published: Arrays, config: ResNetConfig) -> None:
             group.attrs["weight_names"] = np.array(encoded, "S") if encoded else np.zeros(0)
             for name, path in there.items():
                 group.create_dataset(path, data=published[name])
+
+
+def fill_paths(file: BinaryIO, published: Arrays, metadata: dict[str, str]) -> None:
+    """Write arrays to an open file under their names as paths."""
+    with h5py.File(file, "w") as target:
+        target.attrs.update(metadata)
+        for name, array in published.items():
+            target.create_dataset(name, data=array)
