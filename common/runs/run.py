@@ -126,6 +126,16 @@ class Opened:
             )
 
     @property
+    def step(self) -> int:
+        """The completed updates with which the loop begins."""
+        return self.state.step
+
+    @property
+    def restored(self) -> weights.Arrays | None:
+        """State of the optimizer to load; None at a beginning."""
+        return self.state.optimizer
+
+    @property
     def command(self) -> str:
         """What starts this run again, in words where a launcher has to start it several times."""
         command = shlex.join(("python", "-m", f"{self.engine}.train", *arguments(self.config)))
@@ -160,16 +170,6 @@ class Run(Opened):
             name: ((start.config, start.arrays), options | {"preprocessing": start.preprocessing})
             for name, start in self.plan.models.items()
         }
-
-    @property
-    def step(self) -> int:
-        """The completed updates with which the loop begins."""
-        return self.state.step
-
-    @property
-    def restored(self) -> weights.Arrays | None:
-        """State of the optimizer to load; None at a beginning."""
-        return self.state.optimizer
 
     @property
     def seconds(self) -> float:
