@@ -83,7 +83,7 @@ class TrainBatches:
         """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
         plan = self.plan(step)
         batch = empty(self.columns, len(plan["examples"]))
-        work = jobs(self.columns, batch, self.split, plan["examples"], plan)
+        work = jobs(self.columns, batch, self.split, plan["examples"].tolist(), plan)
         return batch | {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}, work
 
 

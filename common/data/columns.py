@@ -75,11 +75,10 @@ def eval_images(preprocessing: Preprocessing, name: str = "images") -> Column:
 
 def labels(split: Split) -> Column:
     """int32 [], the class; or float32 multi-hot [K], where an example has any number of them."""
-    if not split.is_multi_label:
-        return Column("labels", (), np.int32, lambda example: example.split.labels[example.number])
-    return Column(
-        "labels", (split.labels.num_classes,), np.float32, lambda example: example.split.labels.row(example.number)
-    )
+    known = split.labels
+    if split.is_multi_label:
+        return Column("labels", (known.num_classes,), np.float32, lambda example: known.row(example.number))
+    return Column("labels", (), np.int32, lambda example: known[example.number])
 
 
 # --- filling them
@@ -108,7 +107,7 @@ def jobs(
 
     def run(rows: range) -> None:
         for row in rows:
-            split.view(int(examples[row]), fill, row)
+            split.view(examples[row], fill, row)
 
     return [lambda rows=rows: run(rows) for rows in chunks(len(examples))]
 
