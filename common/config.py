@@ -185,6 +185,18 @@ class UpdateConfig:
     ema: float | None = replacing(
         "decay of the moving average that is evaluated and saved, in [0, 1); 0: none", least=0, below=1
     )
+    rho: float | None = replacing(
+        "how far SAM takes the parameters uphill before it takes the gradients; 0: off", least=0, most=1e6
+    )
+    rho_min: float | None = replacing(
+        "rho where the learning rate has come to its end", rule="the recipe's, or as --rho", least=0, most=1e6
+    )
+    gsam_alpha: float | None = replacing(
+        "part of the plain gradients, across those of SAM, that GSAM takes off; 0: SAM", least=0, most=1e6
+    )
+    sam_group: int | None = replacing(
+        "images whose gradients show SAM one way uphill; a divisor of the batch, or 0: all of it", least=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,6 +74,7 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("eval_resize_kind", "area", lambda r: r.eval_resize_kind),
         ("randaugment_layers", 2, lambda r: r.randaugment_layers),
         ("randaugment_magnitude", 7.5, lambda r: r.randaugment_magnitude),
+        ("rho", 0.05, lambda r: r.rho),
     ],
 )
 def test_every_flag_overrides_the_rule(recipe, flag, value, found):
@@ -84,6 +85,7 @@ def test_every_flag_overrides_the_rule(recipe, flag, value, found):
 def test_the_flags_tested_above_are_all_there_are():
     overridden = test_every_flag_overrides_the_rule.pytestmark[0].args[1]
     elsewhere = {"cooldown_steps", "augmentation"}  # each belongs to one schedule, or recipe
+    elsewhere |= {"rho_min", "gsam_alpha", "sam_group"}  # to SAM: test_sam.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
 
 

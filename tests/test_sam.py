@@ -1,5 +1,6 @@
 """SAM and GSAM in every engine: formulas, golden numbers of the original, and what users see of them."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -8,8 +9,14 @@ import numpy as np
 import pytest
 from engines import recipe_of
 
+from common.config import TrainConfig
+from common.data.batches import rows_of
+from common.flags import check
 from common.models import MixerConfig
 from common.recipes import schedules
+from common.recipes.create import create_recipe
+from common.recipes.recipe import Recipe, check_sharing
+from common.system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "gsam"
 STEPS = ("vit_gsam", "vit_gsam_small_rho_softmax", "vit_sam")
@@ -57,6 +64,93 @@ def test_where_schedules_end():
     assert schedules.linear(20, 3, 0.5, 0.01, beyond=1)[-1] == pytest.approx(0.005)
     assert schedules.rsqrt(20, 3, 0.5, 17, beyond=1)[-1] == pytest.approx(0.5 / math.sqrt(2))
     assert schedules.stepwise(20, 3, 0.5, beyond=1)[-1] == pytest.approx(0.0005)
+
+
+# --- what users ask for
+
+
+def asked(num_examples: int = 50_000, **flags):
+    """The recipe of flags, for 32 px."""
+    return create_recipe(TrainConfig(**flags), num_examples, (32, 32), {})
+
+
+def test_rho_alone_is_sam():
+    recipe = asked(rho=0.05, steps=20)
+    assert {recipe.rho_at(step) for step in range(20)} == {0.05} and recipe.gsam_alpha == 0
+    assert recipe.num_ascents == 1 and recipe.ascent == recipe
+
+
+def test_without_rho_a_recipe_is_what_it_was():
+    """The numbers of SAM have the values that older runs lack."""
+    fields = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    names = ("rho", "rho_min", "gsam_alpha", "sam_group", "end_lr")
+    assert all(getattr(asked(), name) == fields[name] == 0 for name in names)
+    assert asked().update_numbers(3).rho == 0
+
+
+def test_rho_falls_with_the_rate_to_its_least():
+    recipe = asked(rho=0.6, rho_min=0.1, schedule="linear", steps=10, warmup_steps=0)
+    assert recipe.rho_at(0) == pytest.approx(0.55) and recipe.rho_at(9) == pytest.approx(0.1)
+    np.testing.assert_allclose(np.diff([recipe.rho_at(step) for step in range(10)]), -0.05)
+
+
+def test_zero_turns_a_recipes_sam_off():
+    assert asked(rho=0.0, rho_min=0.0, gsam_alpha=0.0, sam_group=0) == asked()
+
+
+@pytest.mark.parametrize("batch_split, group, parts", [(1, 0, 1), (8, 0, 8), (8, 16, 2), (2, 16, 1), (4, 16, 1), (1, 8, 1)])
+def test_micro_batches_of_a_group(batch_split, group, parts):
+    """Together at least as many as were asked for."""
+    recipe = asked(batch=64, rho=0.1, sam_group=group, batch_split=batch_split, mixup=0.0)
+    assert recipe.num_ascents == (64 // group if group else 1) and recipe.ascent.batch_split == parts
+    assert recipe.num_ascents * parts >= batch_split
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"rho_min": 0.1}, "--rho_min 0.1 belongs to SAM, which is off; give --rho, too"),
+        ({"gsam_alpha": 0.5, "rho": 0.0}, "--gsam_alpha 0.5 belongs to SAM, which is off"),
+        ({"sam_group": 8}, "--sam_group 8 belongs to SAM, which is off"),
+        ({"rho": 0.1, "rho_min": 0.2}, "--rho_min 0.2 is above --rho 0.1; give at most as much"),
+        ({"rho": 0.1, "sam_group": 7}, "--sam_group 7 does not divide the batch of 24; choose a divisor"),
+        ({"rho": 0.1, "sam_group": 48}, "--sam_group 48 does not divide the batch of 24"),
+        ({"rho": 0.1, "sam_group": 8, "batch_split": 4}, "--batch_split 4 cannot cut the 3 groups of --sam_group 8 alike"),
+        ({"rho": 0.1, "sam_group": 2, "batch_split": 24}, "24 does not .*|has 1 images"),
+        ({"rho": 0.1, "sam_group": 3}, "has 3 images"),
+    ],
+)
+def test_what_cannot_be_is_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        asked(batch=24, **flags)
+
+
+@pytest.mark.parametrize("num_devices, words", [(3, "3 devices cannot share groups of 8 images"), (8, "has 1 images")])
+def test_devices_that_cannot_share_a_group_are_refused(num_devices, words):
+    with pytest.raises(UserError, match=words):
+        check_sharing(asked(batch=24, rho=0.1, sam_group=8), num_devices)
+
+
+@pytest.mark.parametrize("flag", ("rho", "rho_min", "gsam_alpha", "sam_group"))
+@pytest.mark.parametrize("value", ("-1", "nan"))
+def test_numbers_below_zero_are_refused(flag, value):
+    number = int(value) if flag == "sam_group" and value == "-1" else float(value)
+    with pytest.raises(UserError, match=f"--{flag} is .*, expected at least 0"):
+        check(TrainConfig(**{flag: number}))
+
+
+@pytest.mark.parametrize("num_processes, num_devices", [(1, 1), (1, 4), (2, 4), (4, 4)])
+def test_every_device_holds_its_share_of_every_group(num_processes, num_devices):
+    """Cut as engines cut it: of each device's slice, one contiguous part for each group."""
+    recipe = asked(batch=24, rho=0.1, sam_group=8)
+    held = [rows_of(recipe, process, num_processes, num_devices) for process in range(num_processes)]
+    shares = np.concatenate(held).reshape(num_devices, 3, -1)
+    for group in range(3):
+        assert sorted(shares[:, group].ravel()) == list(range(8 * group, 8 * group + 8))
+    assert (shares[..., ::2] + 1 == shares[..., 1::2]).all()  # mixup's partners stay together
+    whole = dataclasses.replace(recipe, sam_group=0)
+    held = [rows_of(whole, process, num_processes, num_devices) for process in range(num_processes)]
+    assert np.concatenate(held).tolist() == list(range(24))
 
 
 # --- up and back, by the formulas

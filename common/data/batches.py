@@ -27,19 +27,18 @@ class TrainBatches:
     """`batches(step)`, whatever was asked before: the examples, crops, flips and mixup weight of one training step.
 
     Every epoch is a permutation of all examples, and a batch may straddle two of them. With several processes, each
-    takes its contiguous slice of the global batch. The model's config gives the number of branches and dropouts.
+    takes its slice of the global batch (`rows_of`). The model's config gives the number of branches and dropouts.
     """
 
     def __init__(
         self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1,
-        config: ModelConfig | None = None, columns: Sequence[Column] | None = None,
+        config: ModelConfig | None = None, columns: Sequence[Column] | None = None, num_devices: int | None = None,
     ):  # fmt: skip
         self.split, self.recipe, self.seed, self.config = split, recipe, seed, config
         self.columns = columns or (train_images(recipe), labels(split))
-        check_sharing(recipe, num_processes)
-        share = recipe.batch // num_processes
-        self.rows = slice(process * share, (process + 1) * share)
-        self.batch_bytes = share * sum(column.row_bytes for column in self.columns)
+        check_sharing(recipe, num_devices or num_processes)
+        self.rows = rows_of(recipe, process, num_processes, num_devices or num_processes)
+        self.batch_bytes = len(self.rows) * sum(column.row_bytes for column in self.columns)
 
     def plan(self, step: int) -> Arrays:
         """What happens in `step`, before any example is read: `examples` [B], the numbers of every stream, a weight, noise."""
@@ -120,6 +119,15 @@ class EvalBatches:
             array[count:] = 0  # the padding
         work = jobs(self.columns, batch, self.split, range(first, first + count), {})
         return batch | {"mask": np.arange(self.share) < count}, work
+
+
+def rows_of(recipe: Recipe, process: int, num_processes: int, num_devices: int) -> np.ndarray:
+    """The rows of the global batch that a process holds: its share of each `sam_group`, for one device after the other.
+
+    Without groups, that is a contiguous slice.
+    """
+    rows = np.arange(recipe.batch).reshape(recipe.num_ascents, num_processes, num_devices // num_processes, -1)
+    return rows[:, process].swapaxes(0, 1).ravel()
 
 
 def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:

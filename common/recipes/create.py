@@ -37,10 +37,12 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     if values.get("resize_mode") == "whole":
         values["resize"] = values["crop"]
     values.setdefault("eval_resize_kind", values.get("resize_kind", "bilinear"))
-    lrs = create_rates(values, own_schedule=rule["schedule"])
+    *lrs, end_lr = create_rates(values, own_schedule=rule["schedule"])
+    values.setdefault("rho_min", values.get("rho", 0.0))
+    values["end_lr"] = end_lr if values.get("rho") else 0.0  # of no use to others, nor in what older runs kept
     values["batch_eval"] = wanted.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys() - {"task"}
-    own = {"name": config.recipe, "batch_split": config.batch_split, "lrs": lrs}
+    own = {"name": config.recipe, "batch_split": config.batch_split, "lrs": tuple(lrs)}
     own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"))
     recipe = Recipe(**{name: values[name] for name in fields} | own, task=create_task(values))
     check(recipe)
@@ -48,12 +50,12 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
 
 
 def create_rates(values: dict, own_schedule: str) -> tuple[float, ...]:
-    """The rates that a rule and flags ask for; a rule's numbers are those of its own schedule."""
+    """The rates that a rule and flags ask for, and the one after them; a rule's numbers are those of its own schedule."""
     kind = values["schedule"]
     numbers = values.get("schedule_numbers", {}) if kind == own_schedule else {}
     if "cooldown_steps" in values:
         numbers = numbers | {"cooldown": values["cooldown_steps"]}
-    return SCHEDULES[kind](values["steps"], values["warmup_steps"], values["base_lr"], **numbers)
+    return SCHEDULES[kind](values["steps"], values["warmup_steps"], values["base_lr"], **numbers, beyond=1)
 
 
 def check_use(config, option: str, name: str) -> None:
@@ -73,6 +75,9 @@ def check_length(config, rule: dict, wanted: dict) -> None:
         raise UserError("--resize_mode whole has no use for --resize; leave it out, or give --resize_mode squash.")
     if "cooldown_steps" in wanted and wanted.get("schedule", rule["schedule"]) != "rsqrt":
         raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
+    for flag in ("rho_min", "gsam_alpha", "sam_group"):
+        if wanted.get(flag) and not (rule | wanted).get("rho"):
+            raise UserError(f"--{flag} {wanted[flag]:g} belongs to SAM, which is off; give --rho, too, or leave it out.")
     steps, warmup = wanted.get("steps", rule["steps"]), rule["warmup_steps"]
     for flag in ("warmup_steps", "cooldown_steps"):
         if wanted.get(flag, 0) > steps:
@@ -85,6 +90,27 @@ def check_length(config, rule: dict, wanted: dict) -> None:
         )
 
 
+def check_sharpness(recipe: Recipe) -> None:
+    """Raise UserError where the numbers of SAM contradict one another, the batch or the task."""
+    if not recipe.rho:
+        return
+    if not recipe.task.takes_sam:
+        raise UserError(f"--rho is of no use to the task {recipe.task.name}, which has no single loss; leave it out.")
+    if recipe.rho_min > recipe.rho:
+        raise UserError(f"--rho_min {recipe.rho_min:g} is above --rho {recipe.rho:g}; give at most as much.")
+    if recipe.sam_group and recipe.batch % recipe.sam_group:
+        raise UserError(
+            f"--sam_group {recipe.sam_group} does not divide the batch of {recipe.batch}; choose a divisor, or 0 for all."
+        )
+    if recipe.num_ascents > 1 and not recipe.task.splits_batches:
+        raise UserError(f"--sam_group cuts batches, and the loss of {recipe.task.name} is of a whole one; leave it out.")
+    if recipe.batch_split > recipe.num_ascents and recipe.batch_split % recipe.num_ascents:
+        raise UserError(
+            f"--batch_split {recipe.batch_split} cannot cut the {recipe.num_ascents} groups of --sam_group "
+            f"{recipe.sam_group} alike; choose a multiple of {recipe.num_ascents}, or fewer parts."
+        )
+
+
 def check(recipe: Recipe) -> None:
     """Raise UserError where two numbers of a recipe contradict one another, or make too large a batch."""
     for flag, batch in (("batch", recipe.batch), ("batch_eval", recipe.batch_eval)):
@@ -93,6 +119,7 @@ def check(recipe: Recipe) -> None:
                 f"--{flag} {batch} of {recipe.crop} px is {-(-size // 2**30):,} GiB of pixels, expected at most "
                 f"{MOST_BYTES // 2**30}; give fewer images or a smaller --crop."
             )
+    check_sharpness(recipe)
     check_sharing(recipe, 1)
     if recipe.resize < recipe.crop:
         raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")

@@ -119,6 +119,16 @@ class Recipe:
         numbers = record.pop("task")
         return record | {"task": numbers.pop("name")} | numbers
 
+    @property
+    def num_ascents(self) -> int:
+        """Ways uphill in one update, each shown by the gradients of `sam_group` images; 1 without SAM."""
+        return self.batch // self.sam_group if self.rho and self.sam_group else 1
+
+    @property
+    def ascent(self) -> "Recipe":
+        """What gradients of one `sam_group` are taken by: this recipe with its part of the micro-batches."""
+        return dataclasses.replace(self, batch_split=max(1, self.batch_split // self.num_ascents))
+
     def parts(self, names: tuple[str, ...]) -> tuple[Part, ...]:
         """What holds for each of the parameters of these canonical names; without weight decay none is decayed."""
         found = parts(self.groups, names)
@@ -173,13 +183,15 @@ def nearest_bfloat16(number: float) -> float:
 
 def check_sharing(recipe: Recipe, num_devices: int) -> None:
     """Raise UserError where a batch cannot be cut into `batch_split` micro-batches on each of `num_devices` devices."""
-    share, rest = divmod(recipe.batch, num_devices)
+    groups = f" groups of {recipe.sam_group} images (--sam_group)" if recipe.num_ascents > 1 else ""
+    share, rest = divmod(recipe.batch // recipe.num_ascents, num_devices)
     if rest:
-        raise UserError(f"{num_devices} devices cannot share a batch of {recipe.batch}; choose a multiple.")
-    micro_batch, rest = divmod(share, recipe.batch_split)
+        what = groups or f" a batch of {recipe.batch}"
+        raise UserError(f"{num_devices} devices cannot share{what}; choose a multiple.")
+    micro_batch, rest = divmod(share, recipe.ascent.batch_split)
     if rest:
         raise UserError(
-            f"--batch_split {recipe.batch_split} does not divide the batch of {share}"
+            f"--batch_split {recipe.batch_split} does not divide the {'groups' if groups else 'batch'} of {share}"
             f"{' on each device' if num_devices > 1 else ''}; choose a divisor."
         )
     if recipe.mixup > 0 and micro_batch % 2:

@@ -17,6 +17,7 @@ class Classification:
     name: ClassVar[str] = "classification"  # of the task's flags, and of its loss in every engine
     best: ClassVar[str] = "val/top1"  # the metric that --keep_best and reports judge by
     splits_batches: ClassVar[bool] = True  # whether the mean over parts of a batch is the loss of the whole
+    takes_sam: ClassVar[bool] = True  # whether there is one loss, whose gradients show the way uphill
     measures: ClassVar[tuple[str, ...]] = ()  # what a step measures besides its loss
 
     loss: Loss = "softmax"  # or sigmoid: the sum over the classes of the binary cross-entropies

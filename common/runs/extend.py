@@ -17,7 +17,7 @@ from common.system.errors import UserError
 from common.weights.containers import read_json
 
 SCHEDULE = {"steps", "epochs", "base_lr", "warmup_steps", "schedule", "cooldown_steps"}  # flags that may differ
-RATES = {"lrs", "num_steps", "base_lr"}  # what these flags change in a recipe
+RATES = {"lrs", "num_steps", "base_lr", "end_lr"}  # what these flags change in a recipe
 OWN = {"name", "logdir", "extend_from"}  # flags that are not taken over
 
 

@@ -180,7 +180,9 @@ class Run(Opened):
         """The batches of the steps that remain."""
         split, share = self.plan.splits["train"], (self.devices.process, self.devices.num_processes)
         columns = self.plan.task.columns(self.plan, split, train=True)
-        batches = TrainBatches(split, self.recipe, self.config.seed, *share, self.plan.model_config, columns)
+        batches = TrainBatches(
+            split, self.recipe, self.config.seed, *share, self.plan.model_config, columns, self.devices.num_devices
+        )
         prepared = prefetch(batches, range(self.step, self.recipe.num_steps), self._workers)
         return self.log.begin(prepared) if self.writes else prepared
 
