@@ -14,7 +14,7 @@ from bit_jax.losses import LOSSES
 from bit_jax.model import Model
 from bit_jax.outputs import OUTPUTS
 from common.evaluation.evaluator import Evaluator
-from common.recipes.recipe import Recipe
+from common.recipes.recipe import Recipe, UpdateNumbers
 from common.recipes.task import Task
 from common.runs.run import Run
 
@@ -72,12 +72,51 @@ def add_gradients(
     return jax.tree.map(jnp.add, sums, found) if sums else found
 
 
+def sharp_gradients(
+    models: dict[str, Model],
+    optimizer: optim.Optimizer,
+    batch: dict[str, Array],
+    recipe: Recipe,
+    numbers: UpdateNumbers,
+) -> Found:
+    """`gradients` of SAM or GSAM: for each `recipe.sam_group` images those where they lead uphill; the mean of all groups.
+
+    What is measured is of the parameters themselves, which have their bits again in the end.
+    """
+    devices, total = models["model"].devices, None
+    for number in range(recipe.num_ascents):
+        group = cut(batch, number, num_groups=recipe.num_ascents, devices=devices) if recipe.num_ascents > 1 else batch
+        measured, clean = gradients(models, group, recipe.ascent)
+        with optim.ascended(optimizer, clean, numbers):
+            _, sharp = gradients(models, group, recipe.ascent)
+        found = measured, optim.sharpness_aware(clean, sharp, recipe)
+        total = add(total, found, num_groups=recipe.num_ascents) if recipe.num_ascents > 1 else found
+    return total
+
+
+@functools.partial(jax.jit, static_argnames=("num_groups", "devices"))
+def cut(batch: dict[str, Array], number: Array, *, num_groups: int, devices: Devices) -> dict[str, Array]:
+    """One of the groups of a batch, of which every device has its share."""
+    return {name: devices.cut(value, num_groups, number) if value.ndim else value for name, value in batch.items()}
+
+
+@functools.partial(jax.jit, static_argnames="num_groups", donate_argnames=("total", "found"))
+def add(total: Found | None, found: Found, *, num_groups: int) -> Found:
+    """`total`, if any, plus one group's share of the mean."""
+    shares = jax.tree.map(lambda value: value / num_groups, found)
+    return jax.tree.map(jnp.add, shares, total) if total else shares
+
+
 def train_step(
     models: dict[str, Model], optimizer: optim.Optimizer, batch: dict[str, Array], recipe: Recipe, *, step: int
 ) -> dict[str, Array]:
     """The update that follows `step` completed ones, in place; returns what `gradients` measured, still on the device."""
-    measured, slopes = gradients(models, batch, recipe)
-    optim.update(optimizer, recipe, recipe.update_numbers(step), slopes)
+    numbers = recipe.update_numbers(step)
+    if recipe.rho:
+        measured, slopes = sharp_gradients(models, optimizer, batch, recipe, numbers)
+    else:
+        measured, slopes = gradients(models, batch, recipe)
+    optim.update(optimizer, recipe, numbers, slopes)
     return measured
 
 

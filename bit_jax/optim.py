@@ -160,17 +160,19 @@ def compiled_ascent(params: Params, gradients: Params, rho: Array) -> Params:
     return {path: w + scale * gradients[path] for path, w in params.items()}
 
 
-@functools.partial(jax.jit, static_argnames="recipe")
 def sharpness_aware(clean: Params, sharp: Params, recipe: Recipe) -> Params:
     """The gradients that SAM or GSAM updates by: `clean` ones are of the parameters, `sharp` ones of the `ascended`.
 
     sharp - gsam_alpha * (clean - its part along sharp); GSAM, algorithm 1 (https://arxiv.org/abs/2203.08065). Where the
     sharp ones are all 0, nothing is along them; the original divides 0 by 0 there.
     """
-    if not recipe.gsam_alpha:
-        return sharp
+    return without_across(clean, sharp, recipe.gsam_alpha) if recipe.gsam_alpha else sharp
+
+
+@jax.jit
+def without_across(clean: Params, sharp: Params, alpha: Array) -> Params:
+    """`sharpness_aware` gradients with an alpha."""
     share = dot(clean, sharp) / jnp.maximum(dot(sharp, sharp), jnp.finfo(jnp.float32).tiny)
-    alpha = recipe.gsam_alpha
     return {path: (1 + alpha * share) * value - alpha * clean[path] for path, value in sharp.items()}
 
 

@@ -9,7 +9,7 @@ from bit_pytorch.losses import LOSSES
 from bit_pytorch.model import Model
 from bit_pytorch.outputs import OUTPUTS
 from common.evaluation.evaluator import Evaluator
-from common.recipes.recipe import Recipe
+from common.recipes.recipe import Recipe, UpdateNumbers
 from common.recipes.task import Task
 from common.runs.run import Run
 
@@ -41,12 +41,49 @@ def gradients(
     return {name: model.devices.sum(value) / model.devices.num_processes for name, value in measured.items()}, slopes
 
 
+def sharp_gradients(
+    models: dict[str, Model],
+    optimizer: optim.Optimizer,
+    batch: dict[str, Tensor],
+    recipe: Recipe,
+    numbers: UpdateNumbers,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`gradients` of SAM or GSAM: for each `recipe.sam_group` images those where they lead uphill; the mean of all groups.
+
+    What is measured is of the parameters themselves, which have their bits again in the end.
+    """
+    groups = {name: value.chunk(recipe.num_ascents) for name, value in batch.items() if value.ndim}
+    total = None
+    for number in range(recipe.num_ascents):
+        group = batch | {name: values[number] for name, values in groups.items()}
+        measured, clean = gradients(models, group, recipe.ascent)
+        if recipe.gsam_alpha:  # the next ones may overwrite them
+            clean = {name: value.clone() for name, value in clean.items()}
+        with optim.ascended(optimizer, clean, numbers):
+            _, sharp = gradients(models, group, recipe.ascent)
+        found = measured, optim.sharpness_aware(clean, sharp, recipe)
+        total = add(total, found, num_groups=recipe.num_ascents) if recipe.num_ascents > 1 else found
+    return total
+
+
+def add(total: tuple[dict, dict] | None, found: tuple[dict, dict], *, num_groups: int) -> tuple[dict, dict]:
+    """`total`, if any, plus one group's share of the mean, in memory of its own."""
+    shares = [{name: value / num_groups for name, value in values.items()} for values in found]
+    if total:
+        shares = [{name: value + sums[name] for name, value in values.items()} for values, sums in zip(shares, total)]
+    return tuple(shares)
+
+
 def train_step(
     models: dict[str, Model], optimizer: optim.Optimizer, batch: dict[str, Tensor], recipe: Recipe, *, step: int
 ) -> dict[str, Tensor]:
     """The update that follows `step` completed ones, in place; returns what `gradients` measured, still on the device."""
-    measured, slopes = gradients(models, batch, recipe)
-    optim.update(optimizer, recipe, recipe.update_numbers(step), slopes)
+    numbers = recipe.update_numbers(step)
+    if recipe.rho:
+        measured, slopes = sharp_gradients(models, optimizer, batch, recipe, numbers)
+    else:
+        measured, slopes = gradients(models, batch, recipe)
+    optim.update(optimizer, recipe, numbers, slopes)
     return measured
 
 

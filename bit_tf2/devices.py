@@ -92,6 +92,10 @@ class Devices(devices.Devices):
         for i in range(self.num_local if self.strategy else 0):
             function(*(self.local(argument, i) for argument in arguments))
 
+    def each(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Within a graph: what `function` makes of each device's own arguments, on that device."""
+        return self.strategy.run(function, arguments) if self.strategy else function(*arguments)
+
     def local(self, value: Any, i: int = 0) -> Any:
         """What the `i`-th device of this process has of a value, of a dictionary's values or an object's attributes."""
         if isinstance(value, dict):

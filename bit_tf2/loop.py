@@ -14,10 +14,10 @@ from common.recipes.recipe import Recipe, UpdateNumbers
 from common.recipes.task import Task
 from common.runs.run import Run
 
+Found = tuple[dict[str, Tensor], dict[optim.Path, Tensor]]  # {"loss": ..., ...} and gradients
 
-def gradients(
-    models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
-) -> tuple[dict[str, Tensor], dict[optim.Path, Tensor]]:
+
+def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Found:
     """({"loss": mean over the batch, ...}, {path of a trained parameter: gradient}), over `recipe.batch_split` parts."""
     devices, trained = models["model"].devices, optim.trained(models["model"])
     variables, dtype = list(trained.values()), models["model"].dtype
@@ -52,20 +52,62 @@ def gradients(
     return measured, dict(zip(trained, results, strict=True))
 
 
+def sharp_gradients(
+    models: dict[str, Model], optimizer: optim.Optimizer, batch: dict[str, Tensor], recipe: Recipe, numbers: Tensor
+) -> Found:
+    """`gradients` of SAM or GSAM: for each `recipe.sam_group` images those where they lead uphill; the mean of all groups.
+
+    What is measured is of the parameters themselves, which have their bits again in the end.
+    """
+    total = None
+    for number in range(recipe.num_ascents):
+        total = add_sharp(total, models, optimizer, batch, tf.constant(number), recipe, numbers)
+    return total
+
+
+@tf.function(autograph=False)
+def add_sharp(
+    total: Found | None, models: dict[str, Model], optimizer: optim.Optimizer, batch: dict[str, Tensor], number: Tensor,
+    recipe: Recipe, numbers: Tensor,
+) -> Found:  # fmt: skip
+    """`total`, if any, plus one group's share of the mean, as one graph."""
+    devices, count = models["model"].devices, recipe.num_ascents
+
+    def cut(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        groups = {name: tf.reshape(v, (count, -1, *v.shape[1:])) for name, v in batch.items() if v.shape.rank}
+        return batch | {name: values[number] for name, values in groups.items()}
+
+    def add(clean: dict[optim.Path, Tensor], sharp: dict[optim.Path, Tensor], sums: dict[optim.Path, Tensor]) -> dict:
+        slopes = optim.sharpness_aware(clean, sharp, recipe)
+        return {path: sums.get(path, 0) + value / count for path, value in slopes.items()} if count > 1 else slopes
+
+    group = devices.each(cut, batch) if count > 1 else batch
+    measured, clean = gradients(models, group, recipe.ascent)
+    with optim.ascended(optimizer, clean, UpdateNumbers(*tf.unstack(numbers))):
+        _, sharp = gradients(models, group, recipe.ascent)
+    before, slopes = total or ({}, {})
+    measured = {name: before.get(name, 0) + value / count for name, value in measured.items()}
+    return measured, devices.each(add, clean, sharp, slopes)
+
+
 def train_step(
     models: dict[str, Model], optimizer: optim.Optimizer, batch: dict[str, Tensor], recipe: Recipe, *, step: int
 ) -> dict[str, Tensor]:
     """The update that follows `step` completed ones, in place; returns what `gradients` measured, still on the device."""
     # A tensor: for every new Python number, the step would be compiled again.
     numbers = tf.constant(recipe.update_numbers(step), models["model"].dtype)
-    return compiled_step(models, optimizer, batch, recipe, numbers)
+    if not recipe.rho:
+        return compiled_step(models, optimizer, batch, recipe, numbers)
+    measured, slopes = sharp_gradients(models, optimizer, batch, recipe, numbers)
+    compiled_update(optimizer, recipe, numbers, slopes)
+    return measured
 
 
 @tf.function(autograph=False)
 def compiled_step(
     models: dict[str, Model], optimizer: optim.Optimizer, batch: dict[str, Tensor], recipe: Recipe, numbers: Tensor
 ) -> dict[str, Tensor]:
-    """`train_step` as one graph, made at the first call with some models and an optimizer."""
+    """`train_step` without SAM as one graph, made at the first call with some models and an optimizer."""
     measured, slopes = gradients(models, batch, recipe)
     optim.update(optimizer, recipe, UpdateNumbers(*tf.unstack(numbers)), slopes)
     return measured

@@ -111,15 +111,23 @@ def ascended(optimizer: Optimizer, gradients: dict[Path, Tensor], numbers: Updat
     |g| is the norm of all gradients. Source: `trainers/proj/gsam/gsam.py` of google-research/big_vision; SAM, equation 2
     (https://arxiv.org/abs/2010.01412).
     """
-    kept = {path: tf.identity(w) for path, w in optimizer.parameters.items()}
-    scale = numbers.rho / (global_norm(gradients) + 1e-12)
-    for path, w in optimizer.parameters.items():
-        w.assign_add(scale * gradients[path])
+    kept = []  # of one device after the other
+
+    def ascend(parameters: dict[Path, tf.Variable], gradients: dict[Path, Tensor]) -> None:
+        kept.append({path: tf.identity(w) for path, w in parameters.items()})
+        scale = numbers.rho / (global_norm(gradients) + 1e-12)
+        for path, w in parameters.items():
+            w.assign_add(scale * gradients[path])
+
+    def descend(parameters: dict[Path, tf.Variable]) -> None:
+        for path, value in kept.pop(0).items():
+            parameters[path].assign(value)
+
+    optimizer.devices.on_each(ascend, optimizer.parameters, gradients)
     try:
         yield
     finally:
-        for path, w in optimizer.parameters.items():
-            w.assign(kept[path])
+        optimizer.devices.on_each(descend, optimizer.parameters)
 
 
 def sharpness_aware(clean: dict[Path, Tensor], sharp: dict[Path, Tensor], recipe: Recipe) -> dict[Path, Tensor]:

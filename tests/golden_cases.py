@@ -58,6 +58,7 @@ def case(name: str) -> Case:
         "bv_mixer": any_mixer,
         "bv_bit": bit_paper if "bit_paper" in name else big_vision_bit,
         "train_steps": trained,
+        "gsam": trained,
     }[name.partition("/")[0]]
     config, spelling = read(golden["config"], tuple(golden["input"]["shape"][1:3]))
     table = choose_table(spelling, config)

@@ -5,9 +5,11 @@ import json
 import math
 from pathlib import Path
 
+import golden_cases
 import numpy as np
 import pytest
 from engines import recipe_of
+from golden.golden_params import image
 
 from common.config import TrainConfig
 from common.data.batches import rows_of
@@ -16,6 +18,7 @@ from common.models import MixerConfig
 from common.recipes import schedules
 from common.recipes.create import create_recipe
 from common.recipes.recipe import Recipe, check_sharing
+from common.recipes.task import Classification
 from common.system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "gsam"
@@ -98,7 +101,9 @@ def test_zero_turns_a_recipes_sam_off():
     assert asked(rho=0.0, rho_min=0.0, gsam_alpha=0.0, sam_group=0) == asked()
 
 
-@pytest.mark.parametrize("batch_split, group, parts", [(1, 0, 1), (8, 0, 8), (8, 16, 2), (2, 16, 1), (4, 16, 1), (1, 8, 1)])
+@pytest.mark.parametrize(
+    "batch_split, group, parts", [(1, 0, 1), (8, 0, 8), (8, 16, 2), (2, 16, 1), (4, 16, 1), (1, 8, 1)]
+)
 def test_micro_batches_of_a_group(batch_split, group, parts):
     """Together at least as many as were asked for."""
     recipe = asked(batch=64, rho=0.1, sam_group=group, batch_split=batch_split, mixup=0.0)
@@ -115,7 +120,10 @@ def test_micro_batches_of_a_group(batch_split, group, parts):
         ({"rho": 0.1, "rho_min": 0.2}, "--rho_min 0.2 is above --rho 0.1; give at most as much"),
         ({"rho": 0.1, "sam_group": 7}, "--sam_group 7 does not divide the batch of 24; choose a divisor"),
         ({"rho": 0.1, "sam_group": 48}, "--sam_group 48 does not divide the batch of 24"),
-        ({"rho": 0.1, "sam_group": 8, "batch_split": 4}, "--batch_split 4 cannot cut the 3 groups of --sam_group 8 alike"),
+        (
+            {"rho": 0.1, "sam_group": 8, "batch_split": 4},
+            "--batch_split 4 cannot cut the 3 groups of --sam_group 8 alike",
+        ),
         ({"rho": 0.1, "sam_group": 2, "batch_split": 24}, "24 does not .*|has 1 images"),
         ({"rho": 0.1, "sam_group": 3}, "has 3 images"),
     ],
@@ -241,3 +249,120 @@ def test_gradients_of_gsam_follow_the_formula(engine, alpha):
     for name in clean:
         across = clean[name] - along * sharp[name] / norm
         np.testing.assert_allclose(found[name], sharp[name] - alpha * across, rtol=1e-12, atol=1e-13)
+
+
+def test_a_task_without_a_single_loss_is_refused(monkeypatch):
+    monkeypatch.setattr(Classification, "takes_sam", False)
+    with pytest.raises(UserError, match="--rho is of no use to the task classification, which has no single loss"):
+        asked(rho=0.1)
+
+
+def test_groups_of_a_task_whose_batches_are_whole_are_refused(monkeypatch):
+    monkeypatch.setattr(Classification, "splits_batches", False)
+    assert asked(rho=0.1).rho
+    with pytest.raises(UserError, match="--sam_group cuts batches, and the loss of classification is of a whole one"):
+        asked(rho=0.1, sam_group=256)
+
+
+# --- golden numbers of the original
+
+
+class Single(Recipe):
+    """A recipe whose rho is the original's: in float32, each product and sum rounded once, as XLA compiles them.
+
+    Found by search: rounded so, the gradient norms of all ten steps are the original's to 1e-14; where rho is off by one
+    bit, they are off by 2e-9 or more.
+    """
+
+    def rho_at(self, step: int) -> float:
+        if self.rho == self.rho_min:
+            return float(np.float32(self.rho))
+        factor = self.lrs[step + 1] / self.base_lr
+        above = fused(factor, self.base_lr, -self.end_lr)
+        return float(fused(above, (self.rho - self.rho_min) / (self.base_lr - self.end_lr), self.rho_min))
+
+
+def fused(a: float, b: float, c: float) -> np.float32:
+    """a * b + c of float32, rounded once."""
+    a, b, c = (float(np.float32(value)) for value in (a, b, c))
+    return np.float32(a * b + c)
+
+
+def golden_recipe(config: dict, **changes) -> Recipe:
+    """What a case of training steps states; the schedule's factor is float32."""
+    numbers, lr = config["gsam"], config["lr"]
+    *factors, end = schedules.linear(config["total_steps"], 2, 1.0, config["schedule"]["linear_end"], beyond=1)
+    fields = dataclasses.asdict(recipe_of(np.float32(factors).astype(float) * lr)) | {
+        "batch": 4, "optimizer": "adam", "base_lr": lr, "end_lr": end * lr, "weight_decay": config["wd"],
+        "decay": "independent", "clip": config["grad_clip_norm"], "rho": numbers["rho_max"],
+        "rho_min": numbers["rho_min"], "gsam_alpha": numbers["alpha"],
+        "task": Classification(loss=config["loss"].removesuffix("_xent")),
+    }  # fmt: skip
+    return Single(**fields | changes)
+
+
+def golden_batch(seed: int) -> dict[str, np.ndarray]:
+    labels = np.random.RandomState(1000 + seed).randint(0, 10, 4).astype(np.int32)
+    return {"images": image((4, 32, 32, 3), seed).astype(np.float32), "labels": labels}
+
+
+def sharp_gradients(engine, model, optimizer, batch, recipe, step: int = 0) -> tuple[float, dict]:
+    """(loss, gradients) of a step, which changes nothing."""
+    numbers = recipe.update_numbers(step)
+    if engine.name == "bit_tf2":
+        numbers = engine.cast(engine.raw(np.array(numbers)), model.dtype.name)
+    measured, slopes = engine.loop.sharp_gradients({"model": model}, optimizer, batch, recipe, numbers)
+    return float(measured["loss"]), slopes
+
+
+def check_against(found: np.ndarray, expected: dict, name: str) -> None:
+    assert np.linalg.norm(found) == pytest.approx(expected["l2"], rel=1e-9), name
+    assert found.sum() == pytest.approx(expected["sum"], rel=1e-9, abs=1e-8), name
+    np.testing.assert_allclose(found.ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ("gsam", "gsam_small_rho", "sam", "sam_equal_lr", "gsam_warmup_below_lr_min"))
+def test_one_gradient_equals_the_original(engine, monkeypatch, name):
+    """The schedule of rho included: at a rate below the least one, and with equal ones."""
+    engine.keep_images(monkeypatch)
+    case = golden_cases.case("gsam/gsam_gradient_variants")
+    numbers, expected = case.golden["gradients"][name].values()
+    recipe = recipe_of(
+        (0.0, numbers["lr"]), base_lr=numbers["lr_max"], end_lr=numbers["lr_min"], rho=numbers["rho_max"],
+        rho_min=numbers["rho_min"], gsam_alpha=numbers["alpha"], loss="sigmoid", batch=4,
+    )  # fmt: skip
+    model = engine.build(case.config, case.arrays(), "float64")
+    optimizer = engine.optim.create_optimizer(model, recipe)
+    batch = next(engine.devices.to_device(iter([golden_batch(100)]), model.devices))
+    loss, slopes = sharp_gradients(engine, model, optimizer, batch, recipe)
+    assert loss == pytest.approx(case.expected(f"{name}/loss").item(), abs=1e-8)
+    norm = float(engine.optim.global_norm(slopes))
+    assert norm == pytest.approx(case.expected(f"{name}/grad_global_norm").item(), rel=1e-9)
+    found = canonical(engine, model, slopes)
+    for ours, theirs in case.names.items():
+        if not theirs.endswith("key/bias"):  # exactly 0, but for rounding
+            check_against(found[ours], expected[theirs], theirs)
+    engine.forget_compiled()
+
+
+@pytest.mark.parametrize("batch_split", (1, 2))
+@pytest.mark.parametrize("name", STEPS)
+def test_float64_training_equals_the_original(engine, monkeypatch, name, batch_split):
+    """Five steps: losses within 1e-8, gradient norms and parameters within 1e-9."""
+    engine.keep_images(monkeypatch)
+    case = golden_cases.case(f"gsam/{name}")
+    recipe = golden_recipe(case.golden["config"], batch_split=batch_split)
+    model = engine.build(case.config, case.arrays(), "float64")
+    optimizer, losses, norms = engine.optim.create_optimizer(model, recipe), [], []
+    batches = map(golden_batch, case.golden["input"]["seeds_per_step"])
+    for step, batch in enumerate(engine.devices.to_device(batches, model.devices)):
+        _, slopes = sharp_gradients(engine, model, optimizer, batch, recipe, step)
+        norms.append(float(engine.optim.global_norm(slopes)))
+        losses.append(float(engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"]))
+    engine.forget_compiled()
+    np.testing.assert_allclose(losses, case.expected("training_loss"), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(norms, case.expected("grad_global_norm"), rtol=1e-9)
+    trained = engine.weights.dump(model)
+    for ours, theirs in case.names.items():
+        if not theirs.endswith("key/bias"):  # whose gradients are rounding, of which Adam makes steps
+            check_against(trained[ours], case.golden["final_params"][theirs], theirs)
