@@ -26,6 +26,11 @@ STEPS = ("vit_gsam", "vit_gsam_small_rho_softmax", "vit_sam")
 MIXER = MixerConfig((8, 8), 16, 2, 16, 32, 5, image_size=(16, 16))
 
 
+def slow(*values):
+    """A case of the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def golden(name: str) -> dict:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
@@ -321,7 +326,9 @@ def check_against(found: np.ndarray, expected: dict, name: str) -> None:
     np.testing.assert_allclose(found.ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ("gsam", "gsam_small_rho", "sam", "sam_equal_lr", "gsam_warmup_below_lr_min"))
+@pytest.mark.parametrize(
+    "name", ("gsam_warmup_below_lr_min", *(slow(name) for name in ("gsam", "gsam_small_rho", "sam", "sam_equal_lr")))
+)
 def test_one_gradient_equals_the_original(engine, monkeypatch, name):
     """The schedule of rho included: at a rate below the least one, and with equal ones."""
     engine.keep_images(monkeypatch)
@@ -345,8 +352,10 @@ def test_one_gradient_equals_the_original(engine, monkeypatch, name):
     engine.forget_compiled()
 
 
-@pytest.mark.parametrize("batch_split", (1, 2))
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name, batch_split",
+    [("vit_gsam", 1), *(slow(name, parts) for name in STEPS for parts in (1, 2) if (name, parts) != ("vit_gsam", 1))],
+)
 def test_float64_training_equals_the_original(engine, monkeypatch, name, batch_split):
     """Five steps: losses within 1e-8, gradient norms and parameters within 1e-9."""
     engine.keep_images(monkeypatch)

@@ -77,7 +77,9 @@ def check_length(config, rule: dict, wanted: dict) -> None:
         raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
     for flag in ("rho_min", "gsam_alpha", "sam_group"):
         if wanted.get(flag) and not (rule | wanted).get("rho"):
-            raise UserError(f"--{flag} {wanted[flag]:g} belongs to SAM, which is off; give --rho, too, or leave it out.")
+            raise UserError(
+                f"--{flag} {wanted[flag]:g} belongs to SAM, which is off; give --rho, too, or leave it out."
+            )
     steps, warmup = wanted.get("steps", rule["steps"]), rule["warmup_steps"]
     for flag in ("warmup_steps", "cooldown_steps"):
         if wanted.get(flag, 0) > steps:
@@ -103,7 +105,9 @@ def check_sharpness(recipe: Recipe) -> None:
             f"--sam_group {recipe.sam_group} does not divide the batch of {recipe.batch}; choose a divisor, or 0 for all."
         )
     if recipe.num_ascents > 1 and not recipe.task.splits_batches:
-        raise UserError(f"--sam_group cuts batches, and the loss of {recipe.task.name} is of a whole one; leave it out.")
+        raise UserError(
+            f"--sam_group cuts batches, and the loss of {recipe.task.name} is of a whole one; leave it out."
+        )
     if recipe.batch_split > recipe.num_ascents and recipe.batch_split % recipe.num_ascents:
         raise UserError(
             f"--batch_split {recipe.batch_split} cannot cut the {recipe.num_ascents} groups of --sam_group "
