@@ -144,12 +144,16 @@ def test_devices_that_cannot_share_a_group_are_refused(num_devices, words):
         check_sharing(asked(batch=24, rho=0.1, sam_group=8), num_devices)
 
 
-@pytest.mark.parametrize("flag", ("rho", "rho_min", "gsam_alpha", "sam_group"))
-@pytest.mark.parametrize("value", ("-1", "nan"))
+@pytest.mark.parametrize("value", (-1, -1e-9, math.nan))
+@pytest.mark.parametrize("flag", ("rho", "rho_min", "gsam_alpha"))
 def test_numbers_below_zero_are_refused(flag, value):
-    number = int(value) if flag == "sam_group" and value == "-1" else float(value)
     with pytest.raises(UserError, match=f"--{flag} is .*, expected at least 0"):
-        check(TrainConfig(**{flag: number}))
+        check(TrainConfig(**{flag: value}))
+
+
+def test_a_group_of_fewer_images_than_none_is_refused():
+    with pytest.raises(UserError, match="--sam_group is -8, expected at least 0"):
+        check(TrainConfig(sam_group=-8))
 
 
 @pytest.mark.parametrize("num_processes, num_devices", [(1, 1), (1, 4), (2, 4), (4, 4)])
@@ -297,7 +301,7 @@ def golden_recipe(config: dict, **changes) -> Recipe:
     """What a case of training steps states; the schedule's factor is float32."""
     numbers, lr = config["gsam"], config["lr"]
     *factors, end = schedules.linear(config["total_steps"], 2, 1.0, config["schedule"]["linear_end"], beyond=1)
-    fields = dataclasses.asdict(recipe_of(np.float32(factors).astype(float) * lr)) | {
+    fields = vars(recipe_of(np.float32(factors).astype(float) * lr)) | {
         "batch": 4, "optimizer": "adam", "base_lr": lr, "end_lr": end * lr, "weight_decay": config["wd"],
         "decay": "independent", "clip": config["grad_clip_norm"], "rho": numbers["rho_max"],
         "rho_min": numbers["rho_min"], "gsam_alpha": numbers["alpha"],
