@@ -114,6 +114,14 @@ def compiled_step(
 
 
 @tf.function(autograph=False)
+def compiled_update(
+    optimizer: optim.Optimizer, recipe: Recipe, numbers: Tensor, gradients: dict[optim.Path, Tensor]
+) -> None:
+    """The update of `train_step` with SAM as a graph of its own."""
+    optim.update(optimizer, recipe, UpdateNumbers(*tf.unstack(numbers)), gradients)
+
+
+@tf.function(autograph=False)
 def eval_step(models: dict[str, Model], batch: dict[str, Tensor], output: str, task: Task) -> dict[str, Tensor]:
     """One of OUTPUTS for a batch, still on the device."""
     return models["model"].devices.gather(lambda batch: OUTPUTS[output](models, batch, task), batch)
