@@ -243,8 +243,8 @@ def test_the_mixup_weight_is_there_only_with_mixup(alpha):
 # --- columns
 
 
-def teaching(recipe: Recipe, resolution: int, *, own_view: bool = False) -> tuple[Column, ...]:
-    split, seen = split_of(12, 40), resized_recipe(recipe, resolution)
+def teaching(split: Split, recipe: Recipe, resolution: int, *, own_view: bool = False) -> tuple[Column, ...]:
+    seen = resized_recipe(recipe, resolution)
     return train_images(recipe), train_images(seen, "teacher", own_view=own_view), labels(split)
 
 
@@ -258,11 +258,11 @@ def test_another_models_column_shows_the_same_part_at_its_resolution():
         Split(images.__getitem__, np.zeros(16, np.int32), str),
         recipe_of(batch=16, crop_min_area=0.3, resize=16, crop=16),
     )
-    batch = batch_of(TrainBatches(split, recipe, 0, columns=teaching(recipe, 48)), 0)
+    batch = batch_of(TrainBatches(split, recipe, 0, columns=teaching(split, recipe, 48)), 0)
     assert batch["teacher"].shape == (16, 48, 48, 3) and batch["images"].shape == (16, 16, 16, 3)
     light = [batch[name].astype(float).mean((1, 2, 3)) for name in ("images", "teacher")]
     assert np.abs(light[0] - light[1]).max() < 2 and light[0].std() > 20
-    other = batch_of(TrainBatches(split, recipe, 0, columns=teaching(recipe, 48, own_view=True)), 0)
+    other = batch_of(TrainBatches(split, recipe, 0, columns=teaching(split, recipe, 48, own_view=True)), 0)
     np.testing.assert_array_equal(other["images"], batch["images"])
     assert np.abs(light[0] - other["teacher"].astype(float).mean((1, 2, 3))).max() > 20
 
@@ -270,7 +270,7 @@ def test_another_models_column_shows_the_same_part_at_its_resolution():
 @pytest.mark.parametrize("own_view", (False, True))
 def test_further_columns_are_functions_of_seed_and_step_too(own_view):
     split, recipe = split_of(30), recipe_of(batch=16, mixup=0.1, **AUGMENTED)
-    columns = teaching(recipe, 12, own_view=own_view)
+    columns = teaching(split, recipe, 12, own_view=own_view)
     whole = batch_of(TrainBatches(split, recipe, 0, columns=columns), 3)
     plain = batch_of(TrainBatches(split, recipe, 0), 3)
     assert_same({name: whole[name] for name in plain}, plain)
@@ -294,7 +294,7 @@ def test_the_resize_of_another_model_is_its_own():
 def test_an_image_is_decoded_once_for_all_columns_and_not_for_labels_alone():
     split, recipe, read = split_of(16), recipe_of(batch=16), []
     watched = Split(lambda i: read.append(i) or split.read(i), split.labels, str)
-    batch_of(TrainBatches(watched, recipe, 0, columns=teaching(recipe, 12)), 0)
+    batch_of(TrainBatches(watched, recipe, 0, columns=teaching(split, recipe, 12)), 0)
     assert sorted(read) == list(range(16))
     batch = batch_of(TrainBatches(watched, recipe, 0, columns=(labels(watched),)), 0)
     assert len(read) == 16 and sorted(batch["labels"].tolist()) == list(range(16))
