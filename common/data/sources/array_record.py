@@ -30,6 +30,7 @@ class Shard:
 
 
 def open_records(shards: list[Shard]) -> Sequence[bytes]:
+    """The records of all shards, one after the other. UserError where the package array_record is missing."""
     try:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
     except ImportError as error:
@@ -40,6 +41,7 @@ def open_records(shards: list[Shard]) -> Sequence[bytes]:
 
 
 def read_record(records: Sequence[bytes], i: int, where: str) -> bytes:
+    """Record `i`, a serialized `tf.train.Example`. UserError for a damaged file; `where` names the split."""
     try:
         return records[i]
     except (RuntimeError, ValueError, IndexError) as error:  # what the C++ reader raises for a damaged file
@@ -49,7 +51,7 @@ def read_record(records: Sequence[bytes], i: int, where: str) -> bytes:
 
 
 def collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[list[int | bytes], ...]]:
-    """The values of `keys` for every record, in order."""
+    """The values of `keys` for every record, in order. UserError for a damaged file; `where` names the split."""
     for start in range(0, len(records), CHUNK):
         try:
             chunk = records.__getitems__(range(start, min(start + CHUNK, len(records))))
@@ -62,7 +64,10 @@ def collect(records: Any, keys: tuple[str, ...], where: str) -> Iterator[tuple[l
 
 
 def feature_values(record: bytes, key: str, where: str) -> list[int | float | bytes]:
-    """The values of feature `key` of a serialized `tf.train.Example`: numbers or bytes, those of a matrix row by row."""
+    """The values of feature `key` of a serialized `tf.train.Example`: numbers or bytes, those of a matrix row by row.
+
+    Raises UserError for another message, and for a missing feature; `where` names the record.
+    """
     try:
         for _, features in fields(record):
             for _, entry in fields(features):

@@ -122,6 +122,7 @@ def read_class_names(path: Path, num_classes: int) -> tuple[str, ...]:
 
 
 def shards_of(info: dict[str, Any], split: dict[str, Any], folder: Path) -> list[Shard]:
+    """The files of a split, from its row in dataset_info.json. UserError where one is missing."""
     lengths = [int(length) for length in split.get("shardLengths", [])]
     shards = []
     for index, length in enumerate(lengths):
@@ -137,7 +138,7 @@ def shards_of(info: dict[str, Any], split: dict[str, Any], folder: Path) -> list
 
 
 def shards_of_part(info: dict[str, Any], rows: dict[str, dict], part: Part, folder: Path) -> list[Shard]:
-    """The shards, or pieces of them, that hold a part."""
+    """The shards, or pieces of them, that hold a part. UserError where its split is missing or too short."""
     if part.split not in rows:
         raise UserError(f"{folder} has the splits {', '.join(rows)}, expected {part.split}, too; prepare it again.")
     shards = shards_of(info, rows[part.split], folder)
