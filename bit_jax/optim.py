@@ -55,7 +55,7 @@ class Optimizer:
 
     def __init__(self, model: nnx.Module, recipe: Recipe):
         SPLITS.pop(model, None)  # its head may be another one since
-        self.parameters = split(model).trained
+        self.parameters = trained(model)
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.params.items()}}
         if recipe.optimizer == "adam":
             self.state["second"] = jax.tree.map(jnp.zeros_like, self.params)
@@ -76,6 +76,11 @@ class Optimizer:
 def parameters(model: nnx.Module) -> dict[tuple[str | int, ...], nnx.Param]:
     """{attribute path: parameter} of the variables of `model` themselves, not of copies."""
     return dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+
+
+def trained(model: nnx.Module) -> dict[tuple[str | int, ...], nnx.Param]:
+    """Those of `parameters` that are trained."""
+    return split(model).trained
 
 
 def canonical_name(path: tuple[str | int, ...]) -> str:

@@ -11,6 +11,8 @@ from bit_jax.losses import cross_entropy, scale
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
+PROBABILITIES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}  # of each class
+
 
 @functools.partial(jax.jit, static_argnames="loss")
 def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array]:
@@ -28,7 +30,7 @@ def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
-    probabilities = jax.nn.softmax(logits) if loss == "softmax" else jax.nn.sigmoid(logits)
+    probabilities = PROBABILITIES[loss](logits)
     wide = lambda values: values.astype(jnp.promote_types(logits.dtype, jnp.float32))
     columns = {"top1": rank < 1, "top5": rank < 5, "loss": wide(losses), "mask": mask}
     return columns | {"predicted": logits.argmax(1), "probability": wide(probabilities.max(1))}

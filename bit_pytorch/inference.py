@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bit_pytorch import api
 from bit_pytorch.devices import FirstDevice, to_device
@@ -20,11 +21,17 @@ from common.runs.prediction import Prediction
 
 
 @torch.inference_mode()
+def features_and_logits(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(features [B, D], logits [B, K]) of uint8 images."""
+    features = model.features(scale(images, model).to(model.compute_dtype))
+    return features, model.head(features)
+
+
 def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        features = model.features(scale(batch["images"], model).to(model.compute_dtype))
-        yield features.cpu().numpy(), model.head(features).cpu().numpy()
+        features, logits = features_and_logits(model, batch["images"])
+        yield features.cpu().numpy(), logits.cpu().numpy()
 
 
 @torch.inference_mode()
@@ -33,8 +40,7 @@ def predict_and_score(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features = model.features(scale(batch["images"], model).to(model.compute_dtype))
-        logits = model.head(features)
+        features, logits = features_and_logits(model, batch["images"])
         yield (
             features.cpu().numpy(),
             logits.cpu().numpy(),

@@ -34,7 +34,7 @@ def gradients(
         measured["loss"] += loss.detach()
         for name, value in further.items():
             measured[name] += value.detach() / recipe.batch_split
-    trained = {name: value for name, value in optim.parameters(model).items() if value.requires_grad}
+    trained = optim.trained(model)
     slopes = {name: value.grad for name, value in trained.items()}
     for value in trained.values():
         value.grad = None

@@ -16,7 +16,7 @@ class Optimizer:
     """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {name: tensor}."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
-        self.parameters = {name: value for name, value in parameters(model).items() if value.requires_grad}
+        self.parameters = trained(model)
         self.names = tuple(canonical_name(name, value) for name, value in self.parameters.items())
         self.state = {"first": {name: zeros(value, recipe.first_moment) for name, value in self.parameters.items()}}
         if recipe.optimizer == "adam":
@@ -28,6 +28,11 @@ class Optimizer:
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """{PyTorch's name: parameter} of `model` itself, not of copies."""
     return dict(model.named_parameters())
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those of `parameters` that are trained."""
+    return {name: value for name, value in parameters(model).items() if value.requires_grad}
 
 
 def canonical_name(name: str, tensor: Tensor) -> str:

@@ -9,6 +9,8 @@ from bit_pytorch.losses import cross_entropy, scale
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
+PROBABILITIES = {"softmax": lambda logits: logits.softmax(1), "sigmoid": torch.sigmoid}  # of each class
+
 
 def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Tensor]:
     """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
@@ -25,7 +27,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - behind.sum(1)
-    probabilities = logits.softmax(1) if loss == "softmax" else logits.sigmoid()
+    probabilities = PROBABILITIES[loss](logits)
     columns = {"top1": rank < 1, "top5": rank < 5, "loss": losses.double(), "mask": mask}
     return columns | {"predicted": logits.argmax(1), "probability": probabilities.amax(1).double()}
 

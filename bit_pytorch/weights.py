@@ -17,9 +17,9 @@ def turned(tensor: Tensor) -> Tensor:
     return tensor.detach().permute(order)
 
 
-def to_array(tensor: Tensor) -> np.ndarray:
+def to_array(value: Tensor) -> np.ndarray:
     """A C-contiguous array of its own: OIHW becomes HWIO, [out, in] becomes [in, out]."""
-    return turned(tensor).contiguous().cpu().numpy().copy()
+    return turned(value).contiguous().cpu().numpy().copy()
 
 
 def to_tensor(array: np.ndarray) -> Tensor:

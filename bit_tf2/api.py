@@ -10,8 +10,9 @@ from tensorflow import Tensor
 
 from bit_tf2 import weights as engine_weights
 from bit_tf2.devices import Devices, FirstDevice
+from bit_tf2.keras_model import PRECISIONS, checked_policy, construct
 from bit_tf2.mixer import Mixer
-from bit_tf2.model import PRECISIONS, Model, checked_policy, construct
+from bit_tf2.model import Model
 from bit_tf2.resnet import ResNet
 from bit_tf2.resnet_v1 import ResNetV1
 from bit_tf2.vit import ViT

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow import Tensor
 
+from bit_tf2.keras_model import takes_images, takes_inputs
 from bit_tf2.layers import Dense, Layer, LayerNorm, Mlp, PatchEmbedding, drop_branch, on_grid, registered
-from bit_tf2.model import Model, takes_images, takes_inputs
+from bit_tf2.model import Model
 from common.models import MixerConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
 

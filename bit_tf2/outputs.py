@@ -9,6 +9,8 @@ from bit_tf2.losses import cross_entropy, scale
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
+PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}  # of each class
+
 
 def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Tensor]:
     """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
@@ -26,7 +28,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
     # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = logits.shape[1] - tf.reduce_sum(tf.cast(behind, tf.int32), 1)
-    probabilities = tf.nn.softmax(logits) if loss == "softmax" else tf.sigmoid(logits)
+    probabilities = PROBABILITIES[loss](logits)
     columns = {"top1": rank < 1, "top5": rank < 5, "loss": tf.cast(losses, tf.float64), "mask": mask}
     probability = tf.cast(tf.reduce_max(probabilities, 1), tf.float64)
     return columns | {"predicted": tf.argmax(logits, 1), "probability": probability}

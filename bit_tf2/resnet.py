@@ -6,8 +6,9 @@ import tensorflow as tf
 from tensorflow import Tensor
 from tensorflow.nn import relu
 
+from bit_tf2.keras_model import takes_images, takes_inputs
 from bit_tf2.layers import Dense, GroupNorm, Layer, StdConv, max_pool, registered
-from bit_tf2.model import Model, takes_images, takes_inputs
+from bit_tf2.model import Model
 from common.models import ResNetConfig
 from common.models.intermediates import Intermediate, chosen, stage_ends, stage_labels
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow import Tensor
 
+from bit_tf2.keras_model import takes_images, takes_inputs
 from bit_tf2.layers import (
     Attention,
     Dense,
@@ -18,7 +19,7 @@ from bit_tf2.layers import (
     on_grid,
     registered,
 )  # fmt: skip
-from bit_tf2.model import Model, takes_images, takes_inputs
+from bit_tf2.model import Model
 from bit_tf2.resnet_v1 import Backbone
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen

@@ -8,9 +8,9 @@ from bit_tf2.optim import Optimizer, canonical_name, parameters
 from common.weights import refuse_unbuilt
 
 
-def to_array(variable: tf.Variable) -> np.ndarray:
+def to_array(value: tf.Variable) -> np.ndarray:
     """A C-contiguous array of its own: the layouts are HWIO and [in, out] already."""
-    return np.array(variable.numpy(), order="C")
+    return np.array(value.numpy(), order="C")
 
 
 def shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
