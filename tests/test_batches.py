@@ -106,6 +106,13 @@ def test_the_order_is_pinned():
     draws = [0.9230124616734992, 0.7203569374911785, 0.2663851419363449, 0.5792492134281088, 0.4419174165748663]
     np.testing.assert_allclose(plan["draws"][0], draws, rtol=1e-15)
     assert float(plan["mixup_weight"]) == pytest.approx(0.9997519317031272, rel=1e-12)
+    split, recipe = split_of(10), recipe_of(batch=4, **AUGMENTED)
+    both = TrainBatches(
+        split, recipe, 7, columns=(train_images(recipe), *teaching(split, recipe, 8, own_view=True)[1:])
+    )
+    plan, firsts = both.plan(2), {"randaugment": 0.7724929607883628, "other_draws": 0.6928558221893869}
+    for name, first in (firsts | {"other_randaugment": 0.40517876340716974}).items():
+        assert plan[name].flat[0] == pytest.approx(first, rel=1e-15)
 
 
 # --- epochs
