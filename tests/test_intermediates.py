@@ -54,7 +54,7 @@ def test_intermediates_are_those_of_timm(engine, name, norm, tmp_path):
 def test_the_last_intermediate_makes_the_features(engine, name):
     """Pooled, and their strides are those of their maps."""
     config = CASES[name][0]
-    size = (config.image_size or (32, 32))
+    size = config.image_size or (32, 32)
     model = engine.build(config, random_arrays(config), "float64")
     pixels = engine.tensor(images(*size).astype(np.float64))
     found = model.intermediates(pixels, norm=True)

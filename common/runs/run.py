@@ -271,9 +271,7 @@ class Run(Opened):
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint follows `step` completed updates."""
-        is_writing = (
-            self.folder.checkpoints.is_writing()
-        )  # a failure ends the run here, not only when the next one is due
+        is_writing = self.folder.checkpoints.is_writing()  # a failure ends the run here, not when the next one is due
         return self.due.checkpoint(step, is_writing=is_writing)
 
     def save(self, step: int, model: weights.Arrays, optimizer: weights.Arrays) -> None:
