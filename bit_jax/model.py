@@ -1,4 +1,4 @@
-"""What the families have in common in JAX: features, then a head; and blocks that may be computed twice."""
+"""The shared part of the families in JAX: features, then a head; blocks that may be computed twice."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], me
 class Model(nnx.Module):
     """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    `card` says what is known of its weights (common/models/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    `card` holds facts of its weights (common/models/cards.py), `preprocessing` the scale of images: in [-1, 1],
     but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
     instead of keeping them.
     """
@@ -39,12 +39,12 @@ class Model(nnx.Module):
 
     @property
     def device(self) -> jax.Device | jax.sharding.Sharding:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return jax.tree.leaves(nnx.state(self, nnx.Param))[0].device
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of the logits; None where nothing tells them."""
+        """Names of the classes in the order of the logits; None where they are unknown."""
         return self.card.class_names
 
     @property
@@ -74,5 +74,5 @@ class Model(nnx.Module):
         return self.logits(self.features(images))
 
     def logits(self, features: Array) -> Array:
-        """What the head makes of features; the features themselves where there is no head."""
+        """The head's output for features; the features themselves where there is no head."""
         return features if self.head is None else self.head(features)

@@ -77,7 +77,7 @@ class ViT(Model):
         return self.logits(self.features(images, kept_branches, dropout_seeds))
 
     def features(self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None) -> Array:
-        """What the head sees, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
+        """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
         """

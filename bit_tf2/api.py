@@ -59,7 +59,7 @@ def create_model(
     image_size: zoo.Size | None = None,
     weights: str | Path | None = None,
 ) -> Model:
-    """A `keras.Model` for images [B, H, W, 3] as its `preprocessing` says, called by its published `name`.
+    """A `keras.Model` for images [B, H, W, 3] scaled by `preprocessing`, under its published `name`.
 
     `weights` is a file or folder in any spelling (common/weights/spellings/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
@@ -75,7 +75,7 @@ def create_model(
 
 
 def load_weights(model: Model, path: str | Path) -> None:
-    """Replace every parameter by the file's, in any spelling, and of the card what it tells; its head must have as many classes.
+    """Load a file's parameters, in any spelling and with as many classes, and the facts of its card.
 
     Raises UserError.
     """
@@ -116,7 +116,7 @@ def decode_predictions(model: Model | str, logits: Tensor | np.ndarray, top: int
 
 
 def known(model: Model | str) -> zoo.Known:
-    """What is known of a model, or of the published one of that name. Raises UserError."""
+    """The card of a model, or of the published one of that name. Raises UserError."""
     if isinstance(model, str):
         return zoo.published_facts(model)
     model = unwrapped(model)

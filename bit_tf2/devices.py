@@ -145,7 +145,7 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, A
 
 
 def find_strategy() -> tf.distribute.Strategy | None:
-    """The strategy for the processes that TF_CONFIG or SLURM tells of, for a TPU, or for several local devices."""
+    """The strategy for the processes that TF_CONFIG or SLURM names, for a TPU, or for several local devices."""
     if strategy := find_workers():
         return strategy
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
@@ -157,7 +157,7 @@ def find_strategy() -> tf.distribute.Strategy | None:
 
 
 def find_workers() -> tf.distribute.Strategy | None:
-    """The strategy for the processes that TF_CONFIG tells of, if there are several.
+    """The strategy for the processes that TF_CONFIG names, if there are several.
 
     Raises UserError where it is not what TensorFlow expects.
     """

@@ -16,7 +16,7 @@ from common.models.cards import Card, Preprocessing
 class Model(KerasModel):
     """Images [B, H, W, 3] to logits [B, num_classes], or to features where there are no classes.
 
-    `card` says what is known of its weights (common/models/cards.py), and `preprocessing` how it wants its images: in [-1, 1],
+    `card` holds facts of its weights (common/models/cards.py), `preprocessing` the scale of images: in [-1, 1],
     but for some weights of other projects. With `remat`, the backward pass computes the activations within a block again
     instead of keeping them.
     """
@@ -35,12 +35,12 @@ class Model(KerasModel):
 
     @property
     def device(self) -> str:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return self.weights[0].value.device
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of the logits; None where nothing tells them."""
+        """Names of the classes in the order of the logits; None where they are unknown."""
         return self.card.class_names
 
     @property
@@ -70,5 +70,5 @@ class Model(KerasModel):
         return self.logits(self.features(images, **noise))
 
     def logits(self, features: Tensor) -> Tensor:
-        """What the head makes of features; the features themselves where there is no head."""
+        """The head's output for features; the features themselves where there is no head."""
         return features if self.head is None else self.head(features)

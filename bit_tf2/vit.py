@@ -83,7 +83,7 @@ class ViT(Model):
     def features(
         self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
     ) -> Tensor:
-        """What the head sees, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
+        """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
         """

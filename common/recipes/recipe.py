@@ -13,7 +13,7 @@ from common.system.errors import UserError
 
 
 class UpdateNumbers(NamedTuple):
-    """What differs from one update to the next."""
+    """The numbers that differ from one update to the next."""
 
     gain: float  # what the gradient is multiplied by where it is added to the first moment
     rate: float  # what the direction is multiplied by where it is taken from the parameter
@@ -94,7 +94,7 @@ class Recipe:
 
     @property
     def first_decay(self) -> float:
-        """What the first moment is multiplied by in an update, in the type in which it is kept."""
+        """The factor of the first moment in an update, in the type in which it is kept."""
         decay = self.momentum if self.optimizer == "sgd" else self.beta1
         return decay if self.first_moment == "float32" else nearest_bfloat16(decay)
 
@@ -159,7 +159,7 @@ class Recipe:
         )
 
     def rho_at(self, step: int) -> float:
-        """How far the update that follows `step` completed ones ascends.
+        """The length of the ascent in the update that follows `step` completed ones.
 
         By the rate of the update after it: the original counts steps from 1 here, and from 0 in its schedule.
         """
