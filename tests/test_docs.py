@@ -28,6 +28,7 @@ from conftest import ROOT
 from engines import NAMES as ENGINES
 from PIL import Image
 from test_launch import SLURM, dry_run
+from test_rooms import COMMANDS, ORDER
 
 import common.runs.command
 from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConfig, TrainConfig
@@ -297,10 +298,10 @@ def test_files_and_tests_named_in_the_prose_exist(page):
             assert any(next((ROOT / name).rglob(path), None) for name in FOLDERS), path
 
 
-def test_the_map_shows_every_room():
-    """In `common/README.md`: each package of `common/`, and each of its modules."""
+def test_the_map_shows_the_rooms_in_their_order():
+    """`common/README.md`: the rooms and modules of test_rooms.py, and the commands."""
     table = (ROOT / "common" / "README.md").read_text().partition("## The way of a run")[0]
-    shown = {*re.findall(r"^\| `(\w+)/` ", table, re.MULTILINE)}
-    assert shown >= {path.parent.name for path in (ROOT / "common").glob("*/__init__.py")}
-    modules = {path.stem for path in (ROOT / "common").glob("*.py")} - {"__init__"}
-    assert modules <= {*re.findall(r"\w+", table)}, modules
+    first = [cells.split(" | ") for cells in re.findall(r"(?m)^\| (.+) \|$", table)]
+    assert tuple(name for cells in first for name in re.findall(r"^`(\w+)(?:/|\.py)`", cells[0])) == ORDER
+    (commands,) = (cells[1] for cells in first if cells[0] == "commands")
+    assert {*re.findall(r"`(\w+)`", commands)} == COMMANDS
