@@ -6,6 +6,7 @@ machine's load meets all of them; a row shows the median, the range, and the rat
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import itertools
 import multiprocessing
@@ -78,12 +79,12 @@ def model_config(args: argparse.Namespace) -> ModelConfig:
     return dataclasses.replace(config, image_size=(args.resolution, args.resolution)) if fixed else config
 
 
-def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int = 1) -> Work:
-    """Training steps of one engine, each read back."""
+def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int = 1, **numbers) -> Work:
+    """Training steps of one engine, each read back, perhaps with other `numbers` of the recipe."""
     api, _, loop, optim = import_engine(engine)
     config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
-    recipe = dataclasses.replace(RECIPE, batch_split=batch_split, lrs=(1e-4,), weight_decay=1e-4)
+    recipe = dataclasses.replace(RECIPE, batch_split=batch_split, lrs=(1e-4,), weight_decay=1e-4, **numbers)
     optimizer = optim.create_optimizer(model, recipe)
     on_device = next(iter(loop.to_device(iter([training_batch(args, batch)]), model.devices)))
 
@@ -370,6 +371,17 @@ def train_section(args: argparse.Namespace) -> None:
     show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
 
 
+def sharpness_section(args: argparse.Namespace) -> None:
+    """A step of SAM and of GSAM against a plain one, in each engine."""
+    numbers = {"plain": {}, "SAM": {"rho": 0.05, "rho_min": 0.05}, "GSAM": {"rho": 0.05, "gsam_alpha": 0.4}}
+    for engine in args.engines:
+        rows = {
+            f"{engine}, {name}": (functools.partial(engine_training, **changes), args, engine, args.batch)
+            for name, changes in numbers.items()
+        }
+        show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
+
+
 def inference_section(args: argparse.Namespace) -> None:
     """Inference of the three engines against timm."""
     rows = {f"timm {layout}": (timm_inference, args, layout) for layout in ("contiguous_format", "channels_last")}
@@ -635,6 +647,7 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
 
 SECTIONS = {
     "train": train_section,
+    "sharpness": sharpness_section,
     "inference": inference_section,
     "memory": memory_section,
     "pipeline": pipeline_section,
