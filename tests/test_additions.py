@@ -18,7 +18,6 @@ from common import evaluation, tasks
 from common.config import TrainConfig
 from common.data import prepare
 from common.data.catalogue import NAMED, SOURCES, open_dataset
-from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.metrics import METRICS
 from common.models import FAMILIES
 from common.models.initial import initial_parameters
@@ -33,24 +32,30 @@ from common.weights.spellings import TABLES
 BY_HAND = ("bit_finetune", "bit_pretrain", "bit_pretrain_stepwise")  # whose numbers other tests of test_recipes.py list
 
 
-def rows(page: str, heading: str = "") -> list[list[str]]:
-    """The cells of every row of a page's tables, from `heading` on."""
-    text = (ROOT / page).read_text()
-    text = text[text.index(heading) :]
+def rows(page: str) -> list[list[str]]:
+    """The cells of every row of a page's tables."""
+    text = (ROOT / page).read_text() if (ROOT / page).exists() else ""
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
-def names(page: str, heading: str = "") -> set[str]:
+def names(page: str) -> set[str]:
     """What the first cells of a page's tables have in backticks."""
-    return {name for cells in rows(page, heading) for name in re.findall("`([^`]+)`", cells[0])}
+    return {name for cells in rows(page) for name in re.findall("`([^`]+)`", cells[0])}
+
+
+def quoted(test: str) -> set[str]:
+    """The words that a test's file has in quotes."""
+    return set(re.findall(r'"(\w+)"', (ROOT / test).read_text())) if (ROOT / test).exists() else set()
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_recipe_is_complete(name):
     """It makes numbers, they are held to the source's, and its page and its docstring describe it."""
     assert create_recipe(TrainConfig(recipe=name, steps=20_000), 50_000, (32, 32), {}).name == name
-    assert name in {*PUBLISHED, *BY_HAND}, "tests/test_recipes.py compares its numbers with those of no source"
-    assert name in names("docs/recipes.md")
+    assert name in {*PUBLISHED, *BY_HAND} | quoted("tests/test_distill_recipes.py"), (
+        "no test holds its numbers to a source"
+    )
+    assert name in names("docs/recipes.md") | names("docs/distillation.md")
     docstring = RULES[name].__doc__
     assert "Source: " in docstring
     assert re.search(rf"(?m)^ +python -m bit_\w+\.train .*--recipe {name}\b", docstring) or name in BY_HAND
@@ -123,7 +128,8 @@ def test_a_task_is_complete(name):
     """Its numbers, its module with the functions of the others, its loss in each engine; it is judged by a known metric."""
     assert KINDS[name].name == name and KINDS[name].best.partition("/")[2] in METRICS
     for function, arguments in TASK_FUNCTIONS.items():
-        assert [*inspect.signature(getattr(TASKS[name], function)).parameters] == arguments, function
+        found = inspect.signature(getattr(TASKS[name], function)).parameters.values()
+        assert [one.name for one in found if one.default is one.empty] == arguments, function
     for engine in ENGINES:
         assert table(engine, "losses.py", "LOSSES").get(name) == name, engine
         body = ast.parse((ROOT / engine / "losses.py").read_text()).body
@@ -133,34 +139,32 @@ def test_a_task_is_complete(name):
 
 ONES = np.ones(3, np.float32)
 SCORES = dict.fromkeys(("top1", "top5", "loss", "predicted", "probability"), ONES) | {"mask": ONES > 0}
-EXAMPLES = {  # class -> (an evaluator of no batches, the rows of each of its outputs)
-    "ClassificationEvaluator": (lambda: ClassificationEvaluator("val", (), np.ones(3, np.int32)), {"scores": SCORES}),
+EXAMPLES = {  # evaluator -> the rows of each of its outputs
+    "ClassificationEvaluator": {"scores": SCORES},
+    "DistillationEvaluator": {"matches": SCORES | dict.fromkeys(("agreement", "kl", "teacher_top1"), ONES)},
 }
 
 
-def evaluators() -> set[str]:
-    """The classes of `common/evaluation/` and `common/tasks/` that have all of an evaluator's methods, base classes aside."""
-    found = set()
-    for module in (
-        *pkgutil.walk_packages(evaluation.__path__, "common.evaluation."),
-        *pkgutil.walk_packages(tasks.__path__, "common.tasks."),
-    ):
-        for name, one in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            own = one.__module__ == module.name and module.name != "common.evaluation.evaluator"
-            if own and all(hasattr(one, method) for method in ("passes", "add", "result", "write")):
-                found.add(name)
+def evaluators() -> dict[str, type]:
+    """The classes of `common/evaluation/` and `common/tasks/` that have all of an evaluator's methods, but the base classes."""
+    found = {}
+    for room in (evaluation, tasks):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            for name, one in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+                own = one.__module__ == module.name and module.name != "common.evaluation.evaluator"
+                if own and all(hasattr(one, method) for method in ("passes", "add", "result", "write")):
+                    found[name] = one
     return found
 
 
-def test_an_evaluator_is_complete(tmp_path):
-    """Each engine computes its outputs; its results are rows of METRICS, with words and a direction or none."""
-    assert evaluators() == {*EXAMPLES}, "give every evaluator an example"
-    for create, rows_of in EXAMPLES.values():
-        evaluator = create()
-        assert [output for output, _ in evaluator.passes()] == [*rows_of]
-        for output, columns in rows_of.items():
-            for engine in ENGINES:
-                assert output in table(engine, "outputs.py", "OUTPUTS"), engine
-            evaluator.add(output, columns)
-        assert evaluator.result() and evaluator.result().keys() <= METRICS.keys()
-        evaluator.write(tmp_path)
+@pytest.mark.parametrize("name", evaluators())
+def test_an_evaluator_is_complete(name, tmp_path):
+    """It has an example here; each engine computes its outputs; its results are rows of METRICS."""
+    evaluator = evaluators()[name]("val", (), np.ones(3, np.int32))
+    assert [output for output, _ in evaluator.passes()] == [*EXAMPLES[name]]
+    for output, columns in EXAMPLES[name].items():
+        for engine in ENGINES:
+            assert output in table(engine, "outputs.py", "OUTPUTS"), engine
+        evaluator.add(output, columns)
+    assert evaluator.result() and evaluator.result().keys() <= METRICS.keys()
+    evaluator.write(tmp_path)
