@@ -59,20 +59,20 @@ def periods(eval_every: str) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The model, and where its weights come from."""
+    """The model and the source of its weights."""
 
     model: str = flag(DEFAULT_MODEL, "published name of the model; `list` shows them")
     bit_pretrained_dir: str = flag(DOWNLOADS, "folder of downloaded weights", scope="machine")
     weights: str = flag(
         "pretrained",
-        "a file (.npz, .h5, .safetensors), the folder of a run or another, `pretrained`: the published one, or `none`",
+        "a file (.npz, .h5, .safetensors), a folder such as a run's, `pretrained` (the published file), or `none`",
     )
     precision: Precision = flag("float32", "type of the computation")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from."""
+    """The source of the images."""
 
     dataset: str = flag(
         "cifar10-sample", "a name, tfds:NAME, vtab:TASK, or a folder PATH/{train,val|test}/<class>/*.jpg"
@@ -91,35 +91,33 @@ class DecodingConfig:
         None, "threads that decode images", rule="one per CPU core", scope="machine", least=1, most=1024
     )
     on_broken_image: OnBrokenImage = flag(
-        "stop", "what an image that cannot be decoded does: end the run, or be left out as if it were not there"
+        "stop", "effect of an image that cannot be decoded: end the run, or leave the image out"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class RecipeConfig:
-    """What is trained, on which images, and by which recipe."""
+    """The recipe, the trained parameters, and the images to train on."""
 
     recipe: str = flag("bit_finetune", "set of hyper-parameters", choices=tuple(RULES))
     compat: str | None = flag(
         None,
-        "what the original code did otherwise: bit2021 mirrors all training images and resizes without antialiasing",
+        "bit2021: mirror all training images and resize without antialiasing, as the original code",
         rule="off",
         choices=tuple(COMPAT),
         recipes=("bit_finetune",),
     )
-    train_only: TrainOnly = flag(
-        "all", "all parameters, the head, or norms (scales and biases) and head; the rest is frozen"
-    )
+    train_only: TrainOnly = flag("all", "parameters to train: all, the head, or norms (scales and biases) and head")
     val_fraction: float = flag(0.0, "part of the training images to validate on, in [0, 1)", least=0, below=1)
     examples_per_class: int | None = flag(None, "training images per class", rule="all", least=1)
     examples_per_class_seed: int = flag(0, "seed of their choice", least=0, most=MOST_SEED)
-    exif: Exif = flag("ignore", "whether photographs are turned as their EXIF says")
+    exif: Exif = flag("ignore", "turn photographs by their EXIF orientation, or ignore it")
     seed: int = flag(0, "seed of data order, crops, flips, mixup and initial values", least=0, most=MOST_SEED)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How long a run trains, and at which rates."""
+    """The length of a run, and its learning rates."""
 
     batch: int | None = replacing("images per training step", least=1)
     steps: int | None = replacing("training steps", least=1)
@@ -141,7 +139,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ViewsConfig:
-    """How images are resized, cut and changed."""
+    """Resizing, crops and augmentation of images."""
 
     resize: int | None = replacing("side in pixels to which training images are resized", least=1, most=LONGEST_SIDE)
     resize_mode: ResizeMode | None = replacing(
@@ -201,7 +199,7 @@ class UpdateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What a run is called, and what it writes when."""
+    """The name of a run, and when it writes."""
 
     name: str | None = flag(None, "name of the run's folder", rule="dataset_model_time", scope="run", check=check_name)
     logdir: str = flag("runs", "folder of runs; gs:// and s3://, too", scope="machine")
@@ -231,7 +229,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MachineConfig:
-    """How it fits on the machine: rounding and time depend on it, and nothing else."""
+    """How a run fits on the machine; only rounding and time depend on these flags."""
 
     batch_eval: int | None = replacing("images per evaluation step", rule="as --batch", scope="run", least=1)
     batch_split: int = flag(1, "micro-batches per training step", scope="run", least=1)
@@ -253,7 +251,7 @@ class TrainConfig(
     DecodingConfig,
     DataConfig,
 ):
-    """Flags of `python -m bit_*.train`, whose help tells their units; None means what `rule` says.
+    """Flags of `python -m bit_*.train`, whose help states their units; for None, `rule` describes the value.
 
     In Python: `main(Run(TrainConfig(...), engine="bit_jax"))` with `main` of `bit_jax.loop`.
     """
@@ -261,7 +259,7 @@ class TrainConfig(
 
 @dataclasses.dataclass(frozen=True)
 class VtabConfig(TrainConfig):
-    """Which tasks of VTAB-1k, and in which engine.
+    """The tasks of VTAB-1k, and the engine.
 
     Flags of `python -m common.vtab`; those of train are for every task.
     """
@@ -297,13 +295,13 @@ class PreparationConfig:
     )
     eval_resize_kind: ResizeKind | None = flag(None, "how images are resized", rule="the weights' card")
     exif: Exif | None = flag(
-        None, "whether photographs are turned as their EXIF says", rule="the weights' card, or ignore"
+        None, "turn photographs by their EXIF orientation, or ignore it", rule="the weights' card, or ignore"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig):
-    """What is evaluated, and what is kept of it.
+    """The splits to evaluate, and the output.
 
     Flags of `python -m bit_*.evaluate`.
     """
@@ -318,7 +316,7 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
-    """What is predicted.
+    """The images to classify, and the output.
 
     Flags of `python -m bit_*.predict`.
     """
@@ -330,7 +328,7 @@ class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig(ModelConfig):
-    """What is written.
+    """The format and the file to write.
 
     Flags of `python -m bit_*.export`.
     """
