@@ -15,7 +15,7 @@ from common.convert import convert
 from common.models import PublishedModel, ViTConfig
 from common.models.cards import Card, Preprocessing
 from common.models.families import dump_config
-from common.runs.inference import Prediction
+from common.runs.prediction import Prediction
 from common.runs.run import Run
 from common.system.errors import UserError
 from common.weights import containers, processors
