@@ -287,15 +287,16 @@ def test_tables_and_headings_are_whole(page):
 
 @PAGE
 def test_files_and_tests_named_in_the_prose_exist(page):
-    """`FOLDER/FILE.py`, `FOLDER/FILE.py::TEST`: below the repository or the page's folder. `FILE.py` alone: anywhere."""
+    """`FOLDER/FILE.py`: below the repository or the page's folder. `FILE.py` alone: anywhere. `FILE.py::TEST`, `TEST`: a test."""
     prose = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
-    for path, test in re.findall(r"`([\w/*]+\.(?:py|sh|json))(?:::(\w+))?`", prose):
-        if path.split("/")[0] in FOLDERS or page.parent != ROOT / "docs" and "/" in path:
-            files = [root / path for root in (ROOT, page.parent) if (root / path).exists()]
-            assert files, path
-            assert not test or re.search(rf"(?m)^def {test}\(", files[0].read_text()), f"{path}::{test}"
+    for path in re.findall(r"`([\w/]+\.(?:py|sh|json))`", prose):
+        if path.split("/")[0] in FOLDERS or page.parent == ROOT / "common" and "/" in path:
+            assert (ROOT / path).exists() or (page.parent / path).exists(), path
         elif "/" not in path and path.endswith(".py") and path not in ("utils.py", "common.py"):
             assert any(next((ROOT / name).rglob(path), None) for name in FOLDERS), path
+    for path, test in re.findall(r"`(?:(test_\w+\.py)::)?(test_\w+)`", prose):
+        text = (ROOT / "tests" / (path or "test_additions.py")).read_text()
+        assert re.search(rf"(?m)^def {test}\(", text), f"{path}::{test}"
 
 
 def test_the_map_shows_the_rooms_in_their_order():
