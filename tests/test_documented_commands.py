@@ -110,7 +110,7 @@ def stage(tmp_path_factory) -> Path:
         write_weights(root / path, initial_parameters(0, config), config)
     run([sys.executable, "-c", "import torch; torch.save({'weight': torch.ones(2, 3)}, 'OLD.pth')"], root)
     run(translated("python -m bit_pytorch.train --name NAME"), root)
-    for name in "ABC":
+    for name in ("A", "B", "C", "teacher"):
         shutil.copytree(root / "runs" / "NAME", root / "runs" / name)
     return root
 
