@@ -7,6 +7,7 @@ import optax
 from jax import Array
 from jax import numpy as jnp
 
+from bit_jax.distances import DISTANCES
 from bit_jax.model import Model
 from common.data.batches import NOISE
 from common.recipes.recipe import Recipe
@@ -24,9 +25,19 @@ def swap_pairs(values: Array) -> Array:
     return jnp.flip(values.reshape(-1, 2, *values.shape[1:]), 1).reshape(values.shape)
 
 
-def mixed(batch: dict[str, Array], model: Model) -> Array:
+def teachers(models: dict[str, Model]) -> list[tuple[str, Model]]:
+    """Every frozen model by its name."""
+    return [(name, model) for name, model in models.items() if name != "model"]
+
+
+def seen(batch: dict[str, Array], name: str) -> Array:
+    """The images uint8 that a model is shown: its own column of the batch, or the same as the model that is trained."""
+    return batch.get(f"{name}_images", batch["images"])
+
+
+def mixed(batch: dict[str, Array], model: Model, name: str = "model") -> Array:
     """The images [B, H, W, 3] as `model` takes them; with a weight, mixed up (https://arxiv.org/abs/1710.09412)."""
-    images = scale(batch["images"], model)
+    images = scale(seen(batch, name), model)
     if "mixup_weight" in batch:
         weight = batch["mixup_weight"].astype(model.dtype)
         images = weight * images + (1 - weight) * swap_pairs(images)
@@ -78,4 +89,16 @@ def classification(models: dict[str, Model], batch: dict[str, Array], recipe: Re
     return losses.mean(), {}
 
 
-LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {"classification": classification}
+def distillation(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
+    """The mean distance from the teachers, summed over them; labels take no part, and gradients reach no teacher."""
+    model, task = models["model"], recipe.task
+    logits = model(mixed(batch, model), **noise(batch))
+    taught = [jax.lax.stop_gradient(teacher(mixed(batch, teacher, name))) for name, teacher in teachers(models)]
+    losses = sum(DISTANCES[task.distance](logits, target, **task.numbers) for target in taught)
+    return losses.mean(), {}
+
+
+LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {
+    "classification": classification,
+    "distillation": distillation,
+}

@@ -56,7 +56,7 @@ def build(
     for name, value in model.named_buffers():
         value.copy_(fixed[name])
     engine_weights.load(model, arrays)
-    return model.devices.replicate(model)
+    return model.devices.replicate(model) if names else model
 
 
 def create_model(

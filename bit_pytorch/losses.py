@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bit_pytorch.distances import DISTANCES
 from bit_pytorch.model import Model
 from common.data.batches import NOISE
 from common.models.cards import Preprocessing
@@ -32,9 +33,19 @@ def swap_pairs(values: Tensor) -> Tensor:
     return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
-def mixed(batch: dict[str, Tensor], model: Model) -> Tensor:
+def teachers(models: dict[str, Model]) -> list[tuple[str, Model]]:
+    """Every frozen model by its name."""
+    return [(name, model) for name, model in models.items() if name != "model"]
+
+
+def seen(batch: dict[str, Tensor], name: str) -> Tensor:
+    """The images uint8 that a model is shown: its own column of the batch, or the same as the model that is trained."""
+    return batch.get(f"{name}_images", batch["images"])
+
+
+def mixed(batch: dict[str, Tensor], model: Model, name: str = "model") -> Tensor:
     """The images [B, 3, H, W] as `model` takes them; with a weight, mixed up (https://arxiv.org/abs/1710.09412)."""
-    images = scale(batch["images"], model)
+    images = scale(seen(batch, name), model)
     if "mixup_weight" in batch:
         weight = batch["mixup_weight"].to(model.dtype)
         images = weight * images + (1 - weight) * swap_pairs(images)
@@ -84,6 +95,17 @@ def classification(models: dict[str, Model], batch: dict[str, Tensor], recipe: R
     return losses.mean(), {}
 
 
+def distillation(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean distance from the teachers, summed over them; labels take no part, and gradients reach no teacher."""
+    model, task = models["model"], recipe.task
+    logits = model(mixed(batch, model), **noise(batch))
+    with torch.no_grad():
+        taught = [teacher(mixed(batch, teacher, name)) for name, teacher in teachers(models)]
+    losses = sum(DISTANCES[task.distance](logits, target, **task.numbers) for target in taught)
+    return losses.mean(), {}
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
-    "classification": classification
+    "classification": classification,
+    "distillation": distillation,
 }

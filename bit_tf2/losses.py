@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow import Tensor
 
+from bit_tf2.distances import DISTANCES
 from bit_tf2.model import Model
 from common.data.batches import NOISE
 from common.recipes.recipe import Recipe
@@ -22,9 +23,19 @@ def swap_pairs(values: Tensor) -> Tensor:
     return tf.reshape(tf.reverse(tf.reshape(values, (-1, 2, *values.shape[1:])), (1,)), values.shape)
 
 
-def mixed(batch: dict[str, Tensor], model: Model) -> Tensor:
+def teachers(models: dict[str, Model]) -> list[tuple[str, Model]]:
+    """Every frozen model by its name."""
+    return [(name, model) for name, model in models.items() if name != "model"]
+
+
+def seen(batch: dict[str, Tensor], name: str) -> Tensor:
+    """The images uint8 that a model is shown: its own column of the batch, or the same as the model that is trained."""
+    return batch.get(f"{name}_images", batch["images"])
+
+
+def mixed(batch: dict[str, Tensor], model: Model, name: str = "model") -> Tensor:
     """The images [B, H, W, 3] as `model` takes them; with a weight, mixed up (https://arxiv.org/abs/1710.09412)."""
-    images = scale(batch["images"], model)
+    images = scale(seen(batch, name), model)
     if "mixup_weight" in batch:
         weight = tf.cast(batch["mixup_weight"], model.dtype)
         images = weight * images + (1 - weight) * swap_pairs(images)
@@ -77,6 +88,16 @@ def classification(models: dict[str, Model], batch: dict[str, Tensor], recipe: R
     return tf.reduce_mean(losses), {}
 
 
+def distillation(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean distance from the teachers, summed over them; labels take no part, and gradients reach no teacher."""
+    model, task = models["model"], recipe.task
+    logits = model(mixed(batch, model), **noise(batch))
+    taught = [tf.stop_gradient(teacher(mixed(batch, teacher, name))) for name, teacher in teachers(models)]
+    losses = sum(DISTANCES[task.distance](logits, target, **task.numbers) for target in taught)
+    return tf.reduce_mean(losses), {}
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
-    "classification": classification
+    "classification": classification,
+    "distillation": distillation,
 }

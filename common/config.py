@@ -11,13 +11,16 @@ from common.recipes.bit import COMPAT
 from common.recipes.choices import (
     LONGEST_SIDE,
     STRONGEST,
+    Distance,
     Exif,
     OnBrokenImage,
     Precision,
     ResizeKind,
     ResizeMode,
+    TeacherView,
     TrainOnly,
 )  # fmt: skip
+from common.recipes.distill import VARIANTS
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
@@ -168,6 +171,30 @@ class ViewsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TeachersConfig:
+    """What a student learns from its teachers."""
+
+    teacher: str | None = replacing(
+        "published name of a teacher, its file, or the folder of a run; may be given again",
+        repeats=True,
+        tasks=("distillation",),
+    )
+    distance: Distance | None = replacing("what is compared of student and teacher", tasks=("distillation",))
+    temperature: float | None = replacing(
+        "what --distance kl divides logits by", least=TINY, most=1e6, tasks=("distillation",)
+    )
+    teacher_view: TeacherView | None = replacing(
+        "what a teacher sees: the student's view, its own one, or a fixed one", tasks=("distillation",)
+    )
+    variant: str | None = replacing(
+        "how patient it is",
+        rule="medium",
+        choices=VARIANTS,
+        recipes=("distill_flowers", "distill_pets", "distill_food", "distill_sun"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class UpdateConfig:
     """How parameters are updated, and what keeps a model from learning its images by heart."""
 
@@ -176,7 +203,7 @@ class UpdateConfig:
         "part of the examples that skip a branch of the last block, in [0, 1)", least=0, below=1
     )
     label_smoothing: float | None = replacing(
-        "part of a label that is spread over the others, in [0, 1)", tasks=("classification",), least=0, below=1
+        "part of a label that is spread over the others, in [0, 1)", tasks=("classification", "distillation"), least=0, below=1
     )
     weight_decay: float | None = replacing("weight decay, by the recipe's convention", least=0, most=1e6)
     clip: float | None = replacing("longest global norm of the gradients; 0: any", least=0, most=1e30)
@@ -244,6 +271,7 @@ class TrainConfig(
     MachineConfig,
     RunConfig,
     UpdateConfig,
+    TeachersConfig,
     ViewsConfig,
     ScheduleConfig,
     RecipeConfig,

@@ -35,6 +35,7 @@ def flag(default: Any, help: str, *, scope: Scope = "recipe", **options: Any) ->
         excludes            (another flag, what both of them say): at most one of them is given
         aliases             further names on the command line
         positional          in words; arguments without a flag's name, one at least
+        repeats             True: it may be given several times; commas join the values
         replaces            True: its value takes the place of the recipe's own
         recipes, tasks      those that have a use for it; others refuse it
     """
@@ -108,6 +109,14 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
 
+class Joined(argparse.Action):
+    """What a flag that is given several times becomes: its values with commas between."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: str, option_string: str | None = None):
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
+
+
 def with_home(word: str) -> str:
     """A word of a command line with the user's folder in place of `~`."""
     flag, value = re.fullmatch(r"(--\w+=)?(.*)", word, re.DOTALL).groups("")
@@ -153,8 +162,9 @@ def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> Non
         users = [f", {words} {' or '.join(item.metadata[of])}" for of, words in USERS.items() if of in item.metadata]
         text += "".join(users)
         allowed = choices(config_class).get(item.name)
+        action = Joined if "repeats" in item.metadata else "store"
         group.add_argument(
-            *names, dest=item.name, type=kind, default=argparse.SUPPRESS, choices=allowed,
+            *names, dest=item.name, action=action, type=kind, default=argparse.SUPPRESS, choices=allowed,
             metavar=None if allowed else kind.__name__.upper(), help=text.replace("%", "%%"),
         )  # fmt: skip
 

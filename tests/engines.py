@@ -115,6 +115,13 @@ class Engine:
             evaluator = ClassificationEvaluator("test", evaluator)
         return self.loop.evaluate({"model": model}, evaluator, TASKS[loss])
 
+    def slopes(self, models, batch, recipe) -> dict[str, np.ndarray]:
+        """{canonical name: gradient} of a batch, before anything is done to them, in canonical layout."""
+        _, found = self.loop.gradients(models, batch, recipe)
+        if self.name == "bit_pytorch":
+            return self.weights.to_arrays(models["model"], found.items())
+        return {self.weights.canonical_name(path): np.asarray(value) for path, value in found.items()}
+
     def gradient_norm(self, model, batch, recipe) -> float:
         """The global norm of the gradients of a batch, before anything is done to them."""
         _, gradients = self.loop.gradients({"model": model}, batch, recipe)

@@ -3,10 +3,13 @@
 import importlib
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from golden.golden_params import image
+
+from common.recipes.choices import Distance
 
 GOLDEN = Path(__file__).parent / "golden" / "distill"
 DISTANCES = json.loads((GOLDEN / "distances.json").read_text())
@@ -112,3 +115,7 @@ def test_the_first_of_equal_classes_ranks_first(engine):
     assert engine.array(distances.agree(student, teacher)).astype(int).tolist() == [1, 0, 0]
     assert engine.array(distances.agree(student, teacher, k=2)).astype(int).tolist() == [1, 1, 0]
     assert engine.array(distances.rank(student, engine.raw(np.array([2, 1, 0], np.int32)))).tolist() == [2, 1, 3]
+
+
+def test_every_distance_that_a_flag_names_is_there(engine):
+    assert tuple(importlib.import_module(f"{engine.name}.distances").DISTANCES) == get_args(Distance)

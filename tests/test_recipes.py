@@ -86,6 +86,7 @@ def test_the_flags_tested_above_are_all_there_are():
     overridden = test_every_flag_overrides_the_rule.pytestmark[0].args[1]
     elsewhere = {"cooldown_steps", "augmentation"}  # each belongs to one schedule, or recipe
     elsewhere |= {"rho_min", "gsam_alpha", "sam_group"}  # to SAM: test_sam.py
+    elsewhere |= {"teacher", "distance", "temperature", "teacher_view", "variant"}  # tests/test_distill_recipes.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
 
 

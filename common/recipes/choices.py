@@ -6,6 +6,8 @@ from typing import Literal, get_args
 Precision = Literal["float32", "bfloat16", "float64"]
 TrainOnly = Literal["all", "norm", "head"]
 Loss = Literal["softmax", "sigmoid"]
+Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # DISTANCES of every engine
+TeacherView = Literal["same", "own", "fixed"]
 
 # --- images
 

@@ -8,7 +8,7 @@ from common.recipes.groups import create_groups
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
-from common.recipes.task import create_task
+from common.recipes.task import Distillation, create_task
 from common.system.errors import UserError
 
 MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
@@ -33,6 +33,7 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     rule = RULES[config.recipe](num_examples, image_size, wanted)
     check_use(config, "tasks", rule.get("task", "classification"))
     check_length(config, rule, wanted)
+    check_distance(rule, wanted)
     values = rule | wanted
     if values.get("resize_mode") == "whole":
         values["resize"] = values["crop"]
@@ -67,6 +68,17 @@ def check_use(config, option: str, name: str) -> None:
             raise UserError(
                 f"--{flag} belongs to the {kind} {' and '.join(users)}; {name} has no use for it, so leave it out."
             )
+
+
+def check_distance(rule: dict, wanted: dict) -> None:
+    """Raise UserError for a flag of another distance than that of distillation."""
+    distance = wanted.get("distance", rule.get("distance", Distillation.distance))
+    for user, names in Distillation.uses.items():
+        for name in names:
+            if rule.get("task") == Distillation.name and name in wanted and distance != user:
+                raise UserError(
+                    f"--{name} belongs to --distance {user}; {distance} has no use for it, so leave it out."
+                )
 
 
 def check_length(config, rule: dict, wanted: dict) -> None:

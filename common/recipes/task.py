@@ -7,7 +7,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from common.flags import check_choices
-from common.recipes.choices import Loss
+from common.recipes.choices import Distance, Loss, TeacherView
+from common.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,44 @@ class Classification:
         check_choices(self, "A recipe's {}")
 
 
-Task = Classification
-KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification,)}
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """The model gives the answers of frozen teachers; labels take no part in its loss."""
+
+    name: ClassVar[str] = "distillation"
+    best: ClassVar[str] = "val/top1"
+    splits_batches: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ()
+    loss: ClassVar[Loss] = "softmax"  # with the labels, in evaluation
+    uses: ClassVar[dict[str, tuple[str, ...]]] = {"kl": ("temperature",), "hard": ("label_smoothing",)}
+
+    teacher: str = ""  # published names, files or folders of runs, with commas between; the losses are summed
+    distance: Distance = "kl"
+    temperature: float = 1.0  # of kl: what the logits are divided by
+    label_smoothing: float = 0.0  # of hard: part of the teacher's label that is spread over the other classes
+    teacher_view: TeacherView = "same"  # image, box and flip as the student; `own` ones; or as `fixed` as in evaluation
+
+    def __post_init__(self):
+        check_choices(self, "A recipe's {}")
+        if not self.named:
+            raise UserError("Distillation needs a teacher; name a published model, a file or a run with --teacher.")
+        if not self.temperature > 0:
+            raise UserError(f"A recipe's temperature is {self.temperature}, expected more than 0.")
+
+    @property
+    def named(self) -> dict[str, str]:
+        """{"teacher": what --teacher names, "teacher2": the second one, ...}."""
+        given = filter(None, self.teacher.split(","))
+        return {f"teacher{number if number > 1 else ''}": name for number, name in enumerate(given, 1)}
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What the distance takes besides logits."""
+        return {name: getattr(self, name) for name in self.uses.get(self.distance, ())}
+
+
+Task = Classification | Distillation
+KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Distillation)}
 
 
 def create_task(values: dict[str, Any]) -> Task:
