@@ -7,7 +7,8 @@ import jax
 from jax import Array
 from jax import numpy as jnp
 
-from bit_jax.losses import cross_entropy, scale
+from bit_jax.distances import agree, kl, rank
+from bit_jax.losses import cross_entropy, mixed, scale, teachers
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
@@ -25,14 +26,10 @@ def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array
     if labels.ndim == 2:
         mask = mask & (labels > 0).any(1)
         labels = jnp.where(labels > 0, logits, -jnp.inf).argmax(1)  # the likeliest of an image's own
-    own = jnp.take_along_axis(logits, labels[:, None], 1)
-    classes = jnp.arange(logits.shape[1])
-    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
-    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
-    rank = logits.shape[1] - behind.sum(1)
+    place = rank(logits, labels)
     probabilities = PROBABILITIES[loss](logits)
     wide = lambda values: values.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    columns = {"top1": rank < 1, "top5": rank < 5, "loss": wide(losses), "mask": mask}
+    columns = {"top1": place < 1, "top5": place < 5, "loss": wide(losses), "mask": mask}
     return columns | {"predicted": logits.argmax(1), "probability": wide(probabilities.max(1))}
 
 
@@ -42,4 +39,22 @@ def scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dic
     return score(model(scale(batch["images"], model).astype(model.compute_dtype)), batch, task.loss)
 
 
-OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {"scores": scores}
+def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """The `score` of the student, and means over its teachers: agreement and kl with each, and the teacher's top1."""
+    logits = models["model"](mixed(batch, models["model"]))
+    taught = [teacher(mixed(batch, teacher, name)) for name, teacher in teachers(models)]
+    found = {
+        "agreement": [agree(logits, target) for target in taught],
+        "kl": [kl(logits, target) for target in taught],
+        "teacher_top1": [score(target, batch, task.loss)["top1"] for target in taught],
+    }
+    return score(logits, batch, task.loss) | {
+        name: jnp.stack(values).astype(jnp.promote_types(logits.dtype, jnp.float32)).mean(0)
+        for name, values in found.items()
+    }
+
+
+OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
+    "scores": scores,
+    "matches": matches,
+}

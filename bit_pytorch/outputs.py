@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bit_pytorch.losses import cross_entropy, scale
+from bit_pytorch.distances import agree, kl, rank
+from bit_pytorch.losses import cross_entropy, mixed, scale, teachers
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
@@ -22,13 +23,9 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
     if labels.ndim == 2:
         mask = mask & (labels > 0).any(1)
         labels = torch.where(labels > 0, logits, -torch.inf).argmax(1)  # the likeliest of an image's own
-    own = logits.gather(1, labels[:, None])
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
-    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
-    rank = logits.shape[1] - behind.sum(1)
+    place = rank(logits, labels)
     probabilities = PROBABILITIES[loss](logits)
-    columns = {"top1": rank < 1, "top5": rank < 5, "loss": losses.double(), "mask": mask}
+    columns = {"top1": place < 1, "top5": place < 5, "loss": losses.double(), "mask": mask}
     return columns | {"predicted": logits.argmax(1), "probability": probabilities.amax(1).double()}
 
 
@@ -38,4 +35,21 @@ def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> di
     return score(model(scale(batch["images"], model).to(model.compute_dtype)), batch, task.loss)
 
 
-OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {"scores": scores}
+def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """The `score` of the student, and means over its teachers: agreement and kl with each, and the teacher's top1."""
+    logits = models["model"](mixed(batch, models["model"]))
+    taught = [teacher(mixed(batch, teacher, name)) for name, teacher in teachers(models)]
+    found = {
+        "agreement": [agree(logits, target) for target in taught],
+        "kl": [kl(logits, target) for target in taught],
+        "teacher_top1": [score(target, batch, task.loss)["top1"] for target in taught],
+    }
+    return score(logits, batch, task.loss) | {
+        name: torch.stack(values).double().mean(0) for name, values in found.items()
+    }
+
+
+OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
+    "scores": scores,
+    "matches": matches,
+}

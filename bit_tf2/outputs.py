@@ -5,7 +5,8 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow import Tensor
 
-from bit_tf2.losses import cross_entropy, scale
+from bit_tf2.distances import agree, kl, rank
+from bit_tf2.losses import cross_entropy, mixed, scale, teachers
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
@@ -23,13 +24,9 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
         mask = mask & tf.reduce_any(labels > 0, 1)
         own = tf.where(labels > 0, logits, float("-inf"))
         labels = tf.argmax(own, 1, tf.int32)  # the likeliest of an image's own
-    own = tf.gather(logits, labels[:, None], batch_dims=1)
-    classes = tf.range(logits.shape[1])
-    # How many classes rank before the right one: all but itself, lower ones, and later equals. NaN is not lower.
-    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
-    rank = logits.shape[1] - tf.reduce_sum(tf.cast(behind, tf.int32), 1)
+    place = rank(logits, labels)
     probabilities = PROBABILITIES[loss](logits)
-    columns = {"top1": rank < 1, "top5": rank < 5, "loss": tf.cast(losses, tf.float64), "mask": mask}
+    columns = {"top1": place < 1, "top5": place < 5, "loss": tf.cast(losses, tf.float64), "mask": mask}
     probability = tf.cast(tf.reduce_max(probabilities, 1), tf.float64)
     return columns | {"predicted": tf.argmax(logits, 1), "probability": probability}
 
@@ -40,4 +37,21 @@ def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> di
     return score(model(tf.cast(scale(batch["images"], model), model.compute_dtype)), batch, task.loss)
 
 
-OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {"scores": scores}
+def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """The `score` of the student, and means over its teachers: agreement and kl with each, and the teacher's top1."""
+    logits = models["model"](mixed(batch, models["model"]))
+    taught = [teacher(mixed(batch, teacher, name)) for name, teacher in teachers(models)]
+    found = {
+        "agreement": [agree(logits, target) for target in taught],
+        "kl": [kl(logits, target) for target in taught],
+        "teacher_top1": [score(target, batch, task.loss)["top1"] for target in taught],
+    }
+    return score(logits, batch, task.loss) | {
+        name: tf.reduce_mean(tf.cast(tf.stack(values), tf.float64), 0) for name, values in found.items()
+    }
+
+
+OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
+    "scores": scores,
+    "matches": matches,
+}

@@ -18,6 +18,9 @@ METRICS = {  # the last part of a metric's name: `top1` of `val/top1`
     "lr": Metric("learning rate", panel="Learning rate"),
     "top1": Metric("top-1", "%", "higher", panel="Top-1 accuracy"),
     "top5": Metric("top-5", "%", "higher", least_classes=6),
+    "agreement": Metric("agreement with the teacher", "%", "higher", panel="Agreement with the teacher"),
+    "kl": Metric("KL from the teacher", better="lower"),
+    "teacher_top1": Metric("the teacher's top-1", "%", "higher"),
     "images_per_second": Metric("images per second", better="higher", panel="Images per second"),
     "images_per_second_per_core": Metric(
         "images per second and core", better="higher", panel="Images per second and core"

@@ -95,6 +95,11 @@ class Plan:
         """New ones, by their names."""
         return {evaluator.name: evaluator for evaluator in self.task.evaluators(self)}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """{name: digest of its file} of the models that are frozen."""
+        return {name: start.digest for name, start in self.models.items() if start.frozen}
+
     @functools.cached_property
     def constants(self) -> dict[str, Any]:
         """What a run keeps from its first step to its last, besides its flags: also every checkpoint states it."""
@@ -104,7 +109,8 @@ class Plan:
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
         counts = {f"number of {name} images": len(split) for name, split in splits.items()}
         labels = {f"classes of {name} images": self._digest_of_classes(split) for name, split in splits.items()}
-        return recipe | scaling(self.preprocessing) | counts | labels
+        files = {f"file of {name}": digest for name, digest in self.files.items()}
+        return recipe | scaling(self.preprocessing) | counts | labels | files
 
     def _digest_of_classes(self, split: Split) -> str:
         """Of which class each image is, by the classes' names."""

@@ -25,6 +25,7 @@ from common.data.sources import Opener
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.metrics import is_better
 from common.flags import arguments, scoped
+from common.recipes.groups import FROZEN
 from common.recipes.recipe import check_sharing
 from common.runs import resume
 from common.runs.due import Due
@@ -49,7 +50,7 @@ class Opened:
         self.plan, self.engine = Plan(named(config), open_torchvision), engine
         self.config, self.recipe = self.plan.config, self.plan.recipe
         self.is_named, self.devices = bool(config.name), Devices()
-        self.folder, self.state = Folder(self.config), resume.State()
+        self.folder, self.state = Folder(self.config, self.plan.files), resume.State()
 
     def on(self, devices: Devices) -> Self:
         """This run on `devices`, to be entered: of several processes, the first one writes."""
@@ -165,9 +166,13 @@ class Run(Opened):
     @property
     def models(self) -> dict[str, tuple[tuple, dict[str, Any]]]:
         """{name: ((config, arrays), options)} of the models to build."""
-        options = {"precision": self.config.precision, "remat": self.config.remat, "groups": self.recipe.groups}
+        trained = {"remat": self.config.remat, "groups": self.recipe.groups}
+        options = {"precision": self.config.precision}
         return {
-            name: ((start.config, start.arrays), options | {"preprocessing": start.preprocessing})
+            name: (
+                (start.config, start.arrays),
+                options | {"preprocessing": start.preprocessing} | ({"groups": FROZEN} if start.frozen else trained),
+            )
             for name, start in self.plan.models.items()
         }
 

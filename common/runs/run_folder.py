@@ -27,8 +27,9 @@ class Folder:
     run, or one with other flags.
     """
 
-    def __init__(self, config: TrainConfig):
-        self.config, self.remote = config, None
+    def __init__(self, config: TrainConfig, files: dict[str, str] | None = None):
+        """`files` are digests of files that a run keeps from its first step to its last, by what the files are."""
+        self.config, self.files, self.remote = config, files or {}, None
         self.path = self.place = Path(config.logdir) / config.name
         if storage.is_remote(config.logdir):
             self.remote = RemoteRun(f"{config.logdir.rstrip('/')}/{config.name}")
@@ -76,10 +77,18 @@ class Folder:
                 f"{self.place} holds a run with --{name} {before}, not {now}; continue it with the flags in its "
                 "config.json, or choose another --name."
             )
+        for name, digest in self.files.items():
+            if (before := old.get("files", {}).get(name, digest)) != digest:
+                raise UserError(
+                    f"{self.place} holds a run whose {name} was another file ({before}, not {digest}); restore that file, or "
+                    "choose another --name."
+                )
 
     def write_facts(self, recipe: dict[str, Any], engine: str) -> None:
         """What the run was asked to do, by which numbers, and where."""
-        write_json(self.path / "config.json", dataclasses.asdict(self.config))
+        write_json(
+            self.path / "config.json", dataclasses.asdict(self.config) | ({"files": self.files} if self.files else {})
+        )
         write_json(self.path / "recipe.json", recipe)
         write_json(self.path / "environment.json", environment(engine))
 

@@ -11,6 +11,6 @@ An engine has a function of the task's name in `losses.py`, and what evaluators 
 are in common/recipes/task.py.
 """
 
-from common.tasks import classification
+from common.tasks import classification, distillation
 
-TASKS = {"classification": classification}
+TASKS = {"classification": classification, "distillation": distillation}

@@ -1,6 +1,7 @@
 """Classification: every image has one class, or any number of them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from common import weights
@@ -33,14 +34,16 @@ def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     return (train_images(plan.recipe) if train else eval_images(plan.preprocessing)), labels(split)
 
 
-def evaluators(plan: Any) -> list[Evaluator]:
+def evaluators(plan: Any, kind: Callable[..., Evaluator] = ClassificationEvaluator) -> list[Evaluator]:
     """One for every split but `train`; of held-out images with one class each, it keeps what they are taken for."""
     found = []
     for name, split in plan.splits.items():
         if name != "train":
-            batches = EvalBatches(split, None, plan.recipe.batch_eval, columns=columns(plan, split, train=False))
+            batches = EvalBatches(
+                split, None, plan.recipe.batch_eval, columns=plan.task.columns(plan, split, train=False)
+            )
             keeps = name == plan.held_out and not split.is_multi_label
-            found.append(ClassificationEvaluator(name, batches, split.labels if keeps else None))
+            found.append(kind(name, batches, split.labels if keeps else None))
     return found
 
 

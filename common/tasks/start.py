@@ -15,3 +15,4 @@ class Start(NamedTuple):
     card: Card  # of the file that its arrays are from
     preprocessing: Preprocessing  # how it sees images in this run
     frozen: bool = False  # neither trained nor in checkpoints
+    digest: str = ""  # of the file of a frozen model, which a run keeps from its first step to its last

@@ -29,10 +29,10 @@ class Start(NamedTuple):
     card: Card
 
 
-def find_file(model: PublishedModel, folder: str | Path) -> Path:
+def find_file(model: PublishedModel, folder: str | Path, flag: str = "--weights") -> Path:
     """Where the published file of `model` lies: below `folder`, or shipped with the project.
 
-    Raises UserError with the command that fetches it.
+    Raises UserError with the command that fetches it; `flag` is what else names a file.
     """
     if storage.is_remote(folder):
         names = storage.RemoteFolder(str(folder)).sizes()
@@ -43,11 +43,12 @@ def find_file(model: PublishedModel, folder: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     if model.url is None:
-        raise UserError(f"No weights were published for {model.name}; give a file with --weights, or --weights none.")
+        none = ", or --weights none" if flag == "--weights" else ""
+        raise UserError(f"No weights were published for {model.name}; give a file with {flag}{none}.")
     elsewhere = f"--dir {shlex.quote(str(folder))} " if Path(folder) != Path("weights") else ""
     raise UserError(
         f"{Path(folder) / model.file} is missing; fetch it with `python -m common.download {elsewhere}{model.name}`, "
-        "or name a file with --weights."
+        f"or name a file with {flag}."
     )
 
 
