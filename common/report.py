@@ -16,6 +16,7 @@ from pathlib import Path
 
 from common.reports import curves
 from common.config import TrainConfig
+from common.evaluation.metrics import shown
 from common.flags import Parser, scoped
 from common.system.errors import UserError, exit_with_sentence, printable, shortened
 from common.system.files import write_atomically
@@ -118,6 +119,7 @@ def tables(records: Sequence[Record], left_out: Sequence[str] = ()) -> list[Tabl
         overview(records),
         notes(records),
         Table("Left out", ("runs that cannot be read",), [(sentence,) for sentence in left_out]),
+        teachers(records),
         seeds(records),
         differences(records),
         different_flags(records),
@@ -144,6 +146,19 @@ def overview(records: Sequence[Record]) -> Table:
             )
         )
     return Table("Runs", ("run", "engine", "model", "dataset", "steps", "loss", "accuracy", "images/s"), rows)
+
+
+def teachers(records: Sequence[Record]) -> Table:
+    """One row for every evaluated split of a distilled run: the student beside its teachers."""
+    names = ("top1", "teacher_top1", "agreement", "kl")
+    rows = []
+    for record in records:
+        for judged in record.metrics("/teacher_top1"):
+            split = judged.rpartition("/")[0]
+            values = {name: record.last(f"{split}/{name}") for name in names}
+            rows.append((record.name, split, *("" if v is None else shown(name, v) for name, v in values.items())))
+    columns = ("run", "split", "student's top-1", "teacher's top-1", "agreement", "KL from the teacher")
+    return Table("Students and teachers", columns, rows, "Of several teachers, the mean.")
 
 
 def speed(record: Record) -> str:
