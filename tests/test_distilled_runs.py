@@ -40,6 +40,7 @@ def first_batch(run: Run) -> dict[str, np.ndarray]:
     return next(prefetch(TrainBatches(split, run.recipe, 0, columns=columns), range(1), 1))
 
 
+@pytest.mark.slow
 def test_teachers_see_the_student_s_pixels_or_their_own(tmp_path):
     """At one resolution the same array; at another the same box; with a view of their own another one; or a fixed one."""
     small, large = (write_teacher(tmp_path / f"{px}", resolution=px) for px in (32, 48))
@@ -100,6 +101,7 @@ def stopped(tmp_path, teacher):
     return tmp_path / "runs" / "student"
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_teacher(tmp_path):
     teacher = write_teacher(tmp_path / "teacher")
     folder = stopped(tmp_path, teacher)
