@@ -25,7 +25,6 @@ from common.data.sources import Opener
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.metrics import is_better
 from common.flags import arguments, scoped
-from common.recipes.groups import FROZEN
 from common.recipes.recipe import check_sharing
 from common.runs import resume
 from common.runs.due import Due
@@ -166,15 +165,7 @@ class Run(Opened):
     @property
     def models(self) -> dict[str, tuple[tuple, dict[str, Any]]]:
         """{name: ((config, arrays), options)} of the models to build."""
-        trained = {"remat": self.config.remat, "groups": self.recipe.groups}
-        options = {"precision": self.config.precision}
-        return {
-            name: (
-                (start.config, start.arrays),
-                options | {"preprocessing": start.preprocessing} | ({"groups": FROZEN} if start.frozen else trained),
-            )
-            for name, start in self.plan.models.items()
-        }
+        return {name: start.to_build(self.config, self.recipe) for name, start in self.plan.models.items()}
 
     @property
     def seconds(self) -> float:

@@ -1,9 +1,10 @@
 """What a model of a run starts from."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.models import ModelConfig
 from common.models.cards import Card, Preprocessing
+from common.recipes.groups import FROZEN
 from common.weights import Arrays
 
 
@@ -16,3 +17,9 @@ class Start(NamedTuple):
     preprocessing: Preprocessing  # how it sees images in this run
     frozen: bool = False  # neither trained nor in checkpoints
     digest: str = ""  # of the file of a frozen model, which a run keeps from its first step to its last
+
+    def to_build(self, config: Any, recipe: Any) -> tuple[tuple, dict[str, Any]]:
+        """((configuration, arrays), options) for an engine's `build`, by the flags and the recipe of a run."""
+        trained = {"remat": config.remat, "groups": recipe.groups}
+        options = {"precision": config.precision, "preprocessing": self.preprocessing}
+        return (self.config, self.arrays), options | ({"groups": FROZEN} if self.frozen else trained)
