@@ -1,8 +1,10 @@
 """SAM and GSAM in every engine: formulas, golden numbers of the original, and what users see of them."""
 
 import dataclasses
+import functools
 import json
 import math
+import signal
 from pathlib import Path
 
 import golden_cases
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from engines import recipe_of
 from golden.golden_params import image
+from jobs import Job, assert_close, make_images
 
 from common.config import TrainConfig
 from common.data.batches import rows_of
@@ -379,3 +382,117 @@ def test_float64_training_equals_the_original(engine, monkeypatch, name, batch_s
     for ours, theirs in case.names.items():
         if not theirs.endswith("key/bias"):  # whose gradients are rounding, of which Adam makes steps
             check_against(trained[ours], case.golden["final_params"][theirs], theirs)
+
+
+# --- one step, however it is cut
+
+
+def batch_of(count: int = 8) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    images, labels = rng.integers(0, 256, (count, 16, 16, 3), np.uint8), rng.integers(0, 5, count, np.int32)
+    return {"images": images, "labels": labels, "mixup_weight": np.float64(0.3)}
+
+
+RATES = {"lrs": (0.05, 0.04, 0.03), "base_lr": 0.05, "batch": 8}
+SAM = {"rho": 0.3, "rho_min": 0.1, "gsam_alpha": 0.4}
+
+
+def trained(engine, **numbers) -> tuple[list[float], dict[str, np.ndarray]]:
+    """(losses, parameters) of three steps of the Mixer in float64."""
+    recipe = recipe_of(**RATES | numbers)
+    return engine.train(MIXER, drawn(0), [batch_of()] * 3, recipe, precision="float64")
+
+
+def close(found: tuple, expected: tuple, bound: float = 1e-11) -> bool:
+    pairs = [(np.array(found[0]), np.array(expected[0])), *((found[1][name], expected[1][name]) for name in found[1])]
+    return all(np.abs(a - b).max() <= bound * max(1, np.abs(b).max()) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_parts_do_not_matter_and_groups_do(engine):
+    """Micro-batches change nothing but rounding, with and without groups; groups and SAM change the result."""
+    whole, groups = trained(engine, **SAM), trained(engine, **SAM, sam_group=4)
+    assert close(trained(engine, **SAM, batch_split=4), whole) and close(trained(engine, **SAM, sam_group=8), whole)
+    assert close(trained(engine, **SAM, sam_group=4, batch_split=4), groups)
+    plain = trained(engine)
+    assert not close(whole, groups, 1e-6) and not close(whole, plain, 1e-4)
+    assert whole[0][0] == plain[0][0]  # the loss before the first update is that of the parameters themselves
+
+
+def test_each_group_has_its_own_ascent(engine):
+    """The mean of what each half of the batch gives alone."""
+    recipe = recipe_of(**RATES | SAM, sam_group=4)
+    model = engine.build(MIXER, drawn(0), "float64")
+    optimizer = engine.optim.create_optimizer(model, recipe)
+
+    def gradients(batch: dict, recipe: Recipe) -> dict[str, np.ndarray]:
+        on_device = next(engine.devices.to_device(iter([batch]), model.devices))
+        loss, slopes = sharp_gradients(engine, model, optimizer, on_device, recipe)
+        return canonical(engine, model, slopes) | {"loss": np.array(loss)}
+
+    whole, alone = batch_of(), dataclasses.replace(recipe, sam_group=0, batch=4)
+    halves = [
+        gradients(whole | {name: whole[name][rows] for name in ("images", "labels")}, alone)
+        for rows in (slice(4), slice(4, 8))
+    ]
+    for name, found in gradients(whole, recipe).items():
+        np.testing.assert_allclose(found, (halves[0][name] + halves[1][name]) / 2, rtol=1e-10, atol=1e-13)
+
+
+def test_rho_of_zero_is_training_without(engine):
+    """Bit for bit, whatever the other numbers of SAM are."""
+    plain, off = trained(engine), trained(engine, rho=0.0, rho_min=0.1, gsam_alpha=0.6, sam_group=4)
+    assert off[0] == plain[0] and all(off[1][name].tobytes() == plain[1][name].tobytes() for name in plain[1])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    ({"optimizer": "adam", "ema": 0.5}, {"weight_decay": 0.1, "clip": 0.5, "momentum_rate": "inside"}),
+    ids=str,
+)
+def test_the_update_is_that_of_the_new_gradients(engine, numbers):
+    """Whatever the optimizer: SAM's step is a plain update by the gradients that it finds."""
+    recipe = recipe_of(**RATES | SAM | numbers)
+    found = engine.train(MIXER, drawn(0), [batch_of()], recipe, precision="float64")[1]
+    model = engine.build(MIXER, drawn(0), "float64")
+    optimizer = engine.optim.create_optimizer(model, recipe)
+    batch = next(engine.devices.to_device(iter([batch_of()]), model.devices))
+    slopes = canonical(engine, model, sharp_gradients(engine, model, optimizer, batch, recipe)[1])
+    engine.apply(optimizer, recipe, 0, slopes)
+    engine.optim.swap_average(optimizer)
+    for name, array in engine.weights.dump(model).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-13)
+
+
+# --- whole runs
+
+GROUPS = ("--rho", 0.2, "--rho_min", 0.1, "--gsam_alpha", 0.4, "--sam_group", 4, "--steps", 4, "--eval_every", 2)
+
+
+@pytest.fixture
+def job(engine, server, tmp_path):
+    """job("name", *flags): a run on two classes of images."""
+    make_images(tmp_path)
+    return functools.partial(Job, server(engine.name), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(engine, job, tmp_path):
+    """Groups, micro-batches and mixup; with copies, and with shards where the engine has them."""
+    job("alone", *GROUPS).finish()
+    for flag in ((), ("--shard_parameters",)) if engine.name != "bit_tf2" else ((),):
+        job(f"two{len(flag)}", *GROUPS, *flag, num_processes=2).finish()
+        assert_close(tmp_path, f"two{len(flag)}", "alone", 1e-9)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_as_it_would_have(job, tmp_path):
+    """By Adam, of which only norms and head are trained, with a moving average."""
+    flags = ("--recipe", "coyo_pretrain", "--ema", 0.5, "--train_only", "norm", "--rho", 0.2, "--steps", 12)
+    job("alone", *flags).finish()
+    with job("stopped", *flags) as stopped:
+        stopped.wait_for_line(4)
+        stopped.processes[0].send_signal(signal.SIGTERM)
+        assert "to resume: " in stopped.ends()[0][1]
+    job("stopped", *flags).finish()
+    assert_close(tmp_path, "stopped", "alone", 1e-12)
