@@ -92,6 +92,7 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
         for _ in range(args.steps):
             loss = loop.train_step({"model": model}, optimizer, on_device, recipe, step=0)["loss"]
         float(loss)
+        str(next(iter(optimizer.parameters.values())))  # waits for the update: the loss of SAM comes half a step before
 
     return work
 
