@@ -100,7 +100,7 @@ def create_optimizer(model: nnx.Module, recipe: Recipe) -> Optimizer:
 
 def global_norm(gradients: Params) -> Array:
     """The norm of all gradients as one vector."""
-    return optax.global_norm(gradients)
+    return optax.tree.norm(gradients)
 
 
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: Params) -> None:
