@@ -98,10 +98,10 @@ def test_a_run_keeps_the_scaling_of_its_weights(tmp_path, monkeypatch):
     config = ViTConfig((16, 16), 32, 1, 2, 128, 10, image_size=(32, 32))  # ViT-mu/16
     flags = {"model": "ViT-mu/16", "weights": str(written(tmp_path / "a.safetensors", config)), "workers": 1}
     run = Run(TrainConfig(dataset="cifar10-sample", crop=32, steps=10, logdir=str(tmp_path), **flags), "bit_jax")
-    assert (run.preprocessing.mean, run.preprocessing.std) == (IMAGENET_MEAN, IMAGENET_STD)
-    assert run._constants["mean"] == list(IMAGENET_MEAN) and run._constants["std"] == list(IMAGENET_STD)
+    assert (run.plan.preprocessing.mean, run.plan.preprocessing.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert run.plan.constants["mean"] == list(IMAGENET_MEAN) and run.plan.constants["std"] == list(IMAGENET_STD)
     plain = Run(TrainConfig(dataset="cifar10-sample", model="ViT-mu/16", weights="none", crop=32, steps=10), "bit_jax")
-    assert (plain.preprocessing.mean, plain._constants["std"]) == ((0.5, 0.5, 0.5), [0.5, 0.5, 0.5])
+    assert (plain.plan.preprocessing.mean, plain.plan.constants["std"]) == ((0.5, 0.5, 0.5), [0.5, 0.5, 0.5])
 
 
 # --- files of other projects
