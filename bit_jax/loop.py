@@ -100,7 +100,7 @@ def cut(batch: dict[str, Array], number: Array, *, num_groups: int, devices: Dev
     return {name: devices.cut(value, num_groups, number) if value.ndim else value for name, value in batch.items()}
 
 
-@functools.partial(jax.jit, static_argnames="num_groups", donate_argnames=("total", "found"))
+@functools.partial(jax.jit, static_argnames="num_groups", donate_argnames="found")
 def add(total: Found | None, found: Found, *, num_groups: int) -> Found:
     """`total`, if any, plus one group's share of the mean."""
     shares = jax.tree.map(lambda value: value / num_groups, found)
