@@ -66,7 +66,7 @@ class Model(nnx.Module):
         self.head = head if wanted.num_classes else None
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
-    def run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
+    def _run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""
         return jax.checkpoint(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
 

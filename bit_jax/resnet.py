@@ -50,7 +50,7 @@ class ResNet(Model):
         """Pooled features [B, width], in the type of the parameters."""
         x = max_pool(self.stem(images), self.config.max_pool_padding)  # [B, H / 4, W / 4, C]
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self._run(block, x)
         x = relu(self.norm(x))  # [B, H / 32, W / 32, C]
         return x.astype(self.dtype).mean((1, 2))
 
@@ -64,7 +64,7 @@ class ResNet(Model):
         found, ends = [self.stem(images)], stage_ends(self.config.num_units)
         x = max_pool(found[0], self.config.max_pool_padding)
         for i, block in enumerate(self.blocks, start=1):
-            x = self.run(block, x)
+            x = self._run(block, x)
             found += [x] * (i in ends)
         found[-1] = relu(self.norm(x)) if norm else x
         labels = stage_labels(len(ends))

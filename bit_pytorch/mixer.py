@@ -48,7 +48,7 @@ class Mixer(Model):
         """Pooled features [B, width], in the type of the parameters; training may give bool [B, 2 * depth]."""
         x = self.stem(checked(images, self.config.image_size))  # [B, L, D]
         for i, block in enumerate(self.blocks):
-            x = self.run(block, x, part(kept_branches, slice(2 * i, 2 * i + 2)))
+            x = self._run(block, x, part(kept_branches, slice(2 * i, 2 * i + 2)))
         return self.norm(x).to(self.dtype).mean(1)
 
     def intermediates(
@@ -58,7 +58,7 @@ class Mixer(Model):
         self.config.check_image(*images.shape[2:])
         x, found = self.stem(images), []
         for block in self.blocks:
-            x = self.run(block, x, None)
+            x = self._run(block, x, None)
             found.append(self.norm(x) if norm else x)
         labels = block_labels(self.config)
         return [

@@ -62,7 +62,7 @@ class Model(nn.Module):
         self.head = head if wanted.num_classes else None
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
-    def run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""
         if self.remat and torch.is_grad_enabled():
             return checkpoint(block, x, *noise, use_reentrant=False, preserve_rng_state=False)

@@ -52,7 +52,7 @@ class ResNet(Model):
         """Pooled features [B, width], in the type of the parameters."""
         x = max_pool(self.stem(images), self.config.max_pool_padding)  # [B, C, H / 4, W / 4]
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self._run(block, x)
         x = F.relu(self.norm(x))  # [B, C, H / 32, W / 32]
         return x.to(self.dtype).mean((2, 3))
 
@@ -66,7 +66,7 @@ class ResNet(Model):
         found, ends = [self.stem(images)], stage_ends(self.config.num_units)
         x = max_pool(found[0], self.config.max_pool_padding)
         for i, block in enumerate(self.blocks, start=1):
-            x = self.run(block, x)
+            x = self._run(block, x)
             found += [x] * (i in ends)
         found[-1] = F.relu(self.norm(x)) if norm else x
         labels = stage_labels(len(ends))

@@ -97,7 +97,7 @@ class ViT(Model):
         x = dropout(self.embed(x), part(dropout_seeds, 0), self.config.dropout)
         for i, block in enumerate(self.blocks):
             kept, seeds = part(kept_branches, slice(2 * i, 2 * i + 2)), part(dropout_seeds, slice(3 * i + 1, 3 * i + 4))
-            x = self.run(block, x, kept, seeds)
+            x = self._run(block, x, kept, seeds)
         x = self.pooled(self.norm(x)).to(self.dtype)
         return torch.tanh(self.pre_logits(x)) if self.pre_logits else x
 
@@ -108,7 +108,7 @@ class ViT(Model):
         self.config.check_image(*images.shape[2:])
         x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
         for block in self.blocks:
-            x = self.run(block, x, None, None)
+            x = self._run(block, x, None, None)
             found.append(self.norm(x) if norm else x)
         labels = block_labels(self.config)
         return [

@@ -67,11 +67,16 @@ class Devices(devices.Devices):
         """Within a graph: what `function` makes of each device's slice of a batch, averaged, on every device."""
         return self._reduced(tf.distribute.ReduceOp.MEAN, function, batch)
 
-    def gather(self, function: Callable[[dict], Tensor], batch: dict[str, Any]) -> Tensor:
-        """Within a graph: the rows that `function` makes of each device's slice of a batch, in the order of the batch."""
+    def gather(self, function: Callable[[dict], dict[str, Tensor]], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Within a graph: the columns that `function` makes of each device's slice of a batch, in the order of the batch."""
         if not self.strategy:
             return function(batch)
-        gathered = lambda batch: tf.distribute.get_replica_context().all_gather(function(batch), 0)
+
+        def gathered(batch: dict[str, Any]) -> dict[str, Tensor]:
+            context, rows = tf.distribute.get_replica_context(), function(batch)
+            sent = {name: tf.cast(r, tf.int32) if r.dtype == tf.bool else r for name, r in rows.items()}  # never bools
+            return {name: tf.cast(context.all_gather(r, 0), rows[name].dtype) for name, r in sent.items()}
+
         return self.local(self.strategy.run(gathered, (batch,)))
 
     def sum(self, function: Callable[[dict], tuple[Tensor, ...]], batch: dict[str, Any]) -> tuple[Tensor, ...]:

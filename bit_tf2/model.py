@@ -61,7 +61,7 @@ class Model(KerasModel):
         self.head = head if wanted.num_classes else None
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
 
-    def run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
+    def _run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""
         return tf.recompute_grad(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
 

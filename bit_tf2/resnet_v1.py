@@ -70,7 +70,7 @@ class Backbone(Model):
         """The last feature map, in the type of the images."""
         x = self.stem(images)
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self._run(block, x)
         return x
 
     @takes_inputs
@@ -84,7 +84,7 @@ class Backbone(Model):
         found, ends = [relu(self.stem.norm(self.stem.conv(images)))], stage_ends(self.config.num_units)
         x = max_pool(found[0], "same")
         for i, block in enumerate(self.blocks, start=1):
-            x = self.run(block, x)
+            x = self._run(block, x)
             found += [x] * (i in ends)
         labels = stage_labels(len(ends))
         return [Intermediate(*labels[i], found[i]) for i in chosen(len(found), indices)]

@@ -93,7 +93,7 @@ class ViT(Model):
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
-            x = self.run(block, x, kept, seeds)
+            x = self._run(block, x, kept, seeds)
         x = tf.cast(self.pooled(self.norm(x)), self.dtype)
         return tf.tanh(self.pre_logits(x)) if self.pre_logits else x
 
@@ -105,7 +105,7 @@ class ViT(Model):
         self.config.check_image(*images.shape[1:3])
         x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
         for block in self.blocks:
-            x = self.run(block, x, None, None)
+            x = self._run(block, x, None, None)
             found.append(self.norm(x) if norm else x)
         labels = block_labels(self.config)
         return [

@@ -203,7 +203,10 @@ class UpdateConfig:
         "part of the examples that skip a branch of the last block, in [0, 1)", least=0, below=1
     )
     label_smoothing: float | None = replacing(
-        "part of a label that is spread over the others, in [0, 1)", tasks=("classification", "distillation"), least=0, below=1
+        "part of a label that is spread over the others, in [0, 1)",
+        tasks=("classification", "distillation"),
+        least=0,
+        below=1,
     )
     weight_decay: float | None = replacing("weight decay, by the recipe's convention", least=0, most=1e6)
     clip: float | None = replacing("longest global norm of the gradients; 0: any", least=0, most=1e30)
