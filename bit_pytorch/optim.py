@@ -117,7 +117,8 @@ def ascended(optimizer: Optimizer, gradients: dict[str, Tensor], numbers: Update
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(w, kept)
+            for value, before in zip(w, kept):  # _foreach_copy_ does not take shards
+                value.copy_(before)
 
 
 @torch.no_grad()
