@@ -13,7 +13,6 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 import argparse
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence
+from common.system import files
 from common.system.files import check_replaced, write_json
 from common.weights import containers, huggingface_config, timm_config
 from common.weights.spellings import SPELLINGS
@@ -219,8 +219,7 @@ def inspect(path: str | Path, spelling: str | None = None, given: dict[str, Any]
 
 def digest(path: str | Path) -> str:
     """SHA-256 of a file."""
-    with open(find_weights(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.digest(find_weights(path))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import binascii
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from typing import Any
 
 from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence, nearest
-from common.system.files import NO_LOCKS, sync
+from common.system.files import NO_LOCKS, digest, sync
 from common.models import PACKAGED_WEIGHTS, PublishedModel
 from common.system.progress import Count
 
@@ -164,7 +163,7 @@ def record(file: File, path: Path) -> str:
     if file.sha256:
         return ""
     with open(file.folder / LOCK, "a") as lock:
-        lock.write(f"{digest(path, 'sha256')}  {file.label}\n")
+        lock.write(f"{digest(path)}  {file.label}\n")
     return f", SHA-256 recorded in {shown(file.folder / LOCK)}"
 
 
@@ -344,7 +343,7 @@ def problem_of(file: File, path: Path) -> str:
         return f"is {size} bytes long, expected {file.size}"
     if file.md5 and (found := digest(path, "md5")) != file.md5:
         return f"has md5 {found}, but the server sent {file.md5}"
-    if file.sha256 and (found := digest(path, "sha256")) != file.sha256:
+    if file.sha256 and (found := digest(path)) != file.sha256:
         return f"has SHA-256 {found}, but {shown(file.sha256_source)} holds {file.sha256}"
     with open(path, "rb") as opened:
         start = opened.read(4)
@@ -372,12 +371,6 @@ def evidence(file: File) -> str:
     if file.format == "npz" and not (file.md5 or file.sha256):
         checked.append("CRC-32 of each array (no digest is known)")
     return f"verified {', '.join(checked) or 'nothing but the signature of the format'}"
-
-
-def digest(path: Path, kind: str) -> str:
-    """The hexadecimal digest of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
 def cause(error: BaseException) -> str:

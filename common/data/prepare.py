@@ -1,7 +1,6 @@
 """`python -m common.datasets prepare NAME`: fetch a named dataset, verify it, install it as a whole or not at all."""
 
 import dataclasses
-import hashlib
 import os
 import shutil
 import tarfile
@@ -13,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from common.system.errors import UserError, nearest, reason
-from common.system.files import sync
+from common.system.files import digest, sync
 from common.system.progress import Count, show
 
 CHUNK_BYTES = 2**20
@@ -142,7 +141,7 @@ def _fetch(archive: Archive, downloads: Path, url_base: str | None) -> Path:
         downloads.mkdir(parents=True, exist_ok=True)
         if not part.exists() or part.stat().st_size < archive.size_bytes:
             _download(url, part, archive)
-        size_bytes, md5 = part.stat().st_size, _md5(part)
+        size_bytes, md5 = part.stat().st_size, digest(part, "md5")
     except OSError as error:
         raise UserError(
             f"Cannot write {part} ({error.strerror or error}); free or choose another --datadir."
@@ -188,11 +187,6 @@ def _read(response) -> bytes:
         return response.read(CHUNK_BYTES)
     except (OSError, HTTPException):
         return b""
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _install(files: Mapping[str, Path], prepared: Prepared, folder: Path) -> None:

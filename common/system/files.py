@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -48,6 +49,12 @@ def regular_bytes(descriptor: int, path: Path | str, max_bytes: float) -> int:
     if found.st_size > max_bytes:
         raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, expected at most {max_bytes:,}", str(path))
     return found.st_size
+
+
+def digest(path: Path | str, kind: str = "sha256") -> str:
+    """The hexadecimal digest of a file, of a kind that hashlib knows."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
 def read_regular(path: Path | str, max_bytes: int = MAX_READ_BYTES) -> bytes:

@@ -71,8 +71,7 @@ def digest(path: Path) -> str:
     hashed = hashlib.sha256()
     for file in (path, *(sorted(path.parent.glob(beside)) if beside else ())):
         with open(file, "rb") as whole:
-            while block := whole.read(2**24):
-                hashed.update(block)
+            hashlib.file_digest(whole, lambda: hashed)
     return f"SHA-256 {hashed.hexdigest()}"
 
 
