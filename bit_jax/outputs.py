@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
-from bit_jax.losses import cross_entropy, mixed, scale, teachers
+from bit_jax.losses import cross_entropy, mixed, teachers
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
@@ -36,7 +36,7 @@ def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array
 def scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """The `score` of what the trained model makes of a batch."""
     model = models["model"]
-    return score(model(scale(batch["images"], model).astype(model.compute_dtype)), batch, task.loss)
+    return score(model(mixed(batch, model)), batch, task.loss)
 
 
 def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
-from bit_pytorch.losses import cross_entropy, mixed, scale, teachers
+from bit_pytorch.losses import cross_entropy, mixed, teachers
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
@@ -32,7 +32,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
 def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """The `score` of what the trained model makes of a batch."""
     model = models["model"]
-    return score(model(scale(batch["images"], model).to(model.compute_dtype)), batch, task.loss)
+    return score(model(mixed(batch, model)), batch, task.loss)
 
 
 def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

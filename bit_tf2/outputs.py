@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
-from bit_tf2.losses import cross_entropy, mixed, scale, teachers
+from bit_tf2.losses import cross_entropy, mixed, teachers
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
@@ -34,7 +34,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
 def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """The `score` of what the trained model makes of a batch."""
     model = models["model"]
-    return score(model(tf.cast(scale(batch["images"], model), model.compute_dtype)), batch, task.loss)
+    return score(model(mixed(batch, model)), batch, task.loss)
 
 
 def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
