@@ -39,8 +39,22 @@ def infer_fields(seen: Seen, stem: str) -> dict[str, Any]:
     return fields | seen.computes | groups
 
 
+class Bottlenecks(Config):
+    """Base of the configurations with `num_units` and `width_factor`: their stem and blocks have the same widths."""
+
+    @property
+    def stem_width(self) -> int:
+        """Channels after the first convolution."""
+        return int(64 * self.width_factor)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int, int], ...]:
+        """(input width, output width, stride) of every bottleneck block, in order."""
+        return stages(self.num_units, self.width_factor)
+
+
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig(Config):
+class ResNetConfig(Bottlenecks):
     """ResNetV2-BiT: pre-activation bottleneck blocks, group norm, weight-standardised convolutions.
 
     Source: Big Transfer, section 3.1 and appendix A; `bit_pytorch/models.py` of google-research/big_transfer. The same
@@ -65,16 +79,6 @@ class ResNetConfig(Config):
     def __post_init__(self):
         check_fields(self, "A BiT", KINDS | {"num_units": STAGES, "max_pool_padding": choice("zero", "lowest")})
         check_groups(self, "A BiT")
-
-    @property
-    def stem_width(self) -> int:
-        """Channels after the first convolution."""
-        return int(64 * self.width_factor)
-
-    @property
-    def blocks(self) -> tuple[tuple[int, int, int], ...]:
-        """(input width, output width, stride) of every bottleneck block, in order."""
-        return stages(self.num_units, self.width_factor)
 
     @property
     def width(self) -> int:

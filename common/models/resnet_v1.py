@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from common.models.checks import check_fields, check_groups, choice
 from common.models.draws import HEAD_AND_NORMS, lecun_normal, zeros
-from common.models.family import Config, Family, Shapes, dense, norm
-from common.models.resnet import KINDS, SIZES, infer_fields, stages
+from common.models.family import Family, Shapes, dense, norm
+from common.models.resnet import KINDS, SIZES, Bottlenecks, infer_fields
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetV1Config(Config):
+class ResNetV1Config(Bottlenecks):
     """ResNet V1: post-activation bottleneck blocks, group norm, weight-standardised convolutions with SAME padding.
 
     Source: `models/bit.py` of google-research/big_vision; without classes, the backbone of hybrid ViTs
@@ -37,16 +37,6 @@ class ResNetV1Config(Config):
     def __post_init__(self):
         check_fields(self, "A ResNet V1", KINDS | {"standardization": choice("deviation", "variance")})
         check_groups(self, "A ResNet V1")
-
-    @property
-    def stem_width(self) -> int:
-        """Channels after the first convolution."""
-        return int(64 * self.width_factor)
-
-    @property
-    def blocks(self) -> tuple[tuple[int, int, int], ...]:
-        """(input width, output width, stride) of every bottleneck block, in order."""
-        return stages(self.num_units, self.width_factor)
 
     @property
     def has_stages(self) -> bool:
