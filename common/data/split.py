@@ -173,8 +173,13 @@ class Dataset:
 
     @property
     def held_out(self) -> str:
-        """The split that is read once, at the end: `test`, or `val` where there is no `test`."""
-        return "test" if "test" in self.splits else "val"
+        """The split that is read once, at the end."""
+        return held_out(self.splits)
+
+
+def held_out(splits: Collection[str]) -> str:
+    """The split that is read once, at the end: `test`, or `val` where there is no `test`."""
+    return "test" if "test" in splits else "val"
 
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from common import weights
 from common.config import TrainConfig, periods
 from common.data.checked import checked, open_turned
 from common.data.sources import Opener
-from common.data.split import SPLITS, Split, choose_splits
+from common.data.split import SPLITS, Split, choose_splits, held_out
 from common.evaluation.evaluator import Evaluator
 from common.flags import check, scoped
 from common.models import ModelConfig, find_model
@@ -69,7 +69,7 @@ class Plan:
     @property
     def held_out(self) -> str:
         """The split that is judged once, at the end."""
-        return "test" if "test" in self.splits else "val"
+        return held_out(self.splits)
 
     @property
     def checkpoint_every(self) -> int:
