@@ -12,7 +12,7 @@ from common.data import images
 from common.data.split import Split, typical_size
 from common.data.views import model_view
 from common.models import ModelConfig, find_model, published_models, unpublished_models
-from common.models.cards import Card, Preprocessing
+from common.models.cards import Card, Preprocessing, nameless
 from common.recipes import hyperrule
 from common.recipes.choices import LONGEST_SIDE
 from common.runs.prediction import find_images, likeliest
@@ -22,7 +22,6 @@ from common.weights import Start, choose_file, starting_values
 
 Size = int | tuple[int, int]  # of images, in pixels: a square's side, or height and width
 Known = tuple[ModelConfig, Preprocessing, Card]  # of a model
-NAMELESS = "class {}"  # what a class without a name is called
 ONE_IMAGE = (str, Path, bytes, np.ndarray)
 
 
@@ -123,5 +122,5 @@ def decode_predictions(card: Card, logits: np.ndarray, top: int) -> list[list[tu
     if logits.ndim != 2 or card.class_names is not None and logits.shape[1] != len(card.class_names):
         expected = f"[images, {len(card.class_names) if card.class_names else 'classes'}]"
         raise UserError(f"The logits are {list(logits.shape)}, expected {expected}: what the model returns of images.")
-    names = card.class_names or [NAMELESS.format(k) for k in range(logits.shape[1])]
+    names = card.class_names or nameless(logits.shape[1])
     return [likeliest(row, names, top) for row in logits]

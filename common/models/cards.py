@@ -137,6 +137,11 @@ class Card:
         return dataclasses.replace(other, **self.facts())
 
 
+def nameless(count: int) -> list[str]:
+    """What classes are called where nothing names them."""
+    return [f"class {number}" for number in range(count)]
+
+
 def parse_card(record: dict[str, Any], where: object) -> Card:
     """The facts in a JSON object; other keys are let be. UserError for a value that cannot be one."""
     found = {name: record[name] for name in FACTS if name in record}

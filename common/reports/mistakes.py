@@ -10,6 +10,7 @@ from common.config import TrainConfig
 from common.data import images
 from common.data.checked import checked, open_turned
 from common.data.split import SPLITS, Split, choose_splits
+from common.models.cards import nameless
 from common.reports.record import Record
 from common.system.errors import UserError
 from common.system.remote import is_remote
@@ -68,7 +69,7 @@ def class_names(record: Record) -> list[str]:
     told, names = record.predictions, record.card.get("class_names")
     count = 1 + int(max(told.labels.max(), told.predicted.max()))
     known = isinstance(names, list) and len(names) >= count
-    return [str(name) for name in names] if known else [f"class {number}" for number in range(count)]
+    return [str(name) for name in names] if known else nameless(count)
 
 
 def confusion_matrix(record: Record, names: Sequence[str]) -> Table:

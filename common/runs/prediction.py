@@ -13,6 +13,7 @@ from common.data.sources.image_files import Unused, image_files
 from common.data.split import Dataset, Split
 from common.evaluation.evaluator import Rows
 from common.evaluation.features import Outputs, unpadded, write_outputs
+from common.models.cards import nameless
 from common.runs.inference import Inference
 from common.system.errors import UserError, printable, shortened
 from common.system.files import read_regular
@@ -30,7 +31,7 @@ class Prediction(Inference):
         self.split = self.checked()
         self.class_names = self.card.class_names
         if self.class_names is None:
-            self.class_names = [f"class {number}" for number in range(self.model_config.num_classes)]
+            self.class_names = nameless(self.model_config.num_classes)
             note("No card with class names lies beside the weights: classes are shown by number.")
 
     def checked(self) -> Split:
