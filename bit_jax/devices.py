@@ -14,14 +14,14 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from common.system import processes as devices
+from common.system import processes
 from common.system.errors import UserError, reason
 
 START_SECONDS = 120  # that the first process of a job waits for the last one
 HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead
 
 
-class Devices(devices.Devices):
+class Devices(processes.Devices):
     """All devices of all processes.
 
     Each has its slice of every batch, and the parameters whole or, with `shard_parameters`, a slice of them.

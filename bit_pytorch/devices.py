@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from common.system import processes as devices
+from common.system import processes
 from common.system.errors import UserError, reason
 
 TIMEOUT = datetime.timedelta(hours=2)  # of one exchange: the process that writes may take long over its files
@@ -20,7 +20,7 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl", "tpu": "tpu_dist"}  # that exchange w
 BEAT_SECONDS, MISSED_BEATS = 5, 6  # after so many, a process counts as lost
 
 
-class Devices(devices.Devices):
+class Devices(processes.Devices):
     """The first GPU, a TPU or the CPU; under torchrun, one for each process: they train copies of a model, or its shards.
 
     Raises UserError where the processes do not meet, and for `shard_parameters` in one process.

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
-from common.system import processes as devices
+from common.system import processes
 from common.system.errors import UserError, reason
 
 
-class Devices(devices.Devices):
+class Devices(processes.Devices):
     """All GPUs of this process and of the others; or TPUs; or the CPU.
 
     Each has its slice of every batch and all variables. Raises UserError for `shard_parameters`.

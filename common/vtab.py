@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.system import remote as storage
+from common.system import remote
 from common.config import TrainConfig, VtabConfig
 from common.flags import arguments, changes
 from common.runs.command import parse
@@ -52,7 +52,7 @@ class Suite:
             raise UserError("VTAB-1k chooses the dataset, and the BiT-HyperRule the recipe; leave both flags out.")
         if config.extend_from:
             raise UserError("--extend_from lengthens one run, and VTAB-1k is many; leave it out.")
-        if storage.is_remote(config.logdir):
+        if remote.is_remote(config.logdir):
             raise UserError(f"--logdir {config.logdir} is not on this machine, where the summary reads; name a folder.")
         self.config = config
         self.name = config.name or f"vtab_{config.model.replace('/', '_')}"

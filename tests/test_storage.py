@@ -18,7 +18,7 @@ from common.runs import run
 from common.runs.checkpoint import CURRENT
 from common.runs.command import parse
 from common.runs.mirror import POINTER, RESULTS, STATE
-from common.system import remote as storage
+from common.system import remote
 from common.system.errors import UserError
 from common.weights import choose_file, read_weights
 
@@ -110,7 +110,7 @@ def test_an_interruption_at_every_third_operation_on_objects(error, train, bucke
             except UserError as refusal:
                 assert error is not Cut and "the network is gone" in str(refusal), refusal
                 assert "memory://bucket/runs/cut" in str(refusal)
-        shutil.rmtree(storage.staging_folder("memory://bucket").parent, ignore_errors=True)
+        shutil.rmtree(remote.staging_folder("memory://bucket").parent, ignore_errors=True)
         finished = "weights.npz" in objects(bucket, name)
         if not finished:
             train(name)
@@ -136,7 +136,7 @@ def test_a_damaged_object_gives_way_to_the_previous_one(train, bucket, monkeypat
 
 
 def test_another_run_on_this_machine_is_refused(train, bucket):
-    folder = storage.staging_folder("memory://bucket/runs/a")
+    folder = remote.staging_folder("memory://bucket/runs/a")
     folder.parent.mkdir(parents=True)
     with open(folder.with_suffix(".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -183,9 +183,9 @@ def test_a_store_without_its_package_is_one_sentence(url, bucket, monkeypatch):
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(UserError, match=r"Cannot open .*://b .*pip install '.\[cloud\]'"):
-        storage.local_file(url)
+        remote.local_file(url)
 
 
 def test_an_unknown_store_is_one_sentence(bucket):
     with pytest.raises(UserError, match="Cannot open nowhere://b"):
-        storage.local_file("nowhere://b/a.npz")
+        remote.local_file("nowhere://b/a.npz")

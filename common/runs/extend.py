@@ -12,7 +12,7 @@ from typing import Any
 from common.config import TrainConfig
 from common.flags import changes, scoped
 from common.runs.checkpoint import Checkpoint, Checkpoints
-from common.system import remote as storage
+from common.system import remote
 from common.system.errors import UserError
 from common.weights.containers import read_json
 
@@ -31,7 +31,7 @@ def taken_over(folder: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def read_flags(folder: str) -> dict[str, Any]:
     """The flags of the run in `folder`; UserError where there is none."""
-    if storage.is_remote(folder):
+    if remote.is_remote(folder):
         raise UserError(f"--extend_from {folder} is not on this machine; copy the folder, and name the copy.")
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"--extend_from {folder} is no folder of a run: it holds no config.json; name one of a run.")

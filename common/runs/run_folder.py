@@ -14,7 +14,7 @@ from common.reports import curves
 from common.reports.record import read_record
 from common.runs.checkpoint import Checkpoints
 from common.runs.mirror import RemoteRun
-from common.system import remote as storage
+from common.system import remote
 from common.system.environment import environment
 from common.system.errors import UserError
 from common.system.files import locked_log, read_regular, remove_leftovers, write_json
@@ -31,7 +31,7 @@ class Folder:
         """`files` are digests of files that a run keeps from its first step to its last, by what the files are."""
         self.config, self.files, self.remote = config, files or {}, None
         self.path = self.place = Path(config.logdir) / config.name
-        if storage.is_remote(config.logdir):
+        if remote.is_remote(config.logdir):
             self.remote = RemoteRun(f"{config.logdir.rstrip('/')}/{config.name}")
             self.path, self.place = self.remote.folder, self.remote.url
         else:

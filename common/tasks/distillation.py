@@ -13,7 +13,7 @@ from common.evaluation.distillation import DistillationEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import find_model
 from common.models.cards import Preprocessing
-from common.system import remote as storage
+from common.system import remote
 from common.system.errors import UserError
 from common.tasks import classification
 from common.tasks.start import Start
@@ -52,7 +52,7 @@ def teacher(plan: Any, given: str, student: Preprocessing) -> Start:
 
 def find_teacher(given: str, folder: str) -> tuple[Any, Path]:
     """(the manifest's row or None, the file) of a published name, a file or the folder of a run. Raises UserError."""
-    if storage.is_remote(given) or Path(given).exists():
+    if remote.is_remote(given) or Path(given).exists():
         return None, weights.choose_file(None, given)
     try:
         row = find_model(given)

@@ -12,7 +12,7 @@ from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, head_cl
 from common.models.cards import Card
 from common.models.family import Arrays, Say
 from common.models.initial import initial_parameters
-from common.system import remote as storage
+from common.system import remote
 from common.system.errors import UserError
 from common.weights.adapt import adapt, check_same_model
 from common.weights.recognise import shorten
@@ -34,11 +34,11 @@ def find_file(model: PublishedModel, folder: str | Path, flag: str = "--weights"
 
     Raises UserError with the command that fetches it; `flag` is what else names a file.
     """
-    if storage.is_remote(folder):
-        names = storage.RemoteFolder(str(folder)).sizes()
+    if remote.is_remote(folder):
+        names = remote.RemoteFolder(str(folder)).sizes()
         file = next((name for name in (model.file, f"{model.name}.h5") if name in names), None)
         if file:
-            return storage.local_file(f"{folder}/{file}", card_name(Path(file)))
+            return remote.local_file(f"{folder}/{file}", card_name(Path(file)))
     for candidate in (Path(folder) / model.file, Path(folder) / f"{model.name}.h5", PACKAGED_WEIGHTS / model.file):
         if candidate.is_file():
             return candidate
@@ -58,9 +58,9 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
         return find_file(model, folder)
     if weights in (None, "none"):
         return None
-    if storage.is_remote(weights) and not Path(weights).suffix:  # the folder of a run
+    if remote.is_remote(weights) and not Path(weights).suffix:  # the folder of a run
         weights = f"{str(weights).rstrip('/')}/weights.npz"
-    return find_weights(storage.local_file(weights, card_name(Path(weights))))
+    return find_weights(remote.local_file(weights, card_name(Path(weights))))
 
 
 def starting_values(
@@ -96,7 +96,7 @@ def with_head_bias(arrays: Arrays, value: float) -> Arrays:
 
 def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
     """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
-    path = storage.local_file(path, card_name(Path(path)), "config.json", "preprocessor_config.json")
+    path = remote.local_file(path, card_name(Path(path)), "config.json", "preprocessor_config.json")
     source = read_model(path, check=lambda found: check_same_model(found, config, path))
     for line in source.notes:
         say(line)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from common.data.lists import lines
 from common.data.sources.array_record import Shard
-from common.system import remote as storage
+from common.system import remote
 from common.system.errors import UserError, nearest
 from common.system.files import read_regular
 
@@ -54,7 +54,7 @@ def data_folder(tfds_data_dir: str | Path | None = None, part: str = "") -> Path
     Of a `gs://` or `s3://` address, `part` is copied to this machine.
     """
     folder = tfds_data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return storage.local_folder(folder, part).expanduser()
+    return remote.local_folder(folder, part).expanduser()
 
 
 def _find(name: str, root: Path) -> Path:
