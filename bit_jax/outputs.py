@@ -54,7 +54,26 @@ def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> di
     }
 
 
+def image_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: embedding [B, E] of images, of length 1; scale [B], what the model takes similarities times; mask."""
+    model = models["model"]
+    embedding = model.encode_image(mixed(batch, model)).astype(model.dtype)
+    return {
+        "embedding": embedding,
+        "scale": jnp.broadcast_to(jnp.exp(model.t[...]), batch["mask"].shape),
+        "mask": batch["mask"],
+    }
+
+
+def text_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: embedding [B, E] of texts, of length 1; mask."""
+    model = models["model"]
+    return {"embedding": model.encode_text(batch["tokens"]).astype(model.dtype), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
     "scores": scores,
     "matches": matches,
+    "image_embeddings": image_embeddings,
+    "text_embeddings": text_embeddings,
 }

@@ -228,7 +228,7 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, T
     ahead = None
     for batch in batches:
         tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
-        if tensors["labels"].ndim == 1:
+        if "labels" in tensors and tensors["labels"].ndim == 1:
             tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
         if devices.device.type == "cuda":
             tensors = {

@@ -51,7 +51,26 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
     }
 
 
+def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: embedding [B, E] of images, of length 1; scale [B], what the model takes similarities times; mask."""
+    model = models["model"]
+    embedding = tf.cast(model.encode_image(mixed(batch, model)), model.dtype)
+    return {
+        "embedding": embedding,
+        "scale": tf.broadcast_to(tf.exp(model.t), tf.shape(batch["mask"])),
+        "mask": batch["mask"],
+    }
+
+
+def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: embedding [B, E] of texts, of length 1; mask."""
+    model = models["model"]
+    return {"embedding": tf.cast(model.encode_text(batch["tokens"]), model.dtype), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
+    "image_embeddings": image_embeddings,
+    "text_embeddings": text_embeddings,
 }

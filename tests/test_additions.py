@@ -142,9 +142,19 @@ def test_a_task_is_complete(name):
 
 ONES = np.ones(3, np.float32)
 SCORES = dict.fromkeys(("top1", "top5", "loss", "predicted", "probability"), ONES) | {"mask": ONES > 0}
+TOWERS = {
+    output: {"embedding": np.eye(3, dtype=np.float32), "scale": ONES, "mask": ONES > 0}
+    for output in ("text_embeddings", "image_embeddings")
+}
 EXAMPLES = {  # evaluator -> the rows of each of its outputs
     "ClassificationEvaluator": {"scores": SCORES},
     "DistillationEvaluator": {"matches": SCORES | dict.fromkeys(("agreement", "kl", "teacher_top1"), ONES)},
+    "ZeroShotEvaluator": TOWERS,
+    "RetrievalEvaluator": TOWERS,
+}
+FURTHER = {  # evaluator -> its arguments after name, batches, and labels or whatever belongs to the rows
+    "ZeroShotEvaluator": ((), np.arange(3, dtype=np.int32)),
+    "RetrievalEvaluator": ((),),
 }
 
 
@@ -163,7 +173,7 @@ def evaluators() -> dict[str, type]:
 @pytest.mark.parametrize("name", evaluators())
 def test_an_evaluator_is_complete(name, tmp_path):
     """It has an example here; each engine computes its outputs; its results are rows of METRICS."""
-    evaluator = evaluators()[name]("val", (), np.ones(3, np.int32))
+    evaluator = evaluators()[name]("val", (), np.ones(3, np.int32), *FURTHER.get(name, ()))
     assert [output for output, _ in evaluator.passes()] == [*EXAMPLES[name]]
     for output, columns in EXAMPLES[name].items():
         for engine in ENGINES:

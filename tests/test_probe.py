@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import ROOT
+from golden.golden_params import image
 
 from common import probe
 
@@ -45,6 +46,25 @@ def test_the_probe_is_that_of_big_vision(shots):
         expected.append(original(x[chosen], y[chosen], x_test, y_test, 5, 2.0**10))
     found = probe.few_shot(x, y, x_test, y_test, shots, 3)
     assert found == expected and len(set(found)) > 1
+
+
+@pytest.mark.parametrize("penalty", (1024.0, 1.0))
+@pytest.mark.parametrize("shots", (1, 2, 5, 10))
+def test_the_probe_gives_the_accuracies_that_the_original_gave(penalty, shots, monkeypatch):
+    monkeypatch.setattr(probe, "L2_PENALTY", penalty)
+    golden = json.loads((ROOT / "tests/golden/siglip/fewshot_lsr.json").read_text())["outputs"]
+    train, test = golden_blobs(3, 60, 81), golden_blobs(4, 200, 82)
+    expected = [golden[f"accuracy, l2_reg {penalty}, seed {seed}, {shots} shots"]["data"][0] for seed in range(3)]
+    right = np.rint(200 * np.array(expected))  # of 200 images; their parts are float32, divided in another way
+    np.testing.assert_allclose(expected, right / 200, rtol=1e-7)
+    np.testing.assert_array_equal(np.rint(200 * np.array(probe.few_shot(*train, *test, shots, 3))), right)
+
+
+def golden_blobs(label_seed: int, count: int, seed: int):
+    """(features [N, 12], labels [N]) of the golden case."""
+    labels = np.random.RandomState(label_seed).randint(0, 4, count)
+    features = image((count, 12), seed) + 0.5 * image((4, 12), 80)[labels]
+    return features.astype(np.float32).astype(np.float64), labels
 
 
 def claim_more(path) -> None:

@@ -373,6 +373,22 @@ def test_legends_are_words(tmp_path):
     assert drawn["Learning rate"].count(">Learning rate<") == 1 and ">learning rate<" not in drawn["Learning rate"]
 
 
+def test_both_ways_of_retrieval_share_a_panel_and_zero_shot_is_among_the_accuracies(tmp_path):
+    """Each engine has its colour there, as in the other panels."""
+    runs = [make_run(tmp_path / engine, engine) for engine in ("bit_pytorch", "bit_jax")]
+    for number, folder in enumerate(runs):
+        with open(folder / "metrics.jsonl", "a") as file:
+            for step in (10, 20):
+                value = 0.1 * number + 0.01 * step
+                line = {"val/img2txt_recall@1": value, "val/txt2img_recall@1": value / 2, "cifar10/top1": value}
+                file.write(json.dumps({"step": step, "val/img2txt_recall@5": value} | line) + "\n")
+    drawn = curves.svgs([*map(record.read_record, runs)])
+    for words in (">validation image to text recall@1<", ">validation text to image recall@1<", ">PyTorch<", ">JAX<"):
+        assert words in drawn["Recall@1"]
+    assert "recall@5" not in "".join(drawn.values()) and ">cifar10 top-1<" in drawn["Top-1 accuracy"]
+    assert drawn["Recall@1"].index("%") > 0 and all(colour in drawn["Recall@1"] for colour in ("#d95926", "#2a78d6"))
+
+
 def test_a_metric_of_one_point_is_explained_by_its_mark(tmp_path):
     """A dashed line that is nowhere in the picture would mislead."""
     found = record.read_record(make_run(tmp_path / "run"))

@@ -21,6 +21,12 @@ METRICS = {  # the last part of a metric's name: `top1` of `val/top1`
     "agreement": Metric("agreement with the teacher", "%", "higher", panel="Agreement with the teacher"),
     "kl": Metric("KL from the teacher", better="lower"),
     "teacher_top1": Metric("the teacher's top-1", "%", "higher"),
+    "img2txt_recall@1": Metric("image to text recall@1", "%", "higher", panel="Recall@1"),
+    "img2txt_recall@5": Metric("image to text recall@5", "%", "higher"),
+    "img2txt_recall@10": Metric("image to text recall@10", "%", "higher"),
+    "txt2img_recall@1": Metric("text to image recall@1", "%", "higher", panel="Recall@1"),
+    "txt2img_recall@5": Metric("text to image recall@5", "%", "higher"),
+    "txt2img_recall@10": Metric("text to image recall@10", "%", "higher"),
     "images_per_second": Metric("images per second", better="higher", panel="Images per second"),
     "images_per_second_per_core": Metric(
         "images per second and core", better="higher", panel="Images per second and core"

@@ -18,7 +18,8 @@ GREY = "#808080"
 STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 4)))
 MARKS = "osD^vPX"
 FEW_POINTS = 20  # are marked
-PANELS = {metric.panel: name for name, metric in METRICS.items() if metric.panel}  # title -> what it shows
+TITLES = dict.fromkeys(metric.panel for metric in METRICS.values() if metric.panel)
+PANELS = {title: [name for name, metric in METRICS.items() if metric.panel == title] for title in TITLES}
 ALWAYS = {"loss": ["train/loss"], "lr": ["train/lr"]}  # first in their panels
 LONGEST = 40  # characters of a name in a legend
 MOST_POINTS = 2000  # of a curve, and more than a panel has pixels
@@ -28,9 +29,9 @@ CURRENT = "#010203"  # stands for the page's own colour of text until the SVG is
 
 def shown(record: Record, title: str) -> list[str]:
     """The metrics of a run that a panel shows."""
-    name = PANELS[title]
-    always = ALWAYS.get(name, [])
-    return always + [m for m in record.metrics(name) if m.rpartition("/")[2] == name and m not in always]
+    always = [metric for name in PANELS[title] for metric in ALWAYS.get(name, [])]
+    found = [m for name in PANELS[title] for m in record.metrics(name) if m.rpartition("/")[2] == name]
+    return [*dict.fromkeys(always + found)]
 
 
 def draw(axes, title: str, records: Sequence[Record]) -> None:
@@ -55,7 +56,7 @@ def draw(axes, title: str, records: Sequence[Record]) -> None:
     axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(1, *(record.step for record in records))))
     if "second" in title:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
-    if METRICS[PANELS[title]].unit == "%":
+    if METRICS[PANELS[title][0]].unit == "%":
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.grid(alpha=0.3)
     counts = {metric: max(len(points_of(record, metric)) for record in records) for metric in metrics}

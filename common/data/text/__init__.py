@@ -1,0 +1,1 @@
+"""Texts: prompts, tokens, and texts that are drawn."""
