@@ -55,14 +55,11 @@ def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> di
 
 
 def image_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
-    """Columns: embedding [B, E] of images, of length 1; scale [B], what the model takes similarities times; mask."""
+    """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    embedding = model.encode_image(mixed(batch, model)).astype(model.dtype)
-    return {
-        "embedding": embedding,
-        "scale": jnp.broadcast_to(jnp.exp(model.t[...]), batch["mask"].shape),
-        "mask": batch["mask"],
-    }
+    numbers = {"scale": jnp.exp(model.t[...]), "bias": model.b[...] if model.config.bias else jnp.zeros(1, model.dtype)}
+    columns = {name: jnp.broadcast_to(number, batch["mask"].shape) for name, number in numbers.items()}
+    return columns | {"embedding": model.encode_image(mixed(batch, model)).astype(model.dtype), "mask": batch["mask"]}
 
 
 def text_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:

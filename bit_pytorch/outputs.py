@@ -50,10 +50,11 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
 
 
 def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Columns: embedding [B, E] of images, of length 1; scale [B], what the model takes similarities times; mask."""
+    """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    embedding = model.encode_image(mixed(batch, model)).to(model.dtype)
-    return {"embedding": embedding, "scale": model.t.exp().expand(len(batch["mask"])), "mask": batch["mask"]}
+    numbers = {"scale": model.t.exp(), "bias": model.b if model.config.bias else torch.zeros_like(model.t)}
+    columns = {name: number.expand(len(batch["mask"])) for name, number in numbers.items()}
+    return columns | {"embedding": model.encode_image(mixed(batch, model)).to(model.dtype), "mask": batch["mask"]}
 
 
 def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

@@ -52,14 +52,11 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
 
 
 def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Columns: embedding [B, E] of images, of length 1; scale [B], what the model takes similarities times; mask."""
+    """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    embedding = tf.cast(model.encode_image(mixed(batch, model)), model.dtype)
-    return {
-        "embedding": embedding,
-        "scale": tf.broadcast_to(tf.exp(model.t), tf.shape(batch["mask"])),
-        "mask": batch["mask"],
-    }
+    numbers = {"scale": tf.exp(model.t), "bias": model.b if model.config.bias else tf.zeros_like(model.t)}
+    columns = {name: tf.broadcast_to(number, tf.shape(batch["mask"])) for name, number in numbers.items()}
+    return columns | {"embedding": tf.cast(model.encode_image(mixed(batch, model)), model.dtype), "mask": batch["mask"]}
 
 
 def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

@@ -143,7 +143,7 @@ def test_a_task_is_complete(name):
 ONES = np.ones(3, np.float32)
 SCORES = dict.fromkeys(("top1", "top5", "loss", "predicted", "probability"), ONES) | {"mask": ONES > 0}
 TOWERS = {
-    output: {"embedding": np.eye(3, dtype=np.float32), "scale": ONES, "mask": ONES > 0}
+    output: {"embedding": np.eye(3, dtype=np.float32), "scale": ONES, "bias": ONES, "mask": ONES > 0}
     for output in ("text_embeddings", "image_embeddings")
 }
 EXAMPLES = {  # evaluator -> the rows of each of its outputs

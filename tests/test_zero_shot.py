@@ -16,6 +16,7 @@ from common.data.split import MultiLabels
 from common.data.text.prompts import PROMPTS, canonical, prompted, read_prompts
 from common.data.text.text_batches import text_batches
 from common.evaluation import retrieval
+from common.evaluation.contrastive import pair_losses
 from common.evaluation.predictions import read_predictions
 from common.evaluation.retrieval import RetrievalEvaluator, places
 from common.evaluation.zero_shot import ZeroShotEvaluator
@@ -38,7 +39,11 @@ def unit(values: np.ndarray) -> np.ndarray:
 def rows(embeddings: np.ndarray, **further) -> dict[str, np.ndarray]:
     """What an engine gives: the embeddings, and two rows of padding."""
     pad = lambda values: np.concatenate([values, np.full((2, *values.shape[1:]), 7, values.dtype)])
-    columns = {"embedding": embeddings, "scale": np.full(len(embeddings), 10.0)} | further
+    columns = {
+        "embedding": embeddings,
+        "scale": np.full(len(embeddings), 10.0),
+        "bias": np.zeros(len(embeddings)),
+    } | further
     return {name: pad(values) for name, values in columns.items()} | {
         "mask": np.arange(len(embeddings) + 2) < len(embeddings)
     }
@@ -324,3 +329,36 @@ def test_memory_stays_within_some_tiles():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 160e6
+
+
+# --- losses of held-out pairs
+
+
+def test_the_softmax_loss_is_that_of_the_original():
+    golden = json.loads((GOLDEN / "contrastive_evaluator.json").read_text())["outputs"]["use_global_batch=True"]
+    given = image((6, 6), 61).astype(np.float32).astype(np.float64)
+    texts = 0.6 * image((6, 6), 62).astype(np.float32).astype(np.float64) + given
+    images, texts = unit(given)[:5], (texts / (np.linalg.norm(texts, axis=1, keepdims=True) + 1e-8))[:5]
+    scale, bias = np.full(5, np.exp(2.3)), np.zeros(5)
+    losses = pair_losses(images, texts, scale, bias, loss="softmax", batch=8)
+    np.testing.assert_allclose(losses, golden["losses"][:5], rtol=0, atol=1e-12)  # the sixth is masked there
+    evaluator = RetrievalEvaluator("val", (), np.arange(5), (), loss="softmax", batch=8)
+    evaluator.add("text_embeddings", rows(texts))
+    evaluator.add("image_embeddings", rows(images, scale=scale))
+    found = evaluator.result()
+    assert found["loss"] == pytest.approx(golden["loss"], abs=1e-12)
+    assert found["img2txt_recall@1"] == golden["ncorrect_minibatch"] == 1
+
+
+def test_the_sigmoid_loss_is_the_sum_over_texts_and_minibatches_do_not_mix():
+    images, texts = unit(image((5, 6), 1)), unit(image((10, 6), 2))
+    images_of = np.repeat(np.arange(5), 2)  # of which the first counts
+    evaluator = RetrievalEvaluator("val", (), images_of, (), loss="sigmoid", batch=3)
+    evaluator.add("text_embeddings", rows(texts))
+    evaluator.add("image_embeddings", rows(images, bias=np.full(5, -2.0)))
+    expected = []
+    for i in range(5):
+        partners = range(3) if i < 3 else range(3, 5)
+        logits = {j: 10 * images[i] @ texts[2 * j] - 2 for j in partners}
+        expected.append(sum(np.log1p(np.exp(-logit if i == j else logit)) for j, logit in logits.items()))
+    assert evaluator.result()["loss"] == pytest.approx(np.mean(expected), rel=1e-12)

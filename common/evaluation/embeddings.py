@@ -22,7 +22,7 @@ class Embeddings:
         yield from self.batches.items()
 
     def add(self, output: str, rows: Rows) -> None:
-        """Columns `embedding` [N, E] of length 1 and `mask` [N]; of images also `scale` [N], what the model takes similarities times."""
+        """Columns `embedding` [N, E] of length 1 and `mask` [N]; of images also `scale` and `bias` [N], which make logits of similarities."""
         mask = rows["mask"]
         self.rows[output].append({name: values[mask] for name, values in rows.items() if name != "mask"})
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.evaluation.contrastive import pair_losses
 from common.evaluation.embeddings import TILE, Embeddings, pieces, similarities
 
 DEPTHS = (1, 5, 10)
@@ -16,26 +17,37 @@ NOWHERE = 2**62  # the place of what is not there
 
 
 class RetrievalEvaluator(Embeddings):
-    """{img2txt_recall@1, @5, @10, txt2img_recall@1, @5, @10: fractions}.
+    """{img2txt_recall@1, @5, @10, txt2img_recall@1, @5, @10: fractions}, and with a `loss` its mean over minibatches.
 
     Of an image, in how many cases ANY of its texts is among so many most similar ones, and of a text, in how many cases its
     image is. `images_of` int32 [M] is the image of each text; an image without a text counts and is never right. Of equal
     similarities the one of the lower number comes first, so a model that embeds everything alike is right by chance only.
+    `loss`, softmax or sigmoid, is that of every image with its first text, `batch` pairs at a time, in order.
     """
 
-    def __init__(self, name: str, images: Any, images_of: np.ndarray, texts: Any):
+    def __init__(
+        self, name: str, images: Any, images_of: np.ndarray, texts: Any, *, loss: str | None = None, batch: int = 1
+    ):
         super().__init__(name, images, texts)
-        self.images_of = images_of
+        self.images_of, self.loss, self.batch = images_of, loss, batch
 
     def result(self) -> dict[str, float]:
         """The recalls."""
         images, texts = self.column("image_embeddings"), self.column("text_embeddings")
         found = places(images, texts, self.images_of)
-        return {
+        recalls = {
             f"{direction}_recall@{depth}": float((place < depth).mean())
             for direction, place in (("img2txt", found.of_texts), ("txt2img", found.of_images))
             for depth in DEPTHS
         }
+        return recalls | ({"loss": self.mean_loss(images, texts)} if self.loss else {})
+
+    def mean_loss(self, images: np.ndarray, texts: np.ndarray) -> float:
+        """Over the images that have a text."""
+        chosen, first = np.unique(self.images_of, return_index=True)
+        scale, bias = (self.column("image_embeddings", name)[chosen] for name in ("scale", "bias"))
+        pairs = images[chosen], texts[first]
+        return float(pair_losses(*pairs, scale, bias, loss=self.loss, batch=self.batch).mean())
 
     def write(self, folder: Path) -> None:
         """Nothing."""
