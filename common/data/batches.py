@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from common.data.blocks import Blocks
 from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images, jobs, labels, train_images
 from common.data.split import Split
 from common.models import ModelConfig
@@ -74,7 +75,7 @@ class TrainBatches:
         epochs, places = np.divmod(positions, len(self.split))
         examples = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            order = epoch_order(self.seed, int(epoch), len(self.split))
+            order = epoch_order(self.seed, int(epoch), len(self.split), self.split.blocks)
             examples[epochs == epoch] = order[places[epochs == epoch]]
         return examples
 
@@ -140,9 +141,10 @@ def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs; of a million examples, each takes 8 MB
-def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The permutation of `count` examples in which an epoch sees them."""
-    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+def epoch_order(seed: int, epoch: int, count: int, blocks: Blocks | None = None) -> np.ndarray:
+    """The permutation of `count` examples in which an epoch sees them, block by block where they lie in blocks."""
+    rng = np.random.default_rng([seed, 0, epoch])
+    return rng.permutation(count) if blocks is None else blocks.permutation(rng)
 
 
 def prefetch(batches: TrainBatches | EvalBatches, steps: range, num_workers: int) -> Iterator[dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.data import images
+from common.data.blocks import Blocks
 from common.system.errors import UserError, printable
 
 SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
@@ -71,6 +72,7 @@ class Split:
     labels: np.ndarray | MultiLabels  # int32 [N], or any number of classes for each example
     describe: Callable[[int], str]  # example -> what an error message calls it
     exif: str = "ignore"  # or `apply`: photographs are turned by their EXIF orientation
+    blocks: Blocks | None = None  # None: wherever an example lies, reading it takes as long
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,6 +106,7 @@ class Split:
             read=lambda i: self.read(int(examples[i])),
             labels=self.labels[examples],
             describe=lambda i: self.describe(int(examples[i])),
+            blocks=self.blocks and self.blocks[examples],
         )
 
     def decode(self, i: int) -> np.ndarray:

@@ -1,0 +1,198 @@
+"""Files that hold many examples each, such as tar archives: which of them a name means, their splits and their classes."""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data.lists import lines, unquoted
+from common.data.sources.image_files import is_hidden
+from common.system.errors import UserError, nearest, printable, shortened
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+CLASS_NAMES = "classnames.txt"  # as CLIP_benchmark calls it
+MAX_FILES = 10**5
+Label = int | str
+
+
+class Shards(NamedTuple):
+    """The files of every split, in the order of their names."""
+
+    name: str  # after the prefix
+    folder: Path  # in which all of them lie
+    splits: dict[str, list[Path]]
+    class_names: Path | None  # a list of them, one a line
+
+    @property
+    def watched(self) -> list[Path]:
+        """All files on which an index depends."""
+        return [*itertools.chain(*self.splits.values()), *filter(None, [self.class_names])]
+
+    def purpose(self, kind: str) -> str:
+        """A name for their index, of which a folder may hold several."""
+        name = os.path.relpath(self.name, self.folder)
+        return f"-{kind}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def find_shards(prefix: str, name: str, ending: str) -> Shards:
+    """The files that `name` means: a file, a pattern such as `PATH/{000..099}.tar` or `PATH/*.tar`, or a folder of them.
+
+    The name of a file says of which split it is (`train-003.tar`, `x-validation-0.tar`), or else that of its folder; others
+    are of `train`. Raises UserError where there is none, or one is missing or named twice.
+    """
+    paths = [Path(path) for path in (in_folder(name, ending) if os.path.isdir(name) else expanded(name))]
+    again = next((path for i, path in enumerate(sorted(paths)[1:]) if path == sorted(paths)[i]), None)
+    if again:
+        raise UserError(f"--dataset {prefix}{shortened(name)} names {again} twice; name every file once.")
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing or not paths:
+        found = f"there is no file {missing}" if missing else f"the folder holds no *{ending}"
+        raise UserError(
+            f"--dataset {prefix}{shortened(name)} names nothing: {found}; give a file, a pattern such as "
+            f"{prefix}PATH/{{000..099}}{ending}, or a folder that holds such files."
+        )
+    splits = {}
+    for path in paths:
+        splits.setdefault(split_of(path), []).append(path)
+    folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    lists = (place / CLASS_NAMES for place in (folder, folder.parent))
+    ordered = {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return Shards(name, folder, ordered, next((path for path in lists if path.is_file()), None))
+
+
+def in_folder(folder: str, ending: str) -> list[str]:
+    """The files of a kind in a folder and in the folders in it, but for hidden ones, in the order of their paths."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(place, name) for name in files if name.endswith(ending) and not is_hidden(name)]
+    return sorted(found)
+
+
+def expanded(pattern: str) -> list[str]:
+    """The paths that a pattern with `{000..099}`, `{a,b}`, `*` or `?` means, or the pattern itself.
+
+    UserError where it means too many.
+    """
+    if os.path.exists(pattern):
+        return [pattern]
+    names = [*itertools.islice(without_braces(pattern), MAX_FILES + 1)]
+    if len(names) > MAX_FILES:
+        raise UserError(f"The pattern {shortened(pattern)} means more than {MAX_FILES:,} files; name fewer.")
+    return [path for name in names for path in sorted(glob(name)) or [name]]
+
+
+def without_braces(pattern: str) -> Iterator[str]:
+    """What a pattern's braces mean, also one within another, in the order of a shell."""
+    found = braces(pattern)
+    if found is None:
+        yield pattern
+        return
+    start, commas, end = found
+    first, dots, last = pattern[start + 1 : end].partition("..")
+    if dots and first.isdecimal() and last.isdecimal():
+        choices = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    else:
+        choices = (pattern[left + 1 : right] for left, right in itertools.pairwise([start, *commas, end]))
+    for choice in choices:
+        for inner in without_braces(choice):
+            for rest in without_braces(pattern[end + 1 :]):
+                yield pattern[:start] + inner + rest
+
+
+def braces(pattern: str) -> tuple[int, list[int], int] | None:
+    """Where the first pair of braces begins, has its own commas, and ends; None without any."""
+    depth, start, commas = 0, 0, []
+    for place, letter in enumerate(pattern):
+        if letter == "{":
+            start, depth = (place if depth == 0 else start), depth + 1
+        elif letter == "," and depth == 1:
+            commas.append(place)
+        elif letter == "}" and depth:
+            depth -= 1
+            if depth == 0:
+                return start, commas, place
+    return None
+
+
+def split_of(path: Path) -> str:
+    """By the first word of the file's name that names a split, or else by the name of its folder."""
+    words = [*re.split("[^a-z]+", path.name.lower()), path.absolute().parent.name.lower()]
+    return next((SPLITS[word] for word in words if word in SPLITS), "train")
+
+
+# --- labels
+
+
+def numbered(
+    shards: Shards, found: dict[str, Sequence[Label]], names: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """(class names, {split: int32 [N]}) of labels that are all numbers, or all names.
+
+    Names are those given, or those of `classnames.txt`, or else those of the training examples, sorted. Numbers count from 0.
+    UserError for a label that is no class.
+    """
+    names = tuple(names or (read_names(shards.class_names) if shards.class_names else ()))
+    naming = found.get("train") or list(itertools.chain(*found.values()))
+    if all(isinstance(label, int) for label in itertools.chain(*found.values())):
+        number = {label: label for label in range(len(names) or 1 + max(naming))}
+        names = names or tuple(map(str, number))
+    else:
+        names = names or tuple(sorted({str(label) for label in naming}))
+        number = {name: label for label, name in enumerate(names)}
+    arrays = {}
+    for split, own in found.items():
+        try:
+            arrays[split] = np.array([number[label] for label in own], np.int32)
+        except KeyError as error:
+            (label,) = error.args
+            where = f"{shards.class_names} names" if shards.class_names else "the training images have"
+            raise UserError(
+                f"The split {split} of {shards.name} holds the label {printable(label)!r}, and {where} the {len(names)} "
+                f"classes {shortened(', '.join(names))}{nearest(str(label), names)} Every class needs training images."
+            ) from error
+    return names, arrays
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """The names of a list, one a line. UserError for a name that occurs twice, or none."""
+    found = tuple(unquoted(line, f"Line {number} of {path}") for number, line in lines(path))
+    again = next((name for i, name in enumerate(found) if name in found[:i]), None)
+    if again or not found:
+        raise UserError(
+            f"{path} names {f'{again!r} twice' if again else 'no class'}, expected one class a line; mend it."
+        )
+    return found
+
+
+def dumped(value: object) -> np.ndarray:
+    """uint8: anything that JSON holds, for an index."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+# --- reading
+
+
+class Opened:
+    """A file that is open as long as anybody holds this object; `os.pread` needs no position, so threads share it."""
+
+    def __init__(self, path: Path):
+        """Raises OSError."""
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
+
+    def __del__(self):
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+def keep_open(paths: Sequence[Path], most: int = 64) -> Callable[[int], Opened]:
+    """number of a file -> the file, opened where it is not among those used last."""
+    return functools.lru_cache(most)(lambda number: Opened(paths[number]))
