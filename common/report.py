@@ -20,7 +20,7 @@ from common.evaluation.metrics import shown
 from common.flags import Parser, scoped
 from common.system.errors import UserError, exit_with_sentence, printable, shortened
 from common.system.files import write_atomically
-from common.reports.mistakes import Mistakes, Table, mistakes
+from common.reports.mistakes import Mistakes, Table, all_mistakes
 from common.reports.record import (
     SEEDS,
     Record,
@@ -277,18 +277,13 @@ def as_markdown(records: Sequence[Record], picture: str, left_out: Sequence[str]
         f"![Curves]({picture})",
         *(as_markdown_table(t, "##") for t in tables(records, left_out)),
     ]
-    for told in all_mistakes(records, remote):
+    for told in all_mistakes(records, remote=remote):
         parts += [f"## {in_markdown(told.title)}", *(as_markdown_table(table, "###") for table in told.tables)]
         parts += [
             "### Most confident mistakes",
             "\n".join(f"- {in_markdown(picture.caption)}" for picture in told.pictures) or in_markdown(told.note),
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def all_mistakes(records: Sequence[Record], remote: bool) -> list[Mistakes]:
-    """The mistakes of the runs that have kept predictions."""
-    return [told for record in records if (told := mistakes(record, remote=remote))]
 
 
 def as_markdown_table(table: Table, level: str) -> str:
@@ -307,7 +302,7 @@ def as_html(records: Sequence[Record], left_out: Sequence[str] = (), *, remote: 
     """The report as one page; images of mistakes in the cloud are fetched if `remote`."""
     figures = "".join(f"<figure>{svg}</figure>" for svg in curves.svgs(records).values())
     sections = "".join(f"<section>{as_html_table(table, 'h2')}</section>" for table in tables(records, left_out))
-    if told := all_mistakes(records, remote):
+    if told := all_mistakes(records, remote=remote):
         sections += (
             "<section><h2>Mistakes</h2>" + "".join(as_details(t, is_open=t is told[0]) for t in told) + "</section>"
         )

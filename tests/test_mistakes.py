@@ -15,6 +15,7 @@ from common import config, models, report
 from common.data import images
 from common.datasets import open_dataset
 from common.evaluation.classification import ClassificationEvaluator
+from common.evaluation.pairs import PAIRS, Pair, Pairs, read_pairs, write_pairs
 from common.evaluation.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from common.models import ResNetConfig, find_model
 from common.reports import curves, mistakes, record
@@ -260,3 +261,57 @@ def test_many_classes_and_a_strange_folder_name(folder):
     shutil.move(folder, folder.with_name("<b>&"))
     page = report.as_html([record.read_record(folder.with_name("<b>&"))])
     assert "&lt;b&gt;&amp;" in page and "<b>" not in page
+
+
+# --- pairs of texts and images
+
+
+def pairs_of(**changes) -> Pairs:
+    pairs = Pair("a red <b>bus</b>", 3, 7, 0.75, 0.5, 2), Pair("two cats", 4, 8, 0.5, 0.25, 1)
+    return dataclasses.replace(Pairs("test", 500, 900, 2, pairs), **changes)
+
+
+def test_pairs_are_read_as_they_were_written(tmp_path):
+    write_pairs(tmp_path / PAIRS, pairs_of())
+    assert read_pairs(tmp_path / PAIRS) == pairs_of()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (
+        {"pairs": 3}, {"pairs": [{}]}, {"split": 3}, {"num_images": -1}, {"num_images": 7}, {"num_texts": True},
+        {"pairs": [dataclasses.asdict(pairs_of().pairs[0]) | {"similarity": float("nan")}]},
+        {"pairs": [dataclasses.asdict(pairs_of().pairs[0]) | {"text": None}]},
+        {"pairs": [dataclasses.asdict(pairs_of().pairs[0])] * 101},
+    ),
+    ids=lambda damage: str(damage)[:40],
+)  # fmt: skip
+def test_a_file_that_holds_no_pairs_is_one_sentence(damage, tmp_path):
+    (tmp_path / PAIRS).write_text(json.dumps(dataclasses.asdict(pairs_of()) | damage))
+    with pytest.raises(UserError, match="holds no pairs of texts and images .*; remove it"):
+        read_pairs(tmp_path / PAIRS)
+
+
+def test_the_report_shows_the_images_that_texts_found(folder):
+    write_pairs(folder / PAIRS, pairs_of())
+    found = record.read_record(folder)
+    (told,) = [one for one in mistakes.all_mistakes([found]) if "texts" in one.title]
+    assert told.title == "run (JAX): 898 of 900 test texts find their image" and not told.note
+    split = open_dataset("cifar10-sample").splits["test"]
+    assert [picture.source for picture in told.pictures] == [mistakes.thumbnail(split.decode(i)) for i in (7, 8)]
+    assert told.pictures[0].caption == (
+        f"“a red <b>bus</b>” found this (0.750), 2 images before its own (0.500): {split.describe(7)}"
+    )
+    page = report.as_html([found])
+    assert "898 of 900 test texts" in page and "a red &lt;b&gt;bus" in page and "<b>bus" not in page
+    markdown = report.as_markdown([found], "curves.png")
+    assert "“two cats” found this (0.500), 1 image before its own (0.250)" in markdown
+
+
+def test_pairs_of_other_images_and_damaged_ones_are_told(folder):
+    write_pairs(folder / PAIRS, pairs_of(num_images=499))
+    (told,) = [one for one in mistakes.all_mistakes([record.read_record(folder)]) if "texts" in one.title]
+    assert not told.pictures and "holds other images than those" in told.note
+    (folder / PAIRS).write_text("{")
+    found = record.read_record(folder)
+    assert found.pairs is None and found.predictions and "has unreadable pairs" in found.notes[0]

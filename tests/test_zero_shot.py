@@ -17,6 +17,7 @@ from common.data.text.prompts import PROMPTS, canonical, prompted, read_prompts
 from common.data.text.text_batches import text_batches
 from common.evaluation import retrieval
 from common.evaluation.contrastive import pair_losses
+from common.evaluation.pairs import read_pairs
 from common.evaluation.predictions import read_predictions
 from common.evaluation.retrieval import RetrievalEvaluator, places
 from common.evaluation.zero_shot import ZeroShotEvaluator
@@ -308,9 +309,34 @@ def test_equal_embeddings_are_equally_similar_however_a_library_adds_up():
     np.testing.assert_array_equal(found.of_texts[:66], 2 * np.arange(66))
 
 
+def test_the_surest_wrong_pairs_are_kept(tile, tmp_path):
+    images, texts = unit(image((13, 6), 1)), unit(image((40, 6), 2))
+    images_of = np.arange(40) % 13
+    captions = [f"caption {number}" for number in range(40)]
+    evaluator = RetrievalEvaluator("test", (), images_of, (), captions=captions)
+    evaluator.add("text_embeddings", rows(texts))
+    evaluator.add("image_embeddings", rows(images))
+    evaluator.write(tmp_path)
+    found, similar = read_pairs(tmp_path / "pairs.json"), images @ texts.T
+    wrong = np.flatnonzero(similar.argmax(0) != images_of)
+    assert (found.split, found.num_images, found.num_texts, found.num_wrong) == ("test", 13, 40, len(wrong))
+    order = sorted(wrong, key=lambda j: -similar[:, j].max())
+    assert [pair.text for pair in found.pairs] == [captions[j] for j in order]
+    for pair, j in zip(found.pairs, order):
+        assert (pair.own, pair.found) == (images_of[j], similar[:, j].argmax())
+        assert pair.similarity == pytest.approx(similar[pair.found, j], abs=1e-6) and pair.similarity > pair.own_similarity
+        assert pair.place == (similar[:, j] > similar[pair.own, j]).sum()
+    silent = RetrievalEvaluator("test", (), images_of, ())
+    silent.write(tmp_path / "nowhere")
+
+
 def test_a_model_that_has_blown_up_finds_nothing():
     broken = recalls(np.full((6, 3), np.nan), unit(image((12, 3), 1)), np.arange(12) // 2)
     assert set(broken.values()) == {0.0}
+    evaluator = RetrievalEvaluator("val", (), np.arange(2), (), captions=["a", "b"])
+    evaluator.add("text_embeddings", rows(np.full((2, 3), np.nan)))
+    evaluator.add("image_embeddings", rows(unit(image((2, 3), 1))))
+    assert evaluator.pairs.pairs == () and evaluator.pairs.num_wrong == 2
 
 
 def test_what_is_not_there_is_not_found_among_few():

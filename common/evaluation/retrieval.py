@@ -3,6 +3,8 @@
 Source: `evaluators/proj/image_text/image_text_retrieval.py` of google-research/big_vision.
 """
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from common.evaluation.contrastive import pair_losses
 from common.evaluation.embeddings import TILE, Embeddings, pieces, similarities
+from common.evaluation.pairs import PAIRS, Pair, Pairs, surest, write_pairs
 
 DEPTHS = (1, 5, 10)
 SIDE = int(TILE**0.5)  # of a tile of similarities
@@ -22,19 +25,20 @@ class RetrievalEvaluator(Embeddings):
     Of an image, in how many cases ANY of its texts is among so many most similar ones, and of a text, in how many cases its
     image is. `images_of` int32 [M] is the image of each text; an image without a text counts and is never right. Of equal
     similarities the one of the lower number comes first, so a model that embeds everything alike is right by chance only.
-    `loss`, softmax or sigmoid, is that of every image with its first text, `batch` pairs at a time, in order.
+    `loss`, softmax or sigmoid, is that of every image with its first text, `batch` pairs at a time, in order. With the
+    `captions`, one string for each text, it leaves `pairs.json`.
     """
 
     def __init__(
-        self, name: str, images: Any, images_of: np.ndarray, texts: Any, *, loss: str | None = None, batch: int = 1
-    ):
+        self, name: str, images: Any, images_of: np.ndarray, texts: Any, *,
+        loss: str | None = None, batch: int = 1, captions: Sequence[str] | None = None,
+    ):  # fmt: skip
         super().__init__(name, images, texts)
-        self.images_of, self.loss, self.batch = images_of, loss, batch
+        self.images_of, self.loss, self.batch, self.captions = images_of, loss, batch, captions
 
     def result(self) -> dict[str, float]:
         """The recalls."""
-        images, texts = self.column("image_embeddings"), self.column("text_embeddings")
-        found = places(images, texts, self.images_of)
+        found, images, texts = self.found, self.column("image_embeddings"), self.column("text_embeddings")
         recalls = {
             f"{direction}_recall@{depth}": float((place < depth).mean())
             for direction, place in (("img2txt", found.of_texts), ("txt2img", found.of_images))
@@ -49,15 +53,36 @@ class RetrievalEvaluator(Embeddings):
         pairs = images[chosen], texts[first]
         return float(pair_losses(*pairs, scale, bias, loss=self.loss, batch=self.batch).mean())
 
+    @functools.cached_property
+    def found(self) -> "Places":
+        """Of all rows that were added."""
+        return places(self.column("image_embeddings"), self.column("text_embeddings"), self.images_of)
+
+    @property
+    def pairs(self) -> Pairs:
+        """The surest of the texts for which another image is found."""
+        found, wrong = self.found, self.found.of_images > 0
+        pairs = [
+            Pair(self.captions[j], int(self.images_of[j]), int(found.nearest[j]), float(found.similarity[j]),
+                 float(found.own_similarity[j]), int(found.of_images[j]))
+            for j in surest(found.similarity, wrong & np.isfinite(found.own_similarity))
+        ]  # fmt: skip
+        return Pairs(self.name, len(found.of_texts), len(wrong), int(wrong.sum()), tuple(pairs))
+
     def write(self, folder: Path) -> None:
-        """Nothing."""
+        """`pairs.json`, where there are captions."""
+        if self.captions is not None:
+            write_pairs(folder / PAIRS, self.pairs)
 
 
 class Places(NamedTuple):
-    """How many others are more similar."""
+    """How many others are more similar than what belongs together, and what is."""
 
     of_texts: np.ndarray  # int64 [N], for each image: than the most similar text of its own
     of_images: np.ndarray  # int64 [M], for each text: than its own image
+    nearest: np.ndarray  # int64 [M], for each text: the most similar image
+    similarity: np.ndarray  # float32 [M], of it
+    own_similarity: np.ndarray  # float32 [M], of its own image
 
 
 def places(images: np.ndarray, texts: np.ndarray, images_of: np.ndarray) -> Places:
@@ -68,6 +93,7 @@ def places(images: np.ndarray, texts: np.ndarray, images_of: np.ndarray) -> Plac
     own = own_similarities(images, texts, images_of)
     best, first = best_texts(own, images_of, len(images))
     of_texts, of_images = np.full(len(images), len(texts)), np.full(len(texts), len(images))
+    nearest, similarity = np.zeros(len(texts), int), np.full(len(texts), -np.inf, np.float32)
     for columns in pieces(len(texts), SIDE):
         numbers, image, right = np.arange(columns.start, columns.stop), images_of[columns], own[columns]
         for rows in pieces(len(images), SIDE):
@@ -77,8 +103,11 @@ def places(images: np.ndarray, texts: np.ndarray, images_of: np.ndarray) -> Plac
             row = np.arange(rows.start, rows.stop)[:, None]
             of_texts[rows] -= behind(tile, best[rows, None], numbers >= first[rows, None]).sum(1)
             of_images[columns] -= behind(tile, right, row >= image).sum(0)
+            top, most = tile.argmax(0) + rows.start, tile.max(0)
+            nearest[columns] = np.where(most > similarity[columns], top, nearest[columns])
+            similarity[columns] = np.maximum(most, similarity[columns])
     of_texts[(first == NOWHERE) | np.isnan(best)], of_images[np.isnan(own)] = NOWHERE, NOWHERE
-    return Places(of_texts, of_images)
+    return Places(of_texts, of_images, nearest, similarity, own)
 
 
 def behind(found: np.ndarray, own: np.ndarray, later: np.ndarray) -> np.ndarray:

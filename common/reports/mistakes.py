@@ -2,7 +2,7 @@
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from common.config import TrainConfig
 from common.data import images
 from common.data.checked import checked, open_turned
 from common.data.split import SPLITS, Split, choose_splits
+from common.evaluation.pairs import Pair
+from common.evaluation.predictions import Predictions
 from common.models.cards import nameless
 from common.reports.record import Record
 from common.system.errors import UserError
@@ -47,6 +49,36 @@ class Mistakes:
     tables: list[Table]
     pictures: list[Picture]
     note: str  # why there are no pictures
+
+
+def all_mistakes(records: Sequence[Record], *, remote: bool = False) -> list[Mistakes]:
+    """The mistakes of the runs that have kept any. Images in the cloud are fetched if `remote`."""
+    found = [kind(record, remote=remote) for record in records for kind in (mistakes, wrong_pairs)]
+    return [told for told in found if told]
+
+
+def wrong_pairs(record: Record, *, remote: bool = False) -> Mistakes | None:
+    """The texts for which a run has found another image than theirs; None where it has kept none."""
+    told = record.pairs
+    if not told:
+        return None
+    right = told.num_texts - told.num_wrong
+    title = f"{record.name} ({record.framework}): {right:,} of {told.num_texts:,} {told.split} texts find their image"
+    try:
+        split = find_split(record, remote, told.split, lambda split: len(split) == told.num_images)
+        found = [
+            Picture(thumbnail(split.decode(pair.found)), f"{in_words(pair)}: {file_of(record, split, pair.found)}")
+            for pair in told.pairs[:MOST_IMAGES]
+        ]
+        return Mistakes(title, [], found, "")
+    except UserError as error:
+        return Mistakes(title, [], [], f"The images are not at hand: {error}")
+
+
+def in_words(pair: Pair) -> str:
+    """A text and how similar the image that it found is."""
+    further = f"{pair.place:,} image{'s' * (pair.place != 1)} before its own ({pair.own_similarity:.3f})"
+    return f"“{pair.text}” found this ({pair.similarity:.3f}), {further}"
 
 
 def mistakes(record: Record, *, remote: bool = False) -> Mistakes | None:
@@ -117,18 +149,28 @@ def pictures(record: Record, names: Sequence[str], remote: bool) -> list[Picture
     """The mistakes of which the model was surest. Raises UserError where the images cannot be read any more."""
     told = record.predictions
     chosen = told.mistakes(MOST_IMAGES)
-    split = find_split(record, remote) if len(chosen) else None
+    split = find_split(record, remote, told.split, lambda split: same_labels(split, told)) if len(chosen) else None
     return [Picture(thumbnail(split.decode(int(i))), caption(record, split, names, int(i))) for i in chosen]
 
 
 def caption(record: Record, split: Split, names: Sequence[str], i: int) -> str:
     """`cat, taken for dog (99.0%): test/cat/3.jpg`, the file as it is called below the dataset."""
-    told, file = record.predictions, split.describe(i).removeprefix(f"{record.config['dataset']}/")
-    return f"{names[told.labels[i]]}, taken for {names[told.predicted[i]]} ({told.probability[i]:.1%}): {file}"
+    told = record.predictions
+    return f"{names[told.labels[i]]}, taken for {names[told.predicted[i]]} ({told.probability[i]:.1%}): {file_of(record, split, i)}"
 
 
-def find_split(record: Record, remote: bool) -> Split:
-    """The images that the run's predictions are of. Raises UserError where they are not there, or others.
+def file_of(record: Record, split: Split, i: int) -> str:
+    """What an image is called below the dataset."""
+    return split.describe(i).removeprefix(f"{record.config['dataset']}/")
+
+
+def same_labels(split: Split, told: Predictions) -> bool:
+    """Whether the images have the labels that the predictions are of."""
+    return not split.is_multi_label and np.array_equal(split.labels, told.labels)
+
+
+def find_split(record: Record, remote: bool, name: str, is_same: Callable[[Split], bool]) -> Split:
+    """The images of the split `name` of a run's dataset. Raises UserError where they are not there, or not the same.
 
     A folder of a run may come from anybody, and its config.json may name any address: only local ones are opened, unless
     `remote`.
@@ -147,8 +189,8 @@ def find_split(record: Record, remote: bool) -> Split:
     except (OSError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # a config that
         # is no longer what was written
         raise UserError(f"{config.dataset!r} cannot be opened ({error}).") from error
-    split = splits.get(record.predictions.split)
-    if split is None or split.is_multi_label or not np.array_equal(split.labels, record.predictions.labels):
+    split = splits.get(name)
+    if split is None or not is_same(split):
         raise UserError(f"{config.dataset} holds other images than those that the run was evaluated on.")
     return split
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.config import TrainConfig
 from common.evaluation.metrics import row
+from common.evaluation.pairs import PAIRS, Pairs, read_pairs
 from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
 from common.flags import scoped
 from common.recipes.task import Classification
@@ -46,6 +47,7 @@ class Record:
     lines: list[dict[str, float]]
     notes: list[str]  # what is wrong with the folder, or not there yet
     predictions: Predictions | None = None  # on its held-out images
+    pairs: Pairs | None = None  # that it took for right, of its held-out texts
     name_parts: int = 1  # of the folder's path, which distinguish the run from others
 
     @property
@@ -121,13 +123,19 @@ def read_record(folder: str | Path) -> Record:
         lrs = recipe.get("lrs")
         of = f" of {len(lrs):,}" if isinstance(lrs, list) else ""
         notes.append(f"has not ended: it has come to step {record.step:,}{of}")
-    elif (folder / PREDICTIONS).exists():
-        try:
-            told = read_predictions(folder / PREDICTIONS, num_classes(card))
-            return dataclasses.replace(record, predictions=told)
-        except UserError as error:
-            notes.append(f"has unreadable predictions: {error}".removesuffix("."))
-    return record
+        return record
+    kept = {
+        "predictions": (PREDICTIONS, lambda path: read_predictions(path, num_classes(card))),
+        "pairs": (PAIRS, read_pairs),
+    }
+    found = {}
+    for name, (file, read) in kept.items():
+        if (folder / file).exists():
+            try:
+                found[name] = read(folder / file)
+            except UserError as error:
+                notes.append(f"has unreadable {name}: {error}".removesuffix("."))
+    return dataclasses.replace(record, **found)
 
 
 def told_apart(records: Sequence[Record]) -> list[Record]:

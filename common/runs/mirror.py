@@ -9,6 +9,7 @@ import shutil
 import uuid
 from typing import Self
 
+from common.evaluation.pairs import PAIRS
 from common.evaluation.predictions import PREDICTIONS
 from common.runs import events
 from common.runs.checkpoint import CURRENT, PREVIOUS
@@ -29,6 +30,7 @@ RESULTS = (
     "card.json",
     "curves.png",
     PREDICTIONS,
+    PAIRS,
     events.FILE,
     "metrics.jsonl",
     "train.log",
