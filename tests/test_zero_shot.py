@@ -13,7 +13,7 @@ from golden.golden_params import image
 
 from common.data.batches import prefetch
 from common.data.split import MultiLabels
-from common.data.text.prompts import PROMPTS, canonical, prompted, read_prompts
+from common.data.text.prompts import PROMPTS, canonical, names_of, prompted, read_prompts
 from common.data.text.text_batches import text_batches
 from common.evaluation import retrieval
 from common.evaluation.contrastive import pair_losses
@@ -21,6 +21,7 @@ from common.evaluation.pairs import read_pairs
 from common.evaluation.predictions import read_predictions
 from common.evaluation.retrieval import RetrievalEvaluator, places
 from common.evaluation.zero_shot import ZeroShotEvaluator
+from common.models.published import prompted_classes
 from common.system.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "siglip"
@@ -126,6 +127,17 @@ def test_a_missing_list_names_the_nearest():
 def test_a_class_of_which_nothing_is_left_is_an_error():
     with pytest.raises(UserError, match=r"The class '\+\+' has no name"):
         prompted(["c", "++"], ("{}",))
+
+
+def test_classes_of_imagenet_have_the_names_of_clips_authors():
+    names = [*prompted_classes().values()]
+    facts = {"entries": len(names), "distinct": len(set(names))}
+    facts["distinct after canonicalisation"] = len({canonical(name, keep=",") for name in names})
+    assert facts == FACTS["class_name_lists"]["imagenet2012"]
+    assert names_of("imagenet-a", ["n01440764", "n02124075"]) == ["tench", "Egyptian Mau"]
+    assert names_of("pets", ["n01440764", "dog"]) == ["n01440764", "dog"]
+    with pytest.raises(UserError, match="my/set calls a class n00000001, which is none"):
+        names_of("my/set", ["n01440764", "n00000001"])
 
 
 # --- zero-shot classification
@@ -324,7 +336,9 @@ def test_the_surest_wrong_pairs_are_kept(tile, tmp_path):
     assert [pair.text for pair in found.pairs] == [captions[j] for j in order]
     for pair, j in zip(found.pairs, order):
         assert (pair.own, pair.found) == (images_of[j], similar[:, j].argmax())
-        assert pair.similarity == pytest.approx(similar[pair.found, j], abs=1e-6) and pair.similarity > pair.own_similarity
+        assert (
+            pair.similarity == pytest.approx(similar[pair.found, j], abs=1e-6) and pair.similarity > pair.own_similarity
+        )
         assert pair.place == (similar[:, j] > similar[pair.own, j]).sum()
     silent = RetrievalEvaluator("test", (), images_of, ())
     silent.write(tmp_path / "nowhere")

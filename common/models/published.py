@@ -74,7 +74,17 @@ def imagenet_classes(num_classes: int) -> tuple[str, ...] | None:
 
     Source: the lists of WordNet synsets and lemmas in timm (`timm/data/_info`); see scripts/class_names.py.
     """
-    file = f"{num_classes}.txt"
+    return read_classes(f"{num_classes}.txt")
+
+
+@functools.cache
+def prompted_classes() -> dict[str, str]:
+    """{WordNet's number: the name that CLIP's authors gave it for prompts} of ImageNet's 1,000 classes, in their order."""
+    return dict(zip(read_classes("synsets.txt"), read_classes("prompted.txt"), strict=True))
+
+
+def read_classes(file: str) -> tuple[str, ...] | None:
+    """The lines of a list of imagenet-classes.zip; None where it is none of them."""
     with zipfile.ZipFile(CLASS_NAMES) as archive:
         return tuple(archive.read(file).decode().split("\n")) if file in archive.namelist() else None
 

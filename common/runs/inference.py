@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from common.data.batches import EvalBatches, prefetch
 from common.data.checked import checked, open_turned
 from common.data.sources import Opener
 from common.data.split import Dataset, Split, typical_size
+from common.data.text.prompts import WORDNET_ID
 from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.evaluator import Evaluator, Prepared, Rows
 from common.evaluation.features import Outputs, unpadded, write_outputs
@@ -25,8 +25,6 @@ from common.recipes import hyperrule
 from common.recipes.task import Classification
 from common.system.errors import UserError
 from common.system.progress import follow, note, result, show
-
-WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
 
 
 class Inference:

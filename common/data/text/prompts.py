@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from common.data.lists import lines
+from common.models.published import prompted_classes
 from common.system.errors import UserError, nearest, printable
 
+WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
 PLACE = "{}"  # of a class's name in a prompt
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -157,6 +159,21 @@ def canonical(text: str, keep: str = "") -> str:
     parts = text.replace("_", " ").split(keep) if keep else [text.replace("_", " ")]
     text = keep.join(part.translate(WITHOUT_PUNCTUATION) for part in parts).lower()
     return re.sub(r"\s+", " ", text).strip()
+
+
+def names_of(dataset: str, class_names: Sequence[str]) -> Sequence[str]:
+    """What prompts call the classes of a dataset: their names or, where these are WordNet's numbers, CLIP's for ImageNet.
+
+    Raises UserError for a number that ImageNet's 1,000 classes do not have.
+    """
+    if not all(map(WORDNET_ID.fullmatch, class_names)):
+        return class_names
+    known = prompted_classes()
+    if unknown := [name for name in class_names if name not in known]:
+        raise UserError(
+            f"{dataset} calls a class {unknown[0]}, which is none of ImageNet's 1,000; give its folder a name in words."
+        )
+    return [known[name] for name in class_names]
 
 
 def prompted(
