@@ -44,6 +44,11 @@ def mixed(batch: dict[str, Array], model: Model, name: str = "model") -> Array:
     return images.astype(model.compute_dtype)
 
 
+def written(batch: dict[str, Array], model: Model) -> Array:
+    """The texts as `model` takes them: tokens [B, L], or drawn, [B, H, W, 3]."""
+    return batch["tokens"] if "tokens" in batch else scale(batch["texts"], model).astype(model.compute_dtype)
+
+
 def noise(batch: dict[str, Array]) -> dict[str, Array]:
     """What a batch holds for dropout and stochastic depth."""
     return {name: batch[name] for name in NOISE if name in batch}

@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
-from bit_jax.losses import cross_entropy, mixed, teachers
+from bit_jax.losses import cross_entropy, mixed, teachers, written
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
@@ -65,7 +65,7 @@ def image_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Ta
 def text_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: embedding [B, E] of texts, of length 1; mask."""
     model = models["model"]
-    return {"embedding": model.encode_text(batch["tokens"]).astype(model.dtype), "mask": batch["mask"]}
+    return {"embedding": model.encode_text(written(batch, model)).astype(model.dtype), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {

@@ -52,6 +52,11 @@ def mixed(batch: dict[str, Tensor], model: Model, name: str = "model") -> Tensor
     return images.to(model.compute_dtype)
 
 
+def written(batch: dict[str, Tensor], model: Model) -> Tensor:
+    """The texts as `model` takes them: tokens [B, L], or drawn, [B, 3, H, W]."""
+    return batch["tokens"] if "tokens" in batch else scale(batch["texts"], model).to(model.compute_dtype)
+
+
 def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a batch holds for dropout and stochastic depth."""
     return {name: batch[name] for name in NOISE if name in batch}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
-from bit_pytorch.losses import cross_entropy, mixed, teachers
+from bit_pytorch.losses import cross_entropy, mixed, teachers, written
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
@@ -60,7 +60,7 @@ def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: T
 def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of texts, of length 1; mask."""
     model = models["model"]
-    return {"embedding": model.encode_text(batch["tokens"]).to(model.dtype), "mask": batch["mask"]}
+    return {"embedding": model.encode_text(written(batch, model)).to(model.dtype), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {

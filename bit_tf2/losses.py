@@ -42,6 +42,11 @@ def mixed(batch: dict[str, Tensor], model: Model, name: str = "model") -> Tensor
     return tf.cast(images, model.compute_dtype)
 
 
+def written(batch: dict[str, Tensor], model: Model) -> Tensor:
+    """The texts as `model` takes them: tokens [B, L], or drawn, [B, H, W, 3]."""
+    return batch["tokens"] if "tokens" in batch else tf.cast(scale(batch["texts"], model), model.compute_dtype)
+
+
 def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a batch holds for dropout and stochastic depth."""
     return {name: batch[name] for name in NOISE if name in batch}

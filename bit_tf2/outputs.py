@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
-from bit_tf2.losses import cross_entropy, mixed, teachers
+from bit_tf2.losses import cross_entropy, mixed, teachers, written
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
@@ -62,7 +62,7 @@ def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: T
 def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of texts, of length 1; mask."""
     model = models["model"]
-    return {"embedding": tf.cast(model.encode_text(batch["tokens"]), model.dtype), "mask": batch["mask"]}
+    return {"embedding": tf.cast(model.encode_text(written(batch, model)), model.dtype), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
