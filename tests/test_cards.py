@@ -12,6 +12,7 @@ from format_cases import CASES, SMALL, random_arrays
 from common.models import ResNetConfig, ViTConfig
 from common.models.cards import Card, parse_card
 from common.models.families import dump_config, parse_config
+from common.models.tokens import BERT, CLIP, CLIPPO, LIT, SIGLIP, SIGLIP2, SIGLIP_I18N
 from common.system.errors import UserError
 from common.weights import containers
 from common.weights.express import choose_table
@@ -39,7 +40,7 @@ WRONG = (
 )
 NAMES = ["a", "b", "c", "d", "e"]
 PREPARED = {"class_names": NAMES, "resolution": 32, "eval_resize": 40, "resize_kind": "bicubic", "loss": "softmax",
-            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # fmt: skip
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "text": SIGLIP.facts()}  # fmt: skip
 ERF = ViTConfig(**SMALL, gelu="erf")
 BIT = ResNetConfig((2, 1), 0.5, 5, standardization_epsilon=1e-8)
 TIMM = {
@@ -173,6 +174,44 @@ def test_a_foreign_config_with_any_wrong_value(name, tmp_path):
 def test_every_choice_and_number_is_checked(name, change, words):
     with pytest.raises(UserError, match=words):
         parse_config(dump_config(CASES[name][0]) | change, "card.json")
+
+
+@pytest.mark.parametrize("text", (SIGLIP, SIGLIP_I18N, SIGLIP2, CLIP, BERT, LIT, CLIPPO))
+def test_the_facts_of_texts_are_part_of_a_card(text):
+    card = Card(resolution=224, text=text)
+    assert parse_card(json.loads(json.dumps(card.facts())), "it") == card
+    assert Card(loss="sigmoid").over(card) == Card(resolution=224, loss="sigmoid", text=text)
+    assert Card(text=text).over(Card(text=SIGLIP, resolution=5)) == Card(text=text, resolution=5)
+    assert card.preprocessing == Card(resolution=224).preprocessing
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "characters"}, "text kind is 'characters', expected sentencepiece or bpe or wordpiece or unifont"),
+        ({"length": 2}, "length 2, expected a whole number from 3"),
+        ({"length": 64.0}, "length 64.0, expected a whole number"),
+        ({"padding": -1}, "padding -1, expected a whole number from 0"),
+        ({"lower": "fold"}, "of kind sentencepiece says lower 'fold', expected ascii or unicode or none"),
+        ({"kind": "bpe"}, "of kind bpe says lower 'ascii', expected unicode or none"),
+        ({"kind": "bpe", "lower": "unicode", "end": "cut"}, "of kind bpe says end 'cut', expected sticky"),
+        ({"vocabulary": "../c4_en.model"}, "expected the name of a file without a folder"),
+        ({"vocabulary": ""}, "expected the name of a file without a folder"),
+        ({"sha256": "1e50"}, "expected 64 hexadecimal digits"),
+        ({"attention_mask": True}, "as text, expected kind, vocabulary, length"),
+    ],
+)
+def test_facts_of_texts_that_no_model_has(change, words):
+    with pytest.raises(UserError, match=words) as error:
+        parse_card({"text": SIGLIP.facts() | change}, "card.json")
+    assert "card.json" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", [name for name in SIGLIP.facts() if name != "sha256"])
+def test_a_fact_of_texts_is_never_assumed(missing):
+    told = {name: value for name, value in SIGLIP.facts().items() if name != missing}
+    with pytest.raises(UserError, match="The card it says .* as text, expected kind, vocabulary"):
+        parse_card({"text": told}, "it")
 
 
 @pytest.mark.parametrize("names", (NAMES[:4], [*NAMES, "f"], []))

@@ -19,6 +19,7 @@ import pytest
 
 from common import download, weights
 from common.models import ARCHITECTURES, DEFAULT_MODEL, PACKAGED_WEIGHTS, find_model, published_models
+from common.models.published import read_manifest
 from common.system.errors import UserError
 from scripts import manifest as manifest_writer
 
@@ -132,7 +133,7 @@ class Shop:
     def __init__(self, site, server, tmp_path):
         self.site, self.server, self.tries = site, server, 1
         self.folder, self.manifest = tmp_path / "weights", tmp_path / "manifest.json"
-        self.rows = [{"name": "BiT-T-R26x0.5"}]
+        self.rows, self.vocabularies = [{"name": "BiT-T-R26x0.5"}], []
 
     def publish(self, name, body, suffix="npz", **facts):
         self.site.files[f"/{name}.{suffix}"] = body
@@ -142,7 +143,7 @@ class Shop:
         self.rows.append({"name": name, "url": f"http://127.0.0.1:{self.site.server_port}/{name}.npz"} | facts)
 
     def start(self, *arguments, **disturbance):
-        self.manifest.write_text(json.dumps({"models": self.rows}))
+        self.manifest.write_text(json.dumps({"models": self.rows, "vocabularies": self.vocabularies}))
         arguments = ("--dir", self.folder, "--manifest", self.manifest, "--tries", self.tries, *arguments)
         folder, variables = self.folder.parent, {"no_proxy": "127.0.0.1"}
         return self.server.start("common.download", arguments, folder, variables, **disturbance)
@@ -182,6 +183,19 @@ def test_whole_file_is_verified_recorded_and_not_fetched_again(shop, site, hashe
     again = shop.run(NAME)
     assert again.returncode == 0 and len(site.requests) == asked
     assert again.stdout == f"{NAME}.npz: already there, verified SHA-256 in weights/downloads.lock\n"
+
+
+def test_a_vocabulary_keeps_its_name_and_has_the_digest_of_the_manifest(shop, site):
+    body = b"[PAD]\n[UNK]\n"
+    site.files["/lit/LiT-B16B.txt"] = body
+    row = {"name": "bert_uncased.txt", "url": f"http://127.0.0.1:{site.server_port}/lit/LiT-B16B.txt"}
+    shop.vocabularies.append(row | {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+    result = shop.run("bert_uncased.txt")
+    assert result.returncode == 0 and "SHA-256 in manifest.json" in result.stdout, result.output
+    assert shop.files() == ["bert_uncased.txt"] and (shop.folder / "bert_uncased.txt").read_bytes() == body
+    (shop.folder / "bert_uncased.txt").unlink()
+    site.files["/lit/LiT-B16B.txt"] = body.lower()
+    assert "has SHA-256" in shop.refuse("bert_uncased.txt") and shop.files() == []
 
 
 def test_several_names_land_in_their_folders_and_one_failure_does_not_hide_the_others(shop):
@@ -422,7 +436,8 @@ def test_a_list_that_is_none_is_one_sentence(text, tmp_path):
 
 def test_names_are_listed(run):
     lines = run("common.download", "--list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [*published_models()]
+    vocabularies = [row["name"] for row in read_manifest()["vocabularies"]]
+    assert [line.split()[0] for line in lines] == [*published_models(), *vocabularies]
     assert any(line.startswith("ViT-B/16 ") and "AugReg" in line for line in lines)
 
 

@@ -93,7 +93,7 @@ def test_no_name_means_two_things():
 
 
 # The same thing in several rooms: a family (its model, its spelling), a project (its recipes, its spelling), a benchmark
-# (its command, its data), a task (its face, its evaluator, its recipes).
+# (its command, its data), a task (its face, its evaluator, its recipes), text (its tower, its tokenizers).
 SAME = {
     "resnet",
     "resnet_v1",
@@ -106,6 +106,7 @@ SAME = {
     "distillation",
     "distill",
     "sam",
+    "text",
 }
 
 

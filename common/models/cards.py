@@ -1,4 +1,4 @@
-"""Cards: the facts of a model besides its arrays, such as its classes, the preparation of images, and its loss.
+"""Cards: the facts of a model besides its arrays, such as its classes, the preparation of images and texts, and its loss.
 
 A run's `card.json`, the record in a file that this project wrote, the config files of timm and Hugging Face and the
 manifest all become one `Card`, and everything that prepares images reads `Card.preprocessing`.
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from common.flags import check_choices
+from common.models.tokens import Text, parse_text
 from common.recipes.choices import LONGEST_SIDE, Exif, Loss, ResizeKind, Rounding
 from common.system.errors import UserError
 
@@ -95,7 +96,7 @@ CHOICES = {
     "rounding": get_args(Rounding),
     "loss": get_args(Loss),
 }
-FACTS = (*RULES, *CHOICES)
+FACTS = (*RULES, *CHOICES, "text")
 PREPARED = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
@@ -112,6 +113,7 @@ class Card:
     exif: Exif | None = None
     rounding: Rounding | None = None
     loss: Loss | None = None
+    text: Text | None = None  # of a model that takes texts
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -125,7 +127,8 @@ class Card:
 
     def facts(self) -> dict[str, Any]:
         """The known facts, as JSON holds them."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        texts = {"text": self.text.facts()} if self.text else {}
+        return {name: value for name, value in vars(self).items() if value is not None} | texts
 
     def of_classes(self, num_classes: int | None) -> "Card":
         """These facts, without the names of classes where there are not as many."""
@@ -134,7 +137,7 @@ class Card:
 
     def over(self, other: "Card") -> "Card":
         """These facts, and those of `other` for unknown ones."""
-        return dataclasses.replace(other, **self.facts())
+        return dataclasses.replace(other, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 def nameless(count: int) -> list[str]:
@@ -150,6 +153,8 @@ def parse_card(record: dict[str, Any], where: object) -> Card:
             raise UserError(f"The card {where} names no {name} of {', '.join(CHOICES[name])}; mend or remove it.")
         if name in RULES and not RULES[name].holds(value):
             raise UserError(f"The card {where} says {value!r} as {name}, expected {RULES[name].expected}; mend it.")
+    if "text" in found:
+        found["text"] = parse_text(found["text"], where)
     card = Card(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
     if 0 < (card.eval_resize or 0) < (card.resolution or 1):
         raise UserError(

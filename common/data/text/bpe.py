@@ -1,0 +1,82 @@
+"""Texts as CLIP's byte pairs: `clip/simple_tokenizer.py` of openai/CLIP, computed by the `tokenizers` library.
+
+A text that spells `<|startoftext|>` or `<|endoftext|>` holds that token, as in the original.
+"""
+
+import gzip
+import html
+import re
+import zlib
+from pathlib import Path
+
+from common.data.text.tokenizer import Vocabulary, library, unreadable
+from common.models.tokens import Text
+from common.system.files import read_regular
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MOST_MERGES = 49152 - 256 - 2  # the file has more; the original leaves them out
+# ſ: the original's pattern ignores case, and this is the one other letter that the case of these has.
+WORDS = r"""'[sſ]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+PLAIN = re.compile(r"[ -%'-~]*")  # printable ASCII without `&`, in which there is nothing to repair
+
+
+def read_vocabulary(text: Text, path: Path) -> Vocabulary:
+    """The merges in `path`, plain or compressed: a first line of any kind, then a pair in each. Raises UserError."""
+    fix = library("ftfy").fix_text
+    model = build(read_merges(path))
+    start, end = model.token_to_id(START), model.token_to_id(END)
+
+    def ids(texts: list[str]) -> list[list[int]]:
+        lines = [clean(line, fix) for line in texts]
+        lines = [line.lower() for line in lines] if text.lower == "unicode" else lines
+        return [found.ids for found in model.encode_batch_fast(lines, add_special_tokens=False)]
+
+    return Vocabulary(model.get_vocab_size(), start, end, ids)
+
+
+def clean(line: str, fix) -> str:
+    """A text without mojibake and HTML entities, its runs of spaces one space, as `basic_clean` and `whitespace_clean`."""
+    if not PLAIN.fullmatch(line):
+        line = html.unescape(html.unescape(fix(line)))
+    return " ".join(line.split())
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """The pairs in their order. Raises UserError where a line is none."""
+    try:
+        data = read_regular(path)
+        lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode().split("\n")[1 : MOST_MERGES + 1]
+        merges = [tuple(line.split()) for line in lines if line.strip()]
+        known = {*byte_letters(), *(f"{letter}</w>" for letter in byte_letters())}
+        for pair in merges:
+            if len(pair) != 2 or not known.issuperset(pair):
+                raise ValueError(f"{' '.join(pair)} is no pair of tokens before it")
+            known.add("".join(pair))
+        return merges
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise unreadable(path, "byte pairs", error) from error
+
+
+def vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
+    """{token: id}: 256 bytes, the same at the end of a word, what each pair becomes, and the two ends."""
+    letters = byte_letters()
+    joined = ["".join(pair) for pair in merges]
+    return {token: i for i, token in enumerate([*letters, *(f"{it}</w>" for it in letters), *joined, START, END])}
+
+
+def byte_letters() -> list[str]:
+    """A visible letter for each of 256 bytes, in the order of the original's ids: bytes that are letters come first."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [*map(chr, visible), *(chr(256 + i) for i in range(256 - len(visible)))]
+
+
+def build(merges: list[tuple[str, str]]):
+    """A `tokenizers.Tokenizer` of these merges, which gets texts that are clean."""
+    tokenizers = library("tokenizers")
+    pre = tokenizers.pre_tokenizers
+    model = tokenizers.models.BPE(vocab=vocabulary(merges), merges=merges, end_of_word_suffix="</w>", fuse_unk=False)
+    made = tokenizers.Tokenizer(model)
+    words = pre.Split(tokenizers.Regex(WORDS), behavior="removed", invert=True)
+    made.pre_tokenizer = pre.Sequence([words, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.add_special_tokens([START, END])
+    return made
