@@ -78,7 +78,8 @@ class DataConfig:
     """The source of the images."""
 
     dataset: str = flag(
-        "cifar10-sample", "a name, tfds:NAME, vtab:TASK, wds:PATTERN, or a folder PATH/{train,val|test}/<class>/*.jpg"
+        "cifar10-sample",
+        "a name, tfds:NAME, vtab:TASK, wds: or parquet:PATTERN, or a folder PATH/{train,val|test}/<class>/*.jpg",
     )
     datadir: str = flag("data", "folder of prepared datasets", scope="machine")
     tfds_data_dir: str | None = flag(

@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(PREPARED)}")
     fetch.add_argument("--url_base", metavar="URL", help="address of a mirror's folder (default: the publisher's)")
     look = commands.add_parser("check", help="decode all images, and list those that cannot be", allow_abbrev=False)
-    look.add_argument("name", metavar="DATASET", help="a name, tfds:NAME, wds:PATTERN, or a folder, as train takes it")
+    look.add_argument(
+        "name", metavar="DATASET", help="a name, tfds:NAME, wds: or parquet:PATTERN, or a folder, as train takes it"
+    )
     look.add_argument("--tfds_data_dir", help="folder of prepared TFDS datasets (default: ~/tensorflow_datasets)")
     look.add_argument("--workers", type=int, default=os.cpu_count(), help="threads (default: one per CPU core)")
     for command in (fetch, look):

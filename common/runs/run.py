@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import secrets
 import shlex
 import time
@@ -313,4 +314,4 @@ def named(config: TrainConfig) -> TrainConfig:
         return config
     moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"  # runs may start in the same second
     name = f"{Path(config.dataset).name}_{config.model}_{moment}"
-    return dataclasses.replace(config, name=name.replace("/", "_").replace(":", "_"))
+    return dataclasses.replace(config, name=re.sub("[/:{}*?,]", "_", name))  # of patterns, too

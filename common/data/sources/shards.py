@@ -193,6 +193,14 @@ class Opened:
             os.close(self.descriptor)
 
 
-def keep_open(paths: Sequence[Path], most: int = 64) -> Callable[[int], Opened]:
-    """number of a file -> the file, opened where it is not among those used last."""
-    return functools.lru_cache(most)(lambda number: Opened(paths[number]))
+def keep_open(
+    paths: Sequence[Path], most: int = 64, check: Callable[[int, Opened], None] = lambda number, file: None
+) -> Callable[[int], Opened]:
+    """number of a file -> the file, opened and checked where it is not among those used last."""
+
+    def opened(number: int) -> Opened:
+        file = Opened(paths[number])
+        check(number, file)
+        return file
+
+    return functools.lru_cache(most)(opened)

@@ -67,7 +67,7 @@ class Rows:
         archive, start, size, check = (int(self.arrays[key][i]) for key in ("archive", "start", "size", "check"))
         data = os.pread(self.opened(archive).descriptor, BLOCK + size, start - BLOCK)
         if len(data) < BLOCK + size or zlib.crc32(data[:BLOCK]) != check:
-            raise OSError(errno.EIO, "its archive has changed since it was opened")
+            raise OSError(errno.EIO, "its archive is damaged, or has changed since it was opened")
         return data[BLOCK:]
 
     def describe(self, i: int) -> str:
