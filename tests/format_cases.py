@@ -2,13 +2,25 @@
 
 import numpy as np
 
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import (
+    BertConfig,
+    MixerConfig,
+    ModelConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    TextConfig,
+    TwoTowersConfig,
+    ViTConfig,
+)
 
 SMALL = {"patch_size": (8, 8), "width": 32, "depth": 2, "num_heads": 4, "mlp_dim": 64, "num_classes": 5}
 SMALL |= {"image_size": (32, 32)}
 GOOGLE = ("vision_transformer", "vision_transformer_linen")
 VISION = ("big_vision", "big_vision_scan")
 HUGGING = ("huggingface", "huggingface_v5")
+TOWER = SMALL | {"num_classes": None}
+TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24, "num_classes": 32}
+BERT = TEXT | {"num_heads": 1}  # of 16: what no file tells is taken for the published 64 of a head
 CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configuration, spellings besides ours)
     "bit": (
         ResNetConfig((2, 1), 0.5, 5),
@@ -54,6 +66,23 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         MixerConfig((8, 8), 32, 2, 16, 64, 5, image_size=(32, 32), gelu="erf"),
         ("vision_transformer", "big_vision", "timm"),
     ),
+    "text": (TextConfig(**TEXT), VISION),
+    "text_map": (TextConfig(**TEXT, pooling="map"), VISION),
+    "text_clip": (TextConfig(**TEXT, head_bias=False), ()),
+    "bert": (BertConfig(**BERT), ("big_vision",)),
+    "bert_pooler": (BertConfig(**BERT, pre_logits=32), ()),
+    "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), VISION),
+    "lit": (TwoTowersConfig(ViTConfig(**TOWER, cls_position=False), BertConfig(**BERT), False), ("big_vision",)),
+    "clippo": (TwoTowersConfig(ViTConfig(**SMALL, pooling="map"), None, False), ("big_vision",)),
+    "clip": (
+        TwoTowersConfig(
+            ViTConfig(**SMALL | {"num_classes": 32}, stem_bias=False, pre_norm=True, head_bias=False),
+            TextConfig(**TEXT, head_bias=False),
+            False,
+        ),
+        (),
+    ),
+    "towers_bit": (TwoTowersConfig(ResNetConfig((2, 1), 0.5, 32), TextConfig(**TEXT)), ("big_vision",)),
     "mixer_features": (
         MixerConfig((8, 8), 32, 2, 16, 64, None, image_size=(32, 32), gelu="erf"),
         ("vision_transformer", "big_vision", "timm"),

@@ -1,12 +1,11 @@
 """Models of models: whatever walks a configuration walks its children, down to a backbone within a tower within a model.
 
-The two towers here are those of big_vision's image-text models, with names and shapes that its own code wrote; they have
-no engine. The image tower's table is the ViT's as it is.
+The names and shapes of the two towers are those that big_vision's own code wrote; the image tower's table is the ViT's as
+it is.
 """
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,9 @@ import pytest
 from format_cases import CASES, random_arrays
 from golden.golden_params import param
 
-from common.models import FAMILIES, ResNetV1Config, ViTConfig, family_name, num_parameters
-from common.models.draws import HEAD_AND_NORMS, lecun_normal, normal, ones, zeros
+from common.models import ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig, family_name, num_parameters
 from common.models.families import dump_config, parse_config, sizes
-from common.models.family import Config, Family, below, dense, within
+from common.models.family import below, within
 from common.models.initial import initial_parameters
 from common.system.errors import UserError
 from common.weights import check_shapes
@@ -25,109 +23,30 @@ from common.weights.adapt import adapt, check_same_model
 from common.weights.express import cannot_hold, choose_table, differing, express, expressed, restore
 from common.weights.recognise import fit, infer
 from common.weights.spellings import TABLES, google
-from common.weights.table import Table, prefixed
+from common.weights.table import Table
 
 GOLDEN = Path(__file__).parent / "golden/bv_two_towers"
 NAMES = ("siglip_map_last", "tok_first", "gap_map_noB")
 
 
-@dataclasses.dataclass(frozen=True)
-class TextConfig(Config):
-    """Token table, positions, blocks, a pooling like the image tower's, head: `models/proj/image_text/text_transformer.py`."""
-
-    vocabulary: int
-    length: int
-    width: int
-    depth: int
-    num_heads: int
-    mlp_dim: int
-    num_classes: int
-    pooling: str = "last"
-
-    def own_shapes(self):
-        pooling = "map" if self.pooling == "map" else "gap"
-        blocks = ViTConfig((1, 1), self.width, self.depth, self.num_heads, self.mlp_dim, None, pooling=pooling)
-        shapes = {"stem/embedding": (self.vocabulary, self.width), "pos_embedding": (1, self.length, self.width)}
-        kept = ("blocks/", "norm/", "pool/")
-        shapes |= {name: shape for name, shape in blocks.own_shapes().items() if name.startswith(kept)}
-        return shapes | dense("head", self.width, self.num_classes)
-
-
-@dataclasses.dataclass(frozen=True)
-class TowersConfig(Config):
-    """Two towers, a temperature and perhaps a bias."""
-
-    image: ViTConfig
-    text: TextConfig
-    bias: bool = True
-
-    @property
-    def image_kernel(self):
-        return f"image/{self.image.image_kernel}"
-
-    def own_shapes(self):
-        return {"temperature": (1,)} | ({"bias": (1,)} if self.bias else {})
-
-
-def infer_text(seen):
-    (vocabulary, width), length = seen.shapes["stem/embedding"], seen.shapes["pos_embedding"][1]
-    depth = sum(bool(re.fullmatch(r"blocks/\d+/norm1/scale", name)) for name in seen.shapes)
-    pooling = "map" if "pool/probe" in seen.shapes else "last"
-    mlp_dim = seen.shapes["blocks/0/mlp/fc1/kernel"][1]
-    return TextConfig(vocabulary, length, width, depth, seen.num_heads, mlp_dim, seen.num_classes, pooling)
-
-
-TEXT = Family(
-    config=TextConfig,
-    name="text tower",
-    variants={},
-    sizes=("vocabulary", "length", "width", "depth", "num_heads", "mlp_dim"),
-    initial={"big_vision": (*HEAD_AND_NORMS, ("*embedding", normal(0.02)), ("*/bias", zeros), ("*", lecun_normal))},
-    spellings={},
-    infer=infer_text,
-)
-TOWERS = Family(
-    config=TowersConfig,
-    name="two towers",
-    variants={},
-    sizes=(),
-    initial={"big_vision": (("temperature", ones), ("bias", zeros))},
-    spellings={},
-    infer=lambda seen: TowersConfig(**seen.children, bias="bias" in seen.shapes),
-)
 VIT = next(table for table in TABLES if (table.spelling, table.family) == ("big_vision", ViTConfig))
-STACKED = next(table for table in TABLES if table.spelling == "big_vision_scan")
-HYBRID = next(table for table in TABLES if table.spelling == "vision_transformer" and table.children)
-TEXT_ROWS = (
-    ("stem/embedding", "Embed_0/embedding"),
-    *(
-        (ours, re.sub("^Transformer/", "Encoder_0/", theirs), *how)
-        for ours, theirs, *how in google.vit_rows("big_vision")
-        if not ours.startswith(("stem", "cls", "pre_logits"))
-    ),
+STACKED = next(table for table in TABLES if (table.spelling, table.family) == ("big_vision_scan", ViTConfig))
+HYBRID = next(
+    table for table in TABLES if (table.spelling, table.family) == ("vision_transformer", ViTConfig) and table.children
 )
-TEXT_TABLE = Table("towers", TextConfig, TEXT_ROWS)
 
 
 def towers_table(image: Table) -> Table:
-    rows = (("temperature", "t"), ("bias", "b"))
-    children = (prefixed(image, "image", "img/"), prefixed(TEXT_TABLE, "text", "txt/"))
-    return Table("towers", TowersConfig, rows, children=children)
+    return google.towers("towers", image, google.TEXT["big_vision"])
 
 
 TABLE = towers_table(VIT)
-SMALL_TEXT = TextConfig(11, 7, 16, 3, 2, 24, 6)
+SMALL_TEXT = TextConfig(11, 7, 16, 3, 2, 24, 5)
 SMALL_IMAGE = ViTConfig((8, 8), 32, 2, 4, 64, 5, image_size=(32, 32), cls_position=False)
-TINY = TowersConfig(SMALL_IMAGE, SMALL_TEXT)
+TINY = TwoTowersConfig(SMALL_IMAGE, SMALL_TEXT)
 BACKBONE = ResNetV1Config((2, 1), 0.5)
-NESTED = TowersConfig(CASES["hybrid"][0], SMALL_TEXT, bias=False)
+NESTED = TwoTowersConfig(CASES["hybrid"][0], SMALL_TEXT, bias=False)
 CONFIGS = {"two": (TINY, TABLE), "stacked": (TINY, towers_table(STACKED)), "nested": (NESTED, towers_table(HYBRID))}
-
-
-@pytest.fixture(autouse=True)
-def families(monkeypatch):
-    for family in (TEXT, TOWERS):
-        monkeypatch.setitem(FAMILIES, family.config, family)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -207,21 +126,21 @@ def test_shapes_are_the_childrens_below_their_names():
     shapes = NESTED.parameter_shapes()
     assert below(shapes, "image") == NESTED.image.parameter_shapes()
     assert below(below(shapes, "image"), "backbone") == BACKBONE.parameter_shapes()
-    assert below(shapes, "text") == SMALL_TEXT.parameter_shapes() and shapes["temperature"] == (1,)
-    assert list(shapes)[-1] == "temperature" and next(iter(shapes)) == NESTED.image_kernel
+    assert below(shapes, "text") == SMALL_TEXT.parameter_shapes() and shapes["t"] == (1,)
+    assert list(shapes)[-1] == "t" and next(iter(shapes)) == NESTED.image_kernel
     assert NESTED.image_kernel == "image/backbone/stem/conv/kernel"
 
 
 def test_initial_values_of_children_are_by_the_tables_of_their_families():
     found = initial_parameters(0, NESTED)
     assert list(found) == list(NESTED.parameter_shapes())
-    assert (found["temperature"] == 1).all() and not found["image/backbone/blocks/0/norm3/scale"].any()
+    assert np.exp(found["t"]) == pytest.approx(10) and not found["image/backbone/blocks/0/norm3/scale"].any()
     assert abs(found["text/stem/embedding"].std() - 0.02) < 0.004
     kernel, again = found["image/blocks/0/attn/query/kernel"], initial_parameters(0, NESTED)
     assert abs(kernel.max() - np.sqrt(6 / 64)) < 0.01 and all((found[name] == again[name]).all() for name in found)
     alone = initial_parameters(0, SMALL_TEXT)
     assert (found["text/stem/embedding"] != alone["stem/embedding"]).any()  # a name's values are its own
-    with pytest.raises(UserError, match="coyo has no TowersConfig"):
+    with pytest.raises(UserError, match="coyo has no TwoTowersConfig"):
         initial_parameters(0, NESTED, "coyo")
 
 
@@ -241,18 +160,18 @@ def test_a_childs_sizes_are_the_models():
     with pytest.raises(UserError, match=r"\(text depth 3 instead of 4\)"):
         check_same_model(TINY, deeper, "a.npz")
     assert sizes(NESTED)["image backbone num_units"] == (2, 1)
-    assert family_name(TINY) == "two towers" and family_name(NESTED.image) == "hybrid of ResNet and ViT"
+    assert family_name(TINY) == "image-text model" and family_name(NESTED.image) == "hybrid of ResNet and ViT"
 
 
 def test_a_child_is_adapted_like_a_model_of_its_own():
     arrays, said = random_arrays(TINY), []
-    larger = dataclasses.replace(SMALL_IMAGE, image_size=(64, 32), num_classes=3)
+    larger = dataclasses.replace(SMALL_IMAGE, image_size=(64, 32))
     wanted = dataclasses.replace(TINY, image=larger)
     found = adapt(arrays, TINY, wanted, said.append)
     check_shapes(found, wanted.parameter_shapes(), "adapted")
     alone = adapt(below(arrays, "image"), SMALL_IMAGE, larger, lambda line: None)
     assert all((found[name] == array).all() for name, array in within("image", alone).items())
-    assert [line.split()[0] for line in said] == ["Positions", "The"]
+    assert [line.split()[0] for line in said] == ["Positions"]
     assert all((found[name] == arrays[name]).all() for name in arrays if not name.startswith("image/"))
     grey = {name: a[:, :, :1] if name == "image/stem/kernel" else a for name, a in arrays.items()}
     assert adapt(grey, TINY, TINY, said.append)["image/stem/kernel"].shape == (8, 8, 3, 32)
@@ -272,7 +191,7 @@ def test_a_child_is_expressed_and_restored_like_a_model_of_its_own():
 
 def test_a_table_holds_models_with_its_children_only():
     timm, stem = (table for table in TABLES if table.spelling == "timm" and table.children)
-    assert cannot_hold(TABLE, NESTED) == "image's backbone within it, only nothing"
+    assert cannot_hold(TABLE, NESTED) == "image's backbone (ResNet V1) within it, only nothing"
     assert cannot_hold(towers_table(timm), NESTED) is None
     assert cannot_hold(towers_table(stem), NESTED) == "image's backbone's has_stages True, only False"
     erf = dataclasses.replace(TINY, image=dataclasses.replace(SMALL_IMAGE, gelu="erf"))

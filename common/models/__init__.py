@@ -1,5 +1,6 @@
 """Model families as frozen configurations, and the names under which models were published."""
 
+from common.models.bert import BertConfig
 from common.models.families import (
     FAMILIES,
     ModelConfig,
@@ -23,6 +24,8 @@ from common.models.published import (
 )
 from common.models.resnet import ARCHITECTURES, ResNetConfig
 from common.models.resnet_v1 import ResNetV1Config
+from common.models.text import TextConfig
+from common.models.two_towers import TwoTowersConfig
 from common.models.vit import ViTConfig
 
 __all__ = [
@@ -31,11 +34,14 @@ __all__ = [
     "DOWNLOADS",
     "FAMILIES",
     "PACKAGED_WEIGHTS",
+    "BertConfig",
     "MixerConfig",
     "ModelConfig",
     "PublishedModel",
     "ResNetConfig",
     "ResNetV1Config",
+    "TextConfig",
+    "TwoTowersConfig",
     "ViTConfig",
     "architecture_name",
     "architectures",

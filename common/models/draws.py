@@ -20,6 +20,11 @@ def ones(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
+def constant(value: float):
+    """One value."""
+    return lambda rng, shape: np.full(shape, value, np.float32)
+
+
 def normal(deviation: float):
     """Normal with a fixed standard deviation."""
     return lambda rng, shape: np.float32(deviation) * rng.standard_normal(shape, np.float32)

@@ -6,11 +6,12 @@ import math
 import typing
 from typing import Any
 
-from common.models import mixer, resnet, resnet_v1, vit
+from common.models import bert, mixer, resnet, resnet_v1, text, two_towers, vit
 from common.models.family import Config, Family
 from common.system.errors import UserError, nearest
 
-FAMILIES: dict[type, Family] = {row.config: row for row in (resnet.FAMILY, resnet_v1.FAMILY, vit.FAMILY, mixer.FAMILY)}
+ROWS = (resnet.FAMILY, resnet_v1.FAMILY, vit.FAMILY, mixer.FAMILY, text.FAMILY, bert.FAMILY, two_towers.FAMILY)
+FAMILIES: dict[type, Family] = {row.config: row for row in ROWS}
 ModelConfig = Config  # of any of them
 
 
@@ -80,8 +81,14 @@ def head_classes(wanted: int | None, known: int | None) -> int | None:
 
 
 def dump_config(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as JSON can hold it."""
-    return {"family": type(config).__name__} | dataclasses.asdict(config)
+    """A configuration as JSON can hold it; of a child, `family` stands where its field takes several."""
+    record = {"family": type(config).__name__} | dataclasses.asdict(config)
+    types = typing.get_type_hints(type(config))
+    for name, child in config.children.items():
+        record[name] = dump_config(child)
+        if len(kinds(types[name])) == 1:
+            del record[name]["family"]
+    return record
 
 
 def parse_config(record: Any, where: object) -> ModelConfig:
@@ -96,13 +103,22 @@ def parse_config(record: Any, where: object) -> ModelConfig:
 
 
 def parse_fields(family: type[Config], fields: dict[str, Any]) -> Config:
-    """A configuration of `family`; of its children, which are objects, the type is that of the field."""
+    """A configuration of `family`; of its children, which are objects, the type is the field's, or what they state."""
     types = typing.get_type_hints(family)
     parsed = {}
     for name, value in fields.items():
-        children = [one for one in typing.get_args(types.get(name)) or (types.get(name),) if one in FAMILIES]
-        parsed[name] = parse_fields(children[0], value) if children and value else tupled(value)
+        allowed = kinds(types.get(name))
+        if value and allowed:
+            stated = dict(value).get("family", next(iter(allowed)))
+            value = {key: item for key, item in dict(value).items() if key != "family"}
+        parsed[name] = parse_fields(allowed[stated], value) if value and allowed else tupled(value)
     return family(**parsed)
+
+
+def kinds(hint: Any) -> dict[str, type[Config]]:
+    """{name: family} of the configurations that a field of this type takes; of a `Config`, any."""
+    given = typing.get_args(hint) or (hint,)
+    return {family.__name__: family for family in FAMILIES if family in given or Config in given}
 
 
 def tupled(value: Any) -> Any:

@@ -28,7 +28,7 @@ class Config:
     """
 
     image_size: ClassVar[tuple[int, int] | None] = None  # height and width in pixels that it is made for; None: any
-    image_kernel: ClassVar[str] = "stem/kernel"  # the parameter that takes the images
+    image_kernel: ClassVar[str | None] = "stem/kernel"  # the parameter that takes the images; None: it takes texts
     pooling: ClassVar[str] = "gap"
     num_branches: ClassVar[int] = 0  # residual branches, which stochastic depth may drop
     num_dropouts: ClassVar[int] = 0  # places at which dropout acts
@@ -38,6 +38,14 @@ class Config:
         """{field: configuration} of the models within this one."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Config)}
+
+    def at(self, image_size: tuple[int, int]) -> "Config":
+        """The same model for images of this height and width in pixels."""
+        return dataclasses.replace(self, image_size=image_size)
+
+    def with_classes(self, num_classes: int | None) -> "Config":
+        """The same model with a head for so many classes; None: without a head."""
+        return dataclasses.replace(self, num_classes=num_classes)
 
     def own_shapes(self) -> Shapes:
         """{canonical name: shape} of the parameters that no child has; kernels are HWIO and [in, out]."""
@@ -81,6 +89,7 @@ class Family:
     by_name: bool = True  # whether a variant's name is that of a model, or needs the training data beside it
     sizes: tuple[str, ...]  # fields that make a model another one: no values are made for these
     initial: dict[str, tuple]  # code base -> rows of (pattern of names, draw); the first is the default
+    initial_within: tuple = ()  # rows for parameters of children, before the children's own
     spellings: dict[
         str, tuple[str, ...]
     ]  # kind of file -> published spellings; the first that holds a model is written

@@ -7,6 +7,7 @@ A family's row has a table for each original code base. Sources: `bit_tf2/models
 
 import fnmatch
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -30,12 +31,24 @@ def initial_parameters(seed: int, config: ModelConfig, code_base: str | None = N
 
 def draw(seed: int, config: Config, code_base: str | None, prefix: str = "") -> Arrays:
     """The values of a model whose names begin with `prefix`: its children's by the tables of their own families."""
-    tables, arrays = FAMILIES[type(config)].initial, {}
+    return {
+        name: rule(np.random.default_rng([seed, zlib.crc32(name.encode())]), shape)
+        for name, (rule, shape) in rules(config, code_base, prefix).items()
+    }
+
+
+def rules(config: Config, code_base: str | None, prefix: str = "") -> dict[str, tuple[Callable, tuple[int, ...]]]:
+    """{name: (how it is drawn, shape)}."""
+    family, found = FAMILIES[type(config)], {}
     for name, child in config.children.items():
-        arrays |= draw(seed, child, code_base, f"{prefix}{name}/")
-    table = tables.get(code_base) or next(iter(tables.values()))
-    for name, shape in config.own_shapes().items():
-        rule = next(rule for pattern, rule in table if fnmatch.fnmatchcase(name, pattern))
-        whole = f"{prefix}{name}"
-        arrays[whole] = rule(np.random.default_rng([seed, zlib.crc32(whole.encode())]), shape)
-    return arrays
+        found |= rules(child, code_base, f"{prefix}{name}/")
+    for name, (_, shape) in found.items():
+        if rule := first(family.initial_within, name.removeprefix(prefix)):
+            found[name] = rule, shape
+    table = family.initial.get(code_base) or next(iter(family.initial.values()))
+    return found | {f"{prefix}{name}": (first(table, name), shape) for name, shape in config.own_shapes().items()}
+
+
+def first(table: tuple, name: str) -> Callable | None:
+    """How the first row that matches a name draws its values."""
+    return next((rule for pattern, rule in table if fnmatch.fnmatchcase(name, pattern)), None)

@@ -46,10 +46,8 @@ class PublishedModel:
     def config(self, num_classes: int | None = None) -> ModelConfig:
         """The architecture with its published number of classes, or with `num_classes`; 0 for no head."""
         classes = head_classes(num_classes, self.num_classes)
-        config = find_architecture(self.architecture, num_classes=classes, **self.changes)
-        if self.resolution and config.image_size:
-            config = dataclasses.replace(config, image_size=(self.resolution, self.resolution))
-        return config
+        config = find_architecture(self.architecture, **self.changes).with_classes(classes)
+        return config.at((self.resolution, self.resolution)) if self.resolution and config.image_size else config
 
     @property
     def card(self) -> Card:
@@ -121,9 +119,13 @@ def find_model(name: str) -> PublishedModel:
 @functools.cache
 def unpublished_models() -> dict[str, PublishedModel]:
     """{name: model} of the architectures without a published file of that name; a BiT's names the data."""
-    names = [name for family in FAMILIES.values() if family.by_name for name in family.variants]
+    variants = {name: one for family in FAMILIES.values() if family.by_name for name, one in family.variants.items()}
     source = "initial values; no weights were published under this name"
-    return {name: PublishedModel(name, name, 1000, source) for name in names if name not in published_models()}
+    return {
+        name: PublishedModel(name, name, config.num_classes or 0, source)
+        for name, config in variants.items()
+        if name not in published_models()
+    }
 
 
 def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from common.models import transformer
 from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, PAIR, POSITIVE, RATE, Kind, check_fields, choice
 from common.models.draws import (
     HEAD_AND_NORMS,
@@ -21,7 +22,8 @@ KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT, "num_classes": OPTIONAL,
     "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none"),
     "positions": choice("learned", "sincos2d"), "cls_position": FLAG, "pre_logits": OPTIONAL,
-    "gelu": choice("tanh", "erf"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
+    "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
+    "stem_bias": FLAG, "pre_norm": FLAG, "head_bias": FLAG,
     "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
 }  # fmt: skip
 
@@ -31,19 +33,19 @@ class ViTConfig(Config):
     """Vision Transformer (https://arxiv.org/abs/2010.11929); with a backbone, a hybrid of ResNet and ViT.
 
     Sources: `vit_jax/models_vit.py` of google-research/vision_transformer, `models/vit.py` of
-    google-research/big_vision, kakaobrain/coyo-vit.
+    google-research/big_vision, kakaobrain/coyo-vit; `pre_norm` and layers without bias, `clip/model.py` of openai/CLIP.
 
     Parameters, with D = width, M = mlp_dim, L = positions, R = pre_logits or D, K = classes. Attention kernels are
     matrices: the columns of query, key and value are ordered by head and then within it, like the rows of out.
         backbone/... of ResNetV1Config without its head (hybrids)
-        stem/kernel [patch height, patch width, C, D], stem/bias [D], with C = 3 or the backbone's width
-        cls [1, 1, D] (pooling token), pos_embedding [1, L, D] (learned)
+        stem/kernel [patch height, patch width, C, D], stem/bias [D] (stem_bias), with C = 3 or the backbone's width
+        cls [1, 1, D] (pooling token), pos_embedding [1, L, D] (learned), pre_norm/{scale,bias} [D] (pre_norm)
         blocks/i/norm1/{scale,bias} [D], blocks/i/attn/{query,key,value,out}/{kernel [D, D], bias [D]}
         blocks/i/norm2/{scale,bias} [D], blocks/i/mlp/fc1/{kernel [D, M], bias [M]}, .../fc2/{kernel [M, D], bias [D]}
         norm/{scale,bias} [D]
         pool/{probe [1, 1, D], attn/..., norm/..., mlp/...} (pooling map; the shapes of a block)
         pre_logits/{kernel [D, R], bias [R]} (where pre_logits is given)
-        head/{kernel [R, K], bias [K]} (where num_classes is given)
+        head/{kernel [R, K], bias [K] (head_bias)} (where num_classes is given)
     """
 
     patch_size: tuple[int, int]  # height and width, of the image or of the backbone's feature map
@@ -57,10 +59,13 @@ class ViTConfig(Config):
     positions: str = "learned"
     cls_position: bool = True  # False, in big_vision: positions are added to the patches only
     pre_logits: int | None = None  # width of a dense layer with tanh before the head
-    gelu: str = "tanh"  # in Google's models; erf in timm's and Hugging Face's
+    gelu: str = "tanh"  # in Google's models; erf in timm's and Hugging Face's; quick, x * sigmoid(1.702 x), in OpenAI's
     layer_norm_epsilon: float = 1e-6
     dropout: float = 0.0  # in training, after the positions, the attention, the GELU and the MLP
     backbone: ResNetV1Config | None = None
+    stem_bias: bool = True
+    pre_norm: bool = False  # a layer norm before the first block
+    head_bias: bool = True
 
     def __post_init__(self):
         check_fields(self, "A ViT", KINDS)
@@ -119,27 +124,17 @@ class ViTConfig(Config):
     def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
         shapes = dense("stem", *self.patch_size, self.backbone.width if self.backbone else 3, self.width)
+        if not self.stem_bias:
+            del shapes["stem/bias"]
         if self.pooling == "token":
             shapes["cls"] = (1, 1, self.width)
         if self.positions == "learned":
             shapes["pos_embedding"] = (1, self.num_positions, self.width)
-        for i in range(self.depth):
-            shapes |= norm(f"blocks/{i}/norm1", self.width) | self._attention(f"blocks/{i}/attn")
-            shapes |= norm(f"blocks/{i}/norm2", self.width) | self._mlp(f"blocks/{i}/mlp")
-        shapes |= norm("norm", self.width)
-        if self.pooling == "map":
-            shapes |= {"pool/probe": (1, 1, self.width)} | self._attention("pool/attn")
-            shapes |= norm("pool/norm", self.width) | self._mlp("pool/mlp")
-        if self.pre_logits:
-            shapes |= dense("pre_logits", self.width, self.pre_logits)
-        return shapes if self.num_classes is None else shapes | dense("head", self.feature_width, self.num_classes)
-
-    def _attention(self, name: str) -> Shapes:
-        layers = [dense(f"{name}/{part}", self.width, self.width) for part in ("query", "key", "value", "out")]
-        return {key: shape for layer in layers for key, shape in layer.items()}
-
-    def _mlp(self, name: str) -> Shapes:
-        return dense(f"{name}/fc1", self.width, self.mlp_dim) | dense(f"{name}/fc2", self.mlp_dim, self.width)
+        shapes |= norm("pre_norm", self.width) if self.pre_norm else {}
+        shapes |= transformer.blocks(self.depth, self.width, self.mlp_dim) | norm("norm", self.width)
+        shapes |= transformer.attention_pool(self.width, self.mlp_dim) if self.pooling == "map" else {}
+        shapes |= dense("pre_logits", self.width, self.pre_logits) if self.pre_logits else {}
+        return shapes | transformer.head(self.feature_width, self.num_classes, self.head_bias)
 
 
 # Table 1 of the ViT paper and table 2 of https://arxiv.org/abs/2106.04560; mu, M, So400m, g-opt and G-opt: big_vision.
@@ -186,6 +181,8 @@ def infer(seen: Seen) -> ViTConfig:
     pooling = "map" if "pool/probe" in shapes else "token" if "cls" in shapes else seen.facts.get("pooling", "gap")
     sizes |= {"num_classes": seen.num_classes, "pooling": pooling, "backbone": backbone}
     sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None}
+    sizes |= {"stem_bias": "stem/bias" in shapes, "pre_norm": "pre_norm/scale" in shapes}
+    sizes |= {"head_bias": "head/bias" in shapes or "head/kernel" not in shapes}
     image_size = seen.facts.get("image_size")
     if "pos_embedding" not in shapes:
         fixed = {"positions": "sincos2d", "cls_position": False, "image_size": image_size or (224, 224)}

@@ -49,9 +49,9 @@ def adapt_parts(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arr
     return arrays | adapt_head(own, classes, say, shapes.get("head/kernel", (0,))[0])
 
 
-def adapt_channels(arrays: Arrays, say: Say, stem: str = Config.image_kernel) -> Arrays:
+def adapt_channels(arrays: Arrays, say: Say, stem: str | None = Config.image_kernel) -> Arrays:
     """A `stem` for three channels: its own repeated and scaled such that a grey image, say, gives the same features."""
-    channels = arrays[stem].shape[-2]
+    channels = arrays[stem].shape[-2] if stem else 3
     if channels == 3:
         return arrays
     say(f"{stem} is for {channels} channels: repeated to 3 and scaled by {channels}/3.")

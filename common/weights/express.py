@@ -14,9 +14,8 @@ from common.weights.table import Table
 
 def cannot_hold(table: Table, config: ModelConfig) -> str | None:
     """Why a table cannot hold a model as it is, or None."""
-    parts = [child.name for child in table.children]
-    if {*parts} != {*config.children}:
-        return f"{' and '.join(config.children) or 'nothing'} within it, only {' and '.join(parts) or 'nothing'}"
+    if parts(table) != within_it(config):
+        return f"{in_words(within_it(config))} within it, only {in_words(parts(table))}"
     for field, allowed in table.holds.items():
         value = getattr(config, field)
         if field == "cls_position" and config.pooling != "token":
@@ -27,6 +26,21 @@ def cannot_hold(table: Table, config: ModelConfig) -> str | None:
     return next((f"{name}'s {reason}" for name, reason in reasons if reason), None)
 
 
+def parts(table: Table) -> dict[str, type]:
+    """{name: family} of the models that a table has within."""
+    return {child.name: child.table.family for child in table.children}
+
+
+def within_it(config: ModelConfig) -> dict[str, type]:
+    """{name: family} of the models within one."""
+    return {name: type(child) for name, child in config.children.items()}
+
+
+def in_words(parts: dict[str, type]) -> str:
+    """`image (ViT) and text (BERT)`, or `nothing`."""
+    return " and ".join(f"{name} ({FAMILIES[family].name})" for name, family in parts.items()) or "nothing"
+
+
 def choose_table(spelling: str, config: ModelConfig) -> Table:
     """The table that writes models of a family in a spelling; UserError where there is none."""
     if spelling not in SPELLINGS:
@@ -35,7 +49,7 @@ def choose_table(spelling: str, config: ModelConfig) -> Table:
     if not tables:
         others = ", ".join(dict.fromkeys(t.spelling for t in TABLES if t.family is type(config)))
         raise UserError(f"{spelling} has no {FAMILIES[type(config)].name}; choose one of {others}.")
-    fitting = [table for table in tables if {child.name for child in table.children} == {*config.children}]
+    fitting = [table for table in tables if parts(table) == within_it(config)]
     if not fitting:
         raise UserError(f"{spelling} has no {family_name(config)}; choose another spelling.")
     return next((table for table in fitting if not cannot_hold(table, changed(config, table)[0])), fitting[0])

@@ -1,7 +1,8 @@
 """The layout of an array in another spelling: a permutation and a reshape, written in letters, ours first.
 
-`HWIO -> OIHW` permutes; `D(NK) -> DNK` splits an axis into heads; `IO -> 11IO` adds axes of length one. Letters mean
-H height, W width, I input, O output, D width of the model, N heads, K width of a head, C channels.
+`HWIO -> OIHW` permutes; `D(NK) -> DNK` splits an axis into heads; `IO -> 11IO` adds axes of length one, `1LD -> LD` takes
+one away. Letters mean H height, W width, I input, O output, D width of the model, N heads, K width of a head, C channels,
+L positions.
 """
 
 import functools
@@ -35,7 +36,7 @@ class Layout:
     def __init__(self, text: str):
         left, _, self.there = text.partition(" -> ")
         self.groups = [group.strip("()") for group in re.findall(r"\(\w+\)|\w", left)]
-        letters = "".join(self.groups)
+        letters = "".join(self.groups).replace("1", "")
         self.order = [letters.index(letter) for letter in self.there if letter != "1"]
         self.inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
 
@@ -52,7 +53,7 @@ class Layout:
         if not self.there:
             return shape
         sizes = self.sizes(shape)
-        return tuple(math.prod(sizes[letter] for letter in group) for group in self.groups)
+        return tuple(math.prod(sizes[letter] for letter in group.replace("1", "")) for group in self.groups)
 
     def sizes(self, shape: Shape) -> dict[str, int]:
         """{letter: length} of a shape in the other spelling; ValueError for one that cannot be."""
@@ -77,6 +78,8 @@ class Layout:
     def _split(self, shape: Shape, num_heads: int | None) -> Shape:
         sizes = []
         for size, group in zip(shape, self.groups, strict=True):
+            if group == "1":
+                continue
             sizes += [size] if len(group) == 1 else [num_heads, size // num_heads]  # (NK)
         return tuple(sizes)
 

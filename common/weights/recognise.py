@@ -174,7 +174,9 @@ def infer(table: Table, match: Match, facts: dict[str, Any]) -> tuple[ModelConfi
 
 
 def stem_channels(config: ModelConfig, match: Match) -> int:
-    """Number of channels of the images that a model takes."""
+    """Number of channels of the images that a model takes; of one for texts, 3."""
+    if config.image_kernel is None:
+        return 3
     name = config.image_kernel
     while name not in match.shapes:
         child, _, name = name.partition("/")

@@ -74,19 +74,23 @@ def starting_values(
     another size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new
     head. The card says what the files tell, and of the `pretrained` one, what the manifest does.
     """
-    changes = {"image_size": image_size} if image_size and model.config().image_size else {}
+    size = image_size if image_size and model.config().image_size else None
     if path is None:
-        config = dataclasses.replace(model.config(num_classes), **changes)
+        config = sized(model.config(num_classes), size)
         return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card())
     source = read_source(path, model.config(), say)
-    changes |= {"num_classes": head_classes(num_classes, source.config.num_classes)}
-    config = dataclasses.replace(source.config, **changes)
+    config = sized(source.config.with_classes(head_classes(num_classes, source.config.num_classes)), size)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
     card = source.card.over(model.card) if pretrained else source.card
     if is_new:
         return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
     return Start(config, arrays, card)
+
+
+def sized(config: ModelConfig, image_size: tuple[int, int] | None) -> ModelConfig:
+    """The model for images of this size, or as it is."""
+    return config.at(image_size) if image_size else config
 
 
 def with_head_bias(arrays: Arrays, value: float) -> Arrays:
@@ -117,5 +121,5 @@ def read_start(path: str | Path, config: ModelConfig, say: Say = log.info) -> St
     misshapen or non-finite tensors.
     """
     source = read_source(path, config, say)
-    wanted = dataclasses.replace(config, num_classes=source.config.num_classes)
+    wanted = config.with_classes(source.config.num_classes)
     return Start(wanted, adapt(source.arrays, source.config, wanted, say), source.card)

@@ -26,6 +26,8 @@ WRAPPED = re.compile(
 def canonical_shapes(config: Config, channels: int) -> dict[str, Shape]:
     """{name: shape} of a model whose stem takes images of so many channels."""
     shapes = config.parameter_shapes()
+    if config.image_kernel is None:
+        return shapes
     *size, _, width = shapes[config.image_kernel]
     return shapes | {config.image_kernel: (*size, channels, width)}
 

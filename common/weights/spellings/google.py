@@ -6,13 +6,16 @@ modules of the families.
     vision_transformer        ViT, hybrids and Mixer, in the numbering of the published `.npz` files
     vision_transformer_linen  ... ViT and hybrids after `convert_pre_linen`, as the code saves them today
     big_vision                ViT, Mixer, `bit` (ResNet V1), `bit_paper` (BiT); with or without `params/` or `opt/target/`
-    big_vision_scan           ... ViT with the blocks stacked
+    big_vision_scan           ... ViT, and the towers of image-text models, with the blocks stacked
+
+An image-text model holds its towers below `img/` and `txt/`, and `t` and `b` beside them; CLIPPO has no `txt/`. Towers are
+ViT, Mixer and ResNets as they are alone, text transformers, and the BERT of flaxformer.
 
 Sources: `utils.py`, `models/vit.py`, `models/bit_paper.py` of google-research/big_vision; `vit_jax/checkpoint.py` of
-google-research/vision_transformer.
+google-research/vision_transformer; `architectures/bert/bert.py` of google/flaxformer.
 """
 
-from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import BertConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig
 from common.weights.rows import slashed
 from common.weights.spellings import bit, mixer, resnet_v1, vit
 from common.weights.table import Table, prefixed
@@ -72,34 +75,109 @@ BIT, BIT_H5 = (
 NUMBERED = ((r"/standardized_conv2d_\d+/", "/standardized_conv2d/"),)  # some published files count their layers
 OLD_POSITIONS = ((r"^Transformer/pos_embedding$", "pos_embedding"),)  # big_vision before 2022
 
-CLASS_TOKEN = {"pooling": ("token",), "positions": ("learned",), "cls_position": (True,)}
-VISION_TRANSFORMER = {"pooling": ("token", "gap", "none"), "positions": ("learned",), "cls_position": (True,)}
-BIG_VISION = {"cls_position": (False,)}
+OF_CLIP = {"stem_bias": (True,), "pre_norm": (False,), "head_bias": (True,)}  # what only CLIP's towers have otherwise
+LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP
+CLASS_TOKEN = {"pooling": ("token",)} | LEARNED
+VISION_TRANSFORMER = {"pooling": ("token", "gap", "none")} | LEARNED
+BIG_VISION = {"cls_position": (False,)} | OF_CLIP
 BIG_VISION_FILE = {"aliases": (*PREFIXES, *OLD_POSITIONS), "ignored": STATE}
 
 HYBRID = (prefixed(Table("vision_transformer", ResNetV1Config, RESNET_V1), "backbone", ""),)  # beside the ViT's names
 
+POSED = ("pos_embedding", "pos_embedding")  # of a text transformer
+
+
+def text_rows(block: str) -> tuple:
+    """Rows of a text transformer: the encoder of a ViT, under another name."""
+    encoder = (row for row in vit_rows("big_vision", block) if row[0].startswith(("blocks", "norm", "pool/", "head")))
+    rows = ((ours, theirs.replace("Transformer/", "Encoder_0/"), *how) for ours, theirs, *how in encoder)
+    return (("stem/embedding", "Embed_0/embedding"), POSED, *rows)
+
+
+DENSE = (("kernel", "kernel"), ("bias", "bias"))
+BERT_BLOCK = (
+    *(
+        row
+        for part in ("query", "key", "value")
+        for row in slashed(f"attn/{part}", f"attention_block/attention_layer/{part}", DENSE)
+    ),
+    *slashed("attn/out", "attention_block/dense_layer", DENSE),
+    *slashed("norm1", "attention_block/layer_norm", vit.NORM),
+    *slashed("mlp/fc1", "mlp_block/mlp/dense_layer", DENSE),
+    *slashed("mlp/fc2", "mlp_block/dense_layer", DENSE),
+    *slashed("norm2", "mlp_block/layer_norm", vit.NORM),
+)
+BERT = (
+    ("stem/embedding", "BertEncoder_0/embedder/embedders_token_ids/embedding"),
+    ("pos_embedding", "BertEncoder_0/embedder/embedders_position_ids/embedding", "1LD -> LD"),
+    ("segment_embedding", "BertEncoder_0/embedder/embedders_segment_ids/embedding"),
+    *slashed("pre_norm", "BertEncoder_0/layer_norm", vit.NORM),
+    *slashed("blocks/{block}", "BertEncoder_0/encoder_block/layer_sequence/layers_{block}", BERT_BLOCK),
+    *slashed("head", "head", DENSE),
+)
+
+BIG_VISION_TEXT = {"causal": (False,), "head_bias": (True,), "pooling": ("last", "first", "gap", "max", "map")}
+BERT_COMPUTES = {"gelu": "erf", "layer_norm_epsilon": 1e-12}
 TABLES = (
     Table("big_transfer", ResNetConfig, BIT, aliases=NUMBERED),
     Table("big_transfer_h5", ResNetConfig, BIT_H5),
     *(
         Table(
-            spelling, ViTConfig, vit_rows(spelling), children=children,
-            holds=VISION_TRANSFORMER, computes=TANH, aliases=PREFIXES, ignored=STATE,
+            spelling,
+            ViTConfig,
+            vit_rows(spelling),
+            children=children,
+            holds=VISION_TRANSFORMER,
+            computes=TANH,
+            aliases=PREFIXES,
+            ignored=STATE,
         )
         for spelling in ("vision_transformer", "vision_transformer_linen")
         for children in ((), HYBRID)
     ),
     Table("big_vision", ViTConfig, vit_rows("big_vision"), holds=BIG_VISION, computes=TANH, **BIG_VISION_FILE),
     Table(
-        "big_vision_scan", ViTConfig, vit_rows("big_vision_scan", "encoderblock"),
-        holds=BIG_VISION, computes=TANH, **BIG_VISION_FILE,
+        "big_vision_scan",
+        ViTConfig,
+        vit_rows("big_vision_scan", "encoderblock"),
+        holds=BIG_VISION,
+        computes=TANH,
+        **BIG_VISION_FILE,
     ),
     Table("vision_transformer", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
     Table("big_vision", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
     Table(
-        "big_vision", ResNetV1Config,
-        (*RESNET_V1, *resnet_v1.HEAD), aliases=PREFIXES, ignored=STATE,
+        "big_vision",
+        ResNetV1Config,
+        (*RESNET_V1, *resnet_v1.HEAD),
+        aliases=PREFIXES,
+        ignored=STATE,
     ),
     Table("big_vision", ResNetConfig, BIT_PAPER, aliases=PREFIXES, ignored=STATE),
+)
+TEXT = {
+    "big_vision": Table(
+        "big_vision", TextConfig, text_rows("encoderblock_{block}"), holds=BIG_VISION_TEXT, computes=TANH
+    ),
+    "big_vision_scan": Table(
+        "big_vision_scan", TextConfig, text_rows("encoderblock"), holds=BIG_VISION_TEXT, computes=TANH
+    ),
+    "bert": Table("big_vision", BertConfig, BERT, holds={"pre_logits": (None,)}, computes=BERT_COMPUTES),
+}
+TEXTS = (("big_vision", TEXT["big_vision"]), ("big_vision", TEXT["bert"]), ("big_vision_scan", TEXT["big_vision_scan"]))
+
+
+def towers(spelling: str, image: Table, text: Table | None) -> Table:
+    """The table of an image-text model with these towers."""
+    rows = (("t", "t"), ("b", "b")) if text else (("t", "t"),)
+    children = (prefixed(image, "image", "img/"), *((prefixed(text, "text", "txt/"),) if text else ()))
+    return Table(spelling, TwoTowersConfig, rows, children=children, aliases=PREFIXES, ignored=STATE)
+
+
+TABLES += (*TEXT.values(),)
+TABLES += tuple(
+    towers(spelling, image, text)
+    for spelling, text in (*TEXTS, ("big_vision", None))
+    for image in TABLES
+    if image.spelling == spelling and image.family in (ViTConfig, MixerConfig, ResNetV1Config, ResNetConfig)
 )  # fmt: skip

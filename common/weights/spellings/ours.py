@@ -1,6 +1,6 @@
 """Our own spelling: canonical names (common/models/), in any kind of file, every family."""
 
-from common.models import MixerConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import BertConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig
 from common.weights.spellings import google
 from common.weights.table import Table, prefixed
 
@@ -15,10 +15,29 @@ def first(family: type) -> Table:
     return next(table for table in google.TABLES if table.family is family)
 
 
+PRE_NORM = tuple((f"pre_norm/{leaf}",) * 2 for leaf in ("scale", "bias"))
 VIT = tuple(dict.fromkeys(row for table in google.TABLES if table.family is ViTConfig for row in canonical(table)))
+VIT = (*VIT, *PRE_NORM)
+POOLER = tuple((f"pre_logits/{leaf}",) * 2 for leaf in ("kernel", "bias"))
 BACKBONE = Table("ours", ResNetV1Config, canonical(google.HYBRID[0].table))
-TABLES = (
+IMAGES = (
     *(Table("ours", family, canonical(first(family))) for family in (ResNetConfig, ResNetV1Config, MixerConfig)),
     Table("ours", ViTConfig, VIT),
     Table("ours", ViTConfig, VIT, children=(prefixed(BACKBONE, "backbone", "backbone/"),)),
 )
+TEXTS = (
+    Table("ours", TextConfig, canonical(google.TEXT["big_vision"])),
+    Table("ours", BertConfig, (*canonical(google.TEXT["bert"]), *POOLER)),
+)
+TABLES = (
+    *IMAGES,
+    *TEXTS,
+    *(
+        Table(
+            "ours", TwoTowersConfig, (("t", "t"), ("b", "b")),
+            children=(prefixed(image, "image", "image/"), *((prefixed(text, "text", "text/"),) if text else ())),
+        )
+        for image in IMAGES
+        for text in (*TEXTS, None)
+    ),
+)  # fmt: skip
