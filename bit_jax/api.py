@@ -11,19 +11,16 @@ from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
 from bit_jax.devices import Devices, FirstDevice
-from bit_jax.mixer import Mixer
 from bit_jax.model import Model
-from bit_jax.resnet import ResNet
-from bit_jax.resnet_v1 import ResNetV1
-from bit_jax.vit import ViT
+from bit_jax.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
 list_models = zoo.list_models
-MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers}
 
 
 def build(
@@ -47,7 +44,10 @@ def build(
         jax.config.update("jax_enable_x64", True)
     dtype = jnp.float64 if precision == "float64" else jnp.float32
     model = nnx.eval_shape(lambda: MODELS[type(config)](config, remat=remat))
-    model.preprocessing, model.precision = preprocessing or Preprocessing(), precision
+    model.preprocessing = preprocessing or Preprocessing()
+    for _, part in nnx.iter_modules(model):
+        if isinstance(part, Model):
+            part.precision = precision
     model.devices, model.groups = devices or FirstDevice(), groups
     for variable in engine_weights.parameters(model).values():
         place = model.devices.place_of_parameter(variable.shape)

@@ -131,25 +131,37 @@ class LayerNorm(nnx.Module):
 class Dense(nnx.Module):
     """Dense layer in the type of its input."""
 
-    def __init__(self, in_width: int, out_width: int):
+    def __init__(self, in_width: int, out_width: int, *, bias: bool = True):
         self.kernel = nnx.Param(jnp.zeros((in_width, out_width)))
-        self.bias = nnx.Param(jnp.zeros(out_width))
+        self.bias = nnx.Param(jnp.zeros(out_width)) if bias else None
 
     def __call__(self, x: Array) -> Array:  # [..., D]
         rows = jnp.dot(x.reshape(-1, x.shape[-1]), self.kernel[...].astype(x.dtype), precision=HIGHEST)
-        return (rows + self.bias[...].astype(x.dtype)).reshape(*x.shape[:-1], -1)
+        rows = rows if self.bias is None else rows + self.bias[...].astype(x.dtype)
+        return rows.reshape(*x.shape[:-1], -1)
 
 
 class PatchEmbedding(nnx.Module):
     """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
 
-    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int]):
+    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int], *, bias: bool = True):
         self.kernel = nnx.Param(jnp.zeros((*patch_size, in_width, out_width)))
-        self.bias = nnx.Param(jnp.zeros(out_width))
+        self.bias = nnx.Param(jnp.zeros(out_width)) if bias else None
 
     def __call__(self, x: Array) -> Array:
-        x = convolve(x, self.kernel[...], self.kernel.shape[:2], "VALID") + self.bias[...].astype(x.dtype)
+        x = convolve(x, self.kernel[...], self.kernel.shape[:2], "VALID")
+        x = x if self.bias is None else x + self.bias[...].astype(x.dtype)
         return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+class TokenEmbedding(nnx.Module):
+    """A table of tokens: int [B, L] to [B, L, D], in the type of the table."""
+
+    def __init__(self, vocabulary: int, width: int):
+        self.embedding = nnx.Param(jnp.zeros((vocabulary, width)))
+
+    def __call__(self, tokens: Array) -> Array:
+        return self.embedding[...][tokens]
 
 
 class Mlp(nnx.Module):
@@ -165,28 +177,40 @@ class Mlp(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762)."""
+    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    def __init__(self, width: int, num_heads: int):
+    A mask is False for tokens that none attends to.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, causal: bool = False):
         self.query, self.key = Dense(width, width), Dense(width, width)
         self.value, self.out = Dense(width, width), Dense(width, width)
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
 
-    def __call__(self, queries: Array, x: Array) -> Array:  # [B, Q, D], [B, L, D] -> [B, Q, D]
+    # [B, Q, D], [B, L, D], [B, L] -> [B, Q, D]
+    def __call__(self, queries: Array, x: Array, mask: Array | None = None) -> Array:
         def split(values: Array) -> Array:  # [B, L, D] -> [B, L, N, K]
             return values.reshape(*values.shape[:2], self.num_heads, -1)
 
-        heads = attend(split(self.query(queries)), split(self.key(x)), split(self.value(x)))
+        query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
+        mask = None if mask is None else mask[:, None, None]
+        mask = jnp.tri(x.shape[1], dtype=bool) if self.causal else mask
+        heads = attend(query, key, value, mask)
         return self.out(heads.reshape(queries.shape))
 
 
-def attend(query: Array, key: Array, value: Array) -> Array:
-    """Values [B, L, N, K] averaged by the softmax of scaled products of queries and keys: [B, Q, N, K]."""
+def attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    """Values [B, L, N, K] averaged by the softmax of scaled products of queries and keys: [B, Q, N, K].
+
+    A mask, which broadcasts to [B, N, Q, L], is False for pairs that have no part in it.
+    """
     # Not jax.nn.dot_product_attention: its layout makes the products twice as slow on a CPU, its softmax is float32.
     query, key, value = (values.swapaxes(1, 2) for values in (query, key, value))  # [B, N, L, K]
     wide = jnp.promote_types(query.dtype, jnp.float32)
     weights = jnp.einsum("bnqk,bnlk->bnql", query, key, precision=HIGHEST, preferred_element_type=wide)
-    weights = jax.nn.softmax(weights / query.shape[-1] ** 0.5).astype(value.dtype)
+    weights = weights / query.shape[-1] ** 0.5
+    weights = weights if mask is None else jnp.where(mask, weights, -jnp.inf)
+    weights = jax.nn.softmax(weights).astype(value.dtype)
     return jnp.einsum("bnql,bnlk->bnqk", weights, value, precision=HIGHEST).swapaxes(1, 2)
 
 
@@ -202,7 +226,9 @@ def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: str | tu
 
 
 def gelu(x: Array, kind: str) -> Array:
-    """GELU (https://arxiv.org/abs/1606.08415), `erf` exactly or its `tanh` approximation."""
+    """GELU (https://arxiv.org/abs/1606.08415): `erf` exactly, its `tanh` approximation, or OpenAI's `quick` one."""
+    if kind == "quick":
+        return x * jax.nn.sigmoid(1.702 * x)
     return jax.nn.gelu(x, approximate=kind == "tanh")
 
 

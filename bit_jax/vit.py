@@ -6,54 +6,12 @@ from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 
-from bit_jax.layers import (
-    Attention,
-    Dense,
-    LayerNorm,
-    Mlp,
-    PatchEmbedding,
-    drop_branch,
-    dropout,
-    fixed_positions,
-    on_grid,
-)
+from bit_jax.layers import Dense, LayerNorm, PatchEmbedding, dropout, fixed_positions, on_grid
 from bit_jax.model import Model
 from bit_jax.resnet_v1 import Backbone
+from bit_jax.transformer import AttentionPool, Block
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
-
-
-class Block(nnx.Module):
-    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
-
-    def __init__(self, config: ViTConfig):
-        self.norm1 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.attn = Attention(config.width, config.num_heads)
-        self.norm2 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
-        self.dropout = config.dropout
-
-    def __call__(self, x: Array, kept: Array | None, seeds: Array | None) -> Array:  # [B, L, D], [B, 2], [B, 3, 2]
-        kept = (None, None) if kept is None else kept.T
-        seeds = (None, None, None) if seeds is None else seeds.swapaxes(0, 1)
-        out = self.norm1(x)
-        x = x + drop_branch(dropout(self.attn(out, out), seeds[0], self.dropout), kept[0])
-        out = self.mlp(self.norm2(x), seeds[1])
-        return x + drop_branch(dropout(out, seeds[2], self.dropout), kept[1])
-
-
-class AttentionPool(nnx.Module):
-    """One learned query that attends to every token, then an MLP: "MAP" (https://arxiv.org/abs/2106.04560, 3.2)."""
-
-    def __init__(self, config: ViTConfig):
-        self.probe = nnx.Param(jnp.zeros((1, 1, config.width)))
-        self.attn = Attention(config.width, config.num_heads)
-        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
-
-    def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, D]
-        x = self.attn(jnp.tile(self.probe[...].astype(x.dtype), (x.shape[0], 1, 1)), x)
-        return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 class ViT(Model):
@@ -62,16 +20,20 @@ class ViT(Model):
     def __init__(self, config: ViTConfig, *, remat: bool = False):
         super().__init__(config, remat=remat)
         self.backbone = Backbone(config.backbone, remat=remat) if config.backbone else None
-        self.stem = PatchEmbedding(config.backbone.width if config.backbone else 3, config.width, config.patch_size)
+        in_width = config.backbone.width if config.backbone else 3
+        self.stem = PatchEmbedding(in_width, config.width, config.patch_size, bias=config.stem_bias)
         if config.pooling == "token":
             self.cls = nnx.Param(jnp.zeros((1, 1, config.width)))
         if config.positions == "learned":
             self.pos_embedding = nnx.Param(jnp.zeros((1, config.num_positions, config.width)))
+        self.pre_norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon) if config.pre_norm else None
         self.blocks = nnx.List(Block(config) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
-        self.head = Dense(config.feature_width, config.num_classes) if config.num_classes else None
+        self.head = (
+            Dense(config.feature_width, config.num_classes, bias=config.head_bias) if config.num_classes else None
+        )
 
     def __call__(self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None) -> Array:
         return self.logits(self.features(images, kept_branches, dropout_seeds))
@@ -106,6 +68,11 @@ class ViT(Model):
         ]
 
     def embed(self, x: Array) -> Array:
+        """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
+        x = self.placed(x)
+        return x if self.pre_norm is None else self.pre_norm(x)
+
+    def placed(self, x: Array) -> Array:
         """Tokens with their positions, after the class token where there is one."""
         config = self.config
         learned = config.positions == "learned"

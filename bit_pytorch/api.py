@@ -10,19 +10,16 @@ from torch import Tensor, nn
 from bit_pytorch import optim
 from bit_pytorch import weights as engine_weights
 from bit_pytorch.devices import Devices, FirstDevice
-from bit_pytorch.mixer import Mixer
 from bit_pytorch.model import Model
-from bit_pytorch.resnet import ResNet
-from bit_pytorch.resnet_v1 import ResNetV1
-from bit_pytorch.vit import ViT
+from bit_pytorch.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups, trained
 
 list_models = zoo.list_models
-MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers}
 
 
 def build(
@@ -45,7 +42,9 @@ def build(
     with torch.device("meta"):
         model = MODELS[type(config)](config, remat=remat)
     model.preprocessing, model.devices = preprocessing or Preprocessing(), devices or FirstDevice()
-    model.precision = precision
+    for part in model.modules():
+        if isinstance(part, Model):
+            part.precision = precision
     model = model.to(dtype)
     names = trained(groups, config.parameter_shapes())
     for name, value in optim.parameters(model).items():

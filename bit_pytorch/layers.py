@@ -82,8 +82,19 @@ class PatchEmbedding(nn.Conv2d):
     """Convolution of patches that do not overlap, as tokens: [B, C, H, W] to [B, L, D], in rows of patches."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        x = self._conv_forward(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
         return x.flatten(2).transpose(1, 2)
+
+
+class TokenEmbedding(nn.Module):
+    """A table of tokens: int [B, L] to [B, L, D], in the type of the table."""
+
+    def __init__(self, vocabulary: int, width: int):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(vocabulary, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.embedding)
 
 
 class Mlp(nn.Module):
@@ -100,24 +111,32 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762)."""
+    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    def __init__(self, width: int, num_heads: int):
+    A mask is False for tokens that none attends to.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, causal: bool = False):
         super().__init__()
         self.query, self.key = Dense(width, width), Dense(width, width)
         self.value, self.out = Dense(width, width), Dense(width, width)
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
 
-    def forward(self, queries: Tensor, x: Tensor) -> Tensor:  # [B, Q, D], [B, L, D] -> [B, Q, D]
+    # [B, Q, D], [B, L, D], [B, L] -> [B, Q, D]
+    def forward(self, queries: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
             return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        heads = F.scaled_dot_product_attention(split(self.query(queries)), split(self.key(x)), split(self.value(x)))
+        query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
+        mask = None if mask is None else mask[:, None, None]
+        heads = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))
 
 
 def gelu(x: Tensor, kind: str) -> Tensor:
-    """GELU (https://arxiv.org/abs/1606.08415), `erf` exactly or its `tanh` approximation."""
+    """GELU (https://arxiv.org/abs/1606.08415): `erf` exactly, its `tanh` approximation, or OpenAI's `quick` one."""
+    if kind == "quick":
+        return x * torch.sigmoid(1.702 * x)
     return F.gelu(x, approximate="tanh" if kind == "tanh" else "none")
 
 

@@ -5,59 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bit_pytorch.layers import (
-    Attention,
-    Dense,
-    LayerNorm,
-    Mlp,
-    PatchEmbedding,
-    checked,
-    drop_branch,
-    dropout,
-    on_grid,
-    part,
-)
+from bit_pytorch.layers import Dense, LayerNorm, PatchEmbedding, checked, dropout, on_grid, part
 from bit_pytorch.model import Model
 from bit_pytorch.resnet_v1 import Backbone
+from bit_pytorch.transformer import AttentionPool, Block
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
 from common.models.positions import sincos2d
 
-for function in ("checked", "drop_branch", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
+for function in ("checked", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
     torch.fx.wrap(function)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.norm1 = LayerNorm(config.width, config.layer_norm_epsilon)
-        self.attn = Attention(config.width, config.num_heads)
-        self.norm2 = LayerNorm(config.width, config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
-        self.dropout = config.dropout
-
-    def forward(self, x: Tensor, kept: Tensor | None, seeds: Tensor | None) -> Tensor:  # [B, L, D], [B, 2], [B, 3, 2]
-        out = self.norm1(x)
-        x = x + drop_branch(dropout(self.attn(out, out), part(seeds, 0), self.dropout), part(kept, 0))
-        out = self.mlp(self.norm2(x), part(seeds, 1))
-        return x + drop_branch(dropout(out, part(seeds, 2), self.dropout), part(kept, 1))
-
-
-class AttentionPool(nn.Module):
-    """One learned query that attends to every token, then an MLP: "MAP" (https://arxiv.org/abs/2106.04560, 3.2)."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.probe = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.attn = Attention(config.width, config.num_heads)
-        self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
-
-    def forward(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, D]
-        x = self.attn(self.probe.to(x.dtype).expand(x.shape[0], -1, -1), x)
-        return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 class ViT(Model):
@@ -67,18 +24,21 @@ class ViT(Model):
         super().__init__(config, remat=remat)
         self.backbone = Backbone(config.backbone, remat=remat) if config.backbone else None
         in_width, patch_size = config.backbone.width if config.backbone else 3, config.patch_size
-        self.stem = PatchEmbedding(in_width, config.width, patch_size, patch_size)
+        self.stem = PatchEmbedding(in_width, config.width, patch_size, patch_size, bias=config.stem_bias)
         if config.pooling == "token":
             self.cls = nn.Parameter(torch.zeros(1, 1, config.width))
         if config.positions == "learned":
             self.pos_embedding = nn.Parameter(torch.zeros(1, config.num_positions, config.width))
         else:
             self.register_buffer("positions", torch.from_numpy(sincos2d(*config.grid, config.width)), persistent=False)
+        self.pre_norm = LayerNorm(config.width, config.layer_norm_epsilon) if config.pre_norm else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
-        self.head = Dense(config.feature_width, config.num_classes) if config.num_classes else None
+        self.head = (
+            Dense(config.feature_width, config.num_classes, bias=config.head_bias) if config.num_classes else None
+        )
 
     def forward(
         self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
@@ -116,6 +76,11 @@ class ViT(Model):
         ]
 
     def embed(self, x: Tensor) -> Tensor:
+        """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
+        x = self.placed(x)
+        return x if self.pre_norm is None else self.pre_norm(x)
+
+    def placed(self, x: Tensor) -> Tensor:
         """Tokens with their positions, after the class token where there is one."""
         config = self.config
         learned = config.positions == "learned"

@@ -11,26 +11,27 @@ from bit_pytorch.optim import Optimizer, canonical_name, parameters
 from common.weights import refuse_unbuilt
 
 
-def turned(tensor: Tensor) -> Tensor:
-    """OIHW as HWIO, [out, in] as [in, out]."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim, tuple(range(tensor.ndim)))
-    return tensor.detach().permute(order)
+def turned(tensor: Tensor, name: str) -> Tensor:
+    """OIHW as HWIO, [out, in] as [in, out]; tables of embeddings lie alike."""
+    order = {4: (2, 3, 1, 0), 2: (1, 0)} if name.endswith("kernel") else {}
+    return tensor.detach().permute(order.get(tensor.ndim, tuple(range(tensor.ndim))))
 
 
-def to_array(value: Tensor) -> np.ndarray:
+def to_array(value: Tensor, name: str) -> np.ndarray:
     """A C-contiguous array of its own: OIHW becomes HWIO, [out, in] becomes [in, out]."""
-    return turned(value).contiguous().cpu().numpy().copy()
+    return turned(value, name).contiguous().cpu().numpy().copy()
 
 
-def to_tensor(array: np.ndarray) -> Tensor:
+def to_tensor(array: np.ndarray, name: str) -> Tensor:
     """The inverse of `to_array`: a view to copy from, since weights may take a large part of the memory."""
-    order = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, tuple(range(array.ndim)))
+    order = {4: (3, 2, 0, 1), 2: (1, 0)} if name.endswith("kernel") else {}
+    order = order.get(array.ndim, tuple(range(array.ndim)))
     return torch.from_numpy(np.require(array, requirements="W")).permute(order)
 
 
-def fill(tensor: Tensor, array: np.ndarray) -> None:
+def fill(tensor: Tensor, array: np.ndarray, name: str) -> None:
     """Give a tensor its array, or each process its shard of it."""
-    whole = to_tensor(array)
+    whole = to_tensor(array, name)
     if isinstance(tensor, DTensor):
         whole = whole.to(tensor.device, tensor.dtype)
         tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))
@@ -44,7 +45,8 @@ def to_arrays(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> dict[s
     for name, tensor in tensors:
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if model.devices.process == 0:
-            arrays[canonical_name(name, whole)] = to_array(whole)
+            name = canonical_name(name, whole)
+            arrays[name] = to_array(whole, name)
     return arrays
 
 
@@ -53,7 +55,8 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     for layer in model.modules():
         if any(map(nn.parameter.is_lazy, layer.parameters(recurse=False))):
             refuse_unbuilt(type(layer).__name__)
-    return {canonical_name(name, value): tuple(turned(value).shape) for name, value in parameters(model).items()}
+    named = {canonical_name(name, value): value for name, value in parameters(model).items()}
+    return {name: tuple(turned(value, name).shape) for name, value in named.items()}
 
 
 def dump(model: nn.Module) -> dict[str, np.ndarray]:
@@ -65,7 +68,8 @@ def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:
     """Give every parameter its array; `arrays` must hold exactly the model's names and shapes."""
     with torch.no_grad():
         for name, value in parameters(model).items():
-            fill(value, arrays[canonical_name(name, value)])
+            name = canonical_name(name, value)
+            fill(value, arrays[name], name)
 
 
 def dump_optimizer(model: nn.Module, optimizer: Optimizer) -> dict[str, np.ndarray]:
@@ -87,4 +91,5 @@ def load_optimizer(model: nn.Module, optimizer: Optimizer, arrays: dict[str, np.
     """The inverse of `dump_optimizer`."""
     for part, values in optimizer.state.items():
         for name, value in values.items():
-            fill(value, arrays[f"{part}/{canonical_name(name, value)}"])
+            name = canonical_name(name, value)
+            fill(value, arrays[f"{part}/{name}"], name)

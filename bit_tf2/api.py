@@ -11,19 +11,16 @@ from tensorflow import Tensor
 from bit_tf2 import weights as engine_weights
 from bit_tf2.devices import Devices, FirstDevice
 from bit_tf2.keras_model import PRECISIONS, checked_policy, construct
-from bit_tf2.mixer import Mixer
 from bit_tf2.model import Model
-from bit_tf2.resnet import ResNet
-from bit_tf2.resnet_v1 import ResNetV1
-from bit_tf2.vit import ViT
+from bit_tf2.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
 list_models = zoo.list_models
-MODELS = {ResNetConfig: ResNet, ResNetV1Config: ResNetV1, ViTConfig: ViT, MixerConfig: Mixer}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers}
 
 
 def build(

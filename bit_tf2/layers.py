@@ -160,30 +160,44 @@ class LayerNorm(Layer):
 class Dense(Layer):
     """Dense layer in the type of its input."""
 
-    def __init__(self, in_width: int, out_width: int, **kwargs):
+    def __init__(self, in_width: int, out_width: int, *, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.kernel = self.add_weight((in_width, out_width), uninitialized, name="kernel")
-        self.bias = self.add_weight((out_width,), "zeros", name="bias")
+        self.bias = self.add_weight((out_width,), "zeros", name="bias") if bias else None
 
     def call(self, x: Tensor) -> Tensor:  # [..., D]
         # As one product of matrices: of a batch of them, TensorFlow sums the kernel's gradients afterwards.
         rows = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.cast(self.kernel, x.dtype))
-        return tf.reshape(tf.nn.bias_add(rows, tf.cast(self.bias, x.dtype)), (-1, *x.shape[1:-1], rows.shape[-1]))
+        rows = rows if self.bias is None else tf.nn.bias_add(rows, tf.cast(self.bias, x.dtype))
+        return tf.reshape(rows, (-1, *x.shape[1:-1], rows.shape[-1]))
 
 
 @registered
 class PatchEmbedding(Layer):
     """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
 
-    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int], **kwargs):
+    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int], *, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.kernel = self.add_weight((*patch_size, in_width, out_width), uninitialized, name="kernel")
-        self.bias = self.add_weight((out_width,), "zeros", name="bias")
+        self.bias = self.add_weight((out_width,), "zeros", name="bias") if bias else None
         self.patch_size = patch_size
 
     def call(self, x: Tensor) -> Tensor:
-        x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.patch_size, "VALID") + tf.cast(self.bias, x.dtype)
+        x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.patch_size, "VALID")
+        x = x if self.bias is None else x + tf.cast(self.bias, x.dtype)
         return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
+
+
+@registered
+class TokenEmbedding(Layer):
+    """A table of tokens: int [B, L] to [B, L, D], in the type of the table."""
+
+    def __init__(self, vocabulary: int, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = self.add_weight((vocabulary, width), uninitialized, name="embedding")
+
+    def call(self, tokens: Tensor) -> Tensor:
+        return tf.gather(tf.convert_to_tensor(self.embedding), tokens)
 
 
 @registered
@@ -202,15 +216,19 @@ class Mlp(Layer):
 
 @registered
 class Attention(Layer):
-    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); TensorFlow has no fused kernel."""
+    """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    def __init__(self, width: int, num_heads: int, **kwargs):
+    A mask is False for tokens that none attends to. TensorFlow has no fused kernel.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, causal: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.query, self.key = Dense(width, width), Dense(width, width)
         self.value, self.out = Dense(width, width), Dense(width, width)
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
 
-    def call(self, queries: Tensor, x: Tensor) -> Tensor:  # [B, Q, D], [B, L, D] -> [B, Q, D]
+    # [B, Q, D], [B, L, D], [B, L] -> [B, Q, D]
+    def call(self, queries: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
             return tf.transpose(
                 tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads)),
@@ -221,12 +239,17 @@ class Attention(Layer):
         weights = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # [B, N, Q, L]
         if weights.dtype == tf.bfloat16:
             weights = tf.cast(weights, self.dtype)
+        mask = None if mask is None else mask[:, None, None]
+        mask = tf.linalg.band_part(tf.ones((x.shape[1], x.shape[1]), tf.bool), -1, 0) if self.causal else mask
+        weights = weights if mask is None else tf.where(mask, weights, tf.constant(-math.inf, weights.dtype))
         heads = tf.matmul(tf.cast(tf.nn.softmax(weights), value.dtype), value)
         return self.out(tf.reshape(tf.transpose(heads, (0, 2, 1, 3)), (-1, *queries.shape[1:])))
 
 
 def gelu(x: Tensor, kind: str) -> Tensor:
-    """GELU (https://arxiv.org/abs/1606.08415), `erf` exactly or its `tanh` approximation."""
+    """GELU (https://arxiv.org/abs/1606.08415): `erf` exactly, its `tanh` approximation, or OpenAI's `quick` one."""
+    if kind == "quick":
+        return x * tf.sigmoid(1.702 * x)
     # Not tf.nn.gelu, whose constants are rounded to float32 whatever the type of x is: in float64 it is right to 4e-9.
     if kind == "erf":
         return 0.5 * x * (1 + tf.math.erf(math.sqrt(0.5) * x))

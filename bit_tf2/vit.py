@@ -6,59 +6,12 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.keras_model import takes_images, takes_inputs
-from bit_tf2.layers import (
-    Attention,
-    Dense,
-    Layer,
-    LayerNorm,
-    Mlp,
-    PatchEmbedding,
-    drop_branch,
-    dropout,
-    fixed_positions,
-    on_grid,
-    registered,
-)  # fmt: skip
+from bit_tf2.layers import Dense, LayerNorm, PatchEmbedding, dropout, fixed_positions, on_grid, registered
 from bit_tf2.model import Model
 from bit_tf2.resnet_v1 import Backbone
+from bit_tf2.transformer import AttentionPool, Block
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
-
-
-class Block(Layer):
-    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.norm1 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.attn = Attention(config.width, config.num_heads)
-        self.norm2 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
-        self.dropout = config.dropout
-
-    def call(self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
-        # x [B, L, D], kept [B, 2], seeds [B, 3, 2]
-        kept = (None, None) if kept is None else tf.unstack(kept, axis=1)
-        seeds = (None, None, None) if seeds is None else tf.unstack(seeds, axis=1)
-        out = self.norm1(x)
-        x = x + drop_branch(dropout(self.attn(out, out), seeds[0], self.dropout), kept[0])
-        out = self.mlp(self.norm2(x), seeds[1])
-        return x + drop_branch(dropout(out, seeds[2], self.dropout), kept[1])
-
-
-class AttentionPool(Layer):
-    """One learned query that attends to every token, then an MLP: "MAP" (https://arxiv.org/abs/2106.04560, 3.2)."""
-
-    def __init__(self, config: ViTConfig):
-        super().__init__()
-        self.probe = self.add_weight((1, 1, config.width), "zeros", name="probe")
-        self.attn = Attention(config.width, config.num_heads)
-        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
-
-    def call(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, D]
-        x = self.attn(tf.tile(tf.cast(self.probe, x.dtype), (tf.shape(x)[0], 1, 1)), x)
-        return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 @registered
@@ -68,16 +21,20 @@ class ViT(Model):
     def __init__(self, config: ViTConfig, *, remat: bool = False, **kwargs):
         super().__init__(config, remat=remat, **kwargs)
         self.backbone = Backbone(config.backbone, remat=remat) if config.backbone else None
-        self.stem = PatchEmbedding(config.backbone.width if config.backbone else 3, config.width, config.patch_size)
+        in_width = config.backbone.width if config.backbone else 3
+        self.stem = PatchEmbedding(in_width, config.width, config.patch_size, bias=config.stem_bias)
         if config.pooling == "token":
             self.cls = self.add_weight((1, 1, config.width), "zeros", name="cls")
         if config.positions == "learned":
             self.pos_embedding = self.add_weight((1, config.num_positions, config.width), "zeros", name="pos_embedding")
+        self.pre_norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon) if config.pre_norm else None
         self.blocks = [Block(config) for _ in range(config.depth)]
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
-        self.head = Dense(config.feature_width, config.num_classes) if config.num_classes else None
+        self.head = (
+            Dense(config.feature_width, config.num_classes, bias=config.head_bias) if config.num_classes else None
+        )
 
     @takes_images
     def features(
@@ -113,6 +70,11 @@ class ViT(Model):
         ]
 
     def embed(self, x: Tensor) -> Tensor:
+        """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
+        x = self.placed(x)
+        return x if self.pre_norm is None else self.pre_norm(x)
+
+    def placed(self, x: Tensor) -> Tensor:
         """Tokens with their positions, after the class token where there is one."""
         config = self.config
         learned = config.positions == "learned"

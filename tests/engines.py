@@ -133,7 +133,8 @@ class Engine:
         for name, value in optimizer.parameters.items():
             dtype = str(value.dtype if self.name != "bit_tf2" else value.dtype.name).removeprefix("torch.")
             if self.name == "bit_pytorch":
-                tensor = self.weights.to_tensor(gradients[self.weights.canonical_name(name, value)])
+                ours = self.weights.canonical_name(name, value)
+                tensor = self.weights.to_tensor(gradients[ours], ours)
             else:
                 tensor = self.raw(gradients[self.weights.canonical_name(name)])
             found[name] = self.cast(tensor, dtype)

@@ -185,8 +185,9 @@ def native(engine, model, optimizer, gradients: dict[str, np.ndarray], precision
     """Gradients {canonical name: array} as the engine's own, by its names."""
     if engine.name == "bit_pytorch":
         return {
-            name: engine.weights.to_tensor(gradients[engine.weights.canonical_name(name, value)]).to(value.dtype)
+            name: engine.weights.to_tensor(gradients[ours], ours).to(value.dtype)
             for name, value in model.named_parameters()
+            for ours in [engine.weights.canonical_name(name, value)]
         }
     named = {path: gradients[engine.weights.canonical_name(path)] for path in optimizer.parameters}
     return {path: engine.cast(engine.raw(array), precision) for path, array in named.items()}
@@ -196,7 +197,7 @@ def canonical(engine, model, gradients: dict) -> dict[str, np.ndarray]:
     """{canonical name: array} of the engine's gradients."""
     if engine.name == "bit_pytorch":
         named = {name: engine.weights.canonical_name(name, value) for name, value in model.named_parameters()}
-        return {named[name]: engine.weights.to_array(value) for name, value in gradients.items()}
+        return {named[name]: engine.weights.to_array(value, named[name]) for name, value in gradients.items()}
     return {engine.weights.canonical_name(path): np.asarray(value) for path, value in gradients.items()}
 
 

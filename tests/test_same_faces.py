@@ -28,13 +28,13 @@ OTHERWISE = {  # what else is not the same in all three, and why
     },
     "PyTorch turns kernels and has its own names for parameters, which shards and wrappers change.": {
         "optim.py:WRAPPERS", "optim.py:canonical_name", "weights.py:turned", "weights.py:fill", "weights.py:to_tensor",
-        "weights.py:to_arrays", "weights.py:to_value",
+        "weights.py:to_array", "weights.py:to_arrays", "weights.py:to_value",
     },
     "Eager PyTorch keeps these numbers on the device; a compiled graph holds them.": {"losses.py:constants"},
     "Keras's own, or inherited from PyTorch's layers, or kept by them as a buffer.": {
         "model.py:Model.compute_dtype", "model.py:Model.call", "layers.py:fixed_positions",
         *(f"layers.py:{layer}.__init__" for layer in ("Dense", "GroupNorm", "LayerNorm", "PatchEmbedding", "StdConv")),
-        "mixer.py:Mixer.call", "vit.py:ViT.call", "layers.py:GroupNorm.group_mean",
+        "mixer.py:Mixer.call", "vit.py:ViT.call", "two_towers.py:TwoTowers.call", "layers.py:GroupNorm.group_mean",
     },
     "Each framework exchanges between devices at another moment.": {
         "devices.py:Devices.gather", "devices.py:Devices.sum", "devices.py:find_tpu",

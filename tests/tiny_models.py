@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from common.models import MixerConfig, ModelConfig, ResNetConfig, ResNetV1Config, ViTConfig
+from common.models import (
+    BertConfig,
+    MixerConfig,
+    ModelConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    TextConfig,
+    TwoTowersConfig,
+    ViTConfig,
+)
 
 RESNET = {"num_units": (1, 1), "width_factor": 0.5}
 VIT = {"patch_size": (8, 8), "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "image_size": (32, 32)}
@@ -14,6 +23,19 @@ CONFIGS = {
     "vit_map": ViTConfig(**VIT, num_classes=5, pooling="map", cls_position=False, pre_logits=8),
     "hybrid": ViTConfig(**VIT | {"patch_size": (1, 1), "depth": 1}, num_classes=5, backbone=ResNetV1Config(**RESNET)),
     "mixer": MixerConfig((8, 8), 16, 2, 8, 32, 5, image_size=(32, 32)),
+}
+TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "num_classes": 16}
+TOWERS = {  # models that take texts, and what they are made of
+    "text": TextConfig(**TEXT),
+    "bert": BertConfig(**TEXT),
+    "siglip": TwoTowersConfig(ViTConfig(**VIT, num_classes=None, pooling="map"), TextConfig(**TEXT)),
+    "lit": TwoTowersConfig(ResNetConfig(**RESNET, num_classes=16), BertConfig(**TEXT), False),
+    "clip": TwoTowersConfig(
+        ViTConfig(**VIT, num_classes=16, gelu="quick", stem_bias=False, pre_norm=True, head_bias=False),
+        TextConfig(**TEXT, gelu="quick", pooling="end", causal=True, head_bias=False),
+        False,
+    ),
+    "clippo": TwoTowersConfig(ViTConfig(**VIT, num_classes=16, pooling="map"), None, False),
 }
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
 

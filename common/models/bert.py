@@ -42,13 +42,18 @@ class BertConfig(Config):
     num_classes: int | None = None  # width of the projection; None: the features are the output
     pre_logits: int | None = None  # width of a dense layer with tanh before the head: BERT's pooler
     segments: int = 2  # rows of the table of segments, of which the first is used
-    gelu: str = "erf"
+    gelu: str = "erf"  # tanh in flaxformer, and so in LiT
     layer_norm_epsilon: float = 1e-12
 
     def __post_init__(self):
         check_fields(self, "A BERT", KINDS)
         if self.width % self.num_heads:
             raise UserError(f"{self.num_heads} heads do not divide the width of {self.width}; choose a divisor.")
+
+    def check_tokens(self, count: int) -> None:
+        """Raise UserError for texts that are longer than the positions."""
+        if count > self.length:
+            raise UserError(f"The model takes texts of {self.length} tokens at most and these have {count}; cut them.")
 
     @property
     def feature_width(self) -> int:

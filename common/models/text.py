@@ -31,6 +31,7 @@ class TextConfig(Config):
     """
 
     image_kernel: ClassVar[None] = None
+    dropout: ClassVar[float] = 0.0
 
     vocabulary: int
     length: int  # tokens of a text, padding among them
@@ -49,6 +50,11 @@ class TextConfig(Config):
         check_fields(self, "A text transformer", KINDS)
         if self.width % self.num_heads:
             raise UserError(f"{self.num_heads} heads do not divide the width of {self.width}; choose a divisor.")
+
+    def check_tokens(self, count: int) -> None:
+        """Raise UserError for texts of another length than the positions are made for."""
+        if count != self.length:
+            raise UserError(f"The model takes texts of {self.length} tokens and these have {count}; pad or cut them.")
 
     @property
     def feature_width(self) -> int:

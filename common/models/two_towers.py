@@ -107,7 +107,7 @@ def clip(variant: str, patch: int, embedding: int, text_width: int) -> TwoTowers
 def lit(variant: str, bert: str, embedding: int | None) -> TwoTowersConfig:
     """LiT: a ViT with its class token and a BERT; without a width of the embedding, the image tower has no projection."""
     image = dataclasses.replace(vit(variant, 16, 224), num_classes=embedding)
-    text = BertConfig(30_522, 16, *BERTS[bert], embedding or image.width, layer_norm_epsilon=1e-12)
+    text = BertConfig(30_522, 16, *BERTS[bert], embedding or image.width, gelu="tanh")
     return TwoTowersConfig(image, text, bias=False)
 
 

@@ -1,6 +1,7 @@
 """Vision Transformers and hybrids: a frozen configuration, and the variants of the papers as rows of tables."""
 
 import dataclasses
+from typing import ClassVar
 
 from common.models import transformer
 from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, PAIR, POSITIVE, RATE, Kind, check_fields, choice
@@ -47,6 +48,8 @@ class ViTConfig(Config):
         pre_logits/{kernel [D, R], bias [R]} (where pre_logits is given)
         head/{kernel [R, K], bias [K] (head_bias)} (where num_classes is given)
     """
+
+    causal: ClassVar[bool] = False  # whether a token sees those before it only
 
     patch_size: tuple[int, int]  # height and width, of the image or of the backbone's feature map
     width: int

@@ -117,7 +117,7 @@ BERT = (
 )
 
 BIG_VISION_TEXT = {"causal": (False,), "head_bias": (True,), "pooling": ("last", "first", "gap", "max", "map")}
-BERT_COMPUTES = {"gelu": "erf", "layer_norm_epsilon": 1e-12}
+BERT_COMPUTES = {"gelu": "tanh", "layer_norm_epsilon": 1e-12}  # as flaxformer; other BERTs: erf
 TABLES = (
     Table("big_transfer", ResNetConfig, BIT, aliases=NUMBERED),
     Table("big_transfer_h5", ResNetConfig, BIT_H5),

@@ -1,0 +1,67 @@
+"""Image-text models in PyTorch (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
+
+import torch
+from torch import Tensor, nn
+
+from bit_pytorch.bert import Bert
+from bit_pytorch.mixer import Mixer
+from bit_pytorch.model import Model
+from bit_pytorch.resnet import ResNet
+from bit_pytorch.resnet_v1 import ResNetV1
+from bit_pytorch.text import Text
+from bit_pytorch.vit import ViT
+from common.models import (
+    BertConfig,
+    MixerConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    TextConfig,
+    TwoTowersConfig,
+    ViTConfig,
+)
+
+TOWERS = {  # every family of one model
+    ResNetConfig: ResNet,
+    ResNetV1Config: ResNetV1,
+    ViTConfig: ViT,
+    MixerConfig: Mixer,
+    TextConfig: Text,
+    BertConfig: Bert,
+}
+
+
+class TwoTowers(Model):
+    """Images [B, 3, H, W] and texts [T, L] to the similarity of each pair [B, T]: exp(t) * <embeddings> + b."""
+
+    def __init__(self, config: TwoTowersConfig, *, remat: bool = False):
+        super().__init__(config, remat=remat)
+        self.image = TOWERS[type(config.image)](config.image, remat=remat)
+        self.text = TOWERS[type(config.text)](config.text, remat=remat) if config.text else None
+        self.t = nn.Parameter(torch.zeros(1))
+        self.b = nn.Parameter(torch.zeros(1)) if config.bias else None
+        self.head = None
+
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
+        return self.similarity(self.encode_image(images), self.encode_text(texts))
+
+    def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        """[B, T] of embeddings [B, E] and [T, E]."""
+        found = self.t.exp() * images @ texts.T
+        return found if self.b is None else found + self.b
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the image tower's head, if any, is given [B, D]."""
+        return self.image.features(images)
+
+    def encode_image(self, images: Tensor, **noise: Tensor) -> Tensor:
+        """The embeddings [B, E] of images, in the type of the parameters."""
+        return normalized(self.image(images, **noise))
+
+    def encode_text(self, texts: Tensor) -> Tensor:
+        """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, 3, H, W] where there is no tower for texts."""
+        return normalized((self.text or self.image)(texts))
+
+
+def normalized(z: Tensor) -> Tensor:
+    """z [B, E] / (its norm + 1e-8)."""
+    return z / (torch.linalg.vector_norm(z, dim=1, keepdim=True) + 1e-8)

@@ -1,0 +1,70 @@
+"""Image-text models in TensorFlow (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
+
+import tensorflow as tf
+from tensorflow import Tensor
+
+from bit_tf2.bert import Bert
+from bit_tf2.layers import registered
+from bit_tf2.mixer import Mixer
+from bit_tf2.model import Model
+from bit_tf2.resnet import ResNet
+from bit_tf2.resnet_v1 import ResNetV1
+from bit_tf2.text import Text
+from bit_tf2.vit import ViT
+from common.models import (
+    BertConfig,
+    MixerConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    TextConfig,
+    TwoTowersConfig,
+    ViTConfig,
+)
+
+TOWERS = {  # every family of one model
+    ResNetConfig: ResNet,
+    ResNetV1Config: ResNetV1,
+    ViTConfig: ViT,
+    MixerConfig: Mixer,
+    TextConfig: Text,
+    BertConfig: Bert,
+}
+
+
+@registered
+class TwoTowers(Model):
+    """Images [B, H, W, 3] and texts [T, L] to the similarity of each pair [B, T]: exp(t) * <embeddings> + b."""
+
+    def __init__(self, config: TwoTowersConfig, *, remat: bool = False, **kwargs):
+        super().__init__(config, remat=remat, **kwargs)
+        self.image = TOWERS[type(config.image)](config.image, remat=remat, **kwargs)
+        self.text = TOWERS[type(config.text)](config.text, remat=remat, **kwargs) if config.text else None
+        self.t = self.add_weight((1,), "zeros", name="t")
+        self.b = self.add_weight((1,), "zeros", name="b") if config.bias else None
+        self.head = None
+
+    def call(self, images: Tensor, texts: Tensor, training: bool | None = None) -> Tensor:
+        """`training` changes nothing."""
+        return self.similarity(self.encode_image(images), self.encode_text(texts))
+
+    def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        """[B, T] of embeddings [B, E] and [T, E]."""
+        found = tf.exp(self.t) * tf.matmul(images, texts, transpose_b=True)
+        return found if self.b is None else found + self.b
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the image tower's head, if any, is given [B, D]."""
+        return self.image.features(images)
+
+    def encode_image(self, images: Tensor, **noise: Tensor) -> Tensor:
+        """The embeddings [B, E] of images, in the type of the parameters."""
+        return normalized(self.image(images, **noise))
+
+    def encode_text(self, texts: Tensor) -> Tensor:
+        """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
+        return normalized((self.text or self.image)(texts))
+
+
+def normalized(z: Tensor) -> Tensor:
+    """z [B, E] / (its norm + 1e-8)."""
+    return z / (tf.norm(z, axis=1, keepdims=True) + 1e-8)
