@@ -25,7 +25,7 @@ CONFIGS = {
     "mixer": MixerConfig((8, 8), 16, 2, 8, 32, 5, image_size=(32, 32)),
 }
 TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "num_classes": 16}
-TOWERS = {  # models that take texts, and what they are made of
+TEXTS = {  # models that take texts, and what they are made of
     "text": TextConfig(**TEXT),
     "bert": BertConfig(**TEXT),
     "siglip": TwoTowersConfig(ViTConfig(**VIT, num_classes=None, pooling="map"), TextConfig(**TEXT)),
