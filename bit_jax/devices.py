@@ -67,6 +67,10 @@ class Devices(processes.Devices):
         """Within a compiled function: the same arrays, whole on every device."""
         return lax.with_sharding_constraint(tree, self.place()) if self.num_devices > 1 else tree
 
+    def all_rows(self, rows: Array) -> Array:
+        """Within a compiled function: `rows` [B, ...], of which each device has a share, whole on every one."""
+        return self.gather(rows)
+
     def scatter(self, params: Any) -> Any:
         """Within a compiled function: the same parameters, or values for each of them, where parameters lie."""
         if self.num_devices == 1:

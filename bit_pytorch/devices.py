@@ -101,6 +101,10 @@ class Devices(processes.Devices):
         distributed.all_gather(shares, rows)
         return torch.cat(shares, 1)
 
+    def all_rows(self, rows: Tensor) -> Tensor:
+        """The `rows` [share, ...] of all processes, [B, ...]; gradients of each reach the process that they come from."""
+        return AllRows.apply(rows) if self.num_processes > 1 else rows
+
     def shard(self, model: nn.Module) -> None:
         """Spread the parameters over the processes, if asked to: a block at a time is whole while it computes."""
         if self.shard_parameters:
@@ -124,6 +128,23 @@ class FirstDevice(Devices):
 
     def __init__(self):
         self.shard_parameters, self.heartbeat, self.device = False, None, local_device(0)
+
+
+class AllRows(torch.autograd.Function):
+    """See `Devices.all_rows`."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        rows = rows.contiguous()
+        shares = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(shares, rows)
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(context: Any, slopes: Tensor) -> Tensor:
+        total = slopes.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def allow_tf32(products: bool, convolutions: bool) -> None:

@@ -79,6 +79,13 @@ class Devices(processes.Devices):
 
         return self.local(self.strategy.run(gathered, (batch,)))
 
+    def all_rows(self, rows: Tensor) -> Tensor:
+        """Within `mean`: the `rows` [share, ...] of all devices, [B, ...]; gradients of each reach where they come from."""
+        if not self.strategy:
+            return rows
+        gathered = tf.distribute.get_replica_context().all_gather(rows, 0)
+        return tf.ensure_shape(gathered, (rows.shape[0] * self.num_devices, *rows.shape[1:]))
+
     def sum(self, function: Callable[[dict], tuple[Tensor, ...]], batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """Within a graph: what `function` makes of each device's slice of a batch, added up, on every device."""
         return self._reduced(tf.distribute.ReduceOp.SUM, function, batch)

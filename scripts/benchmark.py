@@ -646,6 +646,77 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
     return work
 
 
+def image_text_section(args: argparse.Namespace) -> None:
+    """Memory of the contrastive losses and their gradients, at once and in chunks."""
+    rows, width, chunk = 4096, 768, 128
+    for loss, engine in itertools.product(("sigmoid", "softmax"), args.engines):
+        ways = {"dense": 0, f"chunks of {chunk}": chunk}
+        works = {f"{engine}, {way}": (memory_of_pairs, engine, loss, rows, width, size) for way, size in ways.items()}
+        title = f"Memory of {loss}, {rows} pairs of {width}, beside embeddings and gradients of their size"
+        show(title, measure(works, 3), "MiB")
+
+
+def memory_of_pairs(engine: str, loss: str, rows: int, width: int, chunk: int) -> Work:
+    """MiB of a loss and its gradients in a fresh process."""
+    return lambda: in_fresh_process(growth_of_pairs, engine, loss, rows, width, chunk) / 2**20
+
+
+def growth_of_pairs(engine: str, loss: str, rows: int, width: int, chunk: int) -> float:
+    """Bytes by which memory grows for a loss and its gradients, beyond these."""
+    work = PAIRS[engine](engine, loss, chunk)
+    drawn = np.random.default_rng(0).normal(size=(2, rows, width)).astype(np.float32)
+    embeddings = drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
+    work(*embeddings[:, : chunk or rows // 32])  # what the framework itself takes
+    return peak_growth_bytes(engine, lambda: work(*embeddings)) - embeddings.nbytes
+
+
+def pairs_in_pytorch(engine: str, loss: str, chunk: int) -> Callable[..., None]:
+    """The loss of embeddings and its gradients."""
+    import torch
+
+    from bit_pytorch.devices import FirstDevice
+    from bit_pytorch.similarity import SIMILARITIES
+
+    devices = FirstDevice()
+
+    def work(*embeddings: np.ndarray) -> None:
+        given = [torch.as_tensor(value).to(devices.device) for value in (*embeddings, *T_AND_B)]
+        SIMILARITIES[loss](*(value.requires_grad_() for value in given), devices, chunk).backward()
+
+    return work
+
+
+def pairs_in_jax(engine: str, loss: str, chunk: int) -> Callable[..., None]:
+    """The loss of embeddings and its gradients."""
+    import jax
+
+    from bit_jax.devices import FirstDevice
+    from bit_jax.similarity import SIMILARITIES
+
+    slopes = jax.jit(jax.grad(lambda *given: SIMILARITIES[loss](*given, FirstDevice(), chunk), (0, 1, 2, 3)))
+    return lambda *embeddings: jax.block_until_ready(slopes(*embeddings, *T_AND_B))
+
+
+def pairs_in_tensorflow(engine: str, loss: str, chunk: int) -> Callable[..., None]:
+    """The loss of embeddings and its gradients."""
+    import_engine(engine)
+    import tensorflow as tf
+
+    from bit_tf2.devices import FirstDevice
+    from bit_tf2.similarity import SIMILARITIES
+
+    @tf.function(autograph=False)
+    def slopes(*given: tf.Tensor) -> list:
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            found = SIMILARITIES[loss](*given, FirstDevice(), chunk)
+        return tape.gradient(found, given)
+
+    return lambda *embeddings: slopes(*map(tf.convert_to_tensor, (*embeddings, *T_AND_B)))
+
+
+T_AND_B = np.log([10.0]).astype(np.float32), np.float32([-10])
+PAIRS = {"bit_pytorch": pairs_in_pytorch, "bit_jax": pairs_in_jax, "bit_tf2": pairs_in_tensorflow}
 SECTIONS = {
     "train": train_section,
     "sharpness": sharpness_section,
@@ -658,6 +729,7 @@ SECTIONS = {
     "convert": convert_section,
     "startup": startup_section,
     "overlap": overlap_section,
+    "image_text": image_text_section,
 }
 
 

@@ -39,6 +39,10 @@ OTHERWISE = {  # what else is not the same in all three, and why
     "Each framework exchanges between devices at another moment.": {
         "devices.py:Devices.gather", "devices.py:Devices.sum", "devices.py:find_tpu",
     },
+    "Each framework has a way of its own to state a gradient.": {
+        "similarity.py:Chunks", "similarity.py:Chunks.call", "similarity.py:Chunks.backward", "similarity.py:chunks",
+        "similarity.py:chunks_forward", "similarity.py:chunks_backward",
+    },
     "Exported programs are modules of the framework.": {
         "exporters.py:Exported", "exporters.py:Exported.__init__", "exporters.py:Exported.call",
     },

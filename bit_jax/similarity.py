@@ -1,0 +1,89 @@
+"""Losses of image-text models over the pairs of all devices, in JAX: SIMILARITIES has one function for each.
+
+Each takes the embeddings of the whole batch, zimg and ztxt [B, E] of length 1, of which equal rows are a pair and every
+device has a share; t [1], the logarithm of what products are multiplied by, and b [1], what is added. With `chunk`, which
+divides B, so many columns of logits are computed at a time and again for the gradients: a device never holds more than its
+rows times a chunk. Source: `trainers/proj/image_text/siglip.py` and `_deprecated_contrastive.py` of
+google-research/big_vision.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax import Array, lax
+from jax import numpy as jnp
+
+from bit_jax.devices import Devices
+
+
+def sigmoid(zimg: Array, ztxt: Array, t: Array, b: Array, devices: Devices, chunk: int = 0) -> Array:
+    """The mean over images of the sum over all texts of -log sigmoid(s * logit), s = 1 in a pair and else -1.
+
+    That is softplus(logit), less the logit itself in a pair. SigLIP, https://arxiv.org/abs/2303.15343.
+    """
+    pairs = jnp.exp(t) * (zimg * ztxt).sum(1) + b  # [B]
+    losses = by_chunks(sum_of_softplus, zimg, devices.all_rows(ztxt), t, b, chunk).sum(0)
+    return (losses - pairs).mean()
+
+
+def softmax(zimg: Array, ztxt: Array, t: Array, b: Array | None, devices: Devices, chunk: int = 0) -> Array:
+    """The mean of two cross-entropies: of each image's own text among all texts, of each text's own image among all.
+
+    `b` would change nothing and takes no part. CLIP, https://arxiv.org/abs/2103.00020.
+    """
+    pairs, none = jnp.exp(t) * (zimg * ztxt).sum(1), jnp.zeros_like(t)
+    among_texts = by_chunks(logsumexp, zimg, devices.all_rows(ztxt), t, none, chunk)
+    among_images = by_chunks(logsumexp, ztxt, devices.all_rows(zimg), t, none, chunk)
+    return ((logsumexp(among_texts.T) + logsumexp(among_images.T)) / 2 - pairs).mean()
+
+
+SIMILARITIES = {"sigmoid": sigmoid, "softmax": softmax}
+
+
+def sum_of_softplus(logits: Array) -> Array:
+    """[B] of [B, C]."""
+    return jax.nn.softplus(logits).sum(1)
+
+
+def logsumexp(logits: Array) -> Array:
+    """[B] of [B, C]."""
+    return jax.nn.logsumexp(logits, 1)
+
+
+SLOPES = {sum_of_softplus: jax.nn.sigmoid, logsumexp: lambda logits: jax.nn.softmax(logits, 1)}  # for each logit
+
+
+def by_chunks(reduce: Callable[[Array], Array], rows: Array, columns: Array, t: Array, b: Array, chunk: int) -> Array:
+    """What `reduce` makes of the logits of rows [B, E] and each `chunk` of columns [C, E]: [C / chunk, B]; of all at 0."""
+    if not chunk:
+        return reduce(rows @ (jnp.exp(t) * columns).T + b)[None]
+    return chunks(reduce, rows, columns.reshape(-1, chunk, columns.shape[1]), t, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def chunks(reduce: Callable[[Array], Array], rows: Array, columns: Array, t: Array, b: Array) -> Array:
+    """`by_chunks` of columns [N, chunk, E], of which only one chunk's logits live at a time, for the gradients as well."""
+    return lax.map(lambda part: reduce(rows @ (jnp.exp(t) * part).T + b), columns)
+
+
+def chunks_forward(reduce: Callable[[Array], Array], *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
+    """`chunks`, and what its gradients need."""
+    return chunks(reduce, *arrays), arrays
+
+
+def chunks_backward(reduce: Callable[[Array], Array], arrays: tuple[Array, ...], slopes: Array) -> tuple[Array, ...]:
+    """The gradients of `chunks` for each array."""
+    rows, columns, t, b = arrays
+
+    def add(sums: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        (to_rows, to_b), (slope, part) = sums, given
+        part = jnp.exp(t) * part
+        to_logits = SLOPES[reduce](rows @ part.T + b) * slope[:, None]
+        return (to_rows + to_logits @ part, to_b + to_logits.sum()), jnp.exp(t) * (to_logits.T @ rows)
+
+    (to_rows, to_b), to_columns = lax.scan(add, (jnp.zeros_like(rows), jnp.zeros_like(b)), (slopes, columns))
+    return to_rows, to_columns, (to_columns * columns).sum()[None], to_b
+
+
+chunks.defvjp(chunks_forward, chunks_backward)
