@@ -4,7 +4,7 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 
 from common.config import EvaluateConfig
 from common.runs.command import run_command
-from common.runs.inference import Evaluation
+from common.runs.towers import evaluation
 
 
 def load_main():
@@ -15,4 +15,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_jax", "evaluate", EvaluateConfig, __doc__, Evaluation, load_main)
+    run_command("bit_jax", "evaluate", EvaluateConfig, __doc__, evaluation, load_main)

@@ -7,7 +7,7 @@ import functools
 from bit_pytorch.datasets import open_torchvision
 from common.config import EvaluateConfig
 from common.runs.command import run_command
-from common.runs.inference import Evaluation
+from common.runs.towers import evaluation
 
 
 def load_main():
@@ -18,5 +18,5 @@ def load_main():
 
 
 if __name__ == "__main__":
-    prepare = functools.partial(Evaluation, open_torchvision=open_torchvision)
+    prepare = functools.partial(evaluation, open_torchvision=open_torchvision)
     run_command("bit_pytorch", "evaluate", EvaluateConfig, __doc__, prepare, load_main)

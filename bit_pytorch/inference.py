@@ -61,7 +61,7 @@ def evaluate_main(job: Evaluation) -> None:
     with FirstDevice() as devices:
         model = build_once(job, devices)
         for split in job.split_names:
-            if job.config.output:
+            if job.config.output and job.computes_scores:
                 job.write(split, predict_and_score(model, job.batches(split), loss=job.task.loss))
             else:
                 job.show(split, evaluate({"model": model}, job.evaluator(split), job.task))

@@ -53,7 +53,7 @@ def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: T
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
     numbers = {"scale": model.t.exp(), "bias": model.b if model.config.bias else torch.zeros_like(model.t)}
-    columns = {name: number.expand(len(batch["mask"])) for name, number in numbers.items()}
+    columns = {name: number.repeat(len(batch["mask"])) for name, number in numbers.items()}
     return columns | {"embedding": model.encode_image(mixed(batch, model)).to(model.dtype), "mask": batch["mask"]}
 
 

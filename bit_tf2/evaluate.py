@@ -5,7 +5,7 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 from bit_tf2 import import_tensorflow
 from common.config import EvaluateConfig
 from common.runs.command import run_command
-from common.runs.inference import Evaluation
+from common.runs.towers import evaluation
 
 
 def load_main():
@@ -17,4 +17,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_tf2", "evaluate", EvaluateConfig, __doc__, Evaluation, load_main)
+    run_command("bit_tf2", "evaluate", EvaluateConfig, __doc__, evaluation, load_main)

@@ -26,6 +26,7 @@ from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
 from common.system.errors import UserError
 
+EvaluatorName = Literal["classification", "zero_shot"]
 Format = Literal["onnx", "torch_export", "stablehlo", "saved_model", "litert"]
 
 
@@ -340,6 +341,16 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
 
     split: str | None = flag(
         None, "split to evaluate, or several: val,v2,real", rule="test, or val where there is no test"
+    )
+    evaluator: EvaluatorName | None = flag(
+        None,
+        "how the model is judged: by its head, or by the similarity of images and prompts",
+        rule="by its head, or zero_shot for an image-text model",
+    )
+    prompts: str | None = flag(
+        None,
+        "a list of prompts for zero_shot, or a file with one in each line, with {} for a class",
+        rule="clip_paper",
     )
     output: str | None = flag(
         None, "a folder for SPLIT.npz: features [N, D], logits [N, K], labels of its images", rule="none"

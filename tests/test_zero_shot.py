@@ -5,6 +5,7 @@ import itertools
 import json
 import runpy
 import tracemalloc
+import types
 from pathlib import Path
 
 import numpy as np
@@ -247,13 +248,26 @@ def test_predictions_are_kept_with_the_probability_of_the_scaled_softmax(tmp_pat
     assert not [*tmp_path.iterdir()]
 
 
+def tokenizer(kind: str, length: int, make):
+    return types.SimpleNamespace(
+        kind=kind, length=length, encode=lambda texts: np.array([make(text) for text in texts])
+    )
+
+
 def test_texts_come_in_batches_with_padding():
     texts = [f"text {number}" for number in range(7)]
-    batches = text_batches(texts, lambda texts: np.array([[len(text), int(text[-1])] for text in texts]), 3, shape=(2,))
+    batches = text_batches(texts, tokenizer("bpe", 2, lambda text: (len(text), int(text[-1]))), 3)
     found = [*prefetch(batches, range(len(batches)), 2)]
     assert [batch["mask"].tolist() for batch in found] == [[True] * 3, [True] * 3, [True, False, False]]
     tokens = np.concatenate([batch["tokens"] for batch in found])
     assert tokens.dtype == np.int32 and tokens.tolist() == [[6, number] for number in range(7)] + [[0, 0]] * 2
+
+
+def test_drawn_texts_come_in_batches_of_pixels():
+    draw = lambda text: np.full((4, 4, 3), len(text), np.uint8)
+    (batch,) = prefetch(text_batches(["a", "bc"], tokenizer("unifont", 4, draw), 2), range(1), 1)
+    assert batch["texts"].dtype == np.uint8 and batch["texts"].shape == (2, 4, 4, 3)
+    assert batch["texts"][:, 0, 0, 0].tolist() == [1, 2]
 
 
 # --- retrieval

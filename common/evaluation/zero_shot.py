@@ -3,6 +3,7 @@
 Source: `evaluators/proj/image_text/discriminative_classifier.py` of google-research/big_vision.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class ZeroShotEvaluator(Embeddings):
         return mean_of_each(self.column("text_embeddings"), self.classes)
 
     @staticmethod
-    def scores(images: np.ndarray, classes: np.ndarray) -> Any:
+    def scores(images: np.ndarray, classes: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """(rows, similarities [R, K]) of all images, some at a time."""
         for rows in pieces(len(images), max(1, TILE // len(classes))):
             yield rows, similarities(images[rows], classes)
@@ -61,6 +62,13 @@ class ZeroShotEvaluator(Embeddings):
             predicted.append(scores.argmax(1).astype(np.int32))
             probability.append((1 / np.exp(scaled).sum(1)).astype(np.float32))
         return Predictions(self.name, self.labels, np.concatenate(predicted), np.concatenate(probability))
+
+    def outputs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(embeddings [R, E], logits [R, K] for the classes) of all images, some at a time."""
+        images = self.column("image_embeddings")
+        scale, bias = (self.column("image_embeddings", name)[:, None] for name in ("scale", "bias"))
+        for rows, scores in self.scores(images, self.class_embeddings):
+            yield images[rows], (scale[rows] * scores + bias[rows]).astype(images.dtype)
 
     def write(self, folder: Path) -> None:
         """`predictions.npz`, where predictions are kept."""

@@ -39,8 +39,7 @@ class Inference:
         self.model_config, self.arrays, self.card = weights.starting_values(
             model, path, image_size=size, pretrained=bool(self.published), say=lines.append
         )
-        if self.model_config.num_classes is None:
-            raise UserError(f"{config.weights} has no head to tell classes with; train one with `train --weights`.")
+        self.check_model()
         for line in lines:
             note(line)
         self.preprocessing = self.card.preprocessing
@@ -52,6 +51,13 @@ class Inference:
         self.exif = config.exif or self.preprocessing.exif
         self.task = Classification(self.card.loss or "softmax")
         self.workers = config.workers or os.cpu_count()
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that cannot do what the command is for."""
+        if self.model_config.num_classes is None:
+            raise UserError(
+                f"{self.config.weights} has no head to tell classes with; train one with `train --weights`."
+            )
 
     def eval_batches(self, split: Split) -> EvalBatches:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
@@ -80,6 +86,8 @@ class Inference:
 
 class Evaluation(Inference):
     """`evaluate`: splits of a dataset through one model."""
+
+    computes_scores = True  # whether the engine gives features and scores in one pass
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)

@@ -1,0 +1,122 @@
+"""`evaluate` of image-text models: zero-shot in the three engines, the files that it writes, and what it refuses."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import Engine
+
+from common import probe, weights
+from common.config import EvaluateConfig
+from common.data.text import open_tokenizer
+from common.data.text.prompts import PROMPTS, prompted
+from common.models import TextConfig, TwoTowersConfig, ViTConfig
+from common.models.cards import Card
+from common.models.initial import initial_parameters
+from common.models.published import PublishedModel
+from common.models.tokens import Text
+from common.runs.command import parse
+from common.runs.towers import evaluation
+from common.system.errors import UserError
+
+VOCABULARY = Path(__file__).parent / "golden" / "text" / "tiny_sentencepiece.model"
+TEXT = Text("sentencepiece", VOCABULARY.name, 12, 1, "sticky", "ascii", "kept")
+IMAGES = ViTConfig((16, 16), 24, 1, 2, 32, None, (32, 32), pooling="map", cls_position=False)
+CONFIG = TwoTowersConfig(IMAGES, TextConfig(78, 12, 24, 1, 2, 32, 24))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A tiny image-text model with its vocabulary; every published name is that of one like it."""
+    monkeypatch.setattr(PublishedModel, "config", lambda self, num_classes=None: CONFIG)
+    shutil.copy(VOCABULARY, tmp_path)
+    write(tmp_path, Card(resolution=32, text=TEXT))
+    return tmp_path
+
+
+def write(folder: Path, card: Card, config: TwoTowersConfig = CONFIG) -> None:
+    weights.write_weights(folder / "tiny.npz", initial_parameters(1, config), config, card)
+
+
+def job(folder: Path, *flags: str):
+    given = ("--model", "SigLIP-B/16-224", "--weights", folder / "tiny.npz", "--bit_pretrained_dir", folder)
+    return evaluation(parse(EvaluateConfig, [*map(str, given), "--workers", "2", *flags], "evaluate", ""))
+
+
+def embeddings(engine: Engine, texts: list[str], images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of texts and images uint8, by the model alone."""
+    model = engine.build(CONFIG, initial_parameters(1, CONFIG))
+    tokens = open_tokenizer(TEXT, VOCABULARY).encode(texts)
+    seen = engine.tensor(images.astype(np.float32) / 127.5 - 1)
+    return engine.array(model.encode_text(engine.raw(tokens))), engine.array(model.encode_image(seen))
+
+
+def test_zero_shot_is_what_the_towers_say(engine, folder, capsys):
+    """Of one model the embeddings, by the command; the same classes as by hand, and a file that the probe reads."""
+    found = job(folder, "--prompts", "clip_best", "--output", str(folder / "out"), "--batch_eval", "96")
+    engine.inference.evaluate_main(found)
+    split = found.splits["test"]
+    images = np.concatenate([batch["images"][batch["mask"]] for batch in found.batches("test")])
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    texts, classes = prompted(names, PROMPTS["clip_best"])
+    text, image = embeddings(engine, texts, images)
+    means = np.stack([text[classes == number].mean(0) for number in range(10)])
+    right = (image @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1) == split.labels
+    told = capsys.readouterr().out
+    assert told.startswith(f"cifar10-sample test, 500 images, 8 prompts a class: top-1 {right.mean():.2%}, top-5 ")
+    features, labels = probe.read_features(folder / "out" / "test.npz")
+    np.testing.assert_allclose(features, image, atol=2e-6)
+    np.testing.assert_array_equal(labels, split.labels)
+    with np.load(folder / "out" / "test.npz") as file:
+        assert (file["logits"].argmax(1) == labels).mean() == right.mean()
+        np.testing.assert_allclose(
+            file["logits"], 10 * (features @ unit(means).T) - 10, atol=1e-4
+        )  # t and b as initially
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_prompts_of_a_file_are_taken_and_clips_are_left_as_they_are(folder, monkeypatch):
+    (folder / "mine.txt").write_text("A drawing of one {}!\nthe {}\n")
+    assert job(folder, "--prompts", str(folder / "mine.txt")).texts[:2] == ["a drawing of one airplane", "the airplane"]
+    assert len(job(folder).texts) == 81 * 10
+    monkeypatch.setattr("common.runs.towers.open_tokenizer", lambda *_, **__: open_tokenizer(TEXT, VOCABULARY))
+    write(folder, Card(resolution=32, text=dataclasses.replace(TEXT, kind="bpe", lower="unicode")))
+    assert job(folder, "--prompts", str(folder / "mine.txt")).texts[0] == "A drawing of one airplane!"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    (
+        (("--prompts", "clip_bst"), "No list of prompts or file is called 'clip_bst'; did you mean clip_best"),
+        (("--evaluator", "classification"), "has no head to tell classes with"),
+        (
+            ("--evaluator", "classification", "--prompts", "clip_best"),
+            "--prompts are for --evaluator zero_shot, not clas",
+        ),
+        (("--evaluator", "zero-shot"), "--evaluator"),
+        (("--bit_pretrained_dir", "nowhere"), "The vocabulary nowhere/tiny_sentencepiece.model is not there"),
+    ),
+)
+def test_what_does_not_go_together_is_one_sentence(folder, flags, said):
+    with pytest.raises(UserError, match=said):
+        job(folder, *flags)
+
+
+def test_a_card_without_texts_or_with_those_of_another_model_is_refused(folder):
+    write(folder, Card(resolution=32))
+    with pytest.raises(UserError, match=r"The card of .*tiny.npz does not say how the model's texts become numbers"):
+        job(folder)
+    write(folder, Card(resolution=32, text=dataclasses.replace(TEXT, length=16)))
+    with pytest.raises(UserError, match="78 tokens at 12 places, and the texts of its card are 16"):
+        job(folder)
+
+
+def test_a_classifier_takes_no_texts():
+    flags = ("--evaluator", "zero_shot", "--dataset", "cifar10-sample")
+    with pytest.raises(UserError, match=r"BiT-T-R26x0.5 takes no texts, which zero_shot compares .* such as SigLIP"):
+        evaluation(parse(EvaluateConfig, flags, "evaluate", ""))
