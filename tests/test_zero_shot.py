@@ -15,7 +15,7 @@ from golden.golden_params import image
 from common.data.batches import prefetch
 from common.data.split import MultiLabels
 from common.data.text.prompts import PROMPTS, canonical, names_of, prompted, read_prompts
-from common.data.text.text_batches import text_batches
+from common.data.text.text_batches import form_of, text_batches
 from common.evaluation import retrieval
 from common.evaluation.contrastive import pair_losses
 from common.evaluation.pairs import read_pairs
@@ -256,7 +256,8 @@ def tokenizer(kind: str, length: int, make):
 
 def test_texts_come_in_batches_with_padding():
     texts = [f"text {number}" for number in range(7)]
-    batches = text_batches(texts, tokenizer("bpe", 2, lambda text: (len(text), int(text[-1]))), 3)
+    words = tokenizer("bpe", 2, lambda text: (len(text), int(text[-1])))
+    batches = text_batches(texts, words.encode, 3, **form_of(words))
     found = [*prefetch(batches, range(len(batches)), 2)]
     assert [batch["mask"].tolist() for batch in found] == [[True] * 3, [True] * 3, [True, False, False]]
     tokens = np.concatenate([batch["tokens"] for batch in found])
@@ -265,7 +266,8 @@ def test_texts_come_in_batches_with_padding():
 
 def test_drawn_texts_come_in_batches_of_pixels():
     draw = lambda text: np.full((4, 4, 3), len(text), np.uint8)
-    (batch,) = prefetch(text_batches(["a", "bc"], tokenizer("unifont", 4, draw), 2), range(1), 1)
+    pixels = tokenizer("unifont", 4, draw)
+    (batch,) = prefetch(text_batches(["a", "bc"], pixels.encode, 2, **form_of(pixels)), range(1), 1)
     assert batch["texts"].dtype == np.uint8 and batch["texts"].shape == (2, 4, 4, 3)
     assert batch["texts"][:, 0, 0, 0].tolist() == [1, 2]
 

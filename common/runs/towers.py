@@ -1,5 +1,6 @@
 """What `evaluate` prepares and shows of image-text models: zero-shot classification."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.config import EvaluateConfig
@@ -8,7 +9,7 @@ from common.data.sources import Opener
 from common.data.split import Dataset, Split
 from common.data.text import open_tokenizer
 from common.data.text.prompts import names_of, prompted, read_prompts
-from common.data.text.text_batches import text_batches
+from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.features import write_outputs
 from common.evaluation.metrics import in_words
@@ -58,9 +59,13 @@ class ZeroShot(Evaluation):
         batches = super().eval_batches(split)
         return EvalBatches(split, None, batches.batch, columns=batches.columns[:1])
 
+    def text_batches(self, texts: Sequence[str]) -> EvalBatches:
+        """Texts as the model takes them."""
+        return text_batches(texts, self.tokenizer.encode, self.config.batch_eval, **form_of(self.tokenizer))
+
     def evaluator(self, split: str) -> Evaluator:
         """What judges the model on a split."""
-        images, texts = self.splits[split], text_batches(self.texts, self.tokenizer, self.config.batch_eval)
+        images, texts = self.splits[split], self.text_batches(self.texts)
         self.judge = ZeroShotEvaluator(split, self.eval_batches(images), images.labels, texts, self.classes)
         return Prepared(self.judge, self.prepared)
 

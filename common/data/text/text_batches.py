@@ -1,31 +1,41 @@
 """Batches of texts for evaluation: every text once, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from common.data.batches import EvalBatches
 from common.data.columns import Column
-from common.data.split import Example, Split
+from common.data.split import Split
+
+Encode = Callable[[Sequence[str]], np.ndarray]  # texts -> tokens int32 [N, L], or drawings uint8 [N, S, S, 3]
 
 
-def text_batches(texts: Sequence[str], tokenizer: Any, batch: int) -> EvalBatches:
-    """Batches of `tokens` int32 [B, L] or, of a model that sees texts drawn, `texts` uint8 [B, S, S, 3].
+def text_batches(
+    texts: Sequence[str],
+    encode: Encode,
+    batch: int,
+    *,
+    shape: tuple[int, ...],
+    name: str = "tokens",
+    dtype: type = np.int32,
+) -> EvalBatches:
+    """Batches of the column `name`, whose row `encode([text])[0]` of `shape` the threads make; the last one is padded.
 
-    The threads make them with the tokenizer of the model's card (common/data/text/). The last batch is padded, and `mask` is
-    False on its padding.
+    `mask` is False on the padding.
     """
-    side = tokenizer.length
-    name, shape, dtype = (
-        ("texts", (side, side, 3), np.uint8) if tokenizer.kind == "unifont" else ("tokens", (side,), np.int32)
-    )
-
-    def make(example: Example) -> np.ndarray:
-        return tokenizer.encode([texts[example.number]])[0]
-
     split = Split(refuse, np.zeros(len(texts), np.int32), lambda i: repr(texts[i]))
-    return EvalBatches(split, None, batch, columns=(Column(name, shape, dtype, make),))
+    column = Column(name, shape, dtype, lambda example: encode([texts[example.number]])[0])
+    return EvalBatches(split, None, batch, columns=(column,))
+
+
+def form_of(tokenizer: Any) -> dict[str, Any]:
+    """The name, shape and dtype of a column of a tokenizer's texts: `tokens` int32 [L], or `texts` uint8 [S, S, 3] that are drawn."""
+    side = tokenizer.length
+    if tokenizer.kind == "unifont":
+        return {"name": "texts", "shape": (side, side, 3), "dtype": np.uint8}
+    return {"name": "tokens", "shape": (side,), "dtype": np.int32}
 
 
 def refuse(example: int) -> bytes:
