@@ -170,7 +170,7 @@ def test_carve_keeps_several_classes_and_few_shot_refuses_them(listed):
         ("train", '1.png\t"cat\n', 'Line 1 of .* has quotes that are no part of a name, in "cat'),
         ("train", "b\\\\2.png\tcat\n", r"Line 1 of .* lists b.*2.png, which is not there; write / between folders"),
         ("train", "1.png\tcat\tdog\n", "Line 1 of .* expected `path<TAB>class,class`"),
-        ("train", "1.png\tcat\n1.png\tdog\n", "Line 2 of .* lists 1.png again; put its classes on one line"),
+        ("train", "1.png\tcat\n1.png\tdog\n", "Line 2 of .* lists 1.png again; put all that it has on one line"),
         ("train", "9.png\tcat\n", "Line 1 of .* lists 9.png, which is not there; restore or remove it"),
         ("train", "", "labels.tsv lists no image; expected lines"),
         ("train", "1.png\t\n", "labels.tsv names no class"),

@@ -104,7 +104,7 @@ def check_python(words: list[str], parsed) -> None:
             Path(config.weights).suffix in known
         )  # fmt: skip
     if isinstance(config, TrainConfig | EvaluateConfig):
-        assert config.dataset in NAMED or re.match(r"(tfds|torchvision|vtab|wds|parquet):\w|path/to/", config.dataset), (
+        assert config.dataset in NAMED or re.match(r"(tfds|torchvision|vtab|wds|parquet|coco):\w|path/to/", config.dataset), (
             config.dataset
         )
 

@@ -13,7 +13,7 @@ from processes import run_without
 from test_batches import assert_same, batch_of, recipe_of
 
 from common.data.batches import TrainBatches
-from common.data.sources import index, parquet
+from common.data.sources import index, parquet, parquet_columns
 from common.datasets import open_dataset
 from common.system.errors import UserError
 
@@ -240,7 +240,7 @@ def test_files_that_do_not_belong_together(tmp_path):
         open_dataset(f"parquet:{tmp_path}")
     write(tmp_path / "train-1.parquet", table(range(3))).rename(tmp_path / "val.parquet")
     write(tmp_path / "val.parquet", table(range(0)))
-    with pytest.raises(UserError, match="The split val of parquet:.* has no rows"):
+    with pytest.raises(UserError, match="The split val of .* has no image at all; add some"):
         open_dataset(f"parquet:{tmp_path}")
     rows = table(range(3)).replace_schema_metadata({"huggingface": "{"})
     with pytest.raises(UserError, match=r"The metadata `huggingface` of .* cannot be read"):
@@ -248,7 +248,7 @@ def test_files_that_do_not_belong_together(tmp_path):
 
 
 def test_a_row_group_that_declares_more_than_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "MAX_READ_BYTES", 5000)
+    monkeypatch.setattr(parquet_columns, "MAX_READ_BYTES", 5000)
     path = write(tmp_path / "a.parquet", table(range(9)), compression="SNAPPY")
     with pytest.raises(
         UserError, match=r"no whole parquet file \(a row group of [89],\d\d\d bytes, expected at most 5,000"

@@ -337,8 +337,8 @@ def test_a_broken_archive_is_one_sentence(tmp_path, damage):
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([("a.jpg", b"")], r"holds no label beside a\.jpg; expected a\.cls, or `label` in a\.json"),
-        ([("a.jpg", b""), ("a.json", b"{}")], r"holds no label beside a\.jpg"),
+        ([("a.jpg", b"")], r"The image a\.jpg in .* has no label or caption; expected an entry \.cls, \.txt or \.json"),
+        ([("a.jpg", b""), ("a.json", b"{}")], r"The image a\.jpg in .* has no label or caption; expected"),
         ([("a.jpg", b""), ("a.cls", b"")], r"label '' beside a\.jpg in .* is neither"),
         ([("a.jpg", b""), ("a.json", b'{"label": -1}')], r"label -1 beside a\.jpg in .* is neither"),
         ([("a.jpg", b""), ("a.json", b'{"label": [1]}')], r"label \[1\] beside a\.jpg in .* is neither"),

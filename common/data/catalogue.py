@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from common.data.lists import lookalikes
-from common.data.sources import Opener, Places, archives, cifar, folder, parquet, tar, tfds, vtab
+from common.data.sources import Opener, Places, archives, captioned, cifar, folder, parquet, tar, tfds, vtab
 from common.data.split import Dataset
 from common.system.errors import UserError, nearest, printable, shortened
 
@@ -50,8 +50,8 @@ def open_path(name: str, places: Places) -> Dataset:
     if not folder.is_there(name):
         raise UserError(
             f"No dataset or folder is called {shortened(name)!r}{nearest(name, NAMED)} Give one of {', '.join(NAMED)}, "
-            "tfds:NAME, vtab:TASK, wds:PATTERN, parquet:PATTERN, or a folder that holds train/<class>/ and val/<class>/ "
-            "or test/<class>/."
+            "tfds:NAME, vtab:TASK, wds:PATTERN, parquet:PATTERN, coco:FOLDER, or a folder that holds train/<class>/ and "
+            "val/<class>/ or test/<class>/."
         )
     return folder.open_folder(name, places)
 
@@ -62,6 +62,7 @@ SOURCES: dict[str, Opener] = {  # how a name begins -> what opens the rest of it
     "torchvision:": open_engines_own,
     tar.PREFIX: tar.open_tar,
     parquet.PREFIX: parquet.open_parquet,
+    captioned.COCO: captioned.open_coco,
     "": open_path,
 }
 

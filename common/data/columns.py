@@ -11,6 +11,7 @@ from common.data.split import Example, Split
 from common.data.views import augment, model_view
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe
+from common.system.errors import UserError
 
 CHUNK = 64  # rows that one thread makes, one after another
 Arrays = dict[str, np.ndarray]
@@ -79,6 +80,34 @@ def labels(split: Split) -> Column:
     if split.is_multi_label:
         return Column("labels", (known.num_classes,), np.float32, lambda example: known.row(example.number))
     return Column("labels", (), np.int32, lambda example: known[example.number])
+
+
+CAPTION = Stream("caption_draws", 7, ())
+
+
+def captions(
+    split: Split,
+    encode: Callable[[str], np.ndarray],
+    shape: tuple[int, ...],
+    dtype: type = np.int32,
+    name: str = "tokens",
+) -> Column:
+    """What `encode` makes of one of an example's captions, drawn anew for every step: int32 [L] of tokens, or pixels.
+
+    UserError for a dataset without captions.
+    """
+    known = split.captions
+    if known is None:
+        raise UserError(
+            "The images of this dataset have no captions, which the model is to be trained with; choose a dataset with "
+            "captions, such as wds:PATTERN, parquet:PATTERN, coco:FOLDER, or a folder with train/captions.tsv."
+        )
+
+    def make(example: Example, draw: float) -> np.ndarray:
+        texts = known[example.number]
+        return encode(texts[int(draw * len(texts))])
+
+    return Column(name, shape, dtype, make, (CAPTION,))
 
 
 # --- filling them

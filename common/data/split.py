@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from common.data import images
 from common.data.blocks import Blocks
+from common.data.captions import Captions
 from common.system.errors import UserError, printable
 
 SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
@@ -22,6 +23,11 @@ class MultiLabels:
     classes: np.ndarray  # int32
     first: np.ndarray  # int64 [N + 1]
     num_classes: int
+
+    @classmethod
+    def none(cls, count: int, num_classes: int = 0) -> Self:
+        """Those of `count` examples without any."""
+        return cls(np.empty(0, np.int32), np.zeros(count + 1, np.int64), num_classes)
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -73,6 +79,7 @@ class Split:
     describe: Callable[[int], str]  # example -> what an error message calls it
     exif: str = "ignore"  # or `apply`: photographs are turned by their EXIF orientation
     blocks: Blocks | None = None  # None: wherever an example lies, reading it takes as long
+    captions: Captions | None = None  # a sequence: the texts of each example
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,6 +114,7 @@ class Split:
             labels=self.labels[examples],
             describe=lambda i: self.describe(int(examples[i])),
             blocks=self.blocks and self.blocks[examples],
+            captions=self.captions and self.captions.take(examples),
         )
 
     def decode(self, i: int) -> np.ndarray:
@@ -154,10 +162,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Named splits of one classification problem."""
+    """Named splits of images with classes, or with captions, or with both."""
 
     name: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # none where images only have captions
     splits: dict[str, Split]  # of `train`, `val`, `test` and ImageNet's `v2` and `real`
     known_size: tuple[int, int] | None = None  # `image_size` where it is fixed
     recipe: dict = dataclasses.field(default_factory=dict)  # values of flags, where it departs from the rule
@@ -178,6 +186,14 @@ class Dataset:
     def held_out(self) -> str:
         """The split that is read once, at the end."""
         return held_out(self.splits)
+
+    def check_labels(self) -> None:
+        """Raise UserError where images have captions only."""
+        if not self.class_names:
+            raise UserError(
+                f"The images of {self.name} have captions and no labels, which classification needs; choose a dataset with "
+                "labels, or a recipe that trains on captions."
+            )
 
 
 def held_out(splits: Collection[str]) -> str:

@@ -106,6 +106,7 @@ class Evaluation(Inference):
 
         Raises UserError when the head is for other classes than the dataset's.
         """
+        dataset.check_labels()
         num_classes, known = self.model_config.num_classes, self.card.class_names or ()
         as_many, names = dataset.num_classes == num_classes, dataset.class_names
         if as_many and (len(known) != num_classes or list(names) == list(known)):

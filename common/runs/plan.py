@@ -109,6 +109,8 @@ class Plan:
         splits = {name: self.splits[name] for name in SPLITS if name in self.splits}
         counts = {f"number of {name} images": len(split) for name, split in splits.items()}
         labels = {f"classes of {name} images": self._digest_of_classes(split) for name, split in splits.items()}
+        texts = {name: split.captions for name, split in splits.items() if split.captions is not None}
+        labels |= {f"captions of {name} images": digest(*own.dump().values()) for name, own in texts.items()}
         files = {f"file of {name}": digest for name, digest in self.files.items()}
         return recipe | scaling(self.preprocessing) | counts | labels | files
 
@@ -122,12 +124,13 @@ class Plan:
         """What a person wants to know of the images and the recipe before the first step."""
         config, recipe = self.config, self.recipe
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        shown = f"{self.dataset.num_classes} classes" if self.dataset.num_classes else "captions"
         side = "smaller side at " if recipe.resize_mode == "small_side" else ""
         box = (
             f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{side}{recipe.resize} px"
         )
         return (
-            f"{config.model} on {config.dataset} ({self.dataset.num_classes} classes; {sizes} images), {engine}\n"
+            f"{config.model} on {config.dataset} ({shown}; {sizes} images), {engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
             f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._frozen()}"
         )

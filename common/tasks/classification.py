@@ -18,6 +18,7 @@ from common.tasks.start import Start
 def models(plan: Any) -> dict[str, Start]:
     """The one that is trained, with the dataset's classes, at the recipe's resolution."""
     config, recipe = plan.config, plan.recipe
+    plan.dataset.check_labels()
     model_config, arrays, card = weights.starting_values(
         find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
         image_size=(recipe.crop, recipe.crop), head_bias=recipe.head_bias, say=plan.notes.append,

@@ -1,8 +1,8 @@
 """Image folders `PATH/{train,val|test}/<class>/**/*.{jpg,png,...}`, and the sample that ships with the project.
 
 Without split folders, `PATH/<class>/**` are training images, of which --val_fraction sets some apart. Where images have any
-number of classes, or the folders are those of VTAB-1k, lists replace the class folders: see listed.py. A large folder is
-scanned once: see index.py.
+number of classes, or captions, or the folders are those of VTAB-1k, lists replace the class folders: see listed.py and
+captioned.py. A large folder is scanned once: see index.py.
 
 ImageNet's further suites lie beside: `PATH/v2/<class>/*`, where a class may also be called by its number, as ImageNet-V2
 calls it, and `PATH/real.json` with other labels of `val` (real.py). A folder without `train` can be evaluated on.
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.data.sources import Places, listed, real
+from common.data.sources import Places, captioned, listed, real
 from common.data.sources.image_files import ENDINGS, Files, Unused, image_files, is_hidden, packed
 from common.data.sources.index import NAME, Arrays, Watch, indexed
 from common.data.split import Dataset, Split
@@ -22,6 +22,7 @@ from common.system.errors import UserError
 from common.system.progress import Count
 
 SPLITS = ("train", "val", "test", "v2")
+LISTS = {listed.LABELS: listed.open_listed, captioned.LIST: captioned.open_captioned}  # in place of class folders
 SPELLINGS = {  # what people call the splits, too
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "dev", "eval"),
@@ -49,8 +50,11 @@ def open_folder(name: str, places: Places) -> Dataset:
         return listed.open_benchmark(root)
     check_spelling(root)
     parts = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
-    if any((place / listed.LABELS).is_file() for place in parts.values()):
-        return listed.open_listed(root, parts)
+    lists = [name for name in LISTS if any((place / name).is_file() for place in parts.values())]
+    if len(lists) > 1:
+        raise UserError(f"The folder {root} holds {' and '.join(lists)}; keep one of them.")
+    if lists:
+        return LISTS[lists[0]](root, parts)
     naming = [split for split in ("train",) if split in parts] or ["val", "test"]
     class_names = tuple(sorted({folder.name for split in naming for folder in _folders(parts.get(split))}))
     if not class_names:

@@ -111,7 +111,7 @@ class Seen:
         """The path below the list's folder, or absolute, that a list writes. UserError where it is not there, or again."""
         file = os.path.normpath(unquoted(written, where)).removeprefix(self.folder)
         if file in self.files:
-            raise UserError(f"{where} lists {printable(file)} again; put its classes on one line.")
+            raise UserError(f"{where} lists {printable(file)} again; put all that it has on one line.")
         if not os.path.isfile(os.path.join(self.folder, file)):
             slash = "; write / between folders, not \\" if "\\" in file else "; restore or remove it"
             raise UserError(f"{where} lists {printable(file)}, which is not there{slash}.")

@@ -8,34 +8,30 @@ What `datasets` writes today leaves images uncompressed, so that each is read by
 or encoded otherwise, a row group is read at once, and those used last are kept.
 """
 
-import contextlib
 import errno
 import json
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from common.data.blocks import Blocks
 from common.data.sources import Places
+from common.data.sources.image_files import Unused
 from common.data.sources.index import Arrays, indexed
-from common.data.sources.parquet_pages import BrokenColumn, Page, bytes_of_pages, pages
-from common.data.sources.shards import Opened, Shards, dumped, find_shards, keep_open, numbered
-from common.data.split import Dataset, Split
-from common.system.errors import UserError, printable, reason
-from common.system.files import MAX_READ_BYTES, open_regular
-from common.system.progress import Count
+from common.data.sources.parquet_columns import broken, column_of, footer, import_pyarrow, scan
+from common.data.sources.shards import Opened, find_shards, keep_open
+from common.data.sources.told import split_of_rows
+from common.data.split import Dataset
+from common.system.errors import printable, reason
+from common.system.files import open_regular
 
 PREFIX = "parquet:"
 KEPT_BYTES = 2**28  # of row groups in memory that must be read at once
-FOOTER_BYTES = 8  # the last: the footer's length, and PAR1
-LABELS = ("label", "labels")
-IMAGES = ("image", "img", "jpg", "png")
-AGAIN = "write it again, as with `to_parquet` of Hugging Face `datasets`"
 
 
 def open_parquet(name: str, places: Places) -> Dataset:
@@ -52,20 +48,10 @@ def open_parquet(name: str, places: Places) -> Dataset:
     for split, paths in shards.splits.items():
         own = {key.removeprefix(f"{split}/"): array for key, array in arrays.items() if key.startswith(f"{split}/")}
         rows = Rows(paths, own, arrays["image"].tobytes().decode())
-        splits[split] = Split(rows.read, own["labels"], rows.describe, blocks=rows.blocks)
-    return Dataset(PREFIX + name, tuple(json.loads(arrays["class_names"].tobytes())), splits)
-
-
-def import_pyarrow() -> Any:
-    """pyarrow.parquet. UserError where it is missing."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("parquet: needs the package pyarrow; install it with `pip install pyarrow`.") from error
-    return pyarrow.parquet
-
-
-# --- reading
+        splits[split] = split_of_rows(rows, own, rows.blocks)
+    unused = Unused(arrays["unused"].tobytes())
+    notes = (f"Not used in {shards.folder}: {unused}.",) if unused.kinds else ()
+    return Dataset(PREFIX + name, tuple(json.loads(arrays["class_names"].tobytes())), splits, notes=notes)
 
 
 class Rows:
@@ -127,12 +113,6 @@ class Rows:
         return f"in row {i - first} of {self.paths[file]}"
 
 
-def column_of(source: Any, group: int, image: str) -> Any:
-    """pyarrow's array of the image files of one row group of a file."""
-    column = source.read_row_group(group, columns=[image], use_threads=False).column(0).combine_chunks()
-    return column.field("bytes") if "." in image else column
-
-
 def changed() -> OSError:
     """For a file that is not what its index says."""
     return OSError(errno.EIO, "its file is damaged, or has changed since it was opened")
@@ -155,196 +135,3 @@ class Latest:
             if not value:
                 value.append(self.make(key))
         return value[0]
-
-
-def footer(read: Callable[[int, int], bytes], size: int) -> bytes:
-    """The end of a file of `size` bytes, where parquet says what it holds; short where it is cut off."""
-    end = read(max(0, size - FOOTER_BYTES), FOOTER_BYTES)
-    length = min(int.from_bytes(end[:4], "little"), size, MAX_READ_BYTES)
-    return read(max(0, size - FOOTER_BYTES - length), length + FOOTER_BYTES)
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """What pyarrow raises for a broken file becomes a UserError."""
-    try:
-        yield
-    except (*broken(), BrokenColumn) as error:
-        raise UserError(
-            f"The file {path} is no whole parquet file ({printable(reason(error))}); fetch it again, or {AGAIN}."
-        ) from error
-
-
-def broken() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for a broken file."""
-    import pyarrow
-
-    return pyarrow.ArrowException, EOFError, OSError
-
-
-# --- the pass over columns
-
-
-class Columns(NamedTuple):
-    """Which leaves of a file's schema hold what; the names of classes where the file states them."""
-
-    image: str
-    label: str
-    class_names: tuple[str, ...] | None
-
-
-def scan(shards: Shards) -> Arrays:
-    """What `Rows` needs of every split, with `labels` int32 [N]; `class_names` as JSON, and the column `image`.
-
-    UserError where files are broken, or do not belong together.
-    """
-    arrays, labels, columns, count_bytes = {}, {}, None, sum(path.stat().st_size for path in shards.watched)
-    with Count(f"indexing {shards.name}", count_bytes, "B") as count:
-        for split, paths in shards.splits.items():
-            found, labels[split] = [], []
-            for number, path in enumerate(paths):
-                with open_regular(path) as file, reading(path):
-                    source = import_pyarrow().ParquetFile(file)
-                    own = find_columns(source, path)
-                    if columns and own != columns:
-                        raise UserError(f"The file {path} has other columns or classes than those before it; {AGAIN}.")
-                    columns = own
-                    found.append(scan_file(source, file, own, path, number))
-                    labels[split] += read_labels(source, file, own, path)
-                count.advance(path.stat().st_size)
-            joined = {key: np.concatenate([part[key] for part in found]) for key in found[0]}
-            joined["first"] = np.concatenate([[0], np.cumsum(joined.pop("rows"), dtype=np.int64)])
-            arrays |= {f"{split}/{key}": array for key, array in joined.items()}
-            if not labels[split]:
-                raise UserError(
-                    f"The split {split} of {PREFIX}{shards.name} has no rows; add some, or name other files."
-                )
-    class_names, numbers = numbered(shards, labels, columns.class_names)
-    arrays |= {f"{split}/labels": own for split, own in numbers.items()}
-    return arrays | {"class_names": dumped(class_names), "image": np.frombuffer(columns.image.encode(), np.uint8)}
-
-
-def find_columns(source: Any, path: Path) -> Columns:
-    """By the metadata of `datasets`, or else by types and names. UserError where that is not one image and one label."""
-    import pyarrow
-
-    schema = source.schema_arrow
-    try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"The metadata `huggingface` of {path} cannot be read; {AGAIN}.") from error
-    types = {field.name: field.type for field in schema}
-    holding = [
-        name for name, kind in types.items() if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    ]
-    holding += [name for name, kind in types.items() if name in IMAGES and is_bytes(kind)]
-    classes = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in types]
-    classes = classes or [name for name in types if name in LABELS]
-    image, label = only(holding, IMAGES, "images", path), only(classes, LABELS, "labels", path)
-    names = features.get(label, {}).get("names")
-    names = tuple(map(str, names)) if isinstance(names, list) else None
-    return Columns(image if is_bytes(types[image]) else f"{image}.bytes", label, names)
-
-
-def is_bytes(kind: Any) -> bool:
-    """Whether a type of pyarrow is that of bytes."""
-    import pyarrow
-
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-
-def only(found: list[str], usual: tuple[str, ...], what: str, path: Path) -> str:
-    """The one column, or the first that has a usual name. UserError where none is."""
-    chosen = next((name for name in usual if name in found), found[0] if len(found) == 1 else None)
-    if chosen is None:
-        raise UserError(
-            f"The file {path} has {len(found)} columns of {what}{': ' * bool(found)}{printable(', '.join(found))}, expected "
-            f"one, or one called {' or '.join(usual)}; rename or remove columns, and {AGAIN}."
-        )
-    return chosen
-
-
-def scan_file(source: Any, file: BinaryIO, columns: Columns, path: Path, number: int) -> Arrays:
-    """The row groups of one file and the places of its images, as `Rows` takes them, with the `rows` of each group.
-
-    Raises UserError for an image that is only a path; BrokenColumn.
-    """
-    facts, starts, sizes, unpacked = source.metadata, [], [], []
-    leaf = leaf_of(facts, columns.image)
-    num_levels = int(facts.schema.column(leaf).max_definition_level > 0)
-    rows = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
-    for group, count in enumerate(rows):
-        found = pages_of(facts.row_group(group).column(leaf), file)
-        plain = facts.row_group(group).column(leaf).compression == "UNCOMPRESSED"
-        places = bytes_of_pages(file, found, num_levels) if plain else None
-        if places is None or len(places[0]) < count:
-            check_nulls(source, group, columns.image, path)
-            places = np.full((2, count), -1, np.int64)
-        if len(places[0]) > count:
-            raise BrokenColumn(f"{len(places[0])} images in a group of {count} rows")
-        unpacked.append(sum(page.unpacked for page in found))
-        starts.append(places[0])
-        sizes.append(places[1])
-    end = footer(lambda place, count: file.seek(place) * 0 or file.read(count), os.fstat(file.fileno()).st_size)
-    return {
-        "footer": np.array([zlib.crc32(end)], np.uint32),
-        "file": np.full(len(rows), number, np.int32),
-        "group": np.arange(len(rows), dtype=np.int32),
-        "rows": np.array(rows, np.int64),
-        "unpacked": np.array(unpacked, np.int64),
-        "start": np.concatenate([*starts, np.empty(0, np.int64)]),
-        "size": np.concatenate([*sizes, np.empty(0, np.int64)]),
-    }
-
-
-def leaf_of(facts: Any, column: str) -> int:
-    """The number of a column among those that hold values."""
-    return next(i for i in range(facts.num_columns) if facts.schema.column(i).path == column)
-
-
-def pages_of(column: Any, file: BinaryIO) -> list[Page]:
-    """The pages of a column in a row group, which together need no more memory than a file may. Raises BrokenColumn."""
-    if not column.num_values:
-        return []
-    start = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
-    size, end = os.fstat(file.fileno()).st_size, start + column.total_compressed_size
-    if not 0 <= start <= end <= size:
-        raise BrokenColumn(f"the column {column.path_in_schema} ends at byte {end:,} of {size:,}")
-    found = [*pages(file, start, end)]
-    unpacked = sum(page.unpacked for page in found)
-    if unpacked > MAX_READ_BYTES:
-        raise BrokenColumn(f"a row group of {unpacked:,} bytes, expected at most {MAX_READ_BYTES:,}")
-    return found
-
-
-def check_nulls(source: Any, group: int, image: str, path: Path) -> None:
-    """Raise UserError for the first row that holds no bytes of its image."""
-    facts = source.metadata.row_group(group).column(leaf_of(source.metadata, image)).statistics
-    if facts is not None and facts.has_null_count and not facts.null_count:
-        return
-    missing = column_of(source, group, image).is_null().to_numpy(zero_copy_only=False)
-    if missing.any():
-        before = sum(source.metadata.row_group(i).num_rows for i in range(group))
-        raise UserError(
-            f"Row {before + int(missing.argmax())} of {path} holds no bytes of its image, at most a path, which is not "
-            f"followed; {AGAIN} after reading the images with `embed_table_storage`."
-        )
-
-
-def read_labels(source: Any, file: BinaryIO, columns: Columns, path: Path) -> list[int | str]:
-    """The label of every row. UserError where one is none; BrokenColumn."""
-    import pyarrow
-
-    leaf = leaf_of(source.metadata, columns.label)
-    for group in range(source.metadata.num_row_groups):
-        pages_of(source.metadata.row_group(group).column(leaf), file)  # before pyarrow takes memory for them
-    column, types = source.read(columns=[columns.label], use_threads=False).column(0), pyarrow.types
-    where = f"The column {printable(columns.label)} of {path}"
-    if not (types.is_integer(column.type) or types.is_string(column.type) or types.is_large_string(column.type)):
-        raise UserError(f"{where} holds {column.type}, expected numbers or names of classes; {AGAIN}.")
-    found = column.to_pylist()
-    row = next((row for row, label in enumerate(found) if label is None or label in ("", -1)), None)
-    if row is not None:
-        raise UserError(f"{where} holds {found[row]!r} in row {row}, expected a class; label the row or leave it out.")
-    return found

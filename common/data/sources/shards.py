@@ -1,9 +1,8 @@
-"""Files that hold many examples each, such as tar archives: which of them a name means, their splits and their classes."""
+"""Files that hold many examples each, such as tar archives: which of them a name means, and of which split each is."""
 
 import functools
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,16 +10,12 @@ from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from common.data.lists import lines, unquoted
 from common.data.sources.image_files import is_hidden
-from common.system.errors import UserError, nearest, printable, shortened
+from common.system.errors import UserError, shortened
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 CLASS_NAMES = "classnames.txt"  # as CLIP_benchmark calls it
 MAX_FILES = 10**5
-Label = int | str
 
 
 class Shards(NamedTuple):
@@ -127,55 +122,6 @@ def split_of(path: Path) -> str:
     """By the first word of the file's name that names a split, or else by the name of its folder."""
     words = [*re.split("[^a-z]+", path.name.lower()), path.absolute().parent.name.lower()]
     return next((SPLITS[word] for word in words if word in SPLITS), "train")
-
-
-# --- labels
-
-
-def numbered(
-    shards: Shards, found: dict[str, Sequence[Label]], names: Sequence[str] | None = None
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """(class names, {split: int32 [N]}) of labels that are all numbers, or all names.
-
-    Names are those given, or those of `classnames.txt`, or else those of the training examples, sorted. Numbers count from 0.
-    UserError for a label that is no class.
-    """
-    names = tuple(names or (read_names(shards.class_names) if shards.class_names else ()))
-    naming = found.get("train") or list(itertools.chain(*found.values()))
-    if all(isinstance(label, int) for label in itertools.chain(*found.values())):
-        number = {label: label for label in range(len(names) or 1 + max(naming))}
-        names = names or tuple(map(str, number))
-    else:
-        names = names or tuple(sorted({str(label) for label in naming}))
-        number = {name: label for label, name in enumerate(names)}
-    arrays = {}
-    for split, own in found.items():
-        try:
-            arrays[split] = np.array([number[label] for label in own], np.int32)
-        except KeyError as error:
-            (label,) = error.args
-            where = f"{shards.class_names} names" if shards.class_names else "the training images have"
-            raise UserError(
-                f"The split {split} of {shards.name} holds the label {printable(label)!r}, and {where} the {len(names)} "
-                f"classes {shortened(', '.join(names))}{nearest(str(label), names)} Every class needs training images."
-            ) from error
-    return names, arrays
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """The names of a list, one a line. UserError for a name that occurs twice, or none."""
-    found = tuple(unquoted(line, f"Line {number} of {path}") for number, line in lines(path))
-    again = next((name for i, name in enumerate(found) if name in found[:i]), None)
-    if again or not found:
-        raise UserError(
-            f"{path} names {f'{again!r} twice' if again else 'no class'}, expected one class a line; mend it."
-        )
-    return found
-
-
-def dumped(value: object) -> np.ndarray:
-    """uint8: anything that JSON holds, for an index."""
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
 # --- reading

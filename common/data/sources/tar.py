@@ -1,8 +1,9 @@
 """`wds:PATH/{000..099}.tar`: tar archives as webdataset writes them, at random access.
 
 An example is what stands side by side in an archive under one key, the path up to the first dot of the file's name:
-`dogs/0001.jpg` and `dogs/0001.cls`. It has one image (`jpg`, `png`, ...) and a label: the number or name of its class in
-`cls`, or under `label` in `json`. Entries with other endings are never read, and no name is ever used as a path.
+`dogs/0001.jpg` and `dogs/0001.cls`. It has one image (`jpg`, `png`, ...) and a label, the number or name of its class in
+`cls`, or under `label` in `json`; or captions, one in `txt`, or under `caption`, or several under `captions`, in `json`; or both.
+Entries with other endings are never read, and no name is ever used as a path.
 
 One pass over the headers finds where every image lies; the result is kept, see index.py. It holds the CRC-32 of each
 image's header, which is checked whenever the image is read.
@@ -14,7 +15,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,15 +23,21 @@ from common.data.blocks import Blocks
 from common.data.sources import Places
 from common.data.sources.image_files import ENDINGS, Unused, is_hidden, packed
 from common.data.sources.index import Arrays, indexed
-from common.data.sources.shards import Label, Shards, dumped, find_shards, keep_open, numbered
+from common.data.sources.shards import Shards, find_shards, keep_open
 from common.data.sources.tar_entries import BLOCK, BrokenArchive, Entry, entries
-from common.data.split import Dataset, Split
+from common.data.sources.told import Gathered, Label, Told, split_of_rows
+from common.data.split import Dataset
 from common.system.errors import UserError, printable
 from common.system.files import MAX_READ_BYTES, open_regular
 from common.system.progress import Count
 
 PREFIX = "wds:"
-TEXT_BYTES = {"cls": 2**12, "json": 2**20}  # of entries that are read, at most
+TEXT_BYTES = {"cls": 2**12, "txt": 2**16, "json": 2**20}  # of entries that are read, at most
+CAPTIONS = ("captions", "caption", "text")  # in json
+EXPECTED = (
+    "an entry .cls, .txt or .json of the same name, with a label or a caption, right before or behind, as "
+    "`tar --sort=name` writes them"
+)
 SORT = "write it again with the entries of an example side by side, as `tar --sort=name` does"
 
 
@@ -46,9 +53,7 @@ def open_tar(name: str, places: Places) -> Dataset:
     splits = {}
     for split, paths in shards.splits.items():
         own = {key.removeprefix(f"{split}/"): array for key, array in arrays.items() if key.startswith(f"{split}/")}
-        rows = Rows(paths, own)
-        blocks = Blocks.of_bytes(own["archive"], own["start"])
-        splits[split] = Split(rows.read, own["labels"], rows.describe, blocks=blocks)
+        splits[split] = split_of_rows(Rows(paths, own), own, Blocks.of_bytes(own["archive"], own["start"]))
     class_names = tuple(json.loads(arrays["class_names"].tobytes()))
     unused = Unused(arrays["unused"].tobytes())
     notes = (f"Not used in {shards.folder}: {unused}.",) if unused.kinds else ()
@@ -80,38 +85,31 @@ class Rows:
 # --- the pass over the headers
 
 
-class Example(NamedTuple):
-    """An image, and what stands beside it."""
-
-    image: Entry
-    label: Label
-
-
 def scan(shards: Shards) -> Arrays:
-    """What `Rows` needs of every split, with `labels` int32 [N]; `class_names` and what is `unused` as JSON."""
-    arrays, labels, unused = {}, {}, Unused()
+    """What `Rows` and `split_of_rows` need of every split; `class_names` and what is `unused` as JSON."""
+    arrays, gathered, unused = {}, Gathered(), Unused()
     total_bytes = sum(path.stat().st_size for paths in shards.splits.values() for path in paths)
     with Count(f"indexing {shards.name}", total_bytes, "B") as count:
         for split, paths in shards.splits.items():
-            images, archives, labels[split] = [], [], []
+            images, archives = [], []
             for number, path in enumerate(paths):
-                for example in examples(path, unused):
-                    images.append(example.image)
+                for image, told in examples(path, unused):
+                    where = f"The image {printable(image.name)} in {path}"
+                    images.append(image)
                     archives.append(number)
-                    labels[split].append(example.label)
+                    if not gathered.add(split, told, where, EXPECTED):
+                        unused.add("with an empty caption", f"{path}/{image.name}")
                 count.advance(path.stat().st_size)
             names, ends = packed([image.name for image in images])
             own = {"archive": np.array(archives, np.int32), "names": np.frombuffer(names, np.uint8), "ends": ends}
             own |= {key: np.array([getattr(image, key) for image in images], np.int64) for key in ("start", "size")}
             own["check"] = np.array([image.check for image in images], np.uint32)
             arrays |= {f"{split}/{key}": array for key, array in own.items()}
-    class_names, numbers = numbered(shards, labels)
-    arrays |= {f"{split}/labels": own for split, own in numbers.items()}
-    return arrays | {"class_names": dumped(class_names), "unused": dumped(unused.kinds)}
+    return arrays | gathered.dump(shards) | {"unused": unused.dump(shards.folder)}
 
 
-def examples(path: Path, unused: Unused) -> Iterator[Example]:
-    """The examples of an archive, in its order. UserError for what is broken, alone or twice."""
+def examples(path: Path, unused: Unused) -> Iterator[tuple[Entry, Told]]:
+    """The images of an archive, in its order, and what stands beside each. UserError for what is broken, alone or twice."""
     count = 0
     try:
         with open_regular(path) as file:
@@ -155,7 +153,7 @@ def grouped(file: BinaryIO, path: Path, unused: Unused) -> Iterator[tuple[str, d
         yield key, parts
 
 
-def read_example(file: BinaryIO, key: str, parts: dict[str, Entry], path: Path) -> Example:
+def read_example(file: BinaryIO, key: str, parts: dict[str, Entry], path: Path) -> tuple[Entry, Told]:
     """The example that the entries of one key make. UserError where they make none."""
     images = [entry for ending, entry in parts.items() if f".{ending}" in ENDINGS]
     texts = {ending: read_text(file, parts[ending], path) for ending in TEXT_BYTES if ending in parts}
@@ -168,13 +166,8 @@ def read_example(file: BinaryIO, key: str, parts: dict[str, Entry], path: Path) 
         raise UserError(
             f"{where} {printable(image.name)} of {image.size:,} bytes; expected at most {MAX_READ_BYTES:,}."
         )
-    label = label_of(texts, image.name, path)
-    if label is None:
-        raise UserError(
-            f"{where} no label beside {printable(image.name)}; expected {printable(key)}.cls, or `label` in "
-            f"{printable(key)}.json, right before or behind: {SORT}."
-        )
-    return Example(image, label)
+    facts = read_json(texts["json"], image.name, path) if "json" in texts else {}
+    return image, Told(label_of(texts.get("cls"), facts, image.name, path), captions_of(texts.get("txt"), facts))
 
 
 def read_text(file: BinaryIO, entry: Entry, path: Path) -> str:
@@ -189,19 +182,29 @@ def read_text(file: BinaryIO, entry: Entry, path: Path) -> str:
         raise UserError(f"{printable(entry.name)} in {path} is no text in UTF-8; write it again.") from error
 
 
-def label_of(texts: dict[str, str], name: str, path: Path) -> Label | None:
+def read_json(text: str, name: str, path: Path) -> dict[str, Any]:
+    """The facts beside an image. UserError for what is no JSON object."""
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise UserError(f"The json beside {printable(name)} in {path} cannot be read; write it again, as an object.")
+    return facts
+
+
+def label_of(cls: str | None, facts: dict[str, Any], name: str, path: Path) -> Label | None:
     """The class of an image, by number or name; None where nothing says. UserError for no class."""
-    label = texts["cls"].strip() if "cls" in texts else None
-    if label is None and "json" in texts:
-        try:
-            facts = json.loads(texts["json"])
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"The json beside {printable(name)} in {path} cannot be read; write it again.") from error
-        label = facts.get("label") if isinstance(facts, dict) else None
+    label = facts.get("label") if cls is None else cls.strip()
     if isinstance(label, str) and label.isascii() and label.isdecimal() and len(label) < 8:
         return int(label)
-    if label is None or isinstance(label, str) and label:
-        return label
-    if type(label) is int and 0 <= label < 10**7:
+    if label is None or isinstance(label, str) and label or type(label) is int and 0 <= label < 10**7:
         return label
     raise UserError(f"The label {label!r} beside {printable(name)} in {path} is neither a number from 0 on nor a name.")
+
+
+def captions_of(txt: str | None, facts: dict[str, Any]) -> list[str] | None:
+    """The captions of an image, perhaps empty ones; None where nothing says."""
+    found = next((facts[key] for key in CAPTIONS if key in facts), None) if txt is None else txt
+    found = [found] if isinstance(found, str) else found
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None

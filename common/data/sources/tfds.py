@@ -3,12 +3,15 @@
 Reading them here takes no second of imports and leaves images encoded; `tensorflow_datasets` 4.9 would break on protobuf 7.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data.captions import Captions, cleaned
 from common.data.sources import Places
 from common.data.sources.array_record import collect, feature_values, open_records, read_record
 from common.data.sources.index import Arrays, Watch, indexed
@@ -24,14 +27,17 @@ def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: 
     """The set `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, the newest by default.
 
     Examples come in the order of the files, or by the features `order_by`. The label is the feature `label`, or the one
-    that is a class, or where none is a sequence of classes. Labels are collected in one pass that decodes no image (50,000 records of
-    CIFAR-10 in about 3 s) and kept: see index.py. Splits without labels are left out. Raises UserError when the folder is
-    missing, in another format, or damaged.
+    that is a class, or where none is a sequence of classes. A set without classes may have captions, the texts of its feature
+    `captions` or `caption`. Either is collected in one pass that decodes no image (50,000 records of CIFAR-10 in about 3 s)
+    and kept: see index.py. Splits without labels and examples with empty captions are left out. Raises UserError when the
+    folder is missing, in another format, or damaged.
     """
     purpose = (f"-{label}" if label else "") + (f"-by-{'-'.join(order_by)}" if order_by else "")
     folder = find_prepared(name, places.tfds_data_dir)
     with described(folder) as (features, info):
-        image = _feature(features, "image", "image", folder)
+        image, texts = _feature(features, "image", "image", folder), _texts(features)
+        if texts and not label and not any("classLabel" in json.dumps(feature) for feature in features.values()):
+            return _open_captions(name, folder, info, image, texts)
         label, description, several = _label(features if label is None else {label: features[label]}, folder)
         class_names = read_class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
         shards = {SPLITS[row["name"]]: shards_of(info, row, folder) for row in info["splits"] if row["name"] in SPLITS}
@@ -64,6 +70,53 @@ def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: 
             "folder of it."
         )
     return Dataset(name, class_names, splits)
+
+
+def _texts(features: dict[str, Any]) -> str:
+    """What holds an image's captions in a record: a text, a sequence of texts, or of structures with a `text`; or nothing."""
+    for name in ("captions", "caption"):
+        feature = features.get(name, {})
+        each = feature.get("sequence", {}).get("feature", {})
+        if "text" in feature or "text" in each:
+            return name
+        if "text" in each.get("featuresDict", {}).get("features", {}).get("text", {}):
+            return f"{name}/text"
+    return ""
+
+
+def _open_captions(name: str, folder: Path, info: dict[str, Any], image: str, texts: str) -> Dataset:
+    """A set whose images have captions under the key `texts` of their records, and no classes."""
+    shards = {SPLITS[row["name"]]: shards_of(info, row, folder) for row in info["splits"] if row["name"] in SPLITS}
+    records = {split: open_records(own) for split, own in shards.items() if any(shard.take for shard in own)}
+    where = {split: f"{split} of {folder}" for split in records}
+
+    def scan(_: Watch) -> Arrays:
+        arrays = {}
+        for split, source in records.items():
+            with Count(f"indexing {where[split]}", len(source), "records") as count:
+                found = []
+                for i, (own,) in enumerate(collect(source, (texts,), where[split])):
+                    if not all(isinstance(text, bytes) for text in own):
+                        raise UserError(f"Record {i} of {where[split]} holds no caption but {own}; prepare it again.")
+                    found.append(cleaned([text.decode(errors="replace") for text in own]))
+                    count.advance(1)
+            arrays |= {f"{split}/{key}": array for key, array in Captions.pack(found).dump().items()}
+        return arrays
+
+    files = [folder / "dataset_info.json", folder / "features.json"]
+    files += [Path(shard.filename) for own in shards.values() for shard in own]
+    arrays, splits, notes = indexed(folder, files, scan, "-captions"), {}, []
+    for split, source in records.items():
+        own = {key.removeprefix(f"{split}/"): array for key, array in arrays.items() if key.startswith(f"{split}/")}
+        captions = Captions.load(own)
+        opened = _split(source, image, MultiLabels.none(len(captions)), where[split])
+        kept = np.flatnonzero(captions.counts)
+        splits[split] = dataclasses.replace(opened, captions=captions).take(kept)
+        if len(kept) < len(captions):
+            notes.append(f"Not used in {where[split]}: {len(captions) - len(kept):,} images with an empty caption.")
+    if not splits or not all(map(len, splits.values())):
+        raise UserError(f"{folder} has a split without captions, or none; choose another dataset.")
+    return Dataset(name, (), splits, notes=tuple(notes))
 
 
 class Features(NamedTuple):
