@@ -57,9 +57,10 @@ def sharp_gradients(
     for number in range(recipe.num_ascents):
         group = batch | {name: values[number] for name, values in groups.items()}
         measured, clean = gradients(models, group, recipe.ascent)
-        if recipe.gsam_alpha:  # the next ones may overwrite them
+        if recipe.gsam_alpha and models["model"].devices.num_processes > 1:  # the next ones may overwrite them
             clean = {name: value.clone() for name, value in clean.items()}
         with optim.ascended(optimizer, clean, numbers):
+            clean = clean if recipe.gsam_alpha else {}  # SAM leaves their memory to the sharp ones
             _, sharp = gradients(models, group, recipe.ascent)
         found = measured, optim.sharpness_aware(clean, sharp, recipe)
         total = add(total, found, num_groups=recipe.num_ascents) if recipe.num_ascents > 1 else found

@@ -110,30 +110,41 @@ def ascended(optimizer: Optimizer, gradients: dict[str, Tensor], numbers: Update
     """
     w = list(optimizer.parameters.values())
     with torch.no_grad():
-        kept = [value.clone() for value in w]
         scale = numbers.rho / (global_norm(gradients) + 1e-12)
-        torch._foreach_add_(w, torch._foreach_mul([gradients[name] for name in optimizer.parameters], scale))
+        uphill = [torch.addcmul(value, gradients[name], scale) for name, value in optimizer.parameters.items()]
+    del gradients  # the caller may have let them go, so that the next ones take their memory
+    kept = exchange(w, uphill)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for value, before in zip(w, kept):  # _foreach_copy_ does not take shards
-                value.copy_(before)
+        exchange(w, kept)
+
+
+def exchange(parameters: list[nn.Parameter], values: list[Tensor]) -> list[Tensor]:
+    """Give parameters other values, and return the ones before: the memory changes hands, but that of shards is FSDP's."""
+    before = [value.detach().clone() if isinstance(value, DTensor) else value.data for value in parameters]
+    for parameter, value in zip(parameters, values):
+        if isinstance(parameter, DTensor):
+            parameter.detach().copy_(value)
+        else:
+            parameter.data = value
+    return before
 
 
 @torch.no_grad()
 def sharpness_aware(clean: dict[str, Tensor], sharp: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     """The gradients that SAM or GSAM updates by: `clean` ones are of the parameters, `sharp` ones of the `ascended`.
 
+    They are in the memory of the sharp ones:
     sharp - gsam_alpha * (clean - its part along sharp); GSAM, algorithm 1 (https://arxiv.org/abs/2203.08065). Where the
     sharp ones are all 0, nothing is along them; the original divides 0 by 0 there.
     """
     if not recipe.gsam_alpha:
         return sharp
     share = dot(clean, sharp) / dot(sharp, sharp).clamp(min=torch.finfo(torch.float32).tiny)
-    along = torch._foreach_mul(list(sharp.values()), 1 + recipe.gsam_alpha * share)
-    torch._foreach_sub_(along, [clean[name] for name in sharp], alpha=recipe.gsam_alpha)
-    return dict(zip(sharp, along))
+    torch._foreach_mul_(list(sharp.values()), 1 + recipe.gsam_alpha * share)
+    torch._foreach_sub_(list(sharp.values()), [clean[name] for name in sharp], alpha=recipe.gsam_alpha)
+    return sharp
 
 
 def dot(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
@@ -145,7 +156,6 @@ def dot(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
 @torch.no_grad()
 def swap_average(optimizer: Optimizer) -> None:
     """Exchange the parameters and their moving average, if there is one; twice is nothing."""
-    for name, average in optimizer.state.get("average", {}).items():
-        value = optimizer.parameters[name].clone()
-        optimizer.parameters[name].copy_(average)
-        average.copy_(value)
+    if "average" in optimizer.state:
+        before = exchange(list(optimizer.parameters.values()), list(optimizer.state["average"].values()))
+        optimizer.state["average"] = dict(zip(optimizer.parameters, before))

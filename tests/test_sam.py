@@ -185,7 +185,7 @@ def native(engine, model, optimizer, gradients: dict[str, np.ndarray], precision
     """Gradients {canonical name: array} as the engine's own, by its names."""
     if engine.name == "bit_pytorch":
         return {
-            name: engine.weights.to_tensor(gradients[ours], ours).to(value.dtype)
+            name: engine.weights.to_tensor(gradients[ours], ours).to(value.dtype, copy=True)
             for name, value in model.named_parameters()
             for ours in [engine.weights.canonical_name(name, value)]
         }
