@@ -5,6 +5,7 @@ machine's load meets all of them; a row shows the median, the range, and the rat
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +33,12 @@ from common.data.batches import TrainBatches, prefetch
 from common.data.sources import Places
 from common.data.sources.folder import open_folder
 from common.data.sources.index import SETTLED_SECONDS
+from common.data.text import find_vocabulary, open_tokenizer
+from common.data.text.peers import peer_files
 from common.datasets import open_dataset
-from common.models import ModelConfig, PublishedModel, find_model
+from common.models import ModelConfig, PublishedModel, find_model, tokens
 from common.models.initial import initial_parameters
+from common.models.published import DOWNLOADS
 from common.recipes.recipe import Recipe
 from common.system.environment import processor
 from common.system.errors import UserError, exit_with_sentence
@@ -646,6 +651,63 @@ def waiting(args: argparse.Namespace, engine: str) -> Work:
     return work
 
 
+FREQUENT = (
+    "a the of on in with and photo man woman dog cat sitting standing red blue street kitchen table plate food riding "
+    "bicycle skateboard beach ocean two people playing frisbee near building train large small white black"
+)
+
+
+def text_section(args: argparse.Namespace) -> None:
+    """Captions per second of the tokenizers whose vocabularies are there, CLIP's against open_clip and transformers."""
+    rows = {"open_clip, CLIP": (peer_tokenizing, "open_clip"), "transformers, CLIP": (peer_tokenizing, "transformers")}
+    for name in ("CLIP", "SIGLIP", "SIGLIP2", "LIT"):
+        with contextlib.suppress(UserError):
+            find_vocabulary(getattr(tokens, name), DOWNLOADS)
+            rows[f"common.data.text, {name}"] = (our_tokenizing, name)
+    show("50,000 captions of 7 to 14 English words, in batches of 1,000", measure(rows, args.repeats), "captions/s")
+
+
+def captions(count: int = 50_000) -> list[str]:
+    """Sentences of frequent words, with a capital and a full stop."""
+    words = FREQUENT.split()
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(words, rng.integers(7, 15))).capitalize() + "." for _ in range(count)]
+
+
+def tokenizing(encode: Callable[[list[str]], Any]) -> Work:
+    """Captions per second."""
+    texts = captions()
+    encode(texts[:1000])
+
+    def work() -> float:
+        started = time.perf_counter()
+        for start in range(0, len(texts), 1000):
+            encode(texts[start : start + 1000])
+        return len(texts) / (time.perf_counter() - started)
+
+    return work
+
+
+def our_tokenizing(name: str) -> Work:
+    """With the facts of a published model."""
+    return tokenizing(open_tokenizer(getattr(tokens, name)).encode)
+
+
+def peer_tokenizing(name: str) -> Work:
+    """CLIP's vocabulary with a peer's code."""
+    if name == "open_clip":
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return tokenizing(SimpleTokenizer())
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        for file, data in peer_files(tokens.CLIP, find_vocabulary(tokens.CLIP, DOWNLOADS))[0].items():
+            (Path(folder) / file).write_bytes(data)
+        peer = AutoTokenizer.from_pretrained(folder)
+    return tokenizing(lambda texts: peer(texts, padding="max_length", truncation=True, return_tensors="np"))
+
+
 def image_text_section(args: argparse.Namespace) -> None:
     """Memory of the contrastive losses and their gradients, at once and in chunks."""
     rows, width, chunk = 4096, 768, 128
@@ -729,6 +791,7 @@ SECTIONS = {
     "convert": convert_section,
     "startup": startup_section,
     "overlap": overlap_section,
+    "text": text_section,
     "image_text": image_text_section,
 }
 

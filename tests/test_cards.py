@@ -193,7 +193,7 @@ def test_the_facts_of_texts_are_part_of_a_card(text):
         ({"length": 64.0}, "length 64.0, expected a whole number"),
         ({"padding": -1}, "padding -1, expected a whole number from 0"),
         ({"lower": "fold"}, "of kind sentencepiece says lower 'fold', expected ascii or unicode or none"),
-        ({"kind": "bpe"}, "of kind bpe says lower 'ascii', expected unicode or none"),
+        ({"kind": "bpe"}, "of kind bpe says lower 'ascii', expected unicode"),
         ({"kind": "bpe", "lower": "unicode", "end": "cut"}, "of kind bpe says end 'cut', expected sticky"),
         ({"vocabulary": "../c4_en.model"}, "expected the name of a file without a folder"),
         ({"vocabulary": ""}, "expected the name of a file without a folder"),

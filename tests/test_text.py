@@ -17,7 +17,17 @@ import pytest
 import regex
 from processes import run_without
 
-from common.data.text import Renderer, Tokenizer, bpe, find_vocabulary, open_tokenizer, render, sentencepiece, wordpiece
+from common.data.text import (
+    Renderer,
+    Tokenizer,
+    bpe,
+    find_vocabulary,
+    open_tokenizer,
+    peers,
+    render,
+    sentencepiece,
+    wordpiece,
+)
 from common.models import tokens
 from common.models.published import read_manifest
 from common.models.tokens import BERT, CLIP, CLIPPO, LIT, SIGLIP, SIGLIP2, SIGLIP_I18N, Text
@@ -204,6 +214,65 @@ def test_folding_is_unicodes():
     assert len(signs) > 10000 and not different
 
 
+# --- files for peers
+
+SIGLIP_OF_PEERS = dataclasses.replace(SIGLIP, lower="unicode", punctuation="removed")
+FOR_PEERS = {
+    "siglip": (dataclasses.replace(SIGLIP, length=24), PIECES, "TokenizersBackend", ["input_ids"]),
+    "siglip_of_peers": (SIGLIP_OF_PEERS, PIECES, "SiglipTokenizer", ["input_ids"]),
+    "removed": (dataclasses.replace(SIGLIP, punctuation="removed"), PIECES, "TokenizersBackend", ["input_ids"]),
+    "no_end": (dataclasses.replace(SIGLIP, end="none", lower="none", padding=0), PIECES, "TokenizersBackend", ["input_ids"]),
+    "clip": (dataclasses.replace(CLIP, length=20, padding=773), None, "CLIPTokenizer", ["input_ids", "attention_mask"]),
+    "lit": (LIT, WORDS, "TokenizersBackend", ["input_ids", "attention_mask"]),
+    "bert": (dataclasses.replace(BERT, length=12), WORDS, "BertTokenizer", ["input_ids", "attention_mask"]),
+    "cased": (dataclasses.replace(BERT, length=12, lower="none"), WORDS, "BertTokenizer", ["input_ids", "attention_mask"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOR_PEERS)
+def test_hugging_face_agrees_with_our_files(name, merges, tmp_path):
+    """Its `AutoTokenizer` asks nothing but the usual words for texts of one length."""
+    from transformers import AutoTokenizer
+
+    text, path, kind, inputs = FOR_PEERS[name]
+    found, path = opened(text, path or merges), path or merges
+    files, notes = peers.peer_files(text, path)
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    keen = random.Random(1)
+    words = [*TEXTS[0].split(), *TEXTS[1].split(), *TEXTS[5].split(), "tree_frog", "dogs,", "[CLS]", "running!", "  "]
+    lines = TEXTS + [" ".join(keen.choices(words, k=keen.randrange(20))) for _ in range(200)]
+    if name == "clip":
+        fix = importlib.import_module("ftfy").fix_text
+        lines = [line for line in lines if bpe.clean(line, fix) == " ".join(line.split())]
+        assert len(lines) > 200 and "repairs no mojibake" in notes[0] and len(notes) == 1
+    said = peer(lines, padding="max_length", truncation=True)
+    assert type(peer).__name__ == kind and [*said] == inputs
+    assert found.encode(lines).tolist() == said["input_ids"]
+
+
+def test_hugging_face_fills_clips_texts_up_with_its_end(merges, tmp_path):
+    """A letter as padding token would be padding within texts; a causal tower that ends at the first end sees no difference."""
+    from transformers import AutoTokenizer
+
+    text = dataclasses.replace(CLIP, length=20)
+    files, notes = peers.peer_files(text, merges)
+    assert "fills texts up with <|endoftext|>" in notes[1]
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    lines = [line for line in TEXTS if line.isascii() and "&" not in line]
+    said = np.array(AutoTokenizer.from_pretrained(tmp_path)(lines, padding="max_length", truncation=True)["input_ids"])
+    ours = opened(text, merges).encode(lines)
+    behind = np.arange(20) > (said == said[0, -1]).argmax(1)[:, None]
+    assert (np.where(behind, 0, said) == ours).all() and behind.any() and len(lines) > 4
+
+
+def test_peers_have_no_texts_as_pixels():
+    with pytest.raises(UserError, match="no texts that are drawn as pixels; convert the image tower alone"):
+        peers.peer_files(CLIPPO, LETTERS)
+
+
 # --- what cannot go wrong
 
 
@@ -356,7 +425,7 @@ from common.data.text import open_tokenizer
 from common.models.tokens import Text
 from common.system.errors import exit_with_sentence
 with exit_with_sentence():
-    open_tokenizer(Text(sys.argv[1], "a", 8, 0, sys.argv[2], "none", "kept"), sys.argv[3])
+    open_tokenizer(Text(sys.argv[1], "a", 8, 0, sys.argv[2], "unicode", "kept"), sys.argv[3])
 """
 
 

@@ -25,7 +25,7 @@ HONOURED = {
         "lower": ("ascii", "unicode", "none"),
         "punctuation": get_args(Punctuation),
     },
-    "bpe": {"end": ("sticky",), "lower": ("unicode", "none"), "punctuation": ("kept",)},
+    "bpe": {"end": ("sticky",), "lower": ("unicode",), "punctuation": ("kept",)},
     "wordpiece": {"end": ("sticky", "none"), "lower": ("unicode", "fold", "none"), "punctuation": ("kept",)},
     "unifont": {"end": ("none",), "lower": ("ascii", "none"), "punctuation": ("kept",)},
 }

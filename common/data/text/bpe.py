@@ -9,7 +9,7 @@ import re
 import zlib
 from pathlib import Path
 
-from common.data.text.tokenizer import Vocabulary, library, unreadable
+from common.data.text.tokenizer import Vocabulary, Words, library, unreadable
 from common.models.tokens import Text
 from common.system.files import read_regular
 
@@ -17,6 +17,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 MOST_MERGES = 49152 - 256 - 2  # the file has more; the original leaves them out
 # ſ: the original's pattern ignores case, and this is the one other letter that the case of these has.
 WORDS = r"""'[sſ]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+PLAIN_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+"""  # the same in ASCII
 PLAIN = re.compile(r"[ -%'-~]*")  # printable ASCII without `&`, in which there is nothing to repair
 
 
@@ -24,14 +25,10 @@ def read_vocabulary(text: Text, path: Path) -> Vocabulary:
     """The merges in `path`, plain or compressed: a first line of any kind, then a pair in each. Raises UserError."""
     fix = library("ftfy").fix_text
     model = build(read_merges(path))
-    start, end = model.token_to_id(START), model.token_to_id(END)
 
-    def ids(texts: list[str]) -> list[list[int]]:
-        lines = [clean(line, fix) for line in texts]
-        lines = [line.lower() for line in lines] if text.lower == "unicode" else lines
-        return [found.ids for found in model.encode_batch_fast(lines, add_special_tokens=False)]
-
-    return Vocabulary(model.get_vocab_size(), start, end, ids)
+    words = re.compile(rf"{re.escape(START)}|{re.escape(END)}|{PLAIN_WORDS}")
+    ids = Words(model, PLAIN, words, lambda line: clean(line, fix).lower())
+    return Vocabulary(model.get_vocab_size(), model.token_to_id(START), model.token_to_id(END), ids)
 
 
 def clean(line: str, fix) -> str:

@@ -26,7 +26,8 @@ def read_vocabulary(text: Text, path: Path) -> Vocabulary:
     unknown = model.unk_id()
 
     def ids(texts: list[str]) -> list[list[int]]:
-        rows = model.encode([prepared(line, text) for line in texts], num_threads=-1 if len(texts) >= MANY else 1)
+        lines = [prepared(line, text) for line in texts]
+        rows = model.encode(lines, num_threads=-1) if len(lines) >= MANY else [model.encode(line) for line in lines]
         if size == model.get_piece_size():
             return rows
         return [[number if number < size else unknown for number in row] for row in rows]

