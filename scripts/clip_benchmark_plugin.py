@@ -1,6 +1,6 @@
 """Run LAION's CLIP_benchmark on an image-text model in PyTorch: `python scripts/clip_benchmark_plugin.py eval ...`.
 
-    pip install clip-benchmark
+    pip install clip-benchmark "numpy<2.4"          # version 1.6.2: findings/clip_benchmark.sh
     python scripts/clip_benchmark_plugin.py eval --model_type bit_pytorch --model SigLIP-B/16-224 --pretrained pretrained \
         --dataset wds/cifar10 --dataset_root PATH --no_amp --output result.json
 

@@ -1,11 +1,13 @@
 """`evaluate` of image-text models: zero-shot in the three engines, the files that it writes, and what it refuses."""
 
 import dataclasses
+import runpy
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from engines import Engine
 
 from common import probe, weights
@@ -120,3 +122,30 @@ def test_a_classifier_takes_no_texts():
     flags = ("--evaluator", "zero_shot", "--dataset", "cifar10-sample")
     with pytest.raises(UserError, match=r"BiT-T-R26x0.5 takes no texts, which zero_shot compares .* such as SigLIP"):
         evaluation(parse(EvaluateConfig, flags, "evaluate", ""))
+
+
+def test_clip_benchmark_gets_what_it_asks_for(folder, capsys):
+    """Its own steps (`clip_benchmark/metrics/zeroshot_classification.py`) with our model, transform and tokenizer: our top-1."""
+    torch = pytest.importorskip("torch")
+    image_module = pytest.importorskip("PIL.Image")
+    plugin = runpy.run_path(str(ROOT / "scripts" / "clip_benchmark_plugin.py"))
+    model, transform, tokenizer = plugin["load"](
+        model_name="SigLIP-B/16-224", pretrained=str(folder / "tiny.npz"), cache_dir=str(folder), device="cpu"
+    )
+    model.eval()
+    found = job(folder, "--prompts", "clip_best")
+    split, classes = found.splits["test"], []
+    with torch.no_grad():
+        for first in range(0, 80, 8):
+            texts = model.encode_text(tokenizer(found.texts[first : first + 8]).to("cpu"))
+            classes.append(torch.nn.functional.normalize(texts, dim=-1).mean(0))
+        pictures = [transform(image_module.fromarray(split.decode(i))) for i in range(0, 500, 5)]
+        told = (
+            model.encode_image(torch.stack(pictures)) @ torch.nn.functional.normalize(torch.stack(classes)).T
+        ).argmax(1)
+    Engine("bit_pytorch").inference.evaluate_main(
+        job(folder, "--prompts", "clip_best", "--output", str(folder / "out"))
+    )
+    with np.load(folder / "out" / "test.npz") as file:
+        np.testing.assert_array_equal(file["logits"].argmax(1)[::5], told)
+    assert "Wrote" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from common.evaluation.metrics import row
 from common.evaluation.pairs import PAIRS, Pairs, read_pairs
 from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
 from common.flags import scoped
-from common.recipes.task import Classification
+from common.recipes.task import KINDS, Classification
 from common.system.errors import UserError
 from common.system.files import read_regular
 from common.weights.containers import read_json
@@ -30,7 +30,9 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
 }
 
 
-JUDGE = Classification.best.rpartition("/")[2]  # the metric that runs are compared by
+JUDGES = {
+    name: kind.best.rpartition("/")[2] for name, kind in KINDS.items()
+}  # task -> the metric that runs are compared by
 LARGEST = 1e30  # a metric beyond it means that the run went astray, and no axis can be drawn to it
 
 
@@ -234,9 +236,13 @@ def in_words(metric: str) -> str:
 
 def accuracy(record: Record) -> tuple[str, float] | None:
     """(name, value) of the metric that a run is judged by: of `test`, else `val`, else any."""
-    names = record.metrics(f"/{JUDGE}")
-    names = [name for name in (f"test/{JUDGE}", f"val/{JUDGE}") if name in names] or names
-    return (names[0], record.last(names[0])) if names else None
+    own = JUDGES.get(str(record.recipe.get("task")), JUDGES[Classification.name])
+    for judge in dict.fromkeys((own, *JUDGES.values())):
+        names = record.metrics(f"/{judge}")
+        names = [name for name in (f"test/{judge}", f"val/{judge}") if name in names] or names
+        if names:
+            return names[0], record.last(names[0])
+    return None
 
 
 # --- several runs
