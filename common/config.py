@@ -197,6 +197,30 @@ class TeachersConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextsConfig:
+    """How images and texts are compared, and where their towers come from."""
+
+    chunk: int | None = replacing(
+        "texts whose similarities are in memory at once; 0: those of the whole batch", least=0, tasks=("contrastive",)
+    )
+    image_weights: str | None = flag(
+        None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive",)
+    )
+    text_weights: str | None = flag(
+        None, "file of the text tower, in place of --weights", rule="--weights", tasks=("contrastive",)
+    )
+    vocabulary: str | None = flag(
+        None, "file of the text tower's vocabulary", rule="the model's, in --bit_pretrained_dir", tasks=("contrastive",)
+    )
+    zero_shot: str | None = flag(
+        None,
+        "data sets, with commas between, of whose classes the model is judged by prompts; their periods in --eval_every",
+        rule="none",
+        tasks=("contrastive",),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class UpdateConfig:
     """How parameters are updated, and what keeps a model from learning its images by heart."""
 
@@ -209,6 +233,9 @@ class UpdateConfig:
         tasks=("classification", "distillation"),
         least=0,
         below=1,
+    )
+    locked: str | None = replacing(
+        "regular expression of whole names of parameters that stay as they are", rule="the recipe's, or none"
     )
     weight_decay: float | None = replacing("weight decay, by the recipe's convention", least=0, most=1e6)
     clip: float | None = replacing("longest global norm of the gradients; 0: any", least=0, most=1e30)
@@ -277,6 +304,7 @@ class TrainConfig(
     RunConfig,
     UpdateConfig,
     TeachersConfig,
+    TextsConfig,
     ViewsConfig,
     ScheduleConfig,
     RecipeConfig,

@@ -3,10 +3,12 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
+
 from common.models import transformer
 from common.models.checks import COUNT, DEPTH, OPTIONAL, POSITIVE, check_fields, choice
 from common.models.draws import lecun_normal, normal, ones, zeros
-from common.models.family import Config, Family, Seen, Shapes, dense, norm
+from common.models.family import Arrays, Config, Family, Say, Seen, Shapes, dense, norm
 from common.models.positions import infer_depth
 from common.system.errors import UserError
 
@@ -83,15 +85,28 @@ def infer(seen: Seen) -> BertConfig:
     )  # fmt: skip
 
 
+def adapt(arrays: Arrays, config: BertConfig, wanted: BertConfig, say: Say) -> Arrays:
+    """Positions for shorter texts: the first ones. Raises UserError for longer texts."""
+    if config.length == wanted.length:
+        return arrays
+    if config.length < wanted.length:
+        raise UserError(
+            f"The BERT has {config.length} positions and texts have {wanted.length} tokens; choose another."
+        )
+    say(f"Of {config.length} positions of the BERT the first {wanted.length} are taken.")
+    return arrays | {"pos_embedding": np.ascontiguousarray(arrays["pos_embedding"][:, : wanted.length])}
+
+
 VARIANTS = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096)}  # width, depth, heads, MLP width
 FAMILY = Family(
     config=BertConfig,
     name="BERT",
     variants={},
-    sizes=("vocabulary", "length", "width", "depth", "num_heads", "mlp_dim"),
+    sizes=("vocabulary", "width", "depth", "num_heads", "mlp_dim"),
     initial={
         "bert": (("*norm*/scale", ones), ("*/bias", zeros), ("head/kernel", lecun_normal), ("*", normal(0.02))),
     },
     spellings={},
     infer=infer,
+    adapt=adapt,
 )

@@ -111,8 +111,15 @@ def lit(variant: str, bert: str, embedding: int | None) -> TwoTowersConfig:
     return TwoTowersConfig(image, text, bias=False)
 
 
+def tiny() -> TwoTowersConfig:
+    """The embedded model's: towers 128 wide, for images of 32 pixels and short texts."""
+    image = ViTConfig((8, 8), 128, 4, 4, 512, None, (32, 32), pooling="map")
+    return TwoTowersConfig(image, TextConfig(1000, 16, 128, 2, 4, 512, 128))
+
+
 GEMMA = {"vocabulary": 256_000}
 VARIANTS = {
+    "SigLIP-T/8": tiny(),
     **{f"SigLIP-B/16-{size}": siglip("B", 16, size) for size in (224, 256, 384, 512)},
     **{f"SigLIP-L/16-{size}": siglip("L", 16, size) for size in (256, 384)},
     "SigLIP-So400m/14-224": siglip("So400m", 14, 224, length=16),

@@ -44,7 +44,7 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     values["batch_eval"] = wanted.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys() - {"task"}
     own = {"name": config.recipe, "batch_split": config.batch_split, "lrs": tuple(lrs)}
-    own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"))
+    own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""))
     recipe = Recipe(**{name: values[name] for name in fields} | own, task=create_task(values))
     check(recipe)
     return recipe

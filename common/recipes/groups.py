@@ -44,9 +44,9 @@ DECAY_MASKS: dict[DecayMask, Groups] = {
 }
 
 
-def create_groups(train_only: TrainOnly = "all", decay_mask: DecayMask = "kernels") -> Groups:
-    """The groups of the flag --train_only and of a recipe's decay mask."""
-    return DECAY_MASKS[decay_mask] + TRAIN_ONLY[train_only]
+def create_groups(train_only: TrainOnly = "all", decay_mask: DecayMask = "kernels", locked: str = "") -> Groups:
+    """The groups of the flags --train_only and --locked, a pattern, and of a recipe's decay mask."""
+    return DECAY_MASKS[decay_mask] + TRAIN_ONLY[train_only] + ((Group(locked, trained=False),) if locked else ())
 
 
 @functools.lru_cache(64)

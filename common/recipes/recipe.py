@@ -120,6 +120,11 @@ class Recipe:
         return record | {"task": numbers.pop("name")} | numbers
 
     @property
+    def num_parts(self) -> int:
+        """Parts of a batch, each with a loss of its own; one where the loss is of the whole."""
+        return self.batch_split if self.task.splits_batches else 1
+
+    @property
     def num_ascents(self) -> int:
         """Ways uphill in one update, each shown by the gradients of `sam_group` images; 1 without SAM."""
         return self.batch // self.sam_group if self.rho and self.sam_group else 1

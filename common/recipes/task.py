@@ -64,8 +64,31 @@ class Distillation:
         return {name: getattr(self, name) for name in self.uses.get(self.distance, ())}
 
 
-Task = Classification | Distillation
-KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Distillation)}
+@dataclasses.dataclass(frozen=True)
+class Contrastive:
+    """An image and its text have the embeddings that are most alike, among all of a batch."""
+
+    name: ClassVar[str] = "contrastive"
+    best: ClassVar[str] = "val/img2txt_recall@1"
+    splits_batches: ClassVar[bool] = False  # the towers compute by parts, and the loss compares all pairs
+    takes_sam: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("temperature", "bias")
+
+    loss: Loss = (
+        "sigmoid"  # of every pair (SigLIP); or softmax: of an image among texts and of a text among images (CLIP)
+    )
+    chunk: int = 0  # texts whose similarities are in memory at once; 0: those of the whole batch
+    first_temperature: float = 10.0  # exp(t) of a new model
+    first_bias: float = -10.0  # b of a new model
+
+    def __post_init__(self):
+        check_choices(self, "A recipe's {}")
+        if not self.first_temperature > 0:
+            raise UserError(f"A recipe's first_temperature is {self.first_temperature}, expected more than 0.")
+
+
+Task = Classification | Distillation | Contrastive
+KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Distillation, Contrastive)}
 
 
 def create_task(values: dict[str, Any]) -> Task:

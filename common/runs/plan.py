@@ -23,6 +23,7 @@ from common.runs import events
 from common.runs.extend import Finished
 from common.system.errors import UserError
 from common.tasks import TASKS
+from common.tasks.contrastive import zero_shot_sets
 
 
 class Plan:
@@ -35,6 +36,7 @@ class Plan:
         check(config)
         model = find_model(config.model)
         given = {} if config.eval_every is None else periods(config.eval_every)
+        sets = {name: given.pop(name, None) for name in zero_shot_sets(config)}
         self.config = config
         self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(self.dataset, config, given)
@@ -50,7 +52,9 @@ class Plan:
         self.notes = [*self.dataset.notes]  # what a person should read before the first step
         self.task = TASKS[self.recipe.task.name]
         self.models = self.task.models(self)
-        self.periods = {"val": max(1, self.recipe.num_steps // 10)} | given  # evaluator -> steps between
+        tenth = max(1, self.recipe.num_steps // 10)
+        sets = {name: given.get("val", tenth) if every is None else every for name, every in sets.items()}
+        self.periods = {"val": tenth} | given | sets  # evaluator -> steps between
         if config.tensorboard:
             events.check_installed()
         if config.keep_best and "val" not in self.splits:

@@ -11,6 +11,6 @@ An engine has a function of the task's name in `losses.py`, and what evaluators 
 are in common/recipes/task.py.
 """
 
-from common.tasks import classification, distillation
+from common.tasks import classification, contrastive, distillation
 
-TASKS = {"classification": classification, "distillation": distillation}
+TASKS = {"classification": classification, "distillation": distillation, "contrastive": contrastive}

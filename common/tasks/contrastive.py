@@ -1,0 +1,169 @@
+"""Contrastive training: every image with one of its texts, among all pairs of a batch."""
+
+import dataclasses
+import functools
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from common import weights
+from common.data.batches import EvalBatches
+from common.data.checked import open_turned
+from common.data.columns import Column, captions, eval_images, train_images
+from common.data.split import Dataset, Split
+from common.data.text import Renderer, Tokenizer, open_tokenizer
+from common.data.text.prompts import PROMPTS, names_of, prompted
+from common.data.text.text_batches import text_batches
+from common.evaluation.evaluator import Evaluator
+from common.evaluation.retrieval import RetrievalEvaluator
+from common.evaluation.zero_shot import ZeroShotEvaluator
+from common.models import TwoTowersConfig, find_model
+from common.models.cards import Preprocessing
+from common.models.family import Config, within
+from common.models.tokens import Text
+from common.system.errors import UserError
+from common.tasks.start import Start
+from common.weights.adapt import adapt
+from common.weights.starting import read_source
+
+ZERO_SHOT_PROMPTS = "clip_best"  # CLIP's seven best, and the bare name
+
+
+def models(plan: Any) -> dict[str, Start]:
+    """The image-text model that is trained, at the recipe's resolution; towers may come from files of their own.
+
+    Raises UserError for a model of images alone, and for one whose texts become unknown numbers.
+    """
+    config, recipe = plan.config, plan.recipe
+    row = find_model(config.model)
+    if not isinstance(row.config(), TwoTowersConfig):
+        raise UserError(
+            f"--recipe {recipe.name} trains image-text models and {config.model} takes no texts; choose a --model such as "
+            "SigLIP-T/8."
+        )
+    size = (recipe.crop, recipe.crop)
+    model, arrays, card = weights.starting_values(
+        row, plan.weights_file, None, config.seed, image_size=size, say=plan.notes.append
+    )
+    if plan.weights_file is None:
+        arrays |= first_scales(model, recipe.task)
+    for tower, path in (("image", config.image_weights), ("text", config.text_weights)):
+        if path:
+            arrays |= within(tower, tower_values(path, getattr(model, tower), plan.notes.append))
+    card = card.over(row.card)
+    tokenizer_of(config, card.text, model)
+    prepared = recipe.crop, recipe.eval_resize, recipe.eval_resize_kind
+    preprocessing = Preprocessing(*prepared, card.preprocessing.mean, card.preprocessing.std, config.exif)
+    return {"model": Start(model, arrays, card, preprocessing)}
+
+
+def first_scales(model: TwoTowersConfig, task: Any) -> dict[str, np.ndarray]:
+    """t and b of a new model."""
+    values = {"t": np.log(task.first_temperature), "b": task.first_bias}
+    return {name: np.full(shape, values[name], np.float32) for name, shape in model.own_shapes().items()}
+
+
+def tower_values(path: str, tower: Config | None, say: Any) -> dict[str, np.ndarray]:
+    """The values of a tower without its projection, from a file of such a model in any spelling. Raises UserError."""
+    if tower is None:
+        raise UserError(f"The model has no tower for texts and --text_weights names {path}; leave it out.")
+    bare = tower.with_classes(None)
+    source = read_source(path, bare, say)
+    return adapt(source.arrays, source.config, bare, say)
+
+
+def tokenizer_of(config: Any, text: Text | None, model: TwoTowersConfig) -> Tokenizer | Renderer:
+    """What makes numbers of the model's texts. Raises UserError where nothing states how, or for another model's."""
+    if text is None:
+        raise UserError(
+            f"No card states how the texts of {config.model} become numbers; put the card of its training beside its weights."
+        )
+    found = opened(text, config.vocabulary, config.bit_pretrained_dir)
+    found.check_model(*((model.text.vocabulary, model.text.length) if model.text else (0, model.image_size[0])))
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def opened(text: Text, vocabulary: str | None, folder: str) -> Tokenizer | Renderer:
+    """The tokenizer of a card, read once."""
+    return open_tokenizer(text, vocabulary, folder)
+
+
+class Texts:
+    """What a batch holds of texts: tokens int32 [B, L], or pixels uint8 [B, H, W, 3]."""
+
+    def __init__(self, plan: Any):
+        start = plan.models["model"]
+        self.encode = tokenizer_of(plan.config, start.card.text, start.config).encode
+        is_tokens, length = start.config.text is not None, start.card.text.length
+        self.name, self.dtype = ("tokens", np.int32) if is_tokens else ("texts", np.uint8)
+        self.shape = (length,) if is_tokens else (length, length, 3)
+
+    def column(self, split: Split) -> Column:
+        """One of each example's captions."""
+        return captions(split, lambda text: self.encode([text])[0], self.shape, self.dtype, self.name)
+
+    def batches(self, texts: list[str], batch: int) -> EvalBatches:
+        """Every text once."""
+        return text_batches(texts, self.encode, batch, shape=self.shape, name=self.name, dtype=self.dtype)
+
+
+def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
+    """Images, and in training one of the captions of each."""
+    return (train_images(plan.recipe), Texts(plan).column(split)) if train else (eval_images(plan.preprocessing),)
+
+
+def evaluators(plan: Any) -> list[Evaluator]:
+    """Retrieval for every split but `train`, and zero-shot classification of the held-out images of --zero_shot."""
+    found, texts = [], Texts(plan)
+    for name, split in plan.splits.items():
+        if name != "train" and split.captions is not None:
+            written = list(chain.from_iterable(split.captions[i] for i in range(len(split))))
+            found.append(
+                RetrievalEvaluator(
+                    name, image_batches(plan, split), split.captions.images_of, texts.batches(written, plan.recipe.batch_eval),
+                    loss=plan.recipe.task.loss, batch=plan.recipe.batch_eval,
+                    captions=written if name == plan.held_out else None,
+                )
+            )  # fmt: skip
+    return found + [zero_shot(plan, texts, name) for name in zero_shot_sets(plan.config)]
+
+
+def image_batches(plan: Any, split: Split) -> EvalBatches:
+    """Every image once."""
+    return EvalBatches(split, None, plan.recipe.batch_eval, columns=columns(plan, split, train=False))
+
+
+def zero_shot_sets(config: Any) -> list[str]:
+    """The names of the data sets of --zero_shot."""
+    return list(filter(None, (config.zero_shot or "").split(",")))
+
+
+def zero_shot(plan: Any, texts: Texts, name: str) -> Evaluator:
+    """Whether a data set's images are nearest to the prompts of their classes."""
+    dataset = classes_of(plan.config, name)
+    split = dataset.splits[dataset.held_out]
+    plain = plan.models["model"].card.text.kind == "bpe"  # CLIP was evaluated with names and prompts as they are
+    names = names_of(dataset.name, dataset.class_names)
+    prompts, classes = prompted(names, PROMPTS[ZERO_SHOT_PROMPTS], canonicalize=not plain)
+    batches = texts.batches(prompts, plan.recipe.batch_eval)
+    return ZeroShotEvaluator(name, image_batches(plan, split), split.labels, batches, classes)
+
+
+@functools.lru_cache(maxsize=8)
+def classes_of(config: Any, name: str) -> Dataset:
+    """A data set of --zero_shot. Raises UserError for one that has captions only."""
+    dataset = open_turned(dataclasses.replace(config, dataset=name))
+    dataset.check_labels()
+    return dataset
+
+
+def card(plan: Any) -> dict[str, Any]:
+    """How images and texts are prepared, and the loss."""
+    return {
+        "text": plan.models["model"].card.text.facts(),
+        **dataclasses.asdict(plan.preprocessing),
+        "skipped_images": plan.dataset.skipped,
+        "loss": plan.recipe.task.loss,
+    }
