@@ -22,7 +22,7 @@ Found = tuple[dict[str, Array], optim.Params]  # {"loss": ..., ...} and gradient
 
 
 def gradients(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Found:
-    """({"loss": mean over the batch, ...}, {path of a trained parameter: gradient}), over `recipe.batch_split` parts.
+    """({"loss": mean over the batch, ...}, {path of a trained parameter: gradient}), over `recipe.num_parts` parts.
 
     Nothing waits for the device.
     """
@@ -35,9 +35,9 @@ def gradients(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe)
         "devices": devices,
         "recipe": recipe,
     }
-    found = zeros(params, devices, recipe) if recipe.batch_split > 1 else None
+    found = zeros(params, devices, recipe) if recipe.num_parts > 1 else None
     # Not lax.scan: inside of loops XLA's CPU compiler leaves convolutions unoptimised, ten times slower.
-    for part in range(recipe.batch_split):
+    for part in range(recipe.num_parts):
         found = add_gradients(found, params, frozen, batch, part, **options)
     return found
 
@@ -55,16 +55,16 @@ def add_gradients(
     sums: Found | None, params: optim.Params, frozen: dict[str, optim.Params], batch: dict[str, Array], part: Array, *,
     graphs: tuple[tuple[str, nnx.GraphDef], ...], devices: Devices, recipe: Recipe,
 ) -> Found:  # fmt: skip
-    """`gradients` of one of `recipe.batch_split` parts of the batch; plus `sums`, in their own memory, if any."""
+    """`gradients` of one of `recipe.num_parts` parts of the batch; plus `sums`, in their own memory, if any."""
     micro_batch = {
-        name: devices.cut(value, recipe.batch_split, part) if value.ndim else value for name, value in batch.items()
+        name: devices.cut(value, recipe.num_parts, part) if value.ndim else value for name, value in batch.items()
     }
 
     def part_loss(params: optim.Params) -> tuple[Array, dict[str, Array]]:
         values = frozen | {"model": frozen["model"] | params}
         models = {name: nnx.merge(graph, nnx.from_flat_state(devices.gather(values[name]))) for name, graph in graphs}
         loss, further = LOSSES[recipe.task.name](models, micro_batch, recipe)
-        measured = {name: value / recipe.batch_split for name, value in ({"loss": loss} | further).items()}
+        measured = {name: value / recipe.num_parts for name, value in ({"loss": loss} | further).items()}
         return measured["loss"], measured
 
     (_, measured), slopes = jax.value_and_grad(part_loss, has_aux=True)(params)

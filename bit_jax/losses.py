@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from bit_jax.distances import DISTANCES
 from bit_jax.model import Model
+from bit_jax.similarity import SIMILARITIES
 from common.data.batches import NOISE
 from common.recipes.recipe import Recipe
 from common.recipes.task import Loss
@@ -103,7 +104,16 @@ def distillation(models: dict[str, Model], batch: dict[str, Array], recipe: Reci
     return losses.mean(), {}
 
 
+def contrastive(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
+    """How alike the embeddings of pairs are, and of others are not, among all of the batch; `batch_split` cuts the towers' work."""
+    model, task = models["model"], recipe.task
+    zimg, ztxt, t, b = model(mixed(batch, model), written(batch, model), parts=recipe.batch_split)
+    loss = SIMILARITIES[task.loss](zimg, ztxt, t, b, model.devices, task.chunk)
+    return loss, {"temperature": jnp.exp(t)[0], "bias": b[0]}
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
+    "contrastive": contrastive,
 }

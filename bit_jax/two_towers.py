@@ -1,5 +1,9 @@
 """Image-text models in JAX (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
 
+import functools
+from collections.abc import Callable
+
+import jax
 from flax import nnx
 from jax import Array
 from jax import numpy as jnp
@@ -33,7 +37,7 @@ TOWERS = {  # every family of one model
 
 
 class TwoTowers(Model):
-    """Images [B, H, W, 3] and texts [T, L] to the similarity of each pair [B, T]: exp(t) * <embeddings> + b."""
+    """Images [B, H, W, 3] and texts [T, L] to embeddings; the similarity of a pair is exp(t) * <embeddings> + b."""
 
     def __init__(self, config: TwoTowersConfig, *, remat: bool = False):
         super().__init__(config, remat=remat)
@@ -43,8 +47,13 @@ class TwoTowers(Model):
         self.b = nnx.Param(jnp.zeros(1)) if config.bias else None
         self.head = None
 
-    def __call__(self, images: Array, texts: Array) -> Array:
-        return self.similarity(self.encode_image(images), self.encode_text(texts))
+    def __call__(self, images: Array, texts: Array, parts: int = 1) -> tuple[Array, Array, Array, Array]:
+        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none).
+
+        With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
+        """
+        zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
+        return zimg, ztxt, self.t[...], jnp.zeros_like(self.t[...]) if self.b is None else self.b[...]
 
     def similarity(self, images: Array, texts: Array) -> Array:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -62,6 +71,13 @@ class TwoTowers(Model):
     def encode_text(self, texts: Array) -> Array:
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
+
+    def in_parts(self, encode: Callable[[Array], Array], inputs: Array, parts: int) -> Array:
+        """The embeddings of inputs [B, ...], part after part."""
+        if parts == 1:
+            return encode(inputs)
+        cut = functools.partial(self.devices.cut, inputs, parts)
+        return jnp.concatenate([jax.checkpoint(encode)(cut(part)) for part in range(parts)])
 
 
 def normalized(z: Array) -> Array:

@@ -17,23 +17,23 @@ from common.runs.run import Run
 def gradients(
     models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """({"loss": mean over the batch, ...}, {name of a trained parameter: gradient}), over `recipe.batch_split` parts.
+    """({"loss": mean over the batch, ...}, {name of a trained parameter: gradient}), over `recipe.num_parts` parts.
 
     Nothing waits for the device. Several processes' gradients lie where they were exchanged, unless they are shards: the
     next call overwrites them.
     """
     model = models["model"]
     measured = {name: torch.zeros((), dtype=model.dtype, device=model.device) for name in recipe.measures}
-    chunks = {name: value.chunk(recipe.batch_split) for name, value in batch.items() if value.ndim}
-    for part in range(recipe.batch_split):
+    chunks = {name: value.chunk(recipe.num_parts) for name, value in batch.items() if value.ndim}
+    for part in range(recipe.num_parts):
         micro_batch = batch | {name: values[part] for name, values in chunks.items()}
-        model.devices.average_gradients(model, part == recipe.batch_split - 1)
+        model.devices.average_gradients(model, part == recipe.num_parts - 1)
         loss, further = LOSSES[recipe.task.name](models, micro_batch, recipe)
-        loss = loss / recipe.batch_split
+        loss = loss / recipe.num_parts
         loss.backward()
         measured["loss"] += loss.detach()
         for name, value in further.items():
-            measured[name] += value.detach() / recipe.batch_split
+            measured[name] += value.detach() / recipe.num_parts
     trained = optim.trained(model)
     slopes = {name: value.grad for name, value in trained.items()}
     for value in trained.values():

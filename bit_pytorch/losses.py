@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from bit_pytorch.distances import DISTANCES
 from bit_pytorch.model import Model
+from bit_pytorch.similarity import SIMILARITIES
 from common.data.batches import NOISE
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe
@@ -110,7 +111,16 @@ def distillation(models: dict[str, Model], batch: dict[str, Tensor], recipe: Rec
     return losses.mean(), {}
 
 
+def contrastive(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """How alike the embeddings of pairs are, and of others are not, among all of the batch; `batch_split` cuts the towers' work."""
+    model, task = models["model"], recipe.task
+    zimg, ztxt, t, b = model(mixed(batch, model), written(batch, model), parts=recipe.batch_split)
+    loss = SIMILARITIES[task.loss](zimg, ztxt, t, b, model.devices, task.chunk)
+    return loss, {"temperature": t.exp()[0], "bias": b[0]}
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
+    "contrastive": contrastive,
 }

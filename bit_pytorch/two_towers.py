@@ -1,7 +1,10 @@
 """Image-text models in PyTorch (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bit_pytorch.bert import Bert
 from bit_pytorch.mixer import Mixer
@@ -31,7 +34,7 @@ TOWERS = {  # every family of one model
 
 
 class TwoTowers(Model):
-    """Images [B, 3, H, W] and texts [T, L] to the similarity of each pair [B, T]: exp(t) * <embeddings> + b."""
+    """Images [B, 3, H, W] and texts [T, L] to embeddings; the similarity of a pair is exp(t) * <embeddings> + b."""
 
     def __init__(self, config: TwoTowersConfig, *, remat: bool = False):
         super().__init__(config, remat=remat)
@@ -41,8 +44,13 @@ class TwoTowers(Model):
         self.b = nn.Parameter(torch.zeros(1)) if config.bias else None
         self.head = None
 
-    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        return self.similarity(self.encode_image(images), self.encode_text(texts))
+    def forward(self, images: Tensor, texts: Tensor, parts: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none).
+
+        With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
+        """
+        zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
+        return zimg, ztxt, self.t, torch.zeros_like(self.t) if self.b is None else self.b
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -60,6 +68,12 @@ class TwoTowers(Model):
     def encode_text(self, texts: Tensor) -> Tensor:
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, 3, H, W] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
+
+    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, parts: int) -> Tensor:
+        """The embeddings of inputs [B, ...], part after part."""
+        if parts == 1:
+            return encode(inputs)
+        return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in inputs.chunk(parts)])
 
 
 def normalized(z: Tensor) -> Tensor:

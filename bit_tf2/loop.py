@@ -18,13 +18,13 @@ Found = tuple[dict[str, Tensor], dict[optim.Path, Tensor]]  # {"loss": ..., ...}
 
 
 def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Found:
-    """({"loss": mean over the batch, ...}, {path of a trained parameter: gradient}), over `recipe.batch_split` parts."""
+    """({"loss": mean over the batch, ...}, {path of a trained parameter: gradient}), over `recipe.num_parts` parts."""
     devices, trained = models["model"].devices, optim.trained(models["model"])
     variables, dtype = list(trained.values()), models["model"].dtype
 
     def found(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         chunks = {
-            name: tf.reshape(value, (recipe.batch_split, -1, *value.shape[1:]))
+            name: tf.reshape(value, (recipe.num_parts, -1, *value.shape[1:]))
             for name, value in batch.items()
             if value.shape.rank
         }
@@ -33,23 +33,30 @@ def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
             with tf.GradientTape() as tape:
                 micro_batch = batch | {name: value[part] for name, value in chunks.items()}
                 loss, further = LOSSES[recipe.task.name](models, micro_batch, recipe)
-                measured = {name: value / recipe.batch_split for name, value in ({"loss": loss} | further).items()}
-            return *(measured[name] for name in recipe.measures), *tape.gradient(measured["loss"], variables)
+                measured = {name: value / recipe.num_parts for name, value in ({"loss": loss} | further).items()}
+            return *(measured[name] for name in recipe.measures), *map(
+                dense, tape.gradient(measured["loss"], variables)
+            )
 
         def add(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
             return part + 1, *(total + value for total, value in zip(sums, of_part(part)))
 
-        if recipe.batch_split == 1:
+        if recipe.num_parts == 1:
             return of_part(0)
         # One after the other: only one micro-batch's activations live.
         nothing = [tf.zeros((), dtype) for _ in recipe.measures], [tf.zeros_like(value) for value in variables]
         start = tf.constant(0), *nothing[0], *nothing[1]
-        is_left = lambda part, *_: part < recipe.batch_split
+        is_left = lambda part, *_: part < recipe.num_parts
         return tf.while_loop(is_left, add, start, parallel_iterations=1)[1:]
 
     results = list(devices.mean(found, batch))
     measured = {name: devices.local(results.pop(0)) for name in recipe.measures}
     return measured, dict(zip(trained, results, strict=True))
+
+
+def dense(gradient: Tensor | tf.IndexedSlices) -> Tensor:
+    """The gradient of a table of which some rows are looked up is given as these rows."""
+    return tf.convert_to_tensor(gradient)
 
 
 def sharp_gradients(

@@ -7,6 +7,7 @@ from tensorflow import Tensor
 
 from bit_tf2.distances import DISTANCES
 from bit_tf2.model import Model
+from bit_tf2.similarity import SIMILARITIES
 from common.data.batches import NOISE
 from common.recipes.recipe import Recipe
 from common.recipes.task import Loss
@@ -102,7 +103,16 @@ def distillation(models: dict[str, Model], batch: dict[str, Tensor], recipe: Rec
     return tf.reduce_mean(losses), {}
 
 
+def contrastive(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """How alike the embeddings of pairs are, and of others are not, among all of the batch; `batch_split` cuts the towers' work."""
+    model, task = models["model"], recipe.task
+    zimg, ztxt, t, b = model(mixed(batch, model), written(batch, model), parts=recipe.batch_split)
+    loss = SIMILARITIES[task.loss](zimg, ztxt, t, b, model.devices, task.chunk)
+    return loss, {"temperature": tf.exp(t)[0], "bias": b[0]}
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
+    "contrastive": contrastive,
 }

@@ -1,5 +1,7 @@
 """Image-text models in TensorFlow (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 from tensorflow import Tensor
 
@@ -33,7 +35,7 @@ TOWERS = {  # every family of one model
 
 @registered
 class TwoTowers(Model):
-    """Images [B, H, W, 3] and texts [T, L] to the similarity of each pair [B, T]: exp(t) * <embeddings> + b."""
+    """Images [B, H, W, 3] and texts [T, L] to embeddings; the similarity of a pair is exp(t) * <embeddings> + b."""
 
     def __init__(self, config: TwoTowersConfig, *, remat: bool = False, **kwargs):
         super().__init__(config, remat=remat, **kwargs)
@@ -43,9 +45,15 @@ class TwoTowers(Model):
         self.b = self.add_weight((1,), "zeros", name="b") if config.bias else None
         self.head = None
 
-    def call(self, images: Tensor, texts: Tensor, training: bool | None = None) -> Tensor:
-        """`training` changes nothing."""
-        return self.similarity(self.encode_image(images), self.encode_text(texts))
+    def call(
+        self, images: Tensor, texts: Tensor, parts: int = 1, training: bool | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none).
+
+        With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
+        """
+        zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
+        return zimg, ztxt, tf.convert_to_tensor(self.t), tf.zeros_like(self.t) if self.b is None else tf.convert_to_tensor(self.b)
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -63,6 +71,14 @@ class TwoTowers(Model):
     def encode_text(self, texts: Tensor) -> Tensor:
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
+
+    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, parts: int) -> Tensor:
+        """The embeddings of inputs [B, ...], part after part."""
+        if parts == 1:
+            return encode(inputs)
+        cut = tf.reshape(inputs, (parts, -1, *inputs.shape[1:]))
+        found = tf.map_fn(tf.recompute_grad(encode), cut, parallel_iterations=1, fn_output_signature=self.dtype)
+        return tf.reshape(found, (-1, self.config.width))
 
 
 def normalized(z: Tensor) -> Tensor:

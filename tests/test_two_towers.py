@@ -68,7 +68,10 @@ def test_embeddings_and_similarities_equal_the_original(engine, name, precision,
     images, texts = engine.cast(engine.tensor(images), precision), engine.raw(tokens)
     close(engine.array(model.encode_image(images)), case, "zimg", bound)
     close(engine.array(model.encode_text(texts)), case, "ztxt", bound)
-    close(engine.array(model(images, texts)), case, "similarity_logits", 2 * bound)
+    zimg, ztxt, t, b = model(images, texts)
+    close(engine.array(model.similarity(zimg, ztxt)), case, "similarity_logits", 2 * bound)
+    assert np.exp(engine.array(t)) == pytest.approx(case["outputs"]["t"]["data"], rel=2 * bound)
+    assert engine.array(b) == pytest.approx(case["outputs"].get("b", {"data": [0]})["data"], rel=2 * bound)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("float64", 2e-7), ("float32", 1e-6)])

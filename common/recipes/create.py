@@ -4,11 +4,11 @@ import dataclasses
 
 from common import flags
 from common.recipes.bit import COMPAT
-from common.recipes.groups import create_groups
+from common.recipes.groups import Group, create_groups
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
-from common.recipes.task import Distillation, create_task
+from common.recipes.task import Contrastive, Distillation, create_task
 from common.system.errors import UserError
 
 MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
@@ -45,6 +45,8 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys() - {"task"}
     own = {"name": config.recipe, "batch_split": config.batch_split, "lrs": tuple(lrs)}
     own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""))
+    if values.get("task") == Contrastive.name and values["loss"] == "softmax":
+        own["groups"] += (Group("b", trained=False),)  # which it does not depend on
     recipe = Recipe(**{name: values[name] for name in fields} | own, task=create_task(values))
     check(recipe)
     return recipe
