@@ -53,7 +53,12 @@ class TwoTowers(Model):
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
         """
         zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
-        return zimg, ztxt, tf.convert_to_tensor(self.t), tf.zeros_like(self.t) if self.b is None else tf.convert_to_tensor(self.b)
+        return (
+            zimg,
+            ztxt,
+            tf.convert_to_tensor(self.t),
+            tf.zeros_like(self.t) if self.b is None else tf.convert_to_tensor(self.b),
+        )
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """[B, T] of embeddings [B, E] and [T, E]."""

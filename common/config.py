@@ -1,6 +1,7 @@
 """The flags of the commands, the same for the three engines: declarations only (common/flags.py reads them)."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,14 @@ def check_name(name: str) -> None:
         or not name.isprintable()
     ):
         raise UserError(f"The --name {name!a} is no folder below --logdir; give a name such as cifar10_r50.")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise UserError for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--locked is {pattern!r}, expected a regular expression ({error}); correct it.") from error
 
 
 def periods(eval_every: str) -> dict[str, int]:
@@ -203,6 +212,15 @@ class TextsConfig:
     chunk: int | None = replacing(
         "texts whose similarities are in memory at once; 0: those of the whole batch", least=0, tasks=("contrastive",)
     )
+    first_temperature: float | None = replacing(
+        "exp(t) of a new model, which products of embeddings are multiplied by",
+        least=TINY,
+        most=1e6,
+        tasks=("contrastive",),
+    )
+    first_bias: float | None = replacing(
+        "b of a new model, which is added to them", least=-1e6, most=1e6, tasks=("contrastive",)
+    )
     image_weights: str | None = flag(
         None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive",)
     )
@@ -235,7 +253,9 @@ class UpdateConfig:
         below=1,
     )
     locked: str | None = replacing(
-        "regular expression of whole names of parameters that stay as they are", rule="the recipe's, or none"
+        "regular expression of whole names of parameters that stay as they are, such as image/.*",
+        rule="the recipe's, or none",
+        check=check_pattern,
     )
     weight_decay: float | None = replacing("weight decay, by the recipe's convention", least=0, most=1e6)
     clip: float | None = replacing("longest global norm of the gradients; 0: any", least=0, most=1e30)

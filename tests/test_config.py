@@ -201,7 +201,8 @@ def test_a_word_that_chooses_is_checked_in_python_too(config):
     free = {f.name for f in dataclasses.fields(config) if f.type in (str, str | None)} - choices(config).keys()
     assert free <= {
         "model", "weights", "bit_pretrained_dir", "dataset", "datadir", "tfds_data_dir", "name", "logdir", "extend_from",
-        "eval_every", "split", "output", "tasks", "teacher", "prompts",
+        "eval_every", "split", "output", "tasks", "teacher", "prompts", "image_weights", "text_weights", "vocabulary",
+        "zero_shot", "locked",
     }  # fmt: skip
 
 

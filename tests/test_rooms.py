@@ -103,6 +103,7 @@ SAME = {
     "coyo",
     "vtab",
     "classification",
+    "contrastive",
     "distillation",
     "distill",
     "sam",

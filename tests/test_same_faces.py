@@ -17,7 +17,7 @@ MEANS = ("devices.py", "exporters.py", "layers.py")
 OTHERWISE = {  # what else is not the same in all three, and why
     "The first TensorFlow of a process decides on Keras's backend.": {"__init__.py:import_tensorflow"},
     "PyTorch runs as it reads; the others compile functions of their own around the same calls.": {
-        "loop.py:Found", "loop.py:zeros", "loop.py:add_gradients", "loop.py:compiled_step", "optim.py:compiled_update",
+        "loop.py:Found", "loop.py:zeros", "loop.py:dense", "loop.py:add_gradients", "loop.py:compiled_step", "optim.py:compiled_update",
         "optim.py:compiled_ascent", "optim.py:update_alike", "optim.py:update_on_one", "optim.py:Params",
         "optim.py:Path", "optim.py:without_across", "loop.py:add", "loop.py:add_sharp", "loop.py:compiled_update",
         "loop.py:cut",

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import json
+import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ class Plan:
         self.models = self.task.models(self)
         tenth = max(1, self.recipe.num_steps // 10)
         sets = {name: given.get("val", tenth) if every is None else every for name, every in sets.items()}
+        check_locked(config.locked, self.model_config.parameter_shapes())
         self.periods = {"val": tenth} | given | sets  # evaluator -> steps between
         if config.tensorboard:
             events.check_installed()
@@ -154,6 +157,12 @@ class Plan:
         names = self.model_config.parameter_shapes()
         count = len(trained(self.recipe.groups, names))
         return f", {count} of {len(names)} parameter arrays trained" if count < len(names) else ""
+
+
+def check_locked(pattern: str | None, names: Collection[str]) -> None:
+    """Raise UserError for a --locked that fits no parameter."""
+    if pattern and not any(re.fullmatch(pattern, name) for name in names):
+        raise UserError(f"--locked {pattern} fits no parameter, such as {next(iter(names))}; correct the pattern.")
 
 
 def scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:

@@ -1,0 +1,88 @@
+"""The recipes of images and texts hold the numbers of their sources; their flags belong to them alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.config import TrainConfig
+from common.recipes.create import create_recipe
+from common.recipes.groups import trained
+from common.system.errors import UserError
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = ("image/head/kernel", "image/stem/kernel", "text/head/kernel", "text/stem/embedding", "t", "b")
+
+
+def recipe_of(name: str, count: int = 50_000, **flags):
+    return create_recipe(TrainConfig(recipe=name, **flags), count, (32, 32), {})
+
+
+def test_siglip_lit_is_the_configuration_of_big_vision():
+    values = json.loads((GOLDEN / "siglip/facts.json").read_text())["configs"]["siglip_lit_coco"]["values"]
+    recipe = recipe_of("siglip_lit")
+    (pattern, none), (_, schedule) = values["schedule"]
+    assert (pattern, none, schedule) == ("img/.*", None, {"decay_type": "cosine", "warmup_steps": 150})
+    assert recipe.batch == values["input"]["batch_size"] and recipe.num_steps == values["total_steps"]
+    assert max(recipe.lrs) == values["lr"] == recipe.lrs[150] and recipe.lrs[75] == values["lr"] / 2
+    assert (recipe.weight_decay, recipe.clip) == (
+        values["wd"],
+        values["grad_clip_norm"],
+    ) and recipe.decay == "independent"
+    task, model = recipe.task, values["model"]
+    assert (task.first_temperature, task.first_bias) == (model["temperature_init"], model["bias_init"])
+    assert "resize(224)|flip_lr|randaug(2,10)" in values["input"]["pp"]
+    assert (recipe.crop, recipe.resize, recipe.flip) == (224, 224, 0.5)
+    assert (recipe.randaugment_layers, recipe.randaugment_magnitude) == (2, 10)
+    assert trained(recipe.groups, NAMES) == {"text/head/kernel", "text/stem/embedding", "t", "b"}
+
+
+def test_lit_is_siglip_lit_with_the_loss_of_clip():
+    lit, other = recipe_of("lit"), recipe_of("siglip_lit")
+    assert (lit.task.loss, other.task.loss) == ("softmax", "sigmoid") and lit.lrs == other.lrs
+    assert trained(lit.groups, NAMES) == {
+        "text/head/kernel",
+        "text/stem/embedding",
+        "t",
+    }  # its loss does not depend on b
+
+
+def test_clippo_is_the_configuration_of_big_vision():
+    values = json.loads((GOLDEN / "text/facts.json").read_text())["configs"]["clippo"]["values"]
+    recipe, schedule = recipe_of("clippo"), values["schedule"]
+    assert recipe.batch == values["input"]["batch_size"] and recipe.num_steps == values["total_steps"]
+    assert recipe.lrs[schedule["warmup_steps"]] == values["lr"] and recipe.weight_decay == values["wd"]
+    assert recipe.lrs[200] == pytest.approx(values["lr"] / 2**0.5) and schedule["timescale"] == 100
+    assert recipe.lrs[350] == pytest.approx(values["lr"] / 3.5**0.5 * 50 / schedule["cooldown_steps"])
+    assert recipe.task.first_temperature == values["model"]["temperature_init"] and recipe.task.loss == "softmax"
+
+
+def test_clip_and_siglip_are_those_of_the_papers():
+    clip, siglip = recipe_of("clip", count=400_000_000), recipe_of("siglip")
+    assert clip.num_steps == 32 * 400_000_000 // 32_768 and max(clip.lrs) == 5e-4 == clip.lrs[2000]
+    assert (clip.beta2, clip.epsilon, clip.weight_decay, clip.decay) == (0.98, 1e-6, 0.2, "decoupled")
+    assert clip.task.first_temperature == pytest.approx(1 / 0.07) and clip.resize_mode == "small_side"
+    assert siglip.num_steps * siglip.batch == pytest.approx(40e9, rel=1e-6) and max(siglip.lrs) == 1e-3
+    assert (siglip.weight_decay, siglip.clip, siglip.task.first_bias) == (1e-4, 1, -10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ({"chunk": 64}, lambda r: r.task.chunk),
+        ({"first_temperature": 5.0}, lambda r: r.task.first_temperature),
+        ({"first_bias": -3.0}, lambda r: r.task.first_bias),
+    ],
+)
+def test_a_flag_replaces_a_number_of_the_task_and_belongs_to_it(flags, found):
+    ((name, value),) = flags.items()
+    assert found(recipe_of("siglip_lit", **flags)) == value != found(recipe_of("siglip_lit"))
+    with pytest.raises(UserError, match=f"--{name} belongs to the task contrastive; classification has no use for it"):
+        create_recipe(TrainConfig(**flags), 50_000, (32, 32), {})
+
+
+def test_a_part_of_a_tower_is_locked():
+    recipe = recipe_of("siglip_lit", locked="image/(?!head/).*")
+    assert trained(recipe.groups, NAMES) == {*NAMES} - {"image/stem/kernel"}
+    with pytest.raises(UserError, match=r"--locked is '\(', expected a regular expression"):
+        recipe_of("siglip_lit", locked="(")
