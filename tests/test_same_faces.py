@@ -19,7 +19,7 @@ OTHERWISE = {  # what else is not the same in all three, and why
     "PyTorch runs as it reads; the others compile functions of their own around the same calls.": {
         "loop.py:Found", "loop.py:zeros", "loop.py:dense", "loop.py:add_gradients", "loop.py:compiled_step", "optim.py:compiled_update",
         "optim.py:compiled_ascent", "optim.py:update_alike", "optim.py:update_on_one", "optim.py:Params",
-        "optim.py:Path", "optim.py:without_across", "loop.py:add", "loop.py:add_sharp", "loop.py:compiled_update",
+        "optim.py:Path", "optim.py:without_across", "optim.py:exchange", "loop.py:add", "loop.py:add_sharp", "loop.py:compiled_update",
         "loop.py:cut",
     },
     "A compiled function of JAX takes a model in parts.": {
