@@ -29,13 +29,17 @@ from common.weights.express import choose_table, differing, express, expressed
 from common.weights.recognise import shorten
 from common.weights.source import Source, card_path, find_weights, read_model
 from common.weights.table import Table
-from common.models import ModelConfig, ResNetConfig, ViTConfig, architecture_name, family_name, num_parameters
+from common.models import (
+    BertConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, architecture_name, family_name,
+    num_parameters,
+)  # fmt: skip
 from common.models.families import dump_config
 
 WRITERS = {  # spelling -> the contents of its files beside the arrays
     "timm": timm_config.write_config,
     "huggingface": huggingface_config.write_config,
     "huggingface_v5": huggingface_config.write_config,
+    "huggingface_siglip2": functools.partial(huggingface_config.write_config, siglip2=True),
 }
 CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "big_transfer": (".npz",),
@@ -43,14 +47,18 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "timm": (".safetensors",),
     "huggingface": (".safetensors",),
     "huggingface_v5": (".safetensors",),
+    "huggingface_siglip2": (".safetensors",),
     "torchvision": (".safetensors",),
     "ours": (".safetensors", *containers.SUFFIXES),
 }
 STATED = {  # facts that config.json can hold beyond what the spelling's own code computes
     ("timm", ViTConfig): ("gelu",),
-    ("huggingface", ViTConfig): ("gelu", "layer_norm_epsilon"),
-    ("huggingface_v5", ViTConfig): ("gelu", "layer_norm_epsilon"),
     ("huggingface", ResNetConfig): ("num_groups",),
+    **{
+        (spelling, family): ("gelu", "layer_norm_epsilon")
+        for spelling in ("huggingface", "huggingface_v5", "huggingface_siglip2")
+        for family in (ViTConfig, TextConfig, BertConfig, TwoTowersConfig)
+    },
 }
 DECISIVE = ("gelu", "layer_norm_epsilon", "max_pool_padding", "num_groups")  # never changed without being asked
 FIELDS = ("gelu", "layer_norm_epsilon", "num_heads", "image_size")
@@ -77,7 +85,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
     parser.add_argument("--force", action="store_true", help="replace a target that exists")
     parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
-    parser.add_argument("--gelu", choices=("tanh", "erf"), help="the model's GELU, where it is unknown or to change it")
+    parser.add_argument(
+        "--gelu", choices=("tanh", "erf", "quick"), help="the model's GELU, where it is unknown or to change it"
+    )
     parser.add_argument("--layer_norm_epsilon", type=float, help="the model's epsilon, as --gelu")
     parser.add_argument("--num_heads", type=int, help="the model's number of heads, where it is unknown")
     parser.add_argument("--image_size", type=size, metavar="HEIGHTxWIDTH", help="of positions that form no square")
@@ -165,7 +175,8 @@ def target_is_own(path: Path) -> bool:
 def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
     """The differences between the spelling's own code and the model; UserError where one is decisive."""
     notes, stated = [], STATED.get((table.spelling, table.family), ())
-    for field, (ours, theirs) in differing(config, table).items():
+    for name, (ours, theirs) in differing(config, table).items():
+        field = name.split()[-1]  # of a child, too: `image gelu`
         if field in stated:
             continue
         where = (
@@ -173,10 +184,10 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
         )
         if field in DECISIVE and table.spelling in WRITERS:
             raise UserError(
-                f"{table.spelling} computes with the {field} {theirs}, its config.json cannot say otherwise, and the "
+                f"{table.spelling} computes with the {name} {theirs}, its config.json cannot say otherwise, and the "
                 f"model has {ours}; give --{field} {theirs} to change the model."
             )
-        notes.append(f"{table.spelling}'s own code computes with the {field} {theirs}, the model has {ours}; {where}")
+        notes.append(f"{table.spelling}'s own code computes with the {name} {theirs}, the model has {ours}; {where}")
     if table.spelling == "timm" and not timm_config.describe(config)[0]:
         notes.append("timm has no architecture of this size, so config.json names none")
     return notes

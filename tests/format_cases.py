@@ -18,9 +18,12 @@ SMALL |= {"image_size": (32, 32)}
 GOOGLE = ("vision_transformer", "vision_transformer_linen")
 VISION = ("big_vision", "big_vision_scan")
 HUGGING = ("huggingface", "huggingface_v5")
+SIGLIP = ("huggingface", "huggingface_siglip2")
 TOWER = SMALL | {"num_classes": None}
 TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24, "num_classes": 32}
 BERT = TEXT | {"num_heads": 1}  # of 16: what no file tells is taken for the published 64 of a head
+CLIP_IMAGE = {"stem_bias": False, "pre_norm": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
+CLIP_TEXT = {"pooling": "end", "causal": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
 CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configuration, spellings besides ours)
     "bit": (
         ResNetConfig((2, 1), 0.5, 5),
@@ -52,7 +55,7 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     ),
     "vit_map": (ViTConfig(**SMALL, pooling="map"), (*VISION, "timm")),
     "vit_unpooled": (ViTConfig(**SMALL, pooling="none"), (*GOOGLE, *VISION)),
-    "vit_features": (ViTConfig(**SMALL | {"num_classes": None}, pooling="map"), (*VISION, "timm")),
+    "vit_features": (ViTConfig(**SMALL | {"num_classes": None}, pooling="map"), (*VISION, "timm", *SIGLIP)),
     "vit_rectangle": (ViTConfig(**SMALL | {"image_size": (32, 48)}), (*GOOGLE, "timm", *HUGGING)),
     "hybrid": (
         ViTConfig(**SMALL | {"patch_size": (1, 1), "image_size": (64, 64)}, backbone=ResNetV1Config((2, 1), 0.5)),
@@ -66,21 +69,20 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         MixerConfig((8, 8), 32, 2, 16, 64, 5, image_size=(32, 32), gelu="erf"),
         ("vision_transformer", "big_vision", "timm"),
     ),
-    "text": (TextConfig(**TEXT), VISION),
+    "text": (TextConfig(**TEXT), (*VISION, "huggingface")),
     "text_map": (TextConfig(**TEXT, pooling="map"), VISION),
-    "text_clip": (TextConfig(**TEXT, head_bias=False), ()),
+    "text_clip": (TextConfig(**TEXT, **CLIP_TEXT), ("huggingface",)),
     "bert": (BertConfig(**BERT), ("big_vision",)),
-    "bert_pooler": (BertConfig(**BERT, pre_logits=32), ()),
-    "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), VISION),
+    "bert_features": (BertConfig(**BERT | {"num_classes": None}), ("big_vision", "huggingface")),
+    "bert_pooler": (BertConfig(**BERT | {"num_classes": None}, pre_logits=16), ("huggingface",)),
+    "vit_clip": (ViTConfig(**SMALL, **CLIP_IMAGE), ("huggingface",)),
+    "vit_clip_features": (ViTConfig(**TOWER, **CLIP_IMAGE | {"head_bias": True}), ("huggingface",)),
+    "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP)),
     "lit": (TwoTowersConfig(ViTConfig(**TOWER, cls_position=False), BertConfig(**BERT), False), ("big_vision",)),
     "clippo": (TwoTowersConfig(ViTConfig(**SMALL, pooling="map"), None, False), ("big_vision",)),
     "clip": (
-        TwoTowersConfig(
-            ViTConfig(**SMALL | {"num_classes": 32}, stem_bias=False, pre_norm=True, head_bias=False),
-            TextConfig(**TEXT, head_bias=False),
-            False,
-        ),
-        (),
+        TwoTowersConfig(ViTConfig(**SMALL | {"num_classes": 32}, **CLIP_IMAGE), TextConfig(**TEXT, **CLIP_TEXT), False),
+        ("huggingface",),
     ),
     "towers_bit": (TwoTowersConfig(ResNetConfig((2, 1), 0.5, 32), TextConfig(**TEXT)), ("big_vision",)),
     "mixer_features": (

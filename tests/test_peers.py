@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def randomise(model) -> None:
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
             is_scale = value.ndim == 1 and name.endswith("weight")
-            value.copy_(noise / max(4, value[0].numel()) ** 0.5 + is_scale)
+            value.copy_(noise / max(4, math.prod(value.shape[1:])) ** 0.5 + is_scale)
 
 
 def peer_logits(model, size: tuple[int, int]) -> np.ndarray:

@@ -84,8 +84,8 @@ def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Ar
         arrays.pop("cls")
     if has and not had:
         say("The weights have no class token: it starts at zero.")
-        width = arrays["stem/bias"].size
-        arrays["cls"] = np.zeros((1, 1, width), arrays["stem/bias"].dtype)
+        stem = arrays["stem/kernel"]
+        arrays["cls"] = np.zeros((1, 1, stem.shape[-1]), stem.dtype)
     if "pos_embedding" not in arrays or wanted.positions != "learned":
         return arrays
     first, patches = np.split(arrays["pos_embedding"], [1 if positioned else 0], axis=1)

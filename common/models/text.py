@@ -57,6 +57,11 @@ class TextConfig(Config):
             raise UserError(f"The model takes texts of {self.length} tokens and these have {count}; pad or cut them.")
 
     @property
+    def has_head(self) -> bool:
+        """Whether a projection follows the features."""
+        return self.num_classes is not None
+
+    @property
     def feature_width(self) -> int:
         """Number of features before the head."""
         return self.width

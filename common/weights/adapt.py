@@ -45,8 +45,8 @@ def adapt_parts(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arr
     for name, part in parts.items():
         arrays |= within(name, adapt_parts(part, config.children[name], wanted.children[name], say))
     own, shapes = FAMILIES[type(wanted)].adapt(own, config, wanted, say), wanted.own_shapes()
-    classes = shapes["head/bias"][0] if "head/bias" in shapes else None
-    return arrays | adapt_head(own, classes, say, shapes.get("head/kernel", (0,))[0])
+    width, classes = shapes.get("head/kernel", (None, None))
+    return arrays | adapt_head(own, classes, say, width, bias="head/bias" in shapes)
 
 
 def adapt_channels(arrays: Arrays, say: Say, stem: str | None = Config.image_kernel) -> Arrays:
@@ -60,19 +60,28 @@ def adapt_channels(arrays: Arrays, say: Say, stem: str | None = Config.image_ker
 
 
 def adapt_head(
-    arrays: Arrays, num_classes: int | None, say: Say = lambda line: None, width: int | None = None
+    arrays: Arrays,
+    num_classes: int | None,
+    say: Say = lambda line: None,
+    width: int | None = None,
+    *,
+    bias: bool = True,
 ) -> Arrays:
     """A head of zeros where the file's is for another number of classes (the originals' rule), none where none is.
 
-    `width` is the number of features, for files without a head.
+    `width` is the number of features, for files without a head; `bias`: whether the head has one.
     """
     rest = {name: array for name, array in arrays.items() if not name.startswith("head/")}
     if num_classes is None:
         return rest
-    classes = arrays["head/bias"].size if "head/bias" in arrays else None
-    if classes == num_classes:
-        return arrays
+    classes, dtype = (
+        arrays["head/kernel"].shape[-1] if "head/kernel" in arrays else None,
+        next(iter(rest.values())).dtype,
+    )
+    zeros = {"head/bias": np.zeros(num_classes, dtype)} if bias else {}
+    if classes == num_classes and (bias or "head/bias" not in arrays):
+        return arrays if "head/bias" in arrays or not bias else arrays | zeros
     was = f"The head, for {classes} classes, is replaced by" if classes else "The weights have no head: the model gets"
     say(f"{was} one of zeros for {num_classes} classes.")
-    width, dtype = arrays["head/kernel"].shape[0] if classes else width, next(iter(rest.values())).dtype
-    return rest | {"head/kernel": np.zeros((width, num_classes), dtype), "head/bias": np.zeros(num_classes, dtype)}
+    width = arrays["head/kernel"].shape[0] if classes else width
+    return rest | {"head/kernel": np.zeros((width, num_classes), dtype)} | zeros

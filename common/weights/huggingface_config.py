@@ -1,6 +1,7 @@
 """The `config.json` beside Hugging Face's weights: read, and written.
 
-Sources: `models/vit/configuration_vit.py`, `models/bit/configuration_bit.py` of huggingface/transformers.
+SigLIP, CLIP and BERT: huggingface_towers.py. Sources: `models/vit/configuration_vit.py`, `models/bit/configuration_bit.py`
+of huggingface/transformers.
 """
 
 from typing import Any
@@ -9,9 +10,16 @@ from common.models import ModelConfig, ResNetConfig, ViTConfig
 from common.models.cards import Card
 from common.system.errors import UserError
 from common.weights import processors
+from common.weights.huggingface_towers import (
+    ACTIVATIONS,
+    TYPES,
+    describe_towers,
+    described,
+    is_tower,
+    read_towers,
+)
 from common.weights.timm_config import in_order
 
-ACTIVATIONS = {"gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 FIXED_BIT = {  # what a BiT's config.json must say to be the model of the paper
     "layer_type": "preactivation",
     "global_padding": None,
@@ -24,6 +32,8 @@ LOSSES = {"single_label_classification": "softmax", "multi_label_classification"
 
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """Fields of a configuration, and `class_names`, that a config.json states. UserError for what is not held."""
+    if config.get("model_type") in TYPES:
+        return read_towers(config)
     facts = {}
     if config.get("model_type") == "bit":
         for name, value in FIXED_BIT.items():
@@ -39,7 +49,8 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         facts["num_heads"] = config.get("num_attention_heads", 12)
         facts["image_size"] = processors.pair(config.get("image_size", 224))
     else:
-        raise UserError(f"The config.json says model_type {config.get('model_type')!r}, expected vit or bit.")
+        known = ", ".join(("vit", "bit", *TYPES))
+        raise UserError(f"The config.json says model_type {config.get('model_type')!r}, expected one of {known}.")
     problem = config.get("problem_type")
     if problem is not None:
         if problem not in LOSSES:
@@ -52,11 +63,20 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[str]]:
-    """({file: contents}, notes on what Hugging Face does otherwise): `from_pretrained` and `pipeline` read it."""
+def write_config(config: ModelConfig, card: Card, siglip2: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """({file: contents}, notes on what Hugging Face does otherwise): `from_pretrained` and `pipeline` read it.
+
+    `siglip2`: for `Siglip2Model`.
+    """
+    facts = describe_towers(config, card, siglip2) if is_tower(config) else describe(config, card)
+    if config.image_kernel is None:
+        return {"config.json": facts}, []
     size, notes = processors.image_size(config, card)
-    facts = describe(config, card)
-    processor, more = processors.write_huggingface(card.preprocessing, size, facts["model_type"])
+    if siglip2:
+        patch = getattr(config, "image", config).patch_size[0]
+        processor, more = processors.write_patches(card.preprocessing, size, patch)
+    else:
+        processor, more = processors.write_huggingface(card.preprocessing, size, facts["model_type"])
     return {"config.json": facts, "preprocessor_config.json": processor}, notes + more
 
 
@@ -93,12 +113,7 @@ def describe_vit(config: ViTConfig, kind: str) -> dict[str, Any]:
     return {
         "architectures": [f"ViT{kind}"],
         "model_type": "vit",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.mlp_dim,
-        "hidden_act": "gelu" if config.gelu == "erf" else "gelu_pytorch_tanh",
-        "layer_norm_eps": config.layer_norm_epsilon,
+        **described(config),
         "image_size": single(config.image_size),
         "patch_size": single(config.patch_size),
         "num_channels": 3,

@@ -1,8 +1,8 @@
 """The layout of an array in another spelling: a permutation and a reshape, written in letters, ours first.
 
 `HWIO -> OIHW` permutes; `D(NK) -> DNK` splits an axis into heads; `IO -> 11IO` adds axes of length one, `1LD -> LD` takes
-one away. Letters mean H height, W width, I input, O output, D width of the model, N heads, K width of a head, C channels,
-L positions.
+one away, `1 -> ` the only one; `HWIO -> O(HWI)` joins the axes of a patch. Letters mean H height, W width, I input, O output,
+D width of the model, N heads, K width of a head, C channels, L positions.
 """
 
 import functools
@@ -34,23 +34,26 @@ class Layout:
     """One such sentence, in both directions; the empty sentence leaves arrays as they are."""
 
     def __init__(self, text: str):
-        left, _, self.there = text.partition(" -> ")
-        self.groups = [group.strip("()") for group in re.findall(r"\(\w+\)|\w", left)]
+        self.text = text
+        left, _, right = text.partition(" -> ")
+        self.groups, self.there = (
+            [one.strip("()") for one in re.findall(r"\(\w+\)|\w", side)] for side in (left, right)
+        )
         letters = "".join(self.groups).replace("1", "")
-        self.order = [letters.index(letter) for letter in self.there if letter != "1"]
+        self.order = [letters.index(letter) for letter in "".join(self.there) if letter != "1"]
         self.inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
 
     def shape_there(self, shape: Shape, num_heads: int | None = None) -> Shape:
         """The shape in the other spelling of an array that has `shape` in ours."""
-        if not self.there:
+        if not self.text:
             return shape
         split = self._split(shape, num_heads)
         sizes = iter([split[axis] for axis in self.order])
-        return tuple(1 if letter == "1" else next(sizes) for letter in self.there)
+        return tuple(math.prod(1 if letter == "1" else next(sizes) for letter in group) for group in self.there)
 
     def shape_here(self, shape: Shape) -> Shape:
         """The inverse of `shape_there`; ValueError for a shape that cannot be."""
-        if not self.there:
+        if not self.text:
             return shape
         sizes = self.sizes(shape)
         return tuple(math.prod(sizes[letter] for letter in group.replace("1", "")) for group in self.groups)
@@ -58,21 +61,31 @@ class Layout:
     def sizes(self, shape: Shape) -> dict[str, int]:
         """{letter: length} of a shape in the other spelling; ValueError for one that cannot be."""
         if len(shape) != len(self.there) or any(size != 1 for size, letter in zip(shape, self.there) if letter == "1"):
-            raise ValueError(f"{shape} is not {self.there}")
-        return dict(zip(self.there, shape))
+            raise ValueError(f"{shape} is not {self.text.partition(' -> ')[2]}")
+        return {letter: one for size, group in zip(shape, self.there) for letter, one in self._parts(size, group)}
+
+    @staticmethod
+    def _parts(size: int, group: str) -> list[tuple[str, int]]:
+        """The letters and lengths of an axis there; of a patch, which is square and has three channels."""
+        if len(group) == 1:
+            return [(group, size)]
+        side = math.isqrt(size // 3)
+        if size != 3 * side**2:
+            raise ValueError(f"{size} is not that of a square patch")
+        return list(zip(group, (side, side, 3), strict=True))
 
     def to_there(self, array: np.ndarray, num_heads: int | None = None) -> np.ndarray:
         """The array as the other spelling has it: a view where it can be one."""
-        if not self.there:
+        if not self.text:
             return array
         permuted = array.reshape(self._split(array.shape, num_heads)).transpose(self.order)
         return permuted.reshape(self.shape_there(array.shape, num_heads))
 
     def to_here(self, array: np.ndarray) -> np.ndarray:
         """The inverse of `to_there`."""
-        if not self.there:
+        if not self.text:
             return array
-        sizes = [size for size, letter in zip(array.shape, self.there) if letter != "1"]
+        sizes = [size for letter, size in self.sizes(array.shape).items() if letter != "1"]
         return array.reshape(sizes).transpose(self.inverse).reshape(self.shape_here(array.shape))
 
     def _split(self, shape: Shape, num_heads: int | None) -> Shape:

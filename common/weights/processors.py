@@ -148,8 +148,14 @@ PROCESSORS = {
     "CLIP": CLIP,
     "DeiT": Processor({"height": 256, "width": 256}, 3, HALVES, HALVES, 224),
     "ConvNext": Processor({"shortest_edge": 384}, 3, HALVES, HALVES),
+    "Siglip2": Processor({}, 2, HALVES, HALVES),
+    "Siglip": Processor({"height": 224, "width": 224}, 3, HALVES, HALVES),
 }
-OF_A_MODEL = {"vit": "ViT", "bit": "Bit"}
+OF_A_MODEL = {"vit": "ViT", "bit": "Bit"} | {
+    f"{kind}{tower}": name
+    for kind, name in (("siglip", "Siglip"), ("siglip2", "Siglip2"), ("clip", "CLIP"))
+    for tower in ("", "_vision_model")
+}
 
 
 def read_huggingface(told: dict[str, Any], model_type: str) -> Told:
@@ -169,6 +175,10 @@ def read_geometry(told: dict[str, Any], default: Processor, family: str | None, 
     kind = resize_kind(PILLOW[number] if number in range(len(PILLOW)) else number, notes)
     if not told.get("do_resize", True):
         notes.append("images are resized, which their file leaves to its user")
+    if family == "Siglip2":
+        notes.append("images are squashed to a square, where their file keeps their sides' ratio")
+        side = math.isqrt(told.get("max_num_patches", 256)) * told.get("patch_size", 16)
+        return {"resolution": side, "eval_resize": 0, "resize_kind": kind}
     size, crop = told.get("size", default.size), 0
     if not isinstance(size, dict):
         keys = ("shortest_edge",) if "shortest_edge" in default.size else ("height", "width")
@@ -220,9 +230,30 @@ def write_huggingface(
         "resample": PILLOW.index(kind),
         "do_center_crop": bool(eval_resize),
         "crop_size": whole,
+        **scaling(prepared),
+    }, notes
+
+
+def scaling(prepared: Preprocessing) -> dict[str, Any]:
+    """The keys of the scale of pixels."""
+    return {
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(prepared.mean),
         "image_std": list(prepared.std),
+    }
+
+
+def write_patches(prepared: Preprocessing, size: tuple[int, int], patch: int) -> tuple[dict[str, Any], list[str]]:
+    """The same for `Siglip2ImageProcessor`, which keeps the ratio of an image's sides and fills a number of patches."""
+    kind, notes = peer_kind(prepared, "Hugging Face")
+    notes.append("Siglip2ImageProcessor keeps the ratio of an image's sides; square images only are seen as here")
+    return {
+        "image_processor_type": "Siglip2ImageProcessor",
+        "do_resize": True,
+        "resample": PILLOW.index(kind),
+        "patch_size": patch,
+        "max_num_patches": (size[0] // patch) * (size[1] // patch),
+        **scaling(prepared),
     }, notes

@@ -14,6 +14,12 @@ from common.weights.spellings import SPELLINGS, TABLES
 from common.weights.table import Match, Table
 
 MAX_LISTED = 8  # names in an error message
+OF_TOWERS = (
+    "gelu",
+    "layer_norm_epsilon",
+    "num_heads",
+    "image_size",
+)  # what a user states of a model within another, too
 
 
 class Found(NamedTuple):
@@ -163,10 +169,10 @@ def infer(table: Table, match: Match, facts: dict[str, Any]) -> tuple[ModelConfi
     """(configuration, assumed fields) of what matched; KeyError where a parameter is missing that the family needs."""
     computes = {name: facts.get(name, value) for name, value in table.computes.items()}
     assumed = [name for name in ("gelu", "layer_norm_epsilon") if name in computes and name not in facts]
-    children = {}
+    children, given = {}, {name: facts[name] for name in OF_TOWERS if name in facts}
     for name, _, child in table.children:
         try:
-            children[name], more = infer(child, match.children[name], fields_of(facts.get(name)))
+            children[name], more = infer(child, match.children[name], fields_of(facts.get(name)) | given)
         except KeyError as error:
             raise KeyError(f"{name}/{error.args[0]}") from error
         assumed += [f"{name} {field}" for field in more]
@@ -184,6 +190,8 @@ def stem_channels(config: ModelConfig, match: Match) -> int:
     return match.shapes[name][-2]
 
 
-def fields_of(config: ModelConfig | None) -> dict[str, Any]:
-    """{field: value} of a configuration, if there is one."""
-    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config)} if config else {}
+def fields_of(config: ModelConfig | dict[str, Any] | None) -> dict[str, Any]:
+    """{field: value} of a configuration, if there is one, or of what a config file says of a child."""
+    if config is None or isinstance(config, dict):
+        return config or {}
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}

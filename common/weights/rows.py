@@ -29,10 +29,10 @@ class Row(NamedTuple):
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """The shape in the file, from those of our parameters."""
-        first, *rest = layout(self.layout).shape_there(shapes[self.ours[0]], self.num_heads)
+        one = layout(self.layout).shape_there(shapes[self.ours[0]], self.num_heads)
         if self.stacked:
-            return (len(self.ours), first, *rest)
-        return (first * len(self.ours), *rest)
+            return (len(self.ours), *one)
+        return (one[0] * len(self.ours), *one[1:]) if len(self.ours) > 1 else one
 
     def to_there(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The array of the file, contiguous."""
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
     def to_here(self, array: np.ndarray, shapes: dict[str, Shape]) -> Arrays:
         """Our parameters, contiguous."""
-        parts = array if self.stacked else np.split(array, len(self.ours))
+        parts = array if self.stacked else np.split(array, len(self.ours)) if len(self.ours) > 1 else [array]
         here = [layout(self.layout).to_here(part).reshape(shapes[name]) for name, part in zip(self.ours, parts)]
         return {name: contiguous(part) for name, part in zip(self.ours, here)}
 

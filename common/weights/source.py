@@ -23,7 +23,12 @@ TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
     "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
 )  # fmt: skip
-ASKED = ("timm", "huggingface", "huggingface_v5")  # spellings whose files may want images in any way
+ASKED = (
+    "timm",
+    "huggingface",
+    "huggingface_v5",
+    "huggingface_siglip2",
+)  # spellings whose files may want images in any way
 FROM_HUBS = (".safetensors", INDEX, ".msgpack")  # what a config.json of timm or Hugging Face may lie beside
 
 
@@ -190,6 +195,7 @@ def foreign_facts(path: Path) -> Facts:
     try:
         if "model_type" in config:
             fields = huggingface_config.read_config(config)
+            told = told if config["model_type"] in processors.OF_A_MODEL else None
             facts, notes = processors.read_huggingface(told, config["model_type"]) if told else ({}, [])
         else:
             fields, (facts, notes) = timm_config.read_config(config), processors.read_timm(config)
@@ -223,7 +229,7 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
     if found.table.prepares and card.mean is None:
         prepared, note = found.table.prepares(config)
         return card.over(prepared), [*notes, f"{path}: {note}"]
-    if found.table.spelling in ASKED and card.mean is None and facts.recorded is None:
+    if found.table.spelling in ASKED and card.mean is None and facts.recorded is None and config.image_kernel:
         notes.append(f"{path}: no file tells how images are prepared, so they are squashed and lie in [-1, 1]")
     return card, notes
 
@@ -235,8 +241,7 @@ def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Pat
     """
     if facts.recorded is None:
         return found.config
-    fields = {item.name for item in dataclasses.fields(facts.recorded)}
-    recorded = dataclasses.replace(facts.recorded, **{name: given[name] for name in given if name in fields})
+    recorded = changed(facts.recorded, given)
     if type(recorded) is type(found.config) and counts(recorded) == counts(found.config):
         there = expressed(recorded, found.table)[0]
         if there.parameter_shapes() == found.config.parameter_shapes():
@@ -245,6 +250,13 @@ def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Pat
         f"{path} holds a {family_name(found.config)} and the record beside its arrays is of another model; remove the "
         "record (the card, or the file's metadata)."
     )
+
+
+def changed(config: ModelConfig, given: dict[str, Any]) -> ModelConfig:
+    """A configuration with what a user states of it and of the models within it."""
+    fields = {item.name for item in dataclasses.fields(config)}
+    children = {name: changed(child, given) for name, child in config.children.items()}
+    return dataclasses.replace(config, **children, **{name: given[name] for name in given if name in fields})
 
 
 def counts(config: ModelConfig) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, head_classes
+from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, TwoTowersConfig, head_classes
 from common.models.cards import Card
-from common.models.family import Arrays, Say
+from common.models.family import Arrays, Say, below
 from common.models.initial import initial_parameters
 from common.system import remote
 from common.system.errors import UserError
@@ -102,12 +102,39 @@ def with_head_bias(arrays: Arrays, value: float) -> Arrays:
 def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
     """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
     path = remote.local_file(path, card_name(Path(path)), "config.json", "preprocessor_config.json")
-    source = read_model(path, check=lambda found: check_same_model(found, config, path))
+    source = read_model(path, check=lambda found: check_same_model(meant(found, config), config, path))
+    if name := tower_for(source.config, config):
+        say(f"{path} holds an image-text model: its tower for {name}s is read, without a projection.")
+        source = alone(source, name)
     for line in source.notes:
         say(line)
     if source.unused:
         say(f"The model has no such parameters, so they are not read: {shorten(source.unused)}.")
     return source
+
+
+def tower_for(found: ModelConfig, wanted: ModelConfig) -> str | None:
+    """Which tower of an image-text model is meant where a model of another family is `wanted`; None: the whole."""
+    if not isinstance(found, TwoTowersConfig) or isinstance(wanted, TwoTowersConfig):
+        return None
+    return next((name for name, child in found.children.items() if type(child) is type(wanted)), None)
+
+
+def meant(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:
+    """What a file has for a `wanted` model."""
+    name = tower_for(found, wanted)
+    return getattr(found, name) if name else found
+
+
+def alone(source: Source, name: str) -> Source:
+    """One tower of an image-text model, without its projection, which is no classifier."""
+    tower = getattr(source.config, name)
+    config = dataclasses.replace(
+        tower, num_classes=None, **({"head_bias": True} if hasattr(tower, "head_bias") else {})
+    )
+    arrays = below(source.arrays, name)
+    card = dataclasses.replace(source.card, **({"text": None} if name == "image" else {}))
+    return source._replace(config=config, arrays={key: arrays[key] for key in config.parameter_shapes()}, card=card)
 
 
 def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> Arrays:

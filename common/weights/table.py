@@ -148,7 +148,7 @@ class Table:
         for name, (shape, template, numbers) in hits.items():
             try:
                 here, sizes = template.shape_here(shape)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, IndexError):
                 unfit.append(name)
                 continue
             heads = sizes.get("N", heads)

@@ -1,20 +1,22 @@
 """The spelling of Hugging Face transformers: safetensors with a `config.json` (common/weights/huggingface_config.py).
 
-    huggingface     ViT in the names that every version saves and loads; BiT
-    huggingface_v5  ViT in the names that modules bear since version 5
+    huggingface          ViT in the names that every version saves and loads; BiT; SigLIP, CLIP, their towers alone, and BERT
+    huggingface_v5       ViT in the names that modules bear since version 5
+    huggingface_siglip2  SigLIP 2 in the names of `Siglip2Model`, which takes images as rows of patches; the published ones
+                         of a fixed resolution are a `SiglipModel`
 
 Models without a head (`ViTModel`, `BitModel`) have the names without `vit.` or `bit.` before them; a `ViTModel` has a
-pooler as well, which no other part of it uses.
+pooler as well, which no other part of it uses. Towers alone may lack what stands before their names, too.
 
-Sources: `models/vit/modeling_vit.py`, `models/bit/modeling_bit.py` of huggingface/transformers.
+Sources: `models/{vit,bit,siglip,siglip2,clip,bert}/modeling_*.py` of huggingface/transformers.
 """
 
-from common.models import ResNetConfig, ViTConfig
+from common.models import BertConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig
 from common.weights.rows import dotted
 from common.weights.spellings.google import CLASS_TOKEN
-from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, NORM, PATCHES
+from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, MLP, NORM, PATCHES
 from common.weights.spellings.timm import CELL as TIMM_CELL
-from common.weights.table import Table
+from common.weights.table import Table, prefixed
 
 BLOCK = (
     *dotted("norm1", "layernorm_before", NORM),
@@ -62,6 +64,123 @@ VIT = {
     "holds": CLASS_TOKEN | {"pre_logits": (None,)},
     "computes": {"gelu": "erf", "layer_norm_epsilon": 1e-12},
 }
+# --- SigLIP and CLIP: towers of one kind of block
+
+TOWER_BLOCK = (
+    *dotted("norm1", "layer_norm1", NORM),
+    *dotted("attn/query", "self_attn.q_proj", DENSE),
+    *dotted("attn/key", "self_attn.k_proj", DENSE),
+    *dotted("attn/value", "self_attn.v_proj", DENSE),
+    *dotted("attn/out", "self_attn.out_proj", DENSE),
+    *dotted("norm2", "layer_norm2", NORM),
+    *dotted("mlp", "mlp", MLP),
+)
+QUERY_KEY_VALUE = tuple(f"attn/{part}" for part in ("query", "key", "value"))
+TORCH_ATTENTION = (  # torch.nn.MultiheadAttention
+    (tuple(f"{name}/kernel" for name in QUERY_KEY_VALUE), "in_proj_weight", "IO -> OI"),
+    (tuple(f"{name}/bias" for name in QUERY_KEY_VALUE), "in_proj_bias"),
+    *dotted("attn/out", "out_proj", DENSE),
+)
+POOL = (
+    ("probe", "probe"),
+    *((ours, f"attention.{theirs}", *how) for ours, theirs, *how in TORCH_ATTENTION),
+    *dotted("norm", "layernorm", NORM),
+    *dotted("mlp", "mlp", MLP),
+)
+POSITIONS = ("pos_embedding", "embeddings.position_embedding.weight", "1LD -> LD")
+BLOCKS = dotted("blocks/{block}", "encoder.layers.{block}", TOWER_BLOCK)
+VISION = (POSITIONS, *BLOCKS, *dotted("norm", "post_layernorm", NORM))
+WORDS = (("stem/embedding", "embeddings.token_embedding.weight"), POSITIONS, *BLOCKS)
+WORDS = (*WORDS, *dotted("norm", "final_layer_norm", NORM))
+PATCH = "embeddings.patch_embedding"
+LINEAR = (("kernel", "weight", "HWIO -> O(HWI)"), ("bias", "bias"))
+
+
+def under(prefix: str, rows: tuple) -> tuple:
+    """Rows whose names there begin with `prefix`."""
+    return tuple((ours, f"{prefix}.{theirs}", *how) for ours, theirs, *how in rows)
+
+
+def prefixes(tower: str) -> tuple:
+    """Aliases of a tower alone, which may lack its name."""
+    return ((r"^(embeddings|encoder|head|post_layernorm|pre_layrnorm|final_layer_norm)\.", rf"{tower}.\1."),)
+
+
+IDS = r"\.position_ids$"  # of older versions
+SIGLIP = {"computes": {"gelu": "tanh", "layer_norm_epsilon": 1e-6}, "ignored": IDS}
+CLIP = {"computes": {"gelu": "quick", "layer_norm_epsilon": 1e-5}, "ignored": IDS}
+PLAIN = {"positions": ("learned",), "pre_logits": (None,), "square": (True,)}
+OF_SIGLIP = PLAIN | {"pooling": ("map",), "num_classes": (None,), "stem_bias": (True,), "pre_norm": (False,)}
+OF_CLIP = PLAIN | {"pooling": ("token",), "cls_position": (True,), "stem_bias": (False,), "pre_norm": (True,)}
+
+
+def siglip(spelling: str, patches: tuple) -> tuple[Table, Table]:
+    """The towers of SigLIP, whose first layer has the rows `patches`."""
+    vision = (*dotted("stem", PATCH, patches), *VISION, *dotted("pool", "head", POOL))
+    words = (*WORDS, *dotted("head", "head", DENSE))
+    return (
+        Table(
+            spelling, ViTConfig, under("vision_model", vision),
+            holds=OF_SIGLIP, aliases=prefixes("vision_model"), **SIGLIP,
+        ),
+        Table(
+            spelling, TextConfig, under("text_model", words),
+            holds={"pooling": ("last",), "causal": (False,), "head_bias": (True,), "has_head": (True,)},
+            aliases=prefixes("text_model"), **SIGLIP,
+        ),
+    )  # fmt: skip
+
+
+CLIP_VISION = (
+    ("cls", "embeddings.class_embedding", "11D -> D"),
+    *dotted("stem", PATCH, CONV),
+    *VISION,
+    *dotted("pre_norm", "pre_layrnorm", NORM),
+)
+CLIP_TOWERS = (
+    Table(
+        "huggingface", ViTConfig, (*under("vision_model", CLIP_VISION), ("head/kernel", "visual_projection.weight", "IO -> OI")),
+        holds=OF_CLIP | {"head_bias": (False,)}, aliases=prefixes("vision_model"), **CLIP,
+    ),
+    Table(
+        "huggingface", TextConfig, (*under("text_model", WORDS), ("head/kernel", "text_projection.weight", "IO -> OI")),
+        holds={"pooling": ("end",), "causal": (True,), "head_bias": (False,)}, aliases=prefixes("text_model"),
+        ignored=IDS, computes=CLIP["computes"] | {"pooling": "end", "causal": True},
+    ),
+)  # fmt: skip
+SIGLIP_TOWERS = siglip("huggingface", PATCHES)
+SIGLIP2_TOWERS = siglip("huggingface_siglip2", LINEAR)
+
+
+def towers(pair: tuple[Table, Table], rows: tuple, bias: bool) -> Table:
+    """The table of a model with these two towers."""
+    children = tuple(prefixed(table, name, "") for name, table in zip(("image", "text"), pair))
+    return Table(pair[0].spelling, TwoTowersConfig, rows, children=children, holds={"bias": (bias,)}, ignored=IDS)
+
+
+LOGITS = (("t", "logit_scale"), ("b", "logit_bias"))
+
+# --- BERT
+
+BERT_NORM = tuple((ours, f"LayerNorm.{theirs}") for ours, theirs in NORM)
+BERT_BLOCK = (
+    *(row for part in ("query", "key", "value") for row in dotted(f"attn/{part}", f"attention.self.{part}", DENSE)),
+    *dotted("attn/out", "attention.output.dense", DENSE),
+    *dotted("norm1", "attention.output", BERT_NORM),
+    *dotted("mlp/fc1", "intermediate.dense", DENSE),
+    *dotted("mlp/fc2", "output.dense", DENSE),
+    *dotted("norm2", "output", BERT_NORM),
+)
+BERT = (
+    ("stem/embedding", "embeddings.word_embeddings.weight"),
+    ("pos_embedding", "embeddings.position_embeddings.weight", "1LD -> LD"),
+    ("segment_embedding", "embeddings.token_type_embeddings.weight"),
+    *dotted("pre_norm", "embeddings", BERT_NORM),
+    *dotted("blocks/{block}", "encoder.layer.{block}", BERT_BLOCK),
+    *dotted("pre_logits", "pooler.dense", DENSE),
+)
+OLD_BERT = ((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+
 TABLES = (
     Table(
         "huggingface", ResNetConfig, BIT,
@@ -69,4 +188,14 @@ TABLES = (
     ),
     Table("huggingface", ViTConfig, vit_rows("vit.encoder.layer.{block}", BLOCK), **VIT),
     Table("huggingface_v5", ViTConfig, vit_rows("vit.layers.{block}", BLOCK_V5), **VIT),
+    *SIGLIP_TOWERS,
+    SIGLIP2_TOWERS[0],  # its texts' tower is SigLIP's
+    *CLIP_TOWERS,
+    Table(
+        "huggingface", BertConfig, BERT, holds={"num_classes": (None,)}, aliases=OLD_BERT,
+        ignored=rf"{IDS}|^cls\.", computes={"gelu": "erf", "layer_norm_epsilon": 1e-12},
+    ),
+    towers(SIGLIP_TOWERS, LOGITS, True),
+    towers(SIGLIP2_TOWERS, LOGITS, True),
+    towers(CLIP_TOWERS, (("t", "logit_scale", "1 -> "),), False),
 )  # fmt: skip
