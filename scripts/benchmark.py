@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import io
 import itertools
+import json
 import multiprocessing
 import os
 import platform
@@ -18,11 +20,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +181,7 @@ def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool 
     return work
 
 
-def our_pipeline(folder: Path, workers: int, randaugment_layers: int = 0) -> Work:
+def our_pipeline(folder: Path | str, workers: int, randaugment_layers: int = 0) -> Work:
     """Images per second of common/data/batches.py."""
     split, layers = open_dataset(str(folder)).splits["train"], randaugment_layers
     recipe = dataclasses.replace(RECIPE, randaugment_layers=layers, randaugment_magnitude=10.0)
@@ -196,13 +200,12 @@ def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
     return work
 
 
-def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
-    """Images per second of the torch DataLoader with torchvision's transforms.
+def torch_view(floats: bool) -> Callable:
+    """The recipe's pixels by torchvision's transforms of Pillow's images.
 
     With `floats`, as in torchvision's own reference training: on Pillow's images, then float32 and normalised.
     """
     import torch
-    from torchvision import datasets
     from torchvision.transforms import v2
 
     recipe = RECIPE
@@ -211,11 +214,44 @@ def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
         steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
     else:
         steps = [v2.ToImage(), *steps]
-    loader = torch.utils.data.DataLoader(
-        datasets.ImageFolder(folder / "train", v2.Compose(steps)), recipe.batch, shuffle=True, num_workers=workers,
-        drop_last=True, persistent_workers=True, multiprocessing_context="fork",
-    )  # fmt: skip
-    return one_pass(lambda: iter(loader), recipe.batch)
+    return v2.Compose(steps)
+
+
+def torch_loader(images: Any, workers: int, **options: Any) -> Work:
+    """Images per second of the torch DataLoader."""
+    import torch
+
+    options |= {"drop_last": True, "persistent_workers": True, "multiprocessing_context": "fork"}
+    loader = torch.utils.data.DataLoader(images, RECIPE.batch, num_workers=workers, **options)
+    return one_pass(lambda: iter(loader), RECIPE.batch)
+
+
+def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
+    """Images per second of the torch DataLoader with torchvision's transforms."""
+    from torchvision import datasets
+
+    return torch_loader(datasets.ImageFolder(folder / "train", torch_view(floats)), workers, shuffle=True)
+
+
+def webdataset_pipeline(pattern: str, workers: int) -> Work:
+    """Images per second of webdataset with the torch DataLoader, shuffled by a buffer of 1,000 images."""
+    import webdataset
+
+    view = torch_view(floats=False)
+    images = webdataset.WebDataset(pattern, shardshuffle=100, seed=0, workersplitter=webdataset.split_by_worker)
+    images = images.shuffle(1000).decode("pil").to_tuple("jpg", "cls").map_tuple(view, int)
+    return torch_loader(images, workers)
+
+
+def datasets_pipeline(pattern: str, workers: int) -> Work:
+    """Images per second of Hugging Face `datasets` with the torch DataLoader."""
+    import datasets
+
+    view = torch_view(floats=False)
+    cache = Path(pattern).parent / "cache"
+    images = datasets.load_dataset("parquet", data_files=pattern, split="train", cache_dir=str(cache))
+    images.set_transform(lambda rows: {"image": [view(image) for image in rows["image"]], "label": rows["label"]})
+    return torch_loader(images, workers, shuffle=True)
 
 
 def tf_pipeline(folder: Path, workers: int) -> Work:
@@ -453,6 +489,53 @@ def write_images(folder: Path, side_px: int, count: int) -> None:
     for number in range(1, 10):
         (folder / "val" / f"class{number}").mkdir()
         shutil.copy(next((folder / "train" / f"class{number}").iterdir()), folder / "val" / f"class{number}")
+
+
+def archives_section(args: argparse.Namespace) -> None:
+    """Tar and parquet files against a folder of the same images, and against the libraries that read them."""
+    for side_px in (64, 500):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_images(folder, side_px, count=4096 if side_px < 100 else 640)
+            write_archives(folder)
+            workers = os.cpu_count()
+            rows = {
+                "a folder": (our_pipeline, folder, workers),
+                "wds:": (our_pipeline, f"wds:{folder}/archives/*.tar", workers),
+                "parquet:": (our_pipeline, f"parquet:{folder}/archives/*.parquet", workers),
+                "parquet:, compressed": (our_pipeline, f"parquet:{folder}/archives/snappy/*.parquet", workers),
+                "webdataset, DataLoader": (webdataset_pipeline, f"{folder}/archives/train-{{0..7}}.tar", workers),
+                "datasets, DataLoader": (datasets_pipeline, f"{folder}/archives/*.parquet", workers),
+            }
+            if not find_spec("datasets"):
+                del rows["datasets, DataLoader"]
+                print("\nThe library `datasets` is not installed, so that its row is missing.")
+            show(f"{side_px}-px JPEG in archives -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
+
+
+def write_archives(folder: Path) -> None:
+    """The training images as eight tar archives, as parquet like that of `datasets`, and as compressed parquet."""
+    import pyarrow
+    from pyarrow import parquet
+
+    split, place = open_dataset(str(folder)).splits["train"], folder / "archives"
+    (place / "snappy").mkdir(parents=True)
+    numbers = np.random.default_rng(0).permutation(len(split))  # else each archive would hold one class
+    for archive, own in enumerate(np.array_split(numbers, 8)):
+        with tarfile.open(place / f"train-{archive}.tar", "w") as file:
+            for i in own:
+                for ending, data in (("jpg", split.read(int(i))), ("cls", str(split.labels[i]).encode())):
+                    member = tarfile.TarInfo(f"{i:06d}.{ending}")
+                    member.size = len(data)
+                    file.addfile(member, io.BytesIO(data))
+    images = [{"bytes": split.read(int(i)), "path": None} for i in numbers]
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    table = pyarrow.table({"image": pyarrow.array(images, kind), "label": split.labels[numbers]})
+    features = {"image": {"_type": "Image"}, "label": {"_type": "Value", "dtype": "int32"}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    as_they_are = {"compression": {"image.bytes": "NONE"}, "use_dictionary": ["label"]}
+    parquet.write_table(table, place / "train.parquet", **as_they_are)
+    parquet.write_table(table, place / "snappy/train.parquet", compression="snappy", row_group_size=100)
 
 
 def randaugment_section(args: argparse.Namespace) -> None:
@@ -785,6 +868,7 @@ SECTIONS = {
     "inference": inference_section,
     "memory": memory_section,
     "pipeline": pipeline_section,
+    "archives": archives_section,
     "randaugment": randaugment_section,
     "index": index_section,
     "load": load_section,
