@@ -71,13 +71,16 @@ def test_an_export_is_complete():
     }
 
 
+EMBEDDED = {"cifar10-sample": {"train": 1000, "test": 500}, "captions-sample": {"train": 1944, "test": 190}}
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_data_set_is_complete(name, tmp_path):
     """Its page lists it, and where its files are missing the error names the command or the address that gives them."""
     assert name in names("docs/datasets.md")
     assert [*inspect.signature(NAMED[name].open).parameters] == ["name", "places"]
-    if name == "cifar10-sample":  # comes with the project
-        assert len(open_dataset(name, tmp_path).splits["train"]) == 1000
+    if name in EMBEDDED:
+        assert {split: len(own) for split, own in open_dataset(name, tmp_path).splits.items()} == EMBEDDED[name]
         return
     with pytest.raises(UserError, match=rf"{name}.*`python -m common.datasets prepare {name} |https?://"):
         open_dataset(name, tmp_path)

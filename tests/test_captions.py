@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from common.config import TrainConfig
 from common.data.batches import TrainBatches
 from common.data.captions import Captions
 from common.data.columns import CAPTION, captions, train_images
-from common.data.sources import index
+from common.data.sources import captioned, index
 from common.data.split import carve
 from common.datasets import open_dataset
 from common.runs.plan import Plan
@@ -182,6 +183,26 @@ def test_captions_as_pixels():
 def test_a_dataset_without_captions():
     with pytest.raises(UserError, match="have no captions, which the model is to be trained with; choose a dataset"):
         captions(split_of(4), encode, (4,))
+
+
+# --- the embedded sample
+
+
+def test_the_sample_holds_drawings_with_captions():
+    """Under 3 MB, public domain as its README says, and no title of a test stands in training."""
+    assert captioned.SAMPLE.stat().st_size < 3e6
+    with zipfile.ZipFile(captioned.SAMPLE) as archive:
+        assert b"public domain" in archive.read("README.txt")
+    dataset = open_dataset("captions-sample")
+    titles = {name: {texts[0].lower() for texts in split.captions} for name, split in dataset.splits.items()}
+    assert not titles["train"] & titles["test"] and len(titles["test"]) == len(dataset.splits["test"]) == 190
+    for split in dataset.splits.values():
+        assert all(split.captions) and {split.decode(i).shape for i in range(0, len(split), 40)} == {(64, 64, 3)}
+    test = dataset.splits["test"]
+    assert test.captions[10] == ("Bangladesh", "asia, flag, sign")
+    assert test.describe(10) == "test/0010.jpg of captions-sample.zip"
+    red, green, blue = test.decode(10)[20:44, 20:44].mean((0, 1))  # the disc in the middle of its flag
+    assert red > 150 and green < 50 and blue < 50
 
 
 # --- labels and captions

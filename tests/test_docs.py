@@ -104,9 +104,9 @@ def check_python(words: list[str], parsed) -> None:
             Path(config.weights).suffix in known
         )  # fmt: skip
     if isinstance(config, TrainConfig | EvaluateConfig):
-        assert config.dataset in NAMED or re.match(r"(tfds|torchvision|vtab|wds|parquet|coco):\w|path/to/", config.dataset), (
-            config.dataset
-        )
+        assert config.dataset in NAMED or re.match(
+            r"(tfds|torchvision|vtab|wds|parquet|coco):\w|path/to/", config.dataset
+        ), config.dataset
 
 
 def check_download(words: list[str]) -> None:

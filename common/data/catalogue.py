@@ -28,6 +28,7 @@ NAMED = {
         (32, 32),
         {"steps": 100, "batch": 64, "base_lr": 0.02, "resize": 72, "crop": 64, "batch_eval": 250, "mixup": 0.0},
     ),
+    "captions-sample": Named(captioned.open_sample, (64, 64)),
     "cifar10": Named(cifar.open_cifar, (32, 32)),
     "cifar100": Named(cifar.open_cifar, (32, 32)),
     "imagenet2012": Named(archives.open_imagenet, (224, 224)),

@@ -126,8 +126,8 @@ def _not_fetched(name: str, datadir: Path, known: Mapping[str, Prepared]) -> str
             "The licence of imagenet2012 asks everyone to fetch it by hand, from https://image-net.org; "
             f"expected its images as {layout}."
         )
-    if name == "cifar10-sample":
-        return "The dataset cifar10-sample comes with the project: there is nothing to prepare; train on it right away."
+    if name.endswith("-sample"):
+        return f"The dataset {name} comes with the project: there is nothing to prepare; train on it right away."
     if name.startswith("tfds:"):
         return f"{name} is prepared by TensorFlow Datasets; run `tfds build {name[5:]} --file_format=array_record`."
     return f"No dataset that can be fetched is called {name!r}{nearest(name, known)} Give one of {', '.join(known)}."

@@ -5,12 +5,15 @@ folder or absolute. Without split folders, `PATH/captions.tsv` lists training im
 
 Of COCO, `FOLDER/annotations/captions_train2017.json` has the captions of `FOLDER/train2017/*.jpg`. Source:
 https://cocodataset.org/#format-data
+
+The sample that ships with the project is a folder of the first kind, in a zip file.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +33,7 @@ from common.system.progress import Count
 
 LIST = "captions.tsv"
 EXPECTED = "expected `path<TAB>caption<TAB>caption...`"
+SAMPLE = Path(__file__).resolve().parents[2] / "captions-sample.zip"
 COCO = "coco:"
 Row = tuple[str, tuple[str, ...]]  # an image, its captions
 
@@ -79,6 +83,27 @@ def listed_rows(path: Path) -> Iterator[Row]:
             count.advance(len(line) + 1)
     if not seen.files:
         raise UserError(f"{path} lists no image; {EXPECTED} on each line.")
+
+
+def open_sample(name: str, places: Places) -> Dataset:
+    """The embedded sample: 1,944 drawings for training and 190 for tests, with titles, descriptions and keywords.
+
+    A zip file with the layout of a folder. Source: scripts/make_captions_sample.py.
+    """
+    del places  # it travels with the project
+    with zipfile.ZipFile(SAMPLE) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    splits = {}
+    for split in ("train", "test"):
+        rows = [line.split("\t") for line in members[f"{split}/{LIST}"].decode().splitlines()]
+        splits[split] = sample_split([f"{split}/{file}" for file, *_ in rows], [texts for _, *texts in rows], members)
+    return Dataset(name, (), splits)
+
+
+def sample_split(names: Sequence[str], texts: Sequence[Sequence[str]], members: dict[str, bytes]) -> Split:
+    """Members of the sample with their captions."""
+    split = Split(lambda i: members[names[i]], MultiLabels.none(len(names)), lambda i: f"{names[i]} of {SAMPLE.name}")
+    return dataclasses.replace(split, captions=Captions.pack(texts))
 
 
 # --- COCO
