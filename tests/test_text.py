@@ -11,13 +11,16 @@ import random
 import string
 import unicodedata
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import regex
+from conftest import ROOT
 from processes import run_without
 
 from common.data.text import (
+    READERS,
     Renderer,
     Tokenizer,
     bpe,
@@ -452,6 +455,17 @@ def test_a_missing_package_is_one_sentence(package, kind, end, path):
 
 
 # --- cards
+
+
+def test_a_kind_of_tokenizer_is_complete():
+    """Also the page on texts shows the facts of each published model."""
+    kinds = {*get_args(tokens.TextKind)}
+    assert kinds == {*tokens.HONOURED} == {*READERS, "unifont"} == {*peers.WRITERS, "unifont"}
+    page = (ROOT / "docs" / "text.md").read_text()
+    assert all(f"`{name}`" in page for name in PUBLISHED) and all(
+        text.vocabulary in page for text in PUBLISHED.values()
+    )
+    assert {text.kind for text in PUBLISHED.values()} == kinds
 
 
 PUBLISHED = {name: text for name, text in vars(tokens).items() if isinstance(text, Text)}
