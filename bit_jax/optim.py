@@ -13,8 +13,10 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from common.recipes import groups
+from common.recipes.moments import Means, means
 from common.recipes.recipe import Recipe, UpdateNumbers
 
+MEANS = ("rows", "columns")  # of the second moment of adafactor
 Params = dict[tuple[str | int, ...], Array]  # {attribute path of a parameter: its value, gradient or moment}
 
 
@@ -51,14 +53,21 @@ def values(parameters: dict[tuple[str | int, ...], nnx.Param]) -> Params:
 
 
 class Optimizer:
-    """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: array}."""
+    """The trained parameters of a model, and its state, each part {path: array}; common/recipes/moments.py has the parts."""
 
     def __init__(self, model: nnx.Module, recipe: Recipe):
         SPLITS.pop(model, None)  # its head may be another one since
         self.parameters = trained(model)
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.params.items()}}
-        if recipe.optimizer == "adam":
-            self.state["second"] = jax.tree.map(jnp.zeros_like, self.params)
+        by_head = model.config.shapes_by_head() if recipe.optimizer == "adafactor" else {}
+        self.means = {path: means(by_head[canonical_name(path)]) for path in self.parameters} if by_head else {}
+        if recipe.optimizer != "sgd":
+            whole = {path: value for path, value in self.params.items() if not self.means.get(path)}
+            self.state["second"] = jax.tree.map(jnp.zeros_like, whole)
+        if self.means:
+            zeros_of = functools.partial(jnp.zeros, dtype=model.dtype, device=model.devices.place())
+            kept = {path: kept.shapes for path, kept in self.means.items() if kept}
+            self.state |= {part: {path: zeros_of(shapes[part]) for path, shapes in kept.items()} for part in MEANS}
         if recipe.ema:
             self.state["average"] = jax.tree.map(jnp.copy, self.params)
 
@@ -105,42 +114,66 @@ def global_norm(gradients: Params) -> Array:
 
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: Params) -> None:
     """One update of every trained parameter."""
+    options = {"recipe": recipe, "means": tuple(optimizer.means.values())}
     optimizer.params, optimizer.state = compiled_update(
-        optimizer.params, optimizer.state, gradients, numbers, recipe=recipe
+        optimizer.params, optimizer.state, gradients, numbers, **options
     )
 
 
-@functools.partial(jax.jit, static_argnames="recipe", donate_argnames=("params", "state"))
+@functools.partial(jax.jit, static_argnames=("recipe", "means"), donate_argnames=("params", "state"))
 def compiled_update(
-    params: Params, state: dict[str, Params], gradients: Params, numbers: UpdateNumbers, *, recipe: Recipe
-) -> tuple[Params, dict[str, Params]]:
+    params: Params, state: dict[str, Params], gradients: Params, numbers: UpdateNumbers, *,
+    recipe: Recipe, means: tuple[Means | None, ...],
+) -> tuple[Params, dict[str, Params]]:  # fmt: skip
     """(parameters, state) after `update`, in their own memory; the numbers take the type of the parameters."""
     shrink = jnp.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
     params, state = dict(params), {part: dict(values) for part, values in state.items()}
     all_numbers = numbers
+    means = dict(zip(params, means))
     for part, (path, w) in zip(recipe.parts(tuple(map(canonical_name, params))), params.items()):
-        numbers = recipe.scaled(all_numbers, part.rate)
+        numbers = recipe.numbers_of(part, all_numbers)
         g = gradients[path] * shrink if recipe.clip else gradients[path]
         if part.decayed and recipe.decay == "gradient":
             g = g + recipe.weight_decay * w
         elif part.decayed:
             w = (1 - numbers.decay) * w
+        if recipe.optimizer == "adafactor":
+            g = normalized(g, state, path, means[path], numbers)
         first = recipe.first_decay * state["first"][path].astype(w.dtype)
         if recipe.first_moment == "bfloat16":  # a product of two bfloat16 would be rounded or not, as XLA pleases
             first = lax.reduce_precision(first, exponent_bits=8, mantissa_bits=7)
         first = first + numbers.gain * g
-        if recipe.optimizer == "sgd":
-            w = w - numbers.rate * first
-        else:
+        if recipe.optimizer == "adam":
             second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
             w = w - numbers.rate * first / (jnp.sqrt(second) + numbers.epsilon)
             state["second"][path] = second
+        else:
+            w = w - numbers.rate * first
         state["first"][path] = first.astype(state["first"][path].dtype)
         if recipe.ema:
             average = state["average"][path]
             state["average"][path] = average + (1 - numbers.ema) * (w - average)
         params[path] = w
     return params, state
+
+
+def normalized(
+    g: Array, state: dict[str, Params], path: tuple[str | int, ...], kept: Means | None, numbers: UpdateNumbers
+) -> Array:
+    """Adafactor's gradient over the root of its second moment, of which `state` keeps the new one."""
+
+    def renew(part: str, value: Array) -> Array:
+        state[part][path] = numbers.second_decay * state[part][path] + numbers.second_gain * value
+        return state[part][path]
+
+    squares = g * g + 1e-30
+    if kept is None:
+        return g / jnp.sqrt(renew("second", squares))
+    squares = squares.reshape(kept.shape)
+    rows, columns = renew("rows", squares.mean(kept.longest)), renew("columns", squares.mean(kept.second))
+    rows = rows / rows.mean(kept.second_of_rows, keepdims=True)
+    roots = jnp.expand_dims(jnp.sqrt(rows), kept.longest), jnp.expand_dims(jnp.sqrt(columns), kept.second)
+    return (g.reshape(kept.shape) / roots[0] / roots[1]).reshape(g.shape)
 
 
 @contextlib.contextmanager

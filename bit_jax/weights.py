@@ -44,7 +44,7 @@ def dump_optimizer(model: nnx.Module, optimizer: Optimizer) -> dict[str, np.ndar
     return {
         f"{part}/{canonical_name(path)}": to_array(widened(values[path]))
         for part, values in optimizer.state.items()
-        for path in optimizer.parameters
+        for path in values
     }
 
 
@@ -56,5 +56,5 @@ def widened(value: Array) -> Array:
 def load_optimizer(model: nnx.Module, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
     for part, values in optimizer.state.items():
-        for path in optimizer.parameters:
+        for path in values:
             values[path] = to_value(arrays[f"{part}/{canonical_name(path)}"], values[path])

@@ -1,26 +1,37 @@
 """The update of a Recipe (common/recipes/recipe.py has the formulas), native: moments and moving average beside a model."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from common.recipes.moments import means
 from common.recipes.recipe import Recipe, UpdateNumbers
 
+MEANS = ("rows", "columns")  # of the second moment of adafactor
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
 
 
 class Optimizer:
-    """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {name: tensor}."""
+    """The trained parameters of a model, and its state, each part {name: tensor}; common/recipes/moments.py has the parts."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
         self.parameters = trained(model)
         self.names = tuple(canonical_name(name, value) for name, value in self.parameters.items())
         self.state = {"first": {name: zeros(value, recipe.first_moment) for name, value in self.parameters.items()}}
-        if recipe.optimizer == "adam":
-            self.state["second"] = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        by_head = model.config.shapes_by_head() if recipe.optimizer == "adafactor" else {}
+        named = zip(self.parameters, self.names)
+        self.means = {name: means(by_head[canonical]) for name, canonical in named} if by_head else {}
+        if recipe.optimizer != "sgd":
+            whole = {name: value for name, value in self.parameters.items() if not self.means.get(name)}
+            self.state["second"] = {name: torch.zeros_like(value) for name, value in whole.items()}
+        if self.means:
+            zeros_of = functools.partial(torch.zeros, dtype=model.dtype, device=model.device)
+            kept = {name: kept.shapes for name, kept in self.means.items() if kept}
+            self.state |= {part: {name: zeros_of(shapes[part]) for name, shapes in kept.items()} for part in MEANS}
         if recipe.ema:
             self.state["average"] = {name: value.detach().clone() for name, value in self.parameters.items()}
 
@@ -39,6 +50,12 @@ def canonical_name(name: str, tensor: Tensor) -> str:
     """`blocks.0.conv1.weight` -> `blocks/0/conv1/kernel`; PyTorch calls both kernels and scales `weight`."""
     *parts, leaf = (part for part in name.split(".") if part not in WRAPPERS)
     return "/".join([*parts, {"weight": "scale" if tensor.ndim == 1 else "kernel"}.get(leaf, leaf)])
+
+
+def turned(tensor: Tensor, name: str) -> Tensor:
+    """OIHW as HWIO, [out, in] as [in, out]; tables of embeddings lie alike."""
+    order = {4: (2, 3, 1, 0), 2: (1, 0)} if name.endswith("kernel") else {}
+    return tensor.detach().permute(order.get(tensor.ndim, tuple(range(tensor.ndim))))
 
 
 def zeros(value: Tensor, dtype: str) -> Tensor:
@@ -63,10 +80,11 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradien
     if recipe.clip:
         norm = global_norm(gradients)
         torch._foreach_mul_([gradients[name] for name in optimizer.parameters], (recipe.clip / norm).clamp(max=1))
-    parts = dict(zip(optimizer.parameters, recipe.parts(optimizer.names)))
-    for rate in dict.fromkeys(part.rate for part in parts.values()):
-        alike = {name: part.decayed for name, part in parts.items() if part.rate == rate}
-        update_alike(optimizer, recipe, recipe.scaled(numbers, rate), gradients, alike)
+    alike = {}  # by the same numbers: {name: whether it decays}
+    for name, part in zip(optimizer.parameters, recipe.parts(optimizer.names)):
+        alike.setdefault(recipe.numbers_of(part, numbers), {})[name] = part.decayed
+    for own_numbers, decays in alike.items():
+        update_alike(optimizer, recipe, own_numbers, gradients, decays)
 
 
 def update_alike(
@@ -74,31 +92,59 @@ def update_alike(
 ) -> None:
     """`update` of the parameters that `decays` names, by the same numbers."""
     w, g = [optimizer.parameters[name] for name in decays], [gradients[name] for name in decays]
-    first, second, average = (
+    first, average = (
         [optimizer.state[part][name] for name in decays] if part in optimizer.state else []
-        for part in ("first", "second", "average")
+        for part in ("first", "average")
     )
     decayed = [number for number, decays in enumerate(decays.values()) if decays]
     if decayed and recipe.decay == "gradient":
         torch._foreach_add_([g[i] for i in decayed], [w[i] for i in decayed], alpha=recipe.weight_decay)
     elif decayed:
         torch._foreach_mul_([w[i] for i in decayed], 1 - numbers.decay)
+    if recipe.optimizer == "adafactor":
+        g = [normalized(optimizer, name, value, numbers) for name, value in zip(decays, g)]
     torch._foreach_mul_(first, recipe.first_decay)
     u = [m.to(value.dtype) for m, value in zip(first, w)]  # the same tensors, but for moments in bfloat16
     torch._foreach_add_(u, g, alpha=numbers.gain)
-    if recipe.optimizer == "sgd":
-        torch._foreach_add_(w, u, alpha=-numbers.rate)
-    else:
+    if recipe.optimizer == "adam":
+        second = [optimizer.state["second"][name] for name in decays]
         torch._foreach_mul_(second, recipe.beta2)
         torch._foreach_addcmul_(second, g, g, value=1 - recipe.beta2)
         root = torch._foreach_sqrt(second)
         torch._foreach_add_(root, numbers.epsilon)
         torch._foreach_addcdiv_(w, u, root, value=-numbers.rate)
+    else:
+        torch._foreach_add_(w, u, alpha=-numbers.rate)
     for kept, value in zip(first, u):
         if kept is not value:
             kept.copy_(value)
     if average:
         torch._foreach_lerp_(average, w, 1 - numbers.ema)
+
+
+def normalized(optimizer: Optimizer, name: str, g: Tensor, numbers: UpdateNumbers) -> Tensor:
+    """Adafactor's gradient over the root of its second moment, of which the optimizer keeps the new one.
+
+    Means are taken of whole gradients, which all processes gather from their shards, in canonical layout.
+    """
+
+    def renew(part: str, value: Tensor) -> Tensor:
+        return optimizer.state[part][name].mul_(numbers.second_decay).add_(value, alpha=numbers.second_gain)
+
+    kept = optimizer.means[name]
+    if kept is None:
+        return g / renew("second", g * g + 1e-30).sqrt()
+    whole = g.full_tensor() if isinstance(g, DTensor) else g
+    found = torch.empty_like(whole)
+    canonical = dict(zip(optimizer.parameters, optimizer.names))[name]
+    seen, result = (turned(value, canonical) for value in (whole, found))
+    seen = seen.reshape(kept.shape)
+    squares = seen * seen + 1e-30
+    rows, columns = renew("rows", squares.mean(kept.longest)), renew("columns", squares.mean(kept.second))
+    rows = rows / rows.mean(kept.second_of_rows, keepdim=True)
+    seen = seen / rows.sqrt().unsqueeze(kept.longest) / columns.sqrt().unsqueeze(kept.second)
+    result.copy_(seen.reshape(result.shape))
+    return distribute_tensor(found, g.device_mesh, g.placements, src_data_rank=None) if whole is not g else found
 
 
 @contextlib.contextmanager

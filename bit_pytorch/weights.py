@@ -7,14 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from bit_pytorch.optim import Optimizer, canonical_name, parameters
+from bit_pytorch.optim import MEANS, Optimizer, canonical_name, parameters, turned
 from common.weights import refuse_unbuilt
-
-
-def turned(tensor: Tensor, name: str) -> Tensor:
-    """OIHW as HWIO, [out, in] as [in, out]; tables of embeddings lie alike."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0)} if name.endswith("kernel") else {}
-    return tensor.detach().permute(order.get(tensor.ndim, tuple(range(tensor.ndim))))
 
 
 def to_array(value: Tensor, name: str) -> np.ndarray:
@@ -74,11 +68,14 @@ def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:
 
 def dump_optimizer(model: nn.Module, optimizer: Optimizer) -> dict[str, np.ndarray]:
     """{part of the state/canonical name of the parameter: array}; bfloat16 is written as float32."""
-    return {
-        f"{part}/{name}": array
-        for part, values in optimizer.state.items()
-        for name, array in to_arrays(model, ((name, widened(value)) for name, value in values.items())).items()
-    }
+    names, found = dict(zip(optimizer.parameters, optimizer.names)), {}
+    for part, values in optimizer.state.items():
+        if part in MEANS:  # in canonical layout, and whole in every process
+            arrays = {names[name]: value.cpu().numpy().copy() for name, value in values.items()}
+        else:
+            arrays = to_arrays(model, ((name, widened(value)) for name, value in values.items()))
+        found |= {f"{part}/{name}": array for name, array in arrays.items()}
+    return found
 
 
 def widened(value: Tensor) -> Tensor:
@@ -89,7 +86,7 @@ def widened(value: Tensor) -> Tensor:
 @torch.no_grad()
 def load_optimizer(model: nn.Module, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
+    names = dict(zip(optimizer.parameters, optimizer.names))
     for part, values in optimizer.state.items():
         for name, value in values.items():
-            name = canonical_name(name, value)
-            fill(value, arrays[f"{part}/{name}"], name)
+            fill(value, arrays[f"{part}/{names[name]}"], "" if part in MEANS else names[name])

@@ -90,7 +90,7 @@ def add_sharp(
 
     group = devices.each(cut, batch) if count > 1 else batch
     measured, clean = gradients(models, group, recipe.ascent)
-    with optim.ascended(optimizer, clean, UpdateNumbers(*tf.unstack(numbers))):
+    with optim.ascended(optimizer, clean, unpacked(recipe, numbers)):
         _, sharp = gradients(models, group, recipe.ascent)
     before, slopes = total or ({}, {})
     measured = {name: before.get(name, 0) + value / count for name, value in measured.items()}
@@ -102,12 +102,17 @@ def train_step(
 ) -> dict[str, Tensor]:
     """The update that follows `step` completed ones, in place; returns what `gradients` measured, still on the device."""
     # A tensor: for every new Python number, the step would be compiled again.
-    numbers = tf.constant(recipe.update_numbers(step), models["model"].dtype)
+    numbers = tf.constant(tf.nest.flatten(recipe.update_numbers(step)), models["model"].dtype)
     if not recipe.rho:
         return compiled_step(models, optimizer, batch, recipe, numbers)
     measured, slopes = sharp_gradients(models, optimizer, batch, recipe, numbers)
     compiled_update(optimizer, recipe, numbers, slopes)
     return measured
+
+
+def unpacked(recipe: Recipe, numbers: Tensor) -> UpdateNumbers:
+    """Within a graph: the numbers of an update, of one tensor."""
+    return tf.nest.pack_sequence_as(recipe.update_numbers(0), tf.unstack(numbers))
 
 
 @tf.function(autograph=False)
@@ -116,7 +121,7 @@ def compiled_step(
 ) -> dict[str, Tensor]:
     """`train_step` without SAM as one graph, made at the first call with some models and an optimizer."""
     measured, slopes = gradients(models, batch, recipe)
-    optim.update(optimizer, recipe, UpdateNumbers(*tf.unstack(numbers)), slopes)
+    optim.update(optimizer, recipe, unpacked(recipe, numbers), slopes)
     return measured
 
 
@@ -125,7 +130,7 @@ def compiled_update(
     optimizer: optim.Optimizer, recipe: Recipe, numbers: Tensor, gradients: dict[optim.Path, Tensor]
 ) -> None:
     """The update of `train_step` with SAM as a graph of its own."""
-    optim.update(optimizer, recipe, UpdateNumbers(*tf.unstack(numbers)), gradients)
+    optim.update(optimizer, recipe, unpacked(recipe, numbers), gradients)
 
 
 @tf.function(autograph=False)

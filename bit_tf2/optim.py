@@ -10,19 +10,28 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from common.recipes import groups
+from common.recipes.moments import Means, means
 from common.recipes.recipe import Recipe, UpdateNumbers
 
+MEANS = ("rows", "columns")  # of the second moment of adafactor
 Path = tuple[str | int, ...]  # of attributes
 
 
 class Optimizer:
-    """The trained parameters of a model, and its state: `first`, perhaps `second` and `average`, each {path: variable}."""
+    """The trained parameters of a model, and its state, each part {path: variable}; common/recipes/moments.py has the parts."""
 
     def __init__(self, model: keras.Model, recipe: Recipe):
         self.parameters, self.devices = trained(model), model.devices
         self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.parameters.items()}}
-        if recipe.optimizer == "adam":
-            self.state["second"] = {path: tf.Variable(tf.zeros_like(w)) for path, w in self.parameters.items()}
+        by_head = model.config.shapes_by_head() if recipe.optimizer == "adafactor" else {}
+        self.means = {path: means(by_head[canonical_name(path)]) for path in self.parameters} if by_head else {}
+        if recipe.optimizer != "sgd":
+            whole = {path: w for path, w in self.parameters.items() if not self.means.get(path)}
+            self.state["second"] = {path: tf.Variable(tf.zeros_like(w)) for path, w in whole.items()}
+        if self.means:
+            zeros_of = lambda shape: tf.Variable(tf.zeros(shape, model.dtype))
+            kept = {path: kept.shapes for path, kept in self.means.items() if kept}
+            self.state |= {part: {path: zeros_of(shapes[part]) for path, shapes in kept.items()} for part in MEANS}
         if recipe.ema:
             self.state["average"] = {path: tf.Variable(tf.identity(w)) for path, w in self.parameters.items()}
 
@@ -74,34 +83,57 @@ def global_norm(gradients: dict[Path, Tensor]) -> Tensor:
 
 def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[Path, Tensor]) -> None:
     """One update of every trained parameter, in place, on every device alike."""
-    update_copy = functools.partial(update_on_one, recipe, numbers)
+    update_copy = functools.partial(update_on_one, recipe, numbers, optimizer.means)
     optimizer.devices.on_each(update_copy, optimizer.parameters, optimizer.state, gradients)
 
 
 def update_on_one(
-    recipe: Recipe, numbers: UpdateNumbers, parameters: dict[Path, tf.Variable],
+    recipe: Recipe, numbers: UpdateNumbers, means: dict[Path, Means | None], parameters: dict[Path, tf.Variable],
     state: dict[str, dict[Path, tf.Variable]], gradients: dict[Path, Tensor],
 ) -> None:  # fmt: skip
     """`update` of one device's own copies."""
     shrink = tf.minimum(recipe.clip / global_norm(gradients), 1) if recipe.clip else None
     all_numbers = numbers
     for part, (path, w) in zip(recipe.parts(tuple(map(canonical_name, parameters))), parameters.items()):
-        numbers = recipe.scaled(all_numbers, part.rate)
+        numbers = recipe.numbers_of(part, all_numbers)
         g = gradients[path] * shrink if recipe.clip else gradients[path]
         if part.decayed and recipe.decay == "gradient":
             g = g + recipe.weight_decay * w
         elif part.decayed:
             w.assign((1 - numbers.decay) * w)
+        if recipe.optimizer == "adafactor":
+            g = normalized(g, state, path, means[path], numbers)
         first = tf.cast(recipe.first_decay * state["first"][path], w.dtype) + numbers.gain * g
-        if recipe.optimizer == "sgd":
-            w.assign_sub(numbers.rate * first)
-        else:
+        if recipe.optimizer == "adam":
             second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
             w.assign_sub(numbers.rate * first / (tf.sqrt(second) + numbers.epsilon))
             state["second"][path].assign(second)
+        else:
+            w.assign_sub(numbers.rate * first)
         state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
         if recipe.ema:
             state["average"][path].assign_sub((1 - numbers.ema) * (state["average"][path] - w))
+
+
+def normalized(
+    g: Tensor, state: dict[str, dict[Path, tf.Variable]], path: Path, kept: Means | None, numbers: UpdateNumbers
+) -> Tensor:
+    """Adafactor's gradient over the root of its second moment, of which `state` keeps the new one."""
+
+    def renew(part: str, value: Tensor) -> Tensor:
+        moment = numbers.second_decay * state[part][path] + numbers.second_gain * value
+        state[part][path].assign(moment)
+        return moment
+
+    squares = g * g + 1e-30
+    if kept is None:
+        return g / tf.sqrt(renew("second", squares))
+    squares = tf.reshape(squares, kept.shape)
+    rows = renew("rows", tf.reduce_mean(squares, kept.longest))
+    columns = renew("columns", tf.reduce_mean(squares, kept.second))
+    rows = rows / tf.reduce_mean(rows, kept.second_of_rows, keepdims=True)
+    roots = tf.expand_dims(tf.sqrt(rows), kept.longest), tf.expand_dims(tf.sqrt(columns), kept.second)
+    return tf.reshape(tf.reshape(g, kept.shape) / roots[0] / roots[1], g.shape)
 
 
 @contextlib.contextmanager

@@ -81,9 +81,23 @@ class TwoTowers(Model):
         """The embeddings of inputs [B, ...], part after part."""
         if parts == 1:
             return encode(inputs)
+
+        @tf.custom_gradient  # TensorFlow cannot compile tf.recompute_grad within a loop
+        def encoded(cut: Tensor) -> tuple[Tensor, Callable]:
+            def gradient(slopes: Tensor, variables: list[tf.Variable]) -> tuple[None, list[Tensor]]:
+                def add(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+                    with tf.GradientTape() as tape:
+                        found = encode(cut[part])
+                    own = tape.gradient(found, variables, slopes[part], unconnected_gradients="zero")
+                    return part + 1, *(total + tf.convert_to_tensor(value) for total, value in zip(sums, own))
+
+                is_left, start = lambda part, *_: part < parts, (tf.constant(0), *map(tf.zeros_like, variables))
+                return None, list(tf.while_loop(is_left, add, start, parallel_iterations=1)[1:])
+
+            return tf.map_fn(encode, cut, parallel_iterations=1, fn_output_signature=self.dtype), gradient
+
         cut = tf.reshape(inputs, (parts, -1, *inputs.shape[1:]))
-        found = tf.map_fn(tf.recompute_grad(encode), cut, parallel_iterations=1, fn_output_signature=self.dtype)
-        return tf.reshape(found, (-1, self.config.width))
+        return tf.reshape(encoded(cut), (-1, self.config.width))
 
 
 def normalized(z: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def dump_optimizer(model: keras.Model, optimizer: Optimizer) -> dict[str, np.nda
     return {
         f"{part}/{canonical_name(path)}": to_array(widened(values[path]))
         for part, values in optimizer.state.items()
-        for path in optimizer.parameters
+        for path in values
     }
 
 
@@ -55,5 +55,5 @@ def widened(value: tf.Variable) -> tf.Tensor | tf.Variable:
 def load_optimizer(model: keras.Model, optimizer: Optimizer, arrays: dict[str, np.ndarray]) -> None:
     """The inverse of `dump_optimizer`."""
     for part, values in optimizer.state.items():
-        for path in optimizer.parameters:
+        for path in values:
             values[path].assign(tf.cast(arrays[f"{part}/{canonical_name(path)}"], values[path].dtype))

@@ -139,6 +139,7 @@ class Engine:
                 tensor = self.raw(gradients[self.weights.canonical_name(name)])
             found[name] = self.cast(tensor, dtype)
         if self.name == "bit_tf2":
-            numbers = type(numbers)(*(self.cast(self.raw(np.array(number)), dtype) for number in numbers))
+            nest = importlib.import_module("tensorflow").nest
+            numbers = nest.map_structure(lambda number: self.cast(self.raw(np.array(number)), dtype), numbers)
         assert len(found) == len(gradients)
         self.optim.update(optimizer, recipe, numbers, found)

@@ -20,14 +20,14 @@ OTHERWISE = {  # what else is not the same in all three, and why
         "loop.py:Found", "loop.py:zeros", "loop.py:dense", "loop.py:add_gradients", "loop.py:compiled_step", "optim.py:compiled_update",
         "optim.py:compiled_ascent", "optim.py:update_alike", "optim.py:update_on_one", "optim.py:Params",
         "optim.py:Path", "optim.py:without_across", "optim.py:exchange", "loop.py:add", "loop.py:add_sharp", "loop.py:compiled_update",
-        "loop.py:cut",
+        "loop.py:cut", "loop.py:unpacked",
     },
     "A compiled function of JAX takes a model in parts.": {
         "optim.py:Split", "optim.py:Split.parameters", "optim.py:SPLITS", "optim.py:split", "optim.py:values",
         "optim.py:Optimizer.params",
     },
     "PyTorch turns kernels and has its own names for parameters, which shards and wrappers change.": {
-        "optim.py:WRAPPERS", "optim.py:canonical_name", "weights.py:turned", "weights.py:fill", "weights.py:to_tensor",
+        "optim.py:WRAPPERS", "optim.py:canonical_name", "optim.py:turned", "optim.py:normalized", "weights.py:fill", "weights.py:to_tensor",
         "weights.py:to_array", "weights.py:to_arrays", "weights.py:to_value",
     },
     "Eager PyTorch keeps these numbers on the device; a compiled graph holds them.": {"losses.py:constants"},

@@ -1,6 +1,8 @@
 """Loss, clipping, optimizer and moving average of every engine: golden runs of the originals, formulas and peers."""
 
+import json
 import math
+import re
 
 import golden_cases
 import numpy as np
@@ -9,10 +11,12 @@ from engines import INSTALLED, Engine, recipe_of
 from golden.golden_params import image
 
 from common.flags import choices
-from common.models import MixerConfig
+from common.models import MixerConfig, ViTConfig
 from common.recipes import schedules
 from common.recipes.groups import Group, create_groups
+from common.recipes.moments import state_shapes
 from common.recipes.recipe import Recipe, nearest_bfloat16
+from common.recipes.schedules import Schedule
 from common.recipes.task import Classification
 from common.system.errors import UserError
 
@@ -215,6 +219,106 @@ def test_a_first_moment_in_bfloat16(engine, name):
         kept = state[f"first/{parameter}"]
         assert kept.dtype == np.float32 and np.array_equal(kept, rounded_to_bfloat16(kept))
     assert max(np.abs(precise[parameter] - w[parameter]).max() for parameter in w) > 1e-4
+
+
+VIT = ViTConfig((8, 8), 64, 1, 2, 64, 5, (16, 16))  # heads of 32, so that attention has two long axes
+AXES = {  # pattern of names -> shape with heads on an axis of their own, its longest axis, the second longest
+    r".*attn/(query|key|value)/kernel": ((64, 2, 32), 0, 2),
+    r".*attn/out/kernel": ((2, 32, 64), 2, 1),
+    r".*mlp/fc[12]/kernel": ((64, 64), 1, 0),
+}
+ADAFACTOR = {
+    "optimizer": "adafactor",
+    "decay": "independent",
+    "weight_decay": 0.1,
+    "beta2": 0.6,
+    "clip": 5.0,
+    "ema": 0.3,
+}
+
+
+def adafactor_case(numbers: dict):
+    """(recipe, arrays, gradients of five steps)."""
+    recipe = recipe_of(map(float, single([0.0, 0.02, 0.05, 0.0, 0.01])), base_lr=0.05, **numbers)
+    rng = np.random.default_rng(0)
+    drawn = lambda: {name: rng.standard_normal(shape) for name, shape in VIT.parameter_shapes().items()}
+    return recipe, drawn(), [drawn() for _ in recipe.lrs]
+
+
+def by_adafactor(numbers: dict) -> dict[str, np.ndarray]:
+    """The parameters after five updates as `optax.py` of big_vision makes them, one after the other."""
+    recipe, w, gradients = adafactor_case(numbers)
+    rounded = rounded_to_bfloat16 if recipe.first_moment == "bfloat16" else lambda values: values
+    first, kept = {name: np.zeros_like(array) for name, array in w.items()}, {}
+    for t, (lr, g) in enumerate(zip(recipe.lrs, gradients), 1):
+        decay = min(np.float32(recipe.beta2), 1 - np.float32(t) ** np.float32(-0.8))
+        mix = lambda place, new, decay=decay: kept.update(
+            {place: float(decay) * kept.get(place, 0) + float(1 - decay) * new}
+        )
+        norm = math.sqrt(sum((array**2).sum() for array in g.values()))
+        for name in w:
+            d = g[name] * min(1, recipe.clip / norm)
+            shape, longest, second = next(
+                (row for pattern, row in AXES.items() if re.fullmatch(pattern, name)), (d.shape, None, None)
+            )
+            squares = (d**2 + 1e-30).reshape(shape)
+            if longest is None:
+                mix(name, squares)
+                moment = kept[name]
+            else:
+                mix((name, "rows"), squares.mean(longest, keepdims=True))
+                mix((name, "columns"), squares.mean(second, keepdims=True))
+                rows = kept[name, "rows"]
+                moment = rows / rows.mean(second, keepdims=True) * kept[name, "columns"]
+            u = d / np.sqrt(moment).reshape(d.shape)
+            first[name] = rounded(rounded(recipe.beta1) * first[name]) + (1 - recipe.beta1) * u
+            decayed = recipe.weight_decay * w[name] * name.endswith("/kernel")
+            w[name] = w[name] - lr * first[name] - lr / recipe.base_lr * decayed
+            first[name] = rounded(first[name])
+    return w
+
+
+@pytest.mark.parametrize("changes", [{}, {"first_moment": "bfloat16"}], ids=["float64", "bfloat16"])
+def test_adafactor_follows_the_formula_and_its_state_comes_back(engine, changes):
+    """Also where the last two updates are those of a new optimizer that was given the state of the old one."""
+    w, (recipe, arrays, gradients) = by_adafactor(ADAFACTOR | changes), adafactor_case(ADAFACTOR | changes)
+    model = engine.build(VIT, arrays, "float64")
+    optimizer = engine.optim.create_optimizer(model, recipe)
+    for step, gradient in enumerate(gradients):
+        if step == 3:
+            state = engine.weights.dump_optimizer(model, optimizer)
+            optimizer = engine.optim.create_optimizer(model, recipe)
+            engine.weights.load_optimizer(model, optimizer, state)
+        engine.apply(optimizer, recipe, step, gradient)
+    found, shapes = engine.weights.dump(model), VIT.parameter_shapes()
+    for parameter in w:
+        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-12, atol=1e-13, err_msg=parameter)
+    expected = state_shapes("adafactor", True, shapes, shapes, VIT.shapes_by_head())
+    assert {name: array.shape for name, array in state.items()} == expected
+    assert (
+        expected["rows/blocks/0/attn/query/kernel"] == (2, 32) and "second/blocks/0/attn/query/kernel" not in expected
+    )
+    assert expected["columns/blocks/0/attn/out/kernel"] == (2, 64) and expected["second/head/kernel"] == (64, 5)
+
+
+def test_a_group_follows_a_schedule_of_its_own():
+    """As if the whole recipe followed it, and its own rate besides; a recipe.json says so."""
+    own = Schedule("linear", 2)
+    given = (*create_groups(), Group("stem/.*", schedule=own), Group("stem/bias", rate=0.5))
+    numbers = {"optimizer": "adam", "weight_decay": 0.1, "decay": "independent", "base_lr": 0.4}
+    recipe = recipe_of(schedules.cosine(6, 1, 0.4), groups=given, **numbers)
+    alone = recipe_of(schedules.linear(6, 2, 0.4), **numbers)
+    kernel, bias, head = recipe.parts(("stem/kernel", "stem/bias", "head/kernel"))
+    for step in range(6):
+        found = recipe.update_numbers(step)
+        assert recipe.numbers_of(kernel, found) == alone.update_numbers(step)
+        assert recipe.numbers_of(bias, found).rate == alone.update_numbers(step).rate / 2
+        assert recipe.numbers_of(head, found) == found
+    assert json.loads(json.dumps(recipe.record()))["groups"][1] == {
+        "pattern": "stem/.*", "schedule": {"kind": "linear", "warmup_steps": 2},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="'cosinus', expected one of cosine, linear"):
+        Schedule("cosinus")
 
 
 def test_a_state_comes_back_as_it_was_dumped(engine):

@@ -4,6 +4,7 @@ common/models/families.py lists the rows.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -50,6 +51,23 @@ class Config:
     def own_shapes(self) -> Shapes:
         """{canonical name: shape} of the parameters that no child has; kernels are HWIO and [in, out]."""
         raise NotImplementedError
+
+    def own_by_head(self) -> Shapes:
+        """`own_shapes`, with the heads of attention on an axis of their own, as flax keeps them."""
+        shapes = self.own_shapes()
+        for name, shape in shapes.items():
+            layer = re.fullmatch(r"(?:.*/)?attn/(query|key|value|out)/(?:kernel|bias)", name)
+            if layer and (layer[1] != "out" or len(shape) == 2):
+                axis = 0 if layer[1] == "out" else len(shape) - 1
+                shapes[name] = (*shape[:axis], self.num_heads, shape[axis] // self.num_heads, *shape[axis + 1 :])
+        return shapes
+
+    def shapes_by_head(self) -> Shapes:
+        """`parameter_shapes`, with the heads of attention on an axis of their own."""
+        shapes = {}
+        for name, child in self.children.items():
+            shapes |= within(name, child.shapes_by_head())
+        return shapes | self.own_by_head()
 
     def parameter_shapes(self) -> Shapes:
         """{canonical name: shape} of all parameters: the children's, then its own; kernels are HWIO and [in, out]."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from common.recipes.choices import TrainOnly
+from common.recipes.schedules import Schedule
 
 DecayMask = Literal["kernels", "all"]
 
@@ -19,10 +20,11 @@ class Group:
     trained: bool | None = None  # all parameters are, unless a group differs
     decayed: bool | None = None  # by the recipe's weight decay: none are
     rate: float | None = None  # what the learning rate is multiplied by: 1
+    schedule: Schedule | None = None  # in the place of the recipe's
 
     def record(self) -> dict[str, Any]:
         """The pattern and its numbers, as JSON holds them."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 class Part(NamedTuple):
@@ -31,6 +33,7 @@ class Part(NamedTuple):
     trained: bool = True
     decayed: bool = False
     rate: float = 1.0
+    schedule: Schedule | None = None
 
 
 Groups = tuple[Group, ...]
@@ -54,7 +57,7 @@ def parts(groups: Groups, names: tuple[str, ...]) -> tuple[Part, ...]:
     """The numbers of each parameter: those of the last group whose pattern its name fits."""
     found = [{} for _ in names]
     for group in groups:
-        said = {name: value for name, value in group.record().items() if name != "pattern"}
+        said = {name: value for name, value in vars(group).items() if name != "pattern" and value is not None}
         for name, part in zip(names, found):
             if re.fullmatch(group.pattern, name):
                 part |= said

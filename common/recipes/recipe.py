@@ -1,13 +1,17 @@
 """The plain numbers of one training run; `create_recipe` of common/recipes/create.py makes them."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from common.flags import check_choices
 from common.recipes import schedules
 from common.recipes.choices import ResizeKind, ResizeMode
 from common.recipes.groups import Groups, Part, create_groups, parts
+from common.recipes.schedules import Schedule
 from common.recipes.task import Classification, Task, task_record
 from common.system.errors import UserError
 
@@ -21,6 +25,9 @@ class UpdateNumbers(NamedTuple):
     epsilon: float  # added to the root of the second moment
     ema: float  # part of the moving average that stays
     rho: float = 0.0  # how far the parameters ascend before SAM takes the gradients: the length of the whole way
+    second_decay: float = 0.0  # of adafactor: part of the second moment that stays
+    second_gain: float = 0.0  # of adafactor: what the square of the gradient is multiplied by where it is added
+    others: tuple["UpdateNumbers", ...] = ()  # the same by the other schedules, in the order of `Recipe.schedules`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,12 @@ class Recipe:
         sgd:   first = momentum * first + g;  u = first
         adam:  first = beta1 * first + (1 - beta1) * g;  second = beta2 * second + (1 - beta2) * g * g
                u = first / (1 - beta1^t) / (sqrt(second / (1 - beta2^t)) + epsilon)
+        adafactor:  d = min(beta2, 1 - t^-0.8), in float32;  second = d * second + (1 - d) * (g * g + 1e-30)
+               first = beta1 * first + (1 - beta1) * g / sqrt(second);  u = first
         w = w - r * u
+    Adafactor (https://arxiv.org/abs/1804.04235) is that of `optax.py` of google-research/big_vision: where the two longest
+    axes of a parameter, heads on one of their own, have 32 entries or more, `second` is kept as its means over the longest
+    axis, rows, and over the second longest, columns, and is rows / mean(rows) * columns.
     With `momentum_rate` inside, as in Keras: first = momentum * first + r * g;  w = w - first.
     """
 
@@ -59,9 +71,9 @@ class Recipe:
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
     task: Task = dataclasses.field(default=Classification())
     head_bias: float = 0.0  # initial bias of a new head
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adafactor"] = "sgd"
     beta1: float = 0.9
-    beta2: float = 0.999
+    beta2: float = 0.999  # of adafactor: the most that stays of the second moment
     epsilon: float = 1e-8
     epsilon_hat: bool = False  # added before the bias of the second moment is corrected, as Keras and coyo-vit do
     # How the first moment is kept between updates: float32, or the parameters' float64; or bfloat16, as optax's
@@ -139,29 +151,25 @@ class Recipe:
         found = parts(self.groups, names)
         return found if self.weight_decay else tuple(part._replace(decayed=False) for part in found)
 
-    def scaled(self, numbers: UpdateNumbers, rate: float) -> UpdateNumbers:
-        """The numbers for parameters that learn `rate` times as fast."""
-        if rate == 1:
+    @functools.cached_property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Those of groups, besides the recipe's own."""
+        return tuple(dict.fromkeys(group.schedule for group in self.groups if group.schedule))
+
+    def numbers_of(self, part: Part, numbers: UpdateNumbers) -> UpdateNumbers:
+        """The numbers of an update for parameters of which `part` holds."""
+        if part.schedule:
+            numbers = numbers.others[self.schedules.index(part.schedule)]
+        if part.rate == 1:
             return numbers
         name = "rate" if self.momentum_rate == "outside" else "gain"
-        return numbers._replace(decay=rate * numbers.decay, **{name: rate * getattr(numbers, name)})
+        return numbers._replace(decay=part.rate * numbers.decay, **{name: part.rate * getattr(numbers, name)})
 
     def update_numbers(self, step: int) -> UpdateNumbers:
         """The numbers of the update that follows `step` completed ones."""
-        lr, t = self.lrs[step], step + 1
-        decay = {"gradient": 0.0, "decoupled": lr, "independent": lr / self.base_lr if self.base_lr else 0.0}
-        # u = first / c1 / (sqrt(second) / c2 + epsilon) = first * (c2 / c1) / (sqrt(second) + c2 * epsilon)
-        c1, c2 = 1 - self.beta1**t, math.sqrt(1 - self.beta2**t)
-        sgd = {"outside": (1.0, lr), "inside": (lr, 1.0)}
-        gain, rate = sgd[self.momentum_rate] if self.optimizer == "sgd" else (1 - self.beta1, lr * c2 / c1)
-        return UpdateNumbers(
-            gain=gain,
-            rate=rate,
-            decay=self.weight_decay * decay[self.decay],
-            epsilon=self.epsilon * (1 if self.epsilon_hat else c2),
-            ema=min(self.ema, (1 + t) / (10 + t)),
-            rho=self.rho_at(step),
-        )
+        rates = [schedules.rates(schedule, self.num_steps, self.base_lr)[step] for schedule in self.schedules]
+        numbers = numbers_at(self, self.lrs[step], step)
+        return numbers._replace(others=tuple(numbers_at(self, lr, step) for lr in rates))
 
     def rho_at(self, step: int) -> float:
         """The length of the ascent in the update that follows `step` completed ones.
@@ -170,6 +178,28 @@ class Recipe:
         """
         lr = self.lrs[step + 1] if step + 1 < self.num_steps else self.end_lr
         return schedules.follow(lr, self.base_lr, self.end_lr, self.rho, self.rho_min)
+
+
+def numbers_at(recipe: Recipe, lr: float, step: int) -> UpdateNumbers:
+    """The numbers of the update that follows `step` completed ones by the rate `lr`, whatever the schedules say."""
+    t = step + 1
+    decay = {"gradient": 0.0, "decoupled": lr, "independent": lr / recipe.base_lr if recipe.base_lr else 0.0}
+    # u = first / c1 / (sqrt(second) / c2 + epsilon) = first * (c2 / c1) / (sqrt(second) + c2 * epsilon)
+    c1, c2 = 1 - recipe.beta1**t, math.sqrt(1 - recipe.beta2**t)
+    sgd = {"outside": (1.0, lr), "inside": (lr, 1.0)}[recipe.momentum_rate]
+    ways = {"sgd": sgd, "adam": (1 - recipe.beta1, lr * c2 / c1), "adafactor": (1 - recipe.beta1, lr)}
+    gain, rate = ways[recipe.optimizer]
+    second_decay = min(np.float32(recipe.beta2), 1 - np.float32(t) ** np.float32(-0.8))
+    return UpdateNumbers(
+        gain=gain,
+        rate=rate,
+        decay=recipe.weight_decay * decay[recipe.decay],
+        epsilon=recipe.epsilon * (1 if recipe.epsilon_hat else c2),
+        ema=min(recipe.ema, (1 + t) / (10 + t)),
+        rho=recipe.rho_at(step),
+        second_decay=float(second_decay),
+        second_gain=float(1 - second_decay),
+    )
 
 
 def upgraded(constants: dict[str, Any]) -> dict[str, Any]:

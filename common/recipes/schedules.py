@@ -6,10 +6,13 @@ Source: `create_learning_rate_schedule` in `utils.py` of google-research/big_vis
 coyo-vit agree with; of `stepwise`: common/recipes/hyperrule.py.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
 from common.recipes import hyperrule
+from common.system.errors import UserError
 
 Rates = tuple[float, ...]
 
@@ -60,6 +63,24 @@ def follow(lr: float, base_lr: float, end_lr: float, most: float, least: float) 
     float32.
     """
     return least + (most - least) * (lr - end_lr) / (base_lr - end_lr) if base_lr != end_lr else most
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The schedule of some parameters, which reaches the recipe's base_lr, too. Raises UserError for an unknown kind."""
+
+    kind: str  # one of SCHEDULES
+    warmup_steps: int = 0
+
+    def __post_init__(self):
+        if self.kind not in SCHEDULES:
+            raise UserError(f"A group's schedule is {self.kind!r}, expected one of {', '.join(SCHEDULES)}.")
+
+
+@functools.lru_cache(16)
+def rates(schedule: Schedule, num_steps: int, base_lr: float) -> Rates:
+    """Those of a run that `schedule` tells."""
+    return SCHEDULES[schedule.kind](num_steps, schedule.warmup_steps, base_lr)
 
 
 SCHEDULES = {schedule.__name__: schedule for schedule in (cosine, linear, rsqrt, stepwise)}

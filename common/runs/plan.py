@@ -21,6 +21,7 @@ from common.models.cards import Preprocessing
 from common.models.families import dump_config
 from common.recipes.create import create_recipe
 from common.recipes.groups import trained
+from common.recipes.moments import state_shapes
 from common.runs import events
 from common.runs.extend import Finished
 from common.system.errors import UserError
@@ -87,10 +88,12 @@ class Plan:
     @property
     def state_shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """{`model` and `optimizer`: {name: shape}} of what a checkpoint holds."""
-        shapes, state = self.model_config.parameter_shapes(), ["first"]
-        state += ["second"] * (self.recipe.optimizer == "adam") + ["average"] * bool(self.recipe.ema)
-        names = trained(self.recipe.groups, shapes)
-        return {"model": shapes, "optimizer": {f"{kind}/{name}": shapes[name] for kind in state for name in names}}
+        shapes, recipe = self.model_config.parameter_shapes(), self.recipe
+        names, by_head = trained(recipe.groups, shapes), self.model_config.shapes_by_head()
+        return {
+            "model": shapes,
+            "optimizer": state_shapes(recipe.optimizer, bool(recipe.ema), names, shapes, by_head),
+        }
 
     @property
     def best(self) -> tuple[str, str]:

@@ -1,0 +1,123 @@
+"""Image-text models in training, in every engine: the original's trajectories in float64, locked towers, parts of a batch."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import recipe_of
+from golden.golden_params import image, param
+from test_two_towers import TABLE
+
+from common.models import ViTConfig
+from common.recipes import schedules
+from common.recipes.groups import Group, create_groups
+from common.recipes.schedules import Schedule
+from common.recipes.task import Contrastive
+from common.weights.recognise import fit
+
+GOLDEN = Path(__file__).parent / "golden" / "siglip"
+LOCKED = (*create_groups(), Group("image/.*", trained=False))
+CASES = {  # what the cases state, as a Recipe
+    "siglip_both_trained": {},
+    "siglip_both_trained_real_init": {},
+    "siglip_lit_locked_image": {"groups": LOCKED},
+    "siglip_two_schedules": {"groups": (*create_groups(), Group("image/.*", schedule=Schedule("linear", 4)))},
+    "siglip_adafactor": {"optimizer": "adafactor"},
+    "contrastive_softmax_lit_1dev": {"groups": LOCKED, "task": Contrastive("softmax")},
+    "contrastive_softmax_lit_2dev": {"groups": LOCKED, "task": Contrastive("softmax", chunk=2)},
+    "contrastive_sigmoid_both_1dev": {"task": Contrastive(chunk=2)},
+    "contrastive_sigmoid_both_2dev": {},
+}
+
+
+class Case:
+    """One golden file: model, batches, recipe."""
+
+    def __init__(self, name: str, **changes):
+        self.golden = json.loads((GOLDEN / f"{name}.json").read_text())
+        given, shapes = self.golden["config"], {key: tuple(shape) for key, shape in self.golden["params"].items()}
+        pooling = {"tok": "token"}.get(given["model"]["image"]["pool_type"], given["model"]["image"]["pool_type"])
+        sizes = {"image": ViTConfig((8, 8), 32, 2, 4, 64, None, (32, 32), pooling=pooling)}
+        self.config = fit(TABLE, shapes, sizes).config
+        self.config = dataclasses.replace(
+            self.config, image=dataclasses.replace(self.config.image, pooling=pooling, cls_position=False)
+        )
+        drawn = {key: param(key, shape).astype(np.float32).astype(float) for key, shape in shapes.items()}
+        drawn |= {
+            key: np.full(1, value, np.float32).astype(float) for key, value in self.golden["param_overrides"].items()
+        }
+        self.arrays = TABLE.from_published(drawn, self.config)
+        self.names = {row.ours[0]: row.theirs for row in TABLE.rows(self.config)}
+        factor = np.float32(schedules.cosine(10, 2, 1.0)).astype(float)  # float32, as there
+        numbers = {"optimizer": "adam", "task": Contrastive()} | CASES[name] | changes
+        self.recipe = recipe_of(
+            map(float, given["lr"] * factor), batch=4, batch_eval=4, base_lr=given["lr"], weight_decay=given["wd"],
+            clip=given["grad_clip_norm"], decay="independent", **numbers,
+        )  # fmt: skip
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """Five steps."""
+        given = self.golden["input"]
+        return [
+            {
+                "images": image(given["shape"], seed).astype(np.float32).astype(float),
+                "tokens": np.random.RandomState(2000 + seed).randint(1, 32, (4, 8)).astype(np.int32),
+            }
+            for seed in given["seeds_per_step"]
+        ]
+
+    def expected(self, output: str) -> np.ndarray:
+        return np.array(self.golden["outputs"][output]["data"])
+
+
+def keep_momentum_in_float32(engine, model, optimizer, decay: float = 0.9) -> None:
+    """Round Adafactor's first moment, and its product with its decay in the next update, as the original does."""
+    state = engine.weights.dump_optimizer(model, optimizer)
+    for name, value in state.items():
+        if name.startswith("first/"):
+            state[name] = (np.float32(decay) * value.astype(np.float32)).astype(float) / decay
+    engine.weights.load_optimizer(model, optimizer, state)
+
+
+def trained(engine, monkeypatch, case: Case) -> tuple[list[float], dict, dict]:
+    """(losses, first gradients, trained arrays) of five float64 updates."""
+    engine.keep_images(monkeypatch)
+    model = engine.build(case.config, case.arrays, "float64", groups=case.recipe.groups)
+    optimizer, losses, first = engine.optim.create_optimizer(model, case.recipe), [], {}
+    for step, batch in enumerate(engine.devices.to_device(iter(case.batches()), model.devices)):
+        first = first or engine.slopes({"model": model}, batch, case.recipe)
+        losses.append(float(engine.loop.train_step({"model": model}, optimizer, batch, case.recipe, step=step)["loss"]))
+        if case.recipe.optimizer == "adafactor":
+            keep_momentum_in_float32(engine, model, optimizer)
+    engine.forget_compiled()
+    return losses, first, engine.weights.dump(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_split"),
+    [
+        ("siglip_two_schedules", 2),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in CASES),
+    ],
+)
+def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_split):
+    """Losses within 1e-8, gradients and every parameter within 1e-9; in parts as at once."""
+    case = Case(name, batch_split=batch_split)
+    losses, first, found = trained(engine, monkeypatch, case)
+    np.testing.assert_allclose(losses, case.expected("training_loss"), rtol=0, atol=1e-8)
+    for ours, theirs in case.names.items():
+        if ours not in first:
+            assert ours.startswith("image/") and case.recipe.groups == LOCKED
+            assert np.array_equal(found[ours], case.arrays[ours])
+            continue
+        expected, slope = case.golden["gradients_first_step"][theirs], first[ours]
+        assert np.linalg.norm(slope) == pytest.approx(expected["l2"], rel=1e-9, abs=1e-12), theirs
+        np.testing.assert_allclose(slope.ravel()[:4], expected["first4"], rtol=1e-8, atol=1e-12, err_msg=theirs)
+        if theirs.endswith("key/bias"):
+            continue  # its gradient is nothing but rounding, and so is what Adam makes of it
+        expected, moved = case.golden["final_params"][theirs], found[ours] - case.arrays[ours]
+        assert np.linalg.norm(found[ours]) == pytest.approx(expected["l2"], rel=1e-9), theirs
+        assert np.linalg.norm(moved) == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10), theirs
+        np.testing.assert_allclose(found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
