@@ -27,7 +27,7 @@ from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
 from common.system.errors import UserError
 
-EvaluatorName = Literal["classification", "zero_shot"]
+EvaluatorName = Literal["classification", "zero_shot", "retrieval"]
 Format = Literal["onnx", "torch_export", "stablehlo", "saved_model", "litert"]
 
 
@@ -392,7 +392,7 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
     )
     evaluator: EvaluatorName | None = flag(
         None,
-        "how the model is judged: by its head, or by the similarity of images and prompts",
+        "how the model is judged: by its head, or by the similarity of images to prompts or to captions",
         rule="by its head, or zero_shot for an image-text model",
     )
     prompts: str | None = flag(

@@ -132,8 +132,12 @@ TASK_FUNCTIONS = {  # of a module in common/tasks/ -> their arguments
 
 @pytest.mark.parametrize("name", {**KINDS, **TASKS})
 def test_a_task_is_complete(name):
-    """Its numbers, its module with the functions of the others, its loss in each engine; it is judged by a known metric."""
+    """Its numbers and facts, its module with the functions of the others, its loss in each engine; it is judged by a known metric."""
     assert KINDS[name].name == name and KINDS[name].best.partition("/")[2] in METRICS
+    of_kind = {
+        fact for fact, kind in inspect.get_annotations(KINDS["classification"]).items() if "ClassVar" in str(kind)
+    }
+    assert len(of_kind) > 4 and all(hasattr(KINDS[name], fact) for fact in of_kind)
     for function, arguments in TASK_FUNCTIONS.items():
         found = inspect.signature(getattr(TASKS[name], function)).parameters.values()
         assert [one.name for one in found if one.default is one.empty] == arguments, function

@@ -1,5 +1,6 @@
 """Wrong values in cards and in the config files of other projects: a sentence, or the very model; never a traceback."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 from format_cases import CASES, SMALL, random_arrays
 
-from common.models import ResNetConfig, ViTConfig
+from common.models import PublishedModel, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, find_model
 from common.models.cards import Card, parse_card
 from common.models.families import dump_config, parse_config
 from common.models.tokens import BERT, CLIP, CLIPPO, LIT, SIGLIP, SIGLIP2, SIGLIP_I18N
+from common.models.two_towers import VARIANTS
 from common.system.errors import UserError
 from common.weights import containers
 from common.weights.express import choose_table
 from common.weights.source import read_model
+from common.weights.starting import starting_values
+from common.weights.writing import write_weights
 
 WRONG = (
     None,
@@ -183,6 +187,45 @@ def test_the_facts_of_texts_are_part_of_a_card(text):
     assert Card(loss="sigmoid").over(card) == Card(resolution=224, loss="sigmoid", text=text)
     assert Card(text=text).over(Card(text=SIGLIP, resolution=5)) == Card(text=text, resolution=5)
     assert card.preprocessing == Card(resolution=224).preprocessing
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "-T/" not in name])
+def test_published_names_tell_how_their_texts_become_numbers(name):
+    """Of each published image-text model: the vocabulary's name, the length, and a size that its embeddings have."""
+    config, text = VARIANTS[name], find_model(name).card.text
+    named = {
+        "SigLIP-": "c4_en.model",
+        "SigLIP2": "gemma.model",
+        "CLIP-": "bpe_simple",
+        "LiT": "bert_uncased",
+        "CLIPPO": "unifont",
+    }
+    expected = (
+        "mc4.model" if name.endswith("i18n") else next(it for start, it in named.items() if name.startswith(start))
+    )
+    assert text.vocabulary.startswith(expected)
+    assert text.length == (config.text.length if config.text else config.image_size[0])
+
+
+class Tiny(PublishedModel):
+    """A small model with SigLIP's vocabulary."""
+
+    def config(self, num_classes: int | None = None) -> TwoTowersConfig:
+        image = ViTConfig((8, 8), 8, 1, 2, 16, None, (16, 16), pooling="map")
+        return TwoTowersConfig(image, TextConfig(32_000, 16, 8, 1, 2, 16, 8))
+
+
+def test_a_files_own_facts_of_texts_come_before_those_of_its_models_name(tmp_path):
+    model, named, own = (
+        Tiny("a", "a", 0, "a"),
+        dataclasses.replace(SIGLIP, length=16),
+        dataclasses.replace(LIT, length=16),
+    )
+    start = starting_values(model, None)
+    assert start.card == Card(text=named)
+    for number, card in enumerate((Card(), Card(text=own))):
+        write_weights(path := tmp_path / f"{number}.npz", start.arrays, start.config, card)
+        assert starting_values(model, path).card.text == (card.text or named)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,22 @@ def test_gradients_equal_the_original(engine):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12, err_msg=title)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda right: lambda student, teacher, temperature=1.0: right(student, teacher, temperature) / temperature**2,
+        lambda right: lambda student, teacher, temperature=1.0: right(student, teacher, 1.001 * temperature),
+    ],
+    ids=("without the square", "at another temperature"),
+)
+def test_an_engine_that_is_wrong_alone_is_found(engine, monkeypatch, wrong):
+    distances = importlib.import_module(f"{engine.name}.distances")
+    monkeypatch.setattr(distances, "kl", wrong(distances.kl))
+    for compare in (test_values_equal_the_original, test_gradients_equal_the_original):
+        with pytest.raises(AssertionError, match="kind=kl"):
+            compare(engine)
+
+
 @pytest.mark.parametrize("name", ["kl", "euclidean", "l2", "logsoftmax_euclidean"])
 def test_equal_logits_pull_nowhere(engine, name):
     """The root of 0 has no gradient; what is added below it makes it 0."""

@@ -121,3 +121,18 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_sp
         assert np.linalg.norm(found[ours]) == pytest.approx(expected["l2"], rel=1e-9), theirs
         assert np.linalg.norm(moved) == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10), theirs
         np.testing.assert_allclose(found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
+
+
+@pytest.mark.slow
+def test_training_that_is_wrong_in_one_engine_is_found(engine, monkeypatch):
+    """Without the factor T^2, the losses, and at another temperature the gradients, are not the original's."""
+    right = engine.losses.DISTANCES["kl"]
+    name = "vit_from_vit_kl_t2_mixup"
+    for wrong, words in (
+        (lambda student, teacher, temperature: right(student, teacher, temperature) / temperature**2, "atol=1e-08"),
+        (lambda student, teacher, temperature: right(student, teacher, temperature + 1e-5), "atol=1e-08"),
+    ):
+        monkeypatch.setitem(engine.losses.DISTANCES, "kl", wrong)
+        with pytest.raises(AssertionError, match=words):
+            test_float64_updates_equal_the_originals(engine, monkeypatch, name, 1)
+    engine.forget_compiled()

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from engines import Engine
+from PIL import Image as pillow
 
 from common import probe, weights
 from common.config import EvaluateConfig
+from common.data.catalogue import open_dataset
 from common.data.text import open_tokenizer
 from common.data.text.prompts import PROMPTS, prompted
 from common.models import TextConfig, TwoTowersConfig, ViTConfig
@@ -127,7 +129,6 @@ def test_a_classifier_takes_no_texts():
 def test_clip_benchmark_gets_what_it_asks_for(folder, capsys):
     """Its own steps (`clip_benchmark/metrics/zeroshot_classification.py`) with our model, transform and tokenizer: our top-1."""
     torch = pytest.importorskip("torch")
-    image_module = pytest.importorskip("PIL.Image")
     plugin = runpy.run_path(str(ROOT / "scripts" / "clip_benchmark_plugin.py"))
     model, transform, tokenizer = plugin["load"](
         model_name="SigLIP-B/16-224", pretrained=str(folder / "tiny.npz"), cache_dir=str(folder), device="cpu"
@@ -139,7 +140,7 @@ def test_clip_benchmark_gets_what_it_asks_for(folder, capsys):
         for first in range(0, 80, 8):
             texts = model.encode_text(tokenizer(found.texts[first : first + 8]).to("cpu"))
             classes.append(torch.nn.functional.normalize(texts, dim=-1).mean(0))
-        pictures = [transform(image_module.fromarray(split.decode(i))) for i in range(0, 500, 5)]
+        pictures = [transform(pillow.fromarray(split.decode(i))) for i in range(0, 500, 5)]
         told = (
             model.encode_image(torch.stack(pictures)) @ torch.nn.functional.normalize(torch.stack(classes)).T
         ).argmax(1)
@@ -149,3 +150,55 @@ def test_clip_benchmark_gets_what_it_asks_for(folder, capsys):
     with np.load(folder / "out" / "test.npz") as file:
         np.testing.assert_array_equal(file["logits"].argmax(1)[::5], told)
     assert "Wrote" in capsys.readouterr().out
+
+
+# --- retrieval
+
+
+@pytest.fixture
+def captions(tmp_path) -> Path:
+    """Thirty images of the sample with one to three captions each, of words that the tiny vocabulary has."""
+    split = open_dataset("cifar10-sample").splits["test"]
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    lines = []
+    for i in range(30):
+        pillow.fromarray(split.decode(16 * i)).save(tmp_path / "data" / "test" / f"{i:02d}.png")
+        lines.append("\t".join([f"{i:02d}.png", *(f"photo {i} {'of a cat ' * n}" for n in range(1 + i % 3))]))
+    (tmp_path / "data" / "test" / "captions.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "data"
+
+
+def test_retrieval_is_what_the_towers_say(engine, folder, captions, capsys):
+    flags = (
+        "--evaluator",
+        "retrieval",
+        "--dataset",
+        str(captions),
+        "--output",
+        str(folder / "out"),
+        "--batch_eval",
+        "16",
+    )
+    found = job(folder, *flags)
+    engine.inference.evaluate_main(found)
+    split = found.splits["test"]
+    images = np.concatenate([batch["images"][batch["mask"]] for batch in found.batches("test")])
+    texts, image = embeddings(engine, [text for own in split.captions for text in own], images)
+    with np.load(folder / "out" / "test.npz") as file:
+        np.testing.assert_allclose(file["features"], image, atol=2e-6)
+        np.testing.assert_allclose(file["texts"], texts, atol=2e-6)
+        images_of = file["images_of"]
+    assert images_of.tolist() == [i for i in range(30) for _ in range(1 + i % 3)]
+    similar = image @ texts.T
+    first = [(images_of[order[:5]] == i).any() for i, order in enumerate(np.argsort(-similar, axis=1))]
+    told = capsys.readouterr().out
+    assert told.startswith(f"{captions} test, 30 images, 60 texts: image to text recall@1 ")
+    image_to_text, _, text_to_image = told.partition(", text to image recall@1 ")
+    assert f", @5 {np.mean(first):.2%}, @10 " in image_to_text and ", @10 " in text_to_image
+
+
+def test_images_without_captions_or_classes_are_refused(folder, captions):
+    with pytest.raises(UserError, match=r"The images of cifar10-sample test have no captions, which retrieval is of"):
+        job(folder, "--evaluator", "retrieval")
+    with pytest.raises(UserError, match="have captions and no labels"):
+        job(folder, "--evaluator", "zero_shot", "--dataset", str(captions))

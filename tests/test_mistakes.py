@@ -267,7 +267,11 @@ def test_many_classes_and_a_strange_folder_name(folder):
 
 
 def pairs_of(**changes) -> Pairs:
-    pairs = Pair("a red <b>bus</b>", 3, 7, 0.75, 0.5, 2), Pair("two cats", 4, 8, 0.5, 0.25, 1)
+    pairs = (
+        Pair("a red <b>bus</b>", 3, 7, 0.75, 0.5, 2),
+        Pair("a bus", 2, 7, 0.7, 0.2, 3),
+        Pair("two cats", 4, 8, 0.5, 0.25, 1),
+    )
     return dataclasses.replace(Pairs("test", 500, 900, 2, pairs), **changes)
 
 
@@ -292,7 +296,7 @@ def test_a_file_that_holds_no_pairs_is_one_sentence(damage, tmp_path):
         read_pairs(tmp_path / PAIRS)
 
 
-def test_the_report_shows_the_images_that_texts_found(folder):
+def test_the_report_shows_each_image_that_texts_found_once(folder):
     write_pairs(folder / PAIRS, pairs_of())
     found = record.read_record(folder)
     (told,) = [one for one in mistakes.all_mistakes([found]) if "texts" in one.title]

@@ -389,6 +389,18 @@ def test_both_ways_of_retrieval_share_a_panel_and_zero_shot_is_among_the_accurac
     assert drawn["Recall@1"].index("%") > 0 and all(colour in drawn["Recall@1"] for colour in ("#d95926", "#2a78d6"))
 
 
+@pytest.mark.parametrize(
+    "task", ({"name": "contrastive"}, {"name": "classification"}, None, ["contrastive"], {"name": []})
+)
+def test_runs_are_judged_by_the_metric_of_their_task(task, tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "recipe.json").write_text(json.dumps({"lrs": [], "task": task}))
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "val/img2txt_recall@1": 0.25}\n')
+    judged = record.accuracy(record.read_record(folder))
+    assert judged == (("val/img2txt_recall@1", 0.25) if task == {"name": "contrastive"} else ("test/top1", 0.5))
+
+
 def test_a_metric_of_one_point_is_explained_by_its_mark(tmp_path):
     """A dashed line that is nowhere in the picture would mislead."""
     found = record.read_record(make_run(tmp_path / "run"))

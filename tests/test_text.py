@@ -90,6 +90,16 @@ def test_wordpiece_is_big_visions(length):
     assert found.vocab_size == len(expected["vocab"])
 
 
+def test_unusual_signs_are_as_in_tensorflow_text():
+    """What big_vision calls, in texts that the golden values lack."""
+    expected = golden("tensorflow_text")["rows"]
+    texts = [row["text"] for row in expected]
+    found = opened(LIT, WORDS).encode(texts)
+    assert found[:, 1:].tolist() == [row["word_pieces"] for row in expected] and (found[:, 0] == 5).all()
+    found = opened(dataclasses.replace(SIGLIP, length=300), PIECES).encode(texts)
+    assert found.tolist() == [row["pieces"] + [1] * (300 - len(row["pieces"])) for row in expected]
+
+
 DRAWN = {
     "image_size=48": {},
     "image_size=64, monospace": {"monospace": True},
@@ -203,7 +213,8 @@ def folded(text: str) -> str:
     """Unicode's NFKC_Casefold (chapter 3.13), without accents, as `tensorflow_text.BertTokenizer(lower_case=True)`."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold()).casefold()
     text = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", text))
-    return regex.sub(r"[\p{Cc}\p{Cf}]", " ", regex.sub(r"\p{Mn}", "", text))
+    text = regex.sub(r"[\p{Mn}\p{Default_Ignorable_Code_Point}]", "", text)
+    return regex.sub("[\u1680\u2028\u2029]", "\ue000", regex.sub(r"[\p{Cc}\p{Cf}]", " ", text))
 
 
 def test_folding_is_unicodes():

@@ -1,5 +1,6 @@
 """Features and logits of many images as an .npz file, which is written as they come."""
 
+import contextlib
 import itertools
 import shutil
 import tempfile
@@ -30,10 +31,23 @@ def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns:
 
     UserError where it cannot be written.
     """
+    with writing(path), tempfile.TemporaryFile(dir=path.parent) as kept:  # has no name, so nothing of it is ever left
+        write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz of arrays. UserError where it cannot be written."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with writing(path):
+        write_atomically(path, lambda file: npz.fill(file, contiguous))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file that is written within; UserError where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as kept:  # has no name, so nothing of it is ever left
-            write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
+        yield
     except OSError as error:
         raise UserError(f"Cannot write {path} ({error.strerror or error}); free or choose another place.") from error
 

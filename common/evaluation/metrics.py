@@ -41,9 +41,17 @@ def row(name: str) -> Metric:
 
 
 def in_words(values: dict[str, float], num_classes: int, *, digits: int = 4, published: str = "") -> str:
-    """`top-1 49.00%, top-5 93.00%, loss 1.5000` for a person; what was `published` stands beside the first."""
-    told = {name: value for name, value in values.items() if num_classes >= row(name).least_classes}
-    words = [f"{row(name).title} {shown(name, value, digits)}" for name, value in told.items()]
+    """`top-1 49.00%, top-5 93.00%, loss 1.5000` for a person; what was `published` stands beside the first.
+
+    With 0 classes, as where images have captions, nothing is left out. `recall@1 5.00%, @5 9.00%`: the same is said once.
+    """
+    words, before = [], ""
+    for name, value in values.items():
+        if 0 < num_classes < row(name).least_classes:
+            continue
+        same, at, depth = row(name).title.rpartition("@")
+        words.append(f"{at + depth if at and same == before else row(name).title} {shown(name, value, digits)}")
+        before = same
     return ", ".join([words[0] + published, *words[1:]])
 
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from common.data.split import MultiLabels
 from common.evaluation.embeddings import TILE, Embeddings, pieces, similarities
+from common.evaluation.metrics import METRICS
 from common.evaluation.predictions import PREDICTIONS, Predictions, write_predictions
 from common.system.errors import UserError
 
 
 class ZeroShotEvaluator(Embeddings):
-    """{top1, top5: fractions of the images that have a class}. Of several classes of one image, any will do.
+    """{top1, of six classes and more top5: fractions of the images that have one}. Of several classes of one image, any will do.
 
     `labels` are those of all images, int32 [N] or MultiLabels, and `classes` int32 [P] the class of every prompt, in
     order. Of equally similar classes the first is taken. With `keeps` it leaves `predictions.npz`.
@@ -39,7 +40,8 @@ class ZeroShotEvaluator(Embeddings):
                 "None of the images to evaluate has a label; give some of them labels or choose another split."
             )
         place = place[np.isfinite(place)]
-        return {"top1": float((place < 1).mean()), "top5": float((place < 5).mean())}
+        top = {"top1": float((place < 1).mean()), "top5": float((place < 5).mean())}
+        return {name: value for name, value in top.items() if len(classes) >= METRICS[name].least_classes}
 
     @property
     def class_embeddings(self) -> np.ndarray:

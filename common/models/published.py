@@ -14,6 +14,8 @@ from typing import Any
 
 from common.models.cards import Card
 from common.models.families import FAMILIES, ModelConfig, find_architecture, head_classes
+from common.models.tokens import CLIPPO, TEXTS, Text
+from common.models.two_towers import TwoTowersConfig
 from common.system.errors import UserError, nearest
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent.parent / "weights"
@@ -52,8 +54,19 @@ class PublishedModel:
     @property
     def card(self) -> Card:
         """The card of the published file."""
-        prepared = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize}
+        prepared = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize, "text": self.text}
         return Card(resolution=self.resolution, class_names=self.class_names, loss=self.loss, **prepared)
+
+    @property
+    def text(self) -> Text | None:
+        """The preparation of its texts, which the size of its vocabulary tells; None for a model of images, or another size."""
+        config = self.config()
+        if not isinstance(config, TwoTowersConfig):
+            return None
+        if config.text is None:
+            return dataclasses.replace(CLIPPO, length=config.image_size[0])
+        known = TEXTS.get(config.text.vocabulary)
+        return known and dataclasses.replace(known, length=config.text.length)
 
     @property
     def file(self) -> str:

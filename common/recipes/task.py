@@ -35,6 +35,7 @@ class Distillation:
     name: ClassVar[str] = "distillation"
     best: ClassVar[str] = "val/top1"
     splits_batches: ClassVar[bool] = True
+    takes_sam: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ()
     loss: ClassVar[Loss] = "softmax"  # with the labels, in evaluation
     uses: ClassVar[dict[str, tuple[str, ...]]] = {"kl": ("temperature",), "hard": ("label_smoothing",)}

@@ -68,11 +68,19 @@ def wrong_pairs(record: Record, *, remote: bool = False) -> Mistakes | None:
         split = find_split(record, remote, told.split, lambda split: len(split) == told.num_images)
         found = [
             Picture(thumbnail(split.decode(pair.found)), f"{in_words(pair)}: {file_of(record, split, pair.found)}")
-            for pair in told.pairs[:MOST_IMAGES]
+            for pair in first_of_each(told.pairs)[:MOST_IMAGES]
         ]
         return Mistakes(title, [], found, "")
     except UserError as error:
         return Mistakes(title, [], [], f"The images are not at hand: {error}")
+
+
+def first_of_each(pairs: Sequence[Pair]) -> list[Pair]:
+    """The first pair of every image that was found: one that many texts find would be seen alone."""
+    first = {}
+    for pair in pairs:
+        first.setdefault(pair.found, pair)
+    return [*first.values()]
 
 
 def in_words(pair: Pair) -> str:

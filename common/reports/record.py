@@ -236,7 +236,8 @@ def in_words(metric: str) -> str:
 
 def accuracy(record: Record) -> tuple[str, float] | None:
     """(name, value) of the metric that a run is judged by: of `test`, else `val`, else any."""
-    own = JUDGES.get(str(record.recipe.get("task")), JUDGES[Classification.name])
+    task = record.recipe.get("task")
+    own = JUDGES.get(str(task.get("name")) if isinstance(task, dict) else "", JUDGES[Classification.name])
     for judge in dict.fromkeys((own, *JUDGES.values())):
         names = record.metrics(f"/{judge}")
         names = [name for name in (f"test/{judge}", f"val/{judge}") if name in names] or names

@@ -1,6 +1,7 @@
-"""What `evaluate` prepares and shows of image-text models: zero-shot classification."""
+"""What `evaluate` prepares and shows of image-text models: zero-shot classification and retrieval."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from common.config import EvaluateConfig
@@ -11,8 +12,9 @@ from common.data.text import open_tokenizer
 from common.data.text.prompts import names_of, prompted, read_prompts
 from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator, Prepared
-from common.evaluation.features import write_outputs
+from common.evaluation.features import write_arrays, write_outputs
 from common.evaluation.metrics import in_words
+from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
 from common.models import TwoTowersConfig, find_model
 from common.runs.inference import Evaluation
@@ -21,13 +23,16 @@ from common.system.errors import UserError
 DEFAULT_PROMPTS = "clip_paper"
 
 
-class ZeroShot(Evaluation):
-    """`evaluate` of an image-text model on images with classes, which it knows by prompts alone."""
+class Towers(Evaluation):
+    """`evaluate` of an image-text model: embeddings of images and of texts, and what an evaluator makes of both.
+
+    A subclass has `judge_of(name, split)`, the evaluator of a split; `seen(split)`, the number of images and texts in words;
+    and `write_embeddings(path, split)`, which keeps what the evaluator has compared.
+    """
 
     computes_scores = False
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
-        self.prompts = read_prompts(config.prompts or DEFAULT_PROMPTS)
         super().__init__(config, open_torchvision)
         text = self.model_config.text
         self.tokenizer = open_tokenizer(self.card.text, folder=config.bit_pretrained_dir)
@@ -37,7 +42,7 @@ class ZeroShot(Evaluation):
         """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
         if not isinstance(self.model_config, TwoTowersConfig):
             raise UserError(
-                f"{self.config.model} takes no texts, which zero_shot compares images with; choose a model such as "
+                f"{self.config.model} takes no texts, which {self.config.evaluator} compares images with; choose a model such as "
                 "SigLIP-B/16-224, or --evaluator classification."
             )
         if self.card.text is None:
@@ -46,42 +51,93 @@ class ZeroShot(Evaluation):
                 "training beside it."
             )
 
+    def eval_batches(self, split: Split) -> EvalBatches:
+        """Images alone."""
+        batches = super().eval_batches(split)
+        return EvalBatches(split, None, batches.batch, columns=batches.columns[:1])
+
+    def evaluator(self, split: str) -> Evaluator:
+        """What judges the model on a split."""
+        self.judge = self.judge_of(split, self.splits[split])
+        return Prepared(self.judge, self.prepared)
+
+    def text_batches(self, texts: Sequence[str]) -> EvalBatches:
+        """Texts as the model takes them."""
+        return text_batches(texts, self.tokenizer.encode, self.config.batch_eval, **form_of(self.tokenizer))
+
+    def show(self, split: str, result: dict[str, float]) -> None:
+        """Print one line a person reads, and write the embeddings where --output asks for them."""
+        images = self.splits[split]
+        self.tell(f"{self.config.dataset} {split}, {self.seen(images)}: {in_words(result, self.num_classes, digits=6)}")
+        if self.config.output:
+            path = Path(self.config.output) / f"{split}.npz"
+            self.write_embeddings(path, images)
+            self.tell(f"Wrote {path}")
+
+
+class ZeroShot(Towers):
+    """Images with classes, which the model knows by prompts alone."""
+
+    def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
+        self.prompts = read_prompts(config.prompts or DEFAULT_PROMPTS)
+        super().__init__(config, open_torchvision)
+
     def matched(self, dataset: Dataset) -> dict[str, Split]:
-        """The splits as they are; their classes' names become prompts."""
+        """The splits as they are; their classes' names become prompts. Raises UserError for images without classes."""
+        dataset.check_labels()
         plain = self.card.text.kind == "bpe"  # CLIP was evaluated with names and prompts as they are
         names = names_of(dataset.name, dataset.class_names)
         self.texts, self.classes = prompted(names, self.prompts, canonicalize=not plain)
         self.num_classes = dataset.num_classes
         return dataset.splits
 
-    def eval_batches(self, split: Split) -> EvalBatches:
-        """Images alone."""
-        batches = super().eval_batches(split)
-        return EvalBatches(split, None, batches.batch, columns=batches.columns[:1])
+    def judge_of(self, name: str, split: Split) -> ZeroShotEvaluator:
+        """Top-1 and top-5."""
+        images, texts = self.eval_batches(split), self.text_batches(self.texts)
+        return ZeroShotEvaluator(name, images, split.labels, texts, self.classes)
 
-    def text_batches(self, texts: Sequence[str]) -> EvalBatches:
-        """Texts as the model takes them."""
-        return text_batches(texts, self.tokenizer.encode, self.config.batch_eval, **form_of(self.tokenizer))
+    def seen(self, split: Split) -> str:
+        """Images with a class, and prompts."""
+        return f"{split.num_labelled:,} images, {len(self.prompts)} prompts a class"
 
-    def evaluator(self, split: str) -> Evaluator:
-        """What judges the model on a split."""
-        images, texts = self.splits[split], self.text_batches(self.texts)
-        self.judge = ZeroShotEvaluator(split, self.eval_batches(images), images.labels, texts, self.classes)
-        return Prepared(self.judge, self.prepared)
-
-    def show(self, split: str, result: dict[str, float]) -> None:
-        """Print one line a person reads, and write the embeddings where --output asks for them."""
-        told = in_words(result, self.num_classes, digits=6)
-        self.tell(
-            f"{self.config.dataset} {split}, {self.splits[split].num_labelled:,} images, {len(self.prompts)} prompts a class: {told}"
-        )
-        if self.config.output:
-            path, images = Path(self.config.output) / f"{split}.npz", self.splits[split]
-            write_outputs(path, self.judge.outputs(), len(images), labels=images.targets(slice(None)))
-            self.tell(f"Wrote {path}")
+    def write_embeddings(self, path: Path, split: Split) -> None:
+        """As of a classifier: features [N, E], logits [N, K], labels."""
+        write_outputs(path, self.judge.outputs(), len(split), labels=split.targets(slice(None)))
 
 
-EVALUATIONS = {"classification": Evaluation, "zero_shot": ZeroShot}
+class Retrieval(Towers):
+    """Images with captions: which of them belong together."""
+
+    num_classes = 0
+
+    def matched(self, dataset: Dataset) -> dict[str, Split]:
+        """The splits as they are. Raises UserError for images without captions."""
+        for name in self.split_names:
+            if dataset.splits[name].captions is None:
+                raise UserError(
+                    f"The images of {dataset.name} {name} have no captions, which retrieval is of; choose a dataset with captions, or "
+                    "--evaluator zero_shot."
+                )
+        return dataset.splits
+
+    def judge_of(self, name: str, split: Split) -> RetrievalEvaluator:
+        """Recalls, both ways."""
+        texts = self.text_batches(list(chain.from_iterable(split.captions)))
+        return RetrievalEvaluator(name, self.eval_batches(split), split.captions.images_of, texts)
+
+    def seen(self, split: Split) -> str:
+        """Images and texts."""
+        return f"{len(split):,} images, {len(split.captions.images_of):,} texts"
+
+    def write_embeddings(self, path: Path, split: Split) -> None:
+        """features [N, E] of images, texts [M, E], images_of [M] the image of each text; labels, where there are classes."""
+        columns = {"features": "image_embeddings", "texts": "text_embeddings"}
+        arrays = {name: self.judge.column(output) for name, output in columns.items()}
+        arrays |= {"images_of": split.captions.images_of, "labels": split.targets(slice(None))}
+        write_arrays(path, arrays)
+
+
+EVALUATIONS = {"classification": Evaluation, "zero_shot": ZeroShot, "retrieval": Retrieval}
 
 
 def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -> Evaluation:

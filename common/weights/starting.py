@@ -72,17 +72,18 @@ def starting_values(
     `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
     file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, 0 none,
     another size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new
-    head. The card says what the files tell, and of the `pretrained` one, what the manifest does.
+    head. The card says what the files tell, how texts become numbers also by the model's name, and of the `pretrained`
+    file, what the manifest does.
     """
     size = image_size if image_size and model.config().image_size else None
     if path is None:
         config = sized(model.config(num_classes), size)
-        return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card())
+        return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card(text=model.text))
     source = read_source(path, model.config(), say)
     config = sized(source.config.with_classes(head_classes(num_classes, source.config.num_classes)), size)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
-    card = source.card.over(model.card) if pretrained else source.card
+    card = source.card.over(model.card if pretrained else Card(text=model.text))
     if is_new:
         return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
     return Start(config, arrays, card)

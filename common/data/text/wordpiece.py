@@ -61,6 +61,9 @@ def folding(tokenizers) -> list:
         normalizers.Replace("ς", "σ"),
         normalizers.NFD(),
         normalizers.Replace("\u0345", "ι"),  # the iota below a Greek letter is a letter to case folding
-        normalizers.Replace(regex(r"\p{Mn}"), ""),
+        normalizers.Replace(regex(r"[\p{Mn}\p{Default_Ignorable_Code_Point}]"), ""),
         normalizers.Replace(regex(r"[\p{Cc}\p{Cf}]"), " "),
+        normalizers.Replace(
+            regex("[\u1680\u2028\u2029]"), "\ue000"
+        ),  # spaces that part no words there: any unknown letter
     ]
