@@ -57,15 +57,17 @@ def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> di
 def image_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    numbers = {"scale": jnp.exp(model.t[...]), "bias": model.b[...] if model.config.bias else jnp.zeros(1, model.dtype)}
+    embedding, _, t, b = model(mixed(batch, model), None)
+    numbers = {"scale": jnp.exp(t), "bias": b}
     columns = {name: jnp.broadcast_to(number, batch["mask"].shape) for name, number in numbers.items()}
-    return columns | {"embedding": model.encode_image(mixed(batch, model)).astype(model.dtype), "mask": batch["mask"]}
+    return columns | {"embedding": embedding.astype(model.dtype), "mask": batch["mask"]}
 
 
 def text_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: embedding [B, E] of texts, of length 1; mask."""
     model = models["model"]
-    return {"embedding": model.encode_text(written(batch, model)).astype(model.dtype), "mask": batch["mask"]}
+    _, embedding, *_ = model(None, written(batch, model))
+    return {"embedding": embedding.astype(model.dtype), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {

@@ -47,8 +47,10 @@ class TwoTowers(Model):
         self.b = nnx.Param(jnp.zeros(1)) if config.bias else None
         self.head = None
 
-    def __call__(self, images: Array, texts: Array, parts: int = 1) -> tuple[Array, Array, Array, Array]:
-        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none).
+    def __call__(
+        self, images: Array | None, texts: Array | None, parts: int = 1
+    ) -> tuple[Array | None, Array | None, Array, Array]:
+        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
         """
@@ -72,10 +74,10 @@ class TwoTowers(Model):
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
 
-    def in_parts(self, encode: Callable[[Array], Array], inputs: Array, parts: int) -> Array:
+    def in_parts(self, encode: Callable[[Array], Array], inputs: Array | None, parts: int) -> Array | None:
         """The embeddings of inputs [B, ...], part after part."""
-        if parts == 1:
-            return encode(inputs)
+        if parts == 1 or inputs is None:
+            return inputs if inputs is None else encode(inputs)
         cut = functools.partial(self.devices.cut, inputs, parts)
         return jnp.concatenate([jax.checkpoint(encode)(cut(part)) for part in range(parts)])
 

@@ -52,15 +52,17 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
 def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    numbers = {"scale": model.t.exp(), "bias": model.b if model.config.bias else torch.zeros_like(model.t)}
+    embedding, _, t, b = model(mixed(batch, model), None)
+    numbers = {"scale": t.exp(), "bias": b}
     columns = {name: number.repeat(len(batch["mask"])) for name, number in numbers.items()}
-    return columns | {"embedding": model.encode_image(mixed(batch, model)).to(model.dtype), "mask": batch["mask"]}
+    return columns | {"embedding": embedding.to(model.dtype), "mask": batch["mask"]}
 
 
 def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of texts, of length 1; mask."""
     model = models["model"]
-    return {"embedding": model.encode_text(written(batch, model)).to(model.dtype), "mask": batch["mask"]}
+    _, embedding, *_ = model(None, written(batch, model))
+    return {"embedding": embedding.to(model.dtype), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {

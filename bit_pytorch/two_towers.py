@@ -44,13 +44,16 @@ class TwoTowers(Model):
         self.b = nn.Parameter(torch.zeros(1)) if config.bias else None
         self.head = None
 
-    def forward(self, images: Tensor, texts: Tensor, parts: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none).
+    def forward(
+        self, images: Tensor | None, texts: Tensor | None, parts: int = 1
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
         """
         zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
-        return zimg, ztxt, self.t, torch.zeros_like(self.t) if self.b is None else self.b
+        # Copies: where parameters are shards, the memory of whole ones is let go when this ends.
+        return zimg, ztxt, self.t.clone(), torch.zeros_like(self.t) if self.b is None else self.b.clone()
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -69,10 +72,10 @@ class TwoTowers(Model):
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, 3, H, W] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
 
-    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, parts: int) -> Tensor:
+    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor | None, parts: int) -> Tensor | None:
         """The embeddings of inputs [B, ...], part after part."""
-        if parts == 1:
-            return encode(inputs)
+        if parts == 1 or inputs is None:
+            return inputs if inputs is None else encode(inputs)
         return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in inputs.chunk(parts)])
 
 

@@ -54,15 +54,17 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
 def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    numbers = {"scale": tf.exp(model.t), "bias": model.b if model.config.bias else tf.zeros_like(model.t)}
+    embedding, _, t, b = model(mixed(batch, model), None)
+    numbers = {"scale": tf.exp(t), "bias": b}
     columns = {name: tf.broadcast_to(number, tf.shape(batch["mask"])) for name, number in numbers.items()}
-    return columns | {"embedding": tf.cast(model.encode_image(mixed(batch, model)), model.dtype), "mask": batch["mask"]}
+    return columns | {"embedding": tf.cast(embedding, model.dtype), "mask": batch["mask"]}
 
 
 def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of texts, of length 1; mask."""
     model = models["model"]
-    return {"embedding": tf.cast(model.encode_text(written(batch, model)), model.dtype), "mask": batch["mask"]}
+    _, embedding, *_ = model(None, written(batch, model))
+    return {"embedding": tf.cast(embedding, model.dtype), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {

@@ -46,9 +46,9 @@ class TwoTowers(Model):
         self.head = None
 
     def call(
-        self, images: Tensor, texts: Tensor, parts: int = 1, training: bool | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none).
+        self, images: Tensor | None, texts: Tensor | None, parts: int = 1, training: bool | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+        """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
         """
@@ -77,10 +77,10 @@ class TwoTowers(Model):
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
 
-    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, parts: int) -> Tensor:
+    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor | None, parts: int) -> Tensor | None:
         """The embeddings of inputs [B, ...], part after part."""
-        if parts == 1:
-            return encode(inputs)
+        if parts == 1 or inputs is None:
+            return inputs if inputs is None else encode(inputs)
 
         @tf.custom_gradient  # TensorFlow cannot compile tf.recompute_grad within a loop
         def encoded(cut: Tensor) -> tuple[Tensor, Callable]:
