@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from engines import recipe_of
 from golden.golden_params import image
-from jobs import Job, assert_close, make_images
+from jobs import Job, assert_close, make_images, metrics
 
 from common.config import TrainConfig
 from common.data.batches import rows_of
@@ -20,6 +20,7 @@ from common.flags import check
 from common.models import MixerConfig
 from common.recipes import schedules
 from common.recipes.create import create_recipe
+from common.recipes.groups import trained as trained_names
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.task import Classification
 from common.system.errors import UserError
@@ -440,6 +441,31 @@ def test_each_group_has_its_own_ascent(engine):
         np.testing.assert_allclose(found, (halves[0][name] + halves[1][name]) / 2, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("train_only", ("head", "norm"))
+def test_the_frozen_do_not_ascend(engine, train_only):
+    """Nor count in the norm of the gradients; after a step they have their bits, and the trained have not."""
+    recipe = recipe_of(**RATES | SAM, train_only=train_only)
+    model = engine.build(MIXER, drawn(0), "float64", groups=recipe.groups)
+    optimizer, before = engine.optim.create_optimizer(model, recipe), engine.weights.dump(model)
+    batch = next(engine.devices.to_device(iter([batch_of()]), model.devices))
+    slopes = engine.loop.gradients({"model": model}, batch, recipe)[1]
+    found, chosen = canonical(engine, model, slopes), trained_names(recipe.groups, before)
+    assert found.keys() == chosen
+    norm = math.sqrt(sum((array**2).sum() for array in found.values()))
+    numbers = recipe.update_numbers(0)
+    with engine.optim.ascended(optimizer, slopes, numbers):
+        within = engine.weights.dump(model)
+    engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=0)
+    after = engine.weights.dump(model)
+    for name, array in before.items():
+        if name in chosen:
+            expected = array + numbers.rho * found[name] / (norm + 1e-12)
+            np.testing.assert_allclose(within[name], expected, rtol=1e-13, atol=1e-14)
+            assert not np.array_equal(after[name], array)
+        else:
+            assert within[name].tobytes() == after[name].tobytes() == array.tobytes()
+
+
 def test_rho_of_zero_is_training_without(engine):
     """Bit for bit, whatever the other numbers of SAM are."""
     plain, off = trained(engine), trained(engine, rho=0.0, rho_min=0.1, gsam_alpha=0.6, sam_group=4)
@@ -497,3 +523,18 @@ def test_a_stopped_run_goes_on_as_it_would_have(job, tmp_path):
         assert "to resume: " in stopped.ends()[0][1]
     job("stopped", *flags).finish()
     assert_close(tmp_path, "stopped", "alone", 1e-12)
+
+
+@pytest.mark.slow
+def test_bfloat16_follows_float64(job, tmp_path):
+    """SAM of a run in bfloat16: its losses to the precision of that type, its weights in float32."""
+    flags = (*GROUPS, "--batch_split", 1)
+    job("exact", *flags).finish()
+    job("rounded", *flags, "--precision", "bfloat16").finish()
+    losses = [
+        np.array([line["train/loss"] for line in metrics(tmp_path, name) if "train/loss" in line])
+        for name in ("exact", "rounded")
+    ]
+    assert len(losses[1]) == 4 and 0 < np.abs(losses[1] - losses[0]).max() < 0.03 * losses[0].max()
+    with np.load(tmp_path / "runs" / "rounded" / "weights.npz") as file:
+        assert all(file[name].dtype == np.float32 and np.isfinite(file[name]).all() for name in file.files)
