@@ -21,7 +21,7 @@ HUGGING = ("huggingface", "huggingface_v5")
 SIGLIP = ("huggingface", "huggingface_siglip2")
 TOWER = SMALL | {"num_classes": None}
 TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24, "num_classes": 32}
-BERT = TEXT | {"num_heads": 1}  # of 16: what no file tells is taken for the published 64 of a head
+BERT = TEXT | {"width": 128}  # no other of so few has a number of heads that is known
 CLIP_IMAGE = {"stem_bias": False, "pre_norm": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
 CLIP_TEXT = {"pooling": "end", "causal": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
 CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configuration, spellings besides ours)
@@ -74,11 +74,16 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "text_clip": (TextConfig(**TEXT, **CLIP_TEXT), ("huggingface",)),
     "bert": (BertConfig(**BERT), ("big_vision",)),
     "bert_features": (BertConfig(**BERT | {"num_classes": None}), ("big_vision", "huggingface")),
-    "bert_pooler": (BertConfig(**BERT | {"num_classes": None}, pre_logits=16), ("huggingface",)),
+    "bert_pooler": (BertConfig(**BERT | {"num_classes": None}, pre_logits=128), ("huggingface",)),
     "vit_clip": (ViTConfig(**SMALL, **CLIP_IMAGE), ("huggingface",)),
     "vit_clip_features": (ViTConfig(**TOWER, **CLIP_IMAGE | {"head_bias": True}), ("huggingface",)),
     "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP)),
-    "lit": (TwoTowersConfig(ViTConfig(**TOWER, cls_position=False), BertConfig(**BERT), False), ("big_vision",)),
+    "lit": (
+        TwoTowersConfig(ViTConfig(**TOWER, cls_position=False), BertConfig(**BERT), False),
+        ("big_vision", "vision_transformer_linen"),
+    ),
+    "lit_token": (TwoTowersConfig(ViTConfig(**TOWER), BertConfig(**BERT), False), ("vision_transformer_linen",)),
+    "lit_gap": (TwoTowersConfig(ViTConfig(**TOWER, pooling="gap"), TextConfig(**TEXT)), (*VISION, "vision_transformer_linen")),
     "clippo": (TwoTowersConfig(ViTConfig(**SMALL, pooling="map"), None, False), ("big_vision",)),
     "clip": (
         TwoTowersConfig(ViTConfig(**SMALL | {"num_classes": 32}, **CLIP_IMAGE), TextConfig(**TEXT, **CLIP_TEXT), False),

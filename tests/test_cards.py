@@ -204,7 +204,7 @@ def test_published_names_tell_how_their_texts_become_numbers(name):
         "mc4.model" if name.endswith("i18n") else next(it for start, it in named.items() if name.startswith(start))
     )
     assert text.vocabulary.startswith(expected)
-    assert text.length == (config.text.length if config.text else config.image_size[0])
+    assert text.length == (config.text.places(16) if config.text else config.image_size[0])
 
 
 class Tiny(PublishedModel):

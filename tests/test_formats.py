@@ -12,6 +12,7 @@ import pytest
 from format_cases import CASES, random_arrays
 
 from common.convert import CONTAINERS, convert
+from common.models.family import below
 from common.system.errors import UserError
 from common.weights import containers
 from common.weights.express import choose_table, express, expressed
@@ -286,3 +287,32 @@ def test_express_keeps_what_is_the_same_already():
     config = CASES["vit_token"][0]
     arrays = random_arrays(config)
     assert express(arrays, config, config) is arrays
+
+
+@pytest.mark.parametrize("prefix", ("", "params/"))
+@pytest.mark.parametrize("tower", ("image", "text"))
+def test_one_tower_of_a_file_of_big_vision(tower, prefix, tmp_path):
+    """Its names may begin with the tower's, as they do in the file of both."""
+    config = CASES["siglip"][0]
+    arrays = below(random_arrays(config), tower)
+    one, there = getattr(config, tower), {"image": "img/", "text": "txt/"}[tower]
+    published = choose_table("big_vision", one).to_published(dict(arrays), one)
+    np.savez(tmp_path / "a.npz", **{f"{prefix}{there}{name}": array for name, array in published.items()})
+    found = read_model(tmp_path / "a.npz")
+    assert (found.spelling, found.config) == ("big_vision", one)
+    assert_same(found.arrays, arrays)
+
+
+@pytest.mark.parametrize("spelling", format_cases.VISION)
+def test_positions_that_an_older_text_tower_has_twice_are_added(spelling, tmp_path):
+    """What `load` of text_transformer.py does; the file is never written again so."""
+    config = CASES["siglip"][0]
+    arrays = random_arrays(config)
+    published = choose_table(spelling, config).to_published(dict(arrays), config)
+    more = {"txt/Encoder_0/pos_embedding": published["txt/pos_embedding"][:, ::-1]}
+    np.savez(tmp_path / "a.npz", **{f"params/{name}": array for name, array in (published | more).items()})
+    found = read_model(tmp_path / "a.npz")
+    assert found.config == config and not found.unused
+    expected = arrays["text/pos_embedding"] + arrays["text/pos_embedding"][:, ::-1]
+    assert_same(found.arrays, arrays | {"text/pos_embedding": expected})
+    assert any("Encoder_0/pos_embedding is added to params/txt/pos_embedding" in note for note in found.notes)

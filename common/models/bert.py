@@ -57,6 +57,10 @@ class BertConfig(Config):
         if count > self.length:
             raise UserError(f"The model takes texts of {self.length} tokens at most and these have {count}; cut them.")
 
+    def places(self, length: int) -> int:
+        """How many tokens texts must have, where they are made of `length`: as many, or what the model takes at most."""
+        return min(length, self.length)
+
     @property
     def feature_width(self) -> int:
         """Number of features before the head."""
@@ -71,13 +75,17 @@ class BertConfig(Config):
         return shapes | transformer.head(self.feature_width, self.num_classes, True)
 
 
+# Width -> heads: those of the paper and of https://arxiv.org/abs/1908.08962 are 64 wide, MiniLM's (2002.10957) 32.
+HEADS = {128: 2, 256: 4, 384: 12, 512: 8, 768: 12, 1024: 16}
+
+
 def infer(seen: Seen) -> BertConfig:
-    """The BERT of canonical shapes."""
+    """The BERT of canonical shapes. Undecided where a head may be of any width."""
     shapes = seen.shapes
     (vocabulary, width), length = shapes["stem/embedding"], shapes["pos_embedding"][1]
-    heads = (
-        seen.num_heads or seen.facts.get("num_heads") or max(1, width // 64)
-    )  # of every published one a head is 64 wide
+    heads = seen.num_heads or seen.facts.get("num_heads") or HEADS.get(width)
+    if heads is None:
+        raise Undecided("does not tell its number of heads; give --num_heads.")
     return BertConfig(
         vocabulary, length, width, infer_depth(shapes), heads, shapes["blocks/0/mlp/fc1/kernel"][1], seen.num_classes,
         shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None, shapes["segment_embedding"][0],
@@ -106,7 +114,7 @@ FAMILY = Family(
     initial={
         "bert": (("*norm*/scale", ones), ("*/bias", zeros), ("head/kernel", lecun_normal), ("*", normal(0.02))),
     },
-    spellings={},
+    spellings={".npz": ("big_vision",)},
     infer=infer,
     adapt=adapt,
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 from common.models.cards import Card
 from common.models.families import FAMILIES, ModelConfig, find_architecture, head_classes
+from common.models.text import TextConfig
 from common.models.tokens import CLIPPO, TEXTS, Text
 from common.models.two_towers import TwoTowersConfig
 from common.system.errors import UserError, nearest
@@ -66,7 +67,10 @@ class PublishedModel:
         if config.text is None:
             return dataclasses.replace(CLIPPO, length=config.image_size[0])
         known = TEXTS.get(config.text.vocabulary)
-        return known and dataclasses.replace(known, length=config.text.length)
+        has_length = known and isinstance(
+            config.text, TextConfig
+        )  # a BERT has more positions than LiT's texts have tokens
+        return dataclasses.replace(known, length=config.text.length) if has_length else known
 
     @property
     def file(self) -> str:

@@ -56,6 +56,10 @@ class TextConfig(Config):
         if count != self.length:
             raise UserError(f"The model takes texts of {self.length} tokens and these have {count}; pad or cut them.")
 
+    def places(self, length: int) -> int:
+        """How many tokens texts must have, where they are made of `length`."""
+        return self.length
+
     @property
     def has_head(self) -> bool:
         """Whether a projection follows the features."""
@@ -100,6 +104,6 @@ FAMILY = Family(
             *HEAD, *VIT, ("stem/embedding", inverse_width_normal), ("pos_embedding", inverse_width_normal), ("*", lecun_normal),
         )
     },
-    spellings={},
+    spellings={".npz": ("big_vision",)},
     infer=infer,
 )  # fmt: skip

@@ -107,7 +107,7 @@ def clip(variant: str, patch: int, embedding: int, text_width: int) -> TwoTowers
 def lit(variant: str, bert: str, embedding: int | None) -> TwoTowersConfig:
     """LiT: a ViT with its class token and a BERT; without a width of the embedding, the image tower has no projection."""
     image = dataclasses.replace(vit(variant, 16, 224), num_classes=embedding)
-    text = BertConfig(30_522, 16, *BERTS[bert], embedding or image.width, gelu="tanh")
+    text = BertConfig(30_522, 512, *BERTS[bert], embedding or image.width, gelu="tanh")
     return TwoTowersConfig(image, text, bias=False)
 
 
@@ -135,6 +135,7 @@ VARIANTS = {
     "CLIP-B/16": clip("B", 16, 512, 512),
     "CLIP-L/14": clip("L", 14, 768, 768),
     "LiT-B16B": lit("B", "base", 768),
+    "LiT-B16B_2": lit("B", "base", None),
     "LiT-L16L": lit("L", "large", None),
     "CLIPPO-B/16": TwoTowersConfig(dataclasses.replace(vit("B", 16, 224, pooling="map"), num_classes=768), None, False),
 }  # fmt: skip
@@ -146,6 +147,6 @@ FAMILY = Family(
     sizes=("bias",),
     initial={"big_vision": (("t", constant(math.log(10))), ("b", constant(-10)))},
     initial_within=(("*/head/kernel", lecun_normal),),  # projections: of zeros, nothing would ever be learnt
-    spellings={},
+    spellings={".npz": ("big_vision", "vision_transformer_linen")},
     infer=lambda seen: TwoTowersConfig(**seen.children, bias="b" in seen.shapes),
 )

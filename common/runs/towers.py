@@ -36,7 +36,8 @@ class Towers(Evaluation):
         super().__init__(config, open_torchvision)
         text = self.model_config.text
         self.tokenizer = open_tokenizer(self.card.text, folder=config.bit_pretrained_dir)
-        self.tokenizer.check_model(text.vocabulary if text else 0, text.length if text else self.resolution)
+        places = text.places(self.tokenizer.length) if text else self.resolution
+        self.tokenizer.check_model(text.vocabulary if text else 0, places)
 
     def check_model(self) -> None:
         """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""

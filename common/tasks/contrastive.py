@@ -80,7 +80,8 @@ def tokenizer_of(config: Any, text: Text | None, model: TwoTowersConfig) -> Toke
             f"No card states how the texts of {config.model} become numbers; put the card of its training beside its weights."
         )
     found = opened(text, config.vocabulary, config.bit_pretrained_dir)
-    found.check_model(*((model.text.vocabulary, model.text.length) if model.text else (0, model.image_size[0])))
+    words = model.text
+    found.check_model(*((words.vocabulary, words.places(text.length)) if words else (0, model.image_size[0])))
     return found
 
 

@@ -31,6 +31,7 @@ class Found(NamedTuple):
     assumed: list[str]  # fields that follow from neither shapes nor a config file
     channels: int  # of the images that the stem takes
     unused: list[str]  # names of arrays that are no parameters of the model
+    added: dict[str, str]  # {name of today: the array there that is added to it}
 
 
 def recognise(shapes: Mapping[str, Shape], facts: dict[str, Any], where: object, spelling: str | None = None) -> Found:
@@ -85,7 +86,8 @@ def fit(table: Table, shapes: Mapping[str, Shape], facts: dict[str, Any]) -> Fou
         names = renamed(table, shapes)
     except UserError:
         return None
-    if not all(map(table.knows, names)):
+    added = {into: names.pop(name) for name, into in table.added.items() if {name, into} <= names.keys()}
+    if not all(map(table.knows, names)) or any(shapes[names[into]] != shapes[name] for into, name in added.items()):
         return None
     match = table.match({today: shapes[name] for today, name in names.items()})
     if match.unknown:
@@ -99,8 +101,8 @@ def fit(table: Table, shapes: Mapping[str, Shape], facts: dict[str, Any]) -> Fou
     if cannot_hold(table, config):
         return None
     same = names.keys() == expected.keys() and all(fits(shapes[names[name]], shape) for name, shape in expected.items())
-    unused = sorted(shapes.keys() - names.values())
-    return Found(table, config, names, assumed, channels, unused) if same else None
+    unused = sorted(shapes.keys() - {*names.values(), *added.values()})
+    return Found(table, config, names, assumed, channels, unused, added) if same else None
 
 
 def fits(found: Shape, expected: Shape) -> bool:

@@ -97,7 +97,7 @@ def read_model(
         facts = read_facts(path, file.metadata)
         shapes = {name: array.shape for name, array in file.declared.items()}
         found = recognise(shapes, facts.fields | (given or {}), path, spelling)
-        check_types({there: file.declared[there] for there in found.names.values()}, path)
+        check_types({there: file.declared[there] for there in (*found.names.values(), *found.added.values())}, path)
         config, arrays = recorded_config(found, facts, given or {}, path), {}
         card, notes = completed(facts, found, config, path)
         check(config)
@@ -105,6 +105,11 @@ def read_model(
             guarded(path, file.check_bytes)
             read = lambda there: native(file.get(there))
             published = guarded(path, lambda: {today: read(there) for today, there in found.names.items()})
+            for today, there in found.added.items():
+                published[today] = published[today] + guarded(path, lambda there=there: read(there))
+                notes.append(
+                    f"{path}: {there} is added to {found.names[today]}, as the original does with files of its age"
+                )
             check_finite(published, path)
             there = expressed(config, found.table)[0]
             arrays = found.table.from_published(published, there, found.channels)

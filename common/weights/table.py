@@ -60,18 +60,19 @@ class Table:
     `children` are tables of the models within (`prefixed`); a table is for models with exactly these. `holds` maps fields
     of the configuration to the values that the spelling can express (others are adapted where the model stays the same,
     or refused); `computes` to the values that its own code computes with by default; `aliases` are
-    (pattern, replacement) of older names; `ignored` matches what is no parameter; `prepares` returns of a configuration
-    (card, note): the preparation of its models' images where no file states it.
+    (pattern, replacement) of older names; `ignored` matches what is no parameter; `added` are (name, other name) of arrays
+    of older files that are added to another; `prepares` returns of a configuration (card, note): the preparation of its
+    models' images where no file states it.
     """
 
     def __init__(
         self, spelling: str, family: type[Config], rows: tuple, *, children: tuple[Child, ...] = (), first_unit: int = 1,
         holds: dict[str, tuple] | None = None, computes: dict[str, Any] | None = None, aliases: tuple = (),
-        ignored: str | None = None, prepares: Callable[[Config], tuple[Card, str]] | None = None,
+        ignored: str | None = None, added: tuple[tuple[str, str], ...] = (), prepares: Callable[[Config], tuple[Card, str]] | None = None,
     ):  # fmt: skip
         self.spelling, self.family, self.children, self.first_unit = spelling, family, children, first_unit
         self.templates = [Template(*row) for row in rows]
-        self.holds, self.computes, self.prepares = holds or {}, computes or {}, prepares
+        self.holds, self.computes, self.prepares, self._added = holds or {}, computes or {}, prepares, dict(added)
         self.aliases = [(re.compile(pattern), there) for pattern, there in aliases]
         self.ignored = re.compile(ignored) if ignored else None
 
@@ -115,6 +116,14 @@ class Table:
                 today = child.table._rename(name.removeprefix(child.theirs))
                 return None if today is None else f"{child.theirs}{today}"
         return name
+
+    @property
+    def added(self) -> dict[str, str]:
+        """{name: the name of the array that it is added to} of arrays in older files."""
+        found = dict(self._added)
+        for child in self.children:
+            found |= {f"{child.theirs}{name}": f"{child.theirs}{into}" for name, into in child.table.added.items()}
+        return found
 
     def knows(self, name: str) -> bool:
         """Whether a name is one of the spelling."""

@@ -4,12 +4,13 @@ modules of the families.
     big_transfer              BiT's `.npz` files
     big_transfer_h5           ... Keras `.h5` files
     vision_transformer        ViT, hybrids and Mixer, in the numbering of the published `.npz` files
-    vision_transformer_linen  ... ViT and hybrids after `convert_pre_linen`, as the code saves them today
+    vision_transformer_linen  ... ViT and hybrids after `convert_pre_linen`, as the code saves them today; LiT
     big_vision                ViT, Mixer, `bit` (ResNet V1), `bit_paper` (BiT); with or without `params/` or `opt/target/`
     big_vision_scan           ... ViT, and the towers of image-text models, with the blocks stacked
 
 An image-text model holds its towers below `img/` and `txt/`, and `t` and `b` beside them; CLIPPO has no `txt/`. Towers are
-ViT, Mixer and ResNets as they are alone, text transformers, and the BERT of flaxformer.
+ViT, Mixer and ResNets as they are alone, text transformers, and the BERT of flaxformer. A file may hold one tower alone,
+with or without these prefixes.
 
 Sources: `utils.py`, `models/vit.py`, `models/bit_paper.py` of google-research/big_vision; `vit_jax/checkpoint.py` of
 google-research/vision_transformer; `architectures/bert/bert.py` of google/flaxformer.
@@ -23,6 +24,8 @@ from common.weights.table import Table, prefixed
 TANH = {"gelu": "tanh", "layer_norm_epsilon": 1e-6}
 HEADS = {"DNK": "D(NK) -> DNK", "NK": "(NK) -> NK", "NKD": "(NK)D -> NKD"}
 PREFIXES = ((r"^(params|opt/target)/", ""),)
+IMAGE = ((r"^(params/|opt/target/)?img/", ""), *PREFIXES)  # of a tower alone
+WORDS = ((r"^(params/|opt/target/)?txt/", ""), *PREFIXES)
 STATE = r"^(opt|chrono|extra)/"  # what stands beside the parameters
 
 
@@ -80,7 +83,7 @@ LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP
 CLASS_TOKEN = {"pooling": ("token",)} | LEARNED
 VISION_TRANSFORMER = {"pooling": ("token", "gap", "none")} | LEARNED
 BIG_VISION = {"cls_position": (False,)} | OF_CLIP
-BIG_VISION_FILE = {"aliases": (*PREFIXES, *OLD_POSITIONS), "ignored": STATE}
+BIG_VISION_FILE = {"aliases": (*IMAGE, *OLD_POSITIONS), "ignored": STATE}
 
 HYBRID = (prefixed(Table("vision_transformer", ResNetV1Config, RESNET_V1), "backbone", ""),)  # beside the ViT's names
 
@@ -145,24 +148,24 @@ TABLES = (
         **BIG_VISION_FILE,
     ),
     Table("vision_transformer", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
-    Table("big_vision", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
-    Table(
-        "big_vision",
-        ResNetV1Config,
-        (*RESNET_V1, *resnet_v1.HEAD),
-        aliases=PREFIXES,
-        ignored=STATE,
-    ),
-    Table("big_vision", ResNetConfig, BIT_PAPER, aliases=PREFIXES, ignored=STATE),
+    Table("big_vision", MixerConfig, MIXER, computes=TANH, aliases=IMAGE, ignored=STATE),
+    Table("big_vision", ResNetV1Config, (*RESNET_V1, *resnet_v1.HEAD), aliases=IMAGE, ignored=STATE),
+    Table("big_vision", ResNetConfig, BIT_PAPER, aliases=IMAGE, ignored=STATE),
 )
+TEXT_FILE = {"aliases": WORDS, "ignored": STATE, "computes": TANH, "holds": BIG_VISION_TEXT}
+TEXT_FILE |= {"added": (("Encoder_0/pos_embedding", "pos_embedding"),)}  # positions that were added twice, by mistake
 TEXT = {
-    "big_vision": Table(
-        "big_vision", TextConfig, text_rows("encoderblock_{block}"), holds=BIG_VISION_TEXT, computes=TANH
+    "big_vision": Table("big_vision", TextConfig, text_rows("encoderblock_{block}"), **TEXT_FILE),
+    "big_vision_scan": Table("big_vision_scan", TextConfig, text_rows("encoderblock"), **TEXT_FILE),
+    "bert": Table(
+        "big_vision",
+        BertConfig,
+        BERT,
+        aliases=WORDS,
+        ignored=STATE,
+        holds={"pre_logits": (None,)},
+        computes=BERT_COMPUTES,
     ),
-    "big_vision_scan": Table(
-        "big_vision_scan", TextConfig, text_rows("encoderblock"), holds=BIG_VISION_TEXT, computes=TANH
-    ),
-    "bert": Table("big_vision", BertConfig, BERT, holds={"pre_logits": (None,)}, computes=BERT_COMPUTES),
 }
 TEXTS = (("big_vision", TEXT["big_vision"]), ("big_vision", TEXT["bert"]), ("big_vision_scan", TEXT["big_vision_scan"]))
 
@@ -174,6 +177,7 @@ def towers(spelling: str, image: Table, text: Table | None) -> Table:
     return Table(spelling, TwoTowersConfig, rows, children=children, aliases=PREFIXES, ignored=STATE)
 
 
+LIT = next(table for table in TABLES if table.spelling == "vision_transformer_linen" and not table.children)
 TABLES += (*TEXT.values(),)
 TABLES += tuple(
     towers(spelling, image, text)
@@ -181,3 +185,4 @@ TABLES += tuple(
     for image in TABLES
     if image.spelling == spelling and image.family in (ViTConfig, MixerConfig, ResNetV1Config, ResNetConfig)
 )  # fmt: skip
+TABLES += tuple(towers("vision_transformer_linen", LIT, TEXT[text]) for text in ("big_vision", "bert"))
