@@ -11,7 +11,7 @@ import pytest
 from engines import INSTALLED
 from test_batches import assert_same, batch_of, recipe_of
 
-from common.data import blocks
+from common.data import blocks, checked
 from common.data.batches import TrainBatches, epoch_order
 from common.data.blocks import Blocks
 from common.data.sources import index, tar
@@ -291,6 +291,20 @@ def test_an_archive_that_changes_behind_its_index(archives, kept, damage):
         assert open_dataset(f"wds:{archives}") and len(kept) == 1
     with pytest.raises(UserError, match=r"The image 0029\.jpg in .*train-000\.tar cannot be read \(.*; restore"):
         split.decode(29)
+
+
+def test_broken_images_are_found_once(archives, kept, monkeypatch):
+    """As those of a folder: left out from the second start on without a look at the others."""
+    members = [("0.jpg", b"no image"), ("0.cls", b"1"), ("1.jpg", SAMPLE.splits["train"].read(0)), ("1.cls", b"0")]
+    os.utime(write_tar(archives / "train-003.tar", members), (1_600_000_000, 1_600_000_000))
+    looked, find = [], checked.find_broken
+    monkeypatch.setattr(checked, "find_broken", lambda *rest: looked.append(1) or find(*rest))
+    for name in (archives, archives, f"{archives}/train-*.tar"):
+        dataset = checked.without_broken(open_dataset(f"wds:{name}"), workers=2)
+        train = dataset.splits["train"]
+        assert dataset.skipped == 1 and len(train) == 85 and train.describe(84).startswith("1.jpg in ")
+        assert len(train.blocks.numbers) == 85
+    assert len(looked) == 3  # train and test, and train of the other name
 
 
 # --- what is broken

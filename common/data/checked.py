@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -143,6 +144,16 @@ def is_quick(split: Split) -> bool:
     return sum(areas) * len(split) <= QUICK_PIXELS * max(len(areas), 1)
 
 
+def files_of(dataset: Dataset) -> list[Path | str]:
+    """The files in which all images lie; none where they lie elsewhere."""
+    found = []
+    for split in dataset.splits.values():
+        if not split.files and not all(os.path.isfile(split.describe(i)) for i in (0, len(split) - 1)):
+            return []
+        found += split.files or map(split.describe, range(len(split)))
+    return found
+
+
 def kept_broken(dataset: Dataset, workers: int) -> dict[str, Broken]:
     """{split: its broken examples}; those of files are kept beside them, and found again once any file has changed."""
 
@@ -150,11 +161,10 @@ def kept_broken(dataset: Dataset, workers: int) -> dict[str, Broken]:
         found = {name: find_broken(split, workers, f"checking {name}") for name, split in dataset.splits.items()}
         return {"broken": np.frombuffer(json.dumps(found).encode(), np.uint8)}
 
-    files = [split.describe(i) for split in dataset.splits.values() for i in (0, len(split) - 1)]
-    if all(map(os.path.isfile, files)):
-        files = [split.describe(i) for split in dataset.splits.values() for i in range(len(split))]
-        arrays = indexed(Path(os.path.commonpath(files)), files, scan, f"-broken-{'-'.join(dataset.splits)}")
-    else:
-        arrays = scan(None)
+    files, purpose = files_of(dataset), "-".join(["-broken", *dataset.splits])
+    if any(split.files for split in dataset.splits.values()):  # of which a folder may hold several sets
+        purpose += f"-{hashlib.sha256(dataset.name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    folders = {os.path.abspath(os.path.dirname(path)) for path in files}
+    arrays = indexed(Path(os.path.commonpath(folders)), files, scan, purpose) if files else scan(None)
     found = json.loads(arrays["broken"].tobytes())
     return {name: {int(i): why for i, why in own.items()} for name, own in found.items()}

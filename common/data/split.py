@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -80,6 +81,7 @@ class Split:
     exif: str = "ignore"  # or `apply`: photographs are turned by their EXIF orientation
     blocks: Blocks | None = None  # None: wherever an example lies, reading it takes as long
     captions: Captions | None = None  # a sequence: the texts of each example
+    files: tuple[Path, ...] = ()  # in which the examples lie, many in each
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -69,10 +69,10 @@ class Gathered:
 
 
 def split_of_rows(rows: Any, arrays: dict[str, np.ndarray], blocks: Blocks) -> Split:
-    """The split of what `rows` reads and describes, with the labels and captions of an index."""
+    """The split of what `rows` reads and describes, from its `paths`, with the labels and captions of an index."""
     captions = Captions.load(arrays)
     labels = arrays["labels"] if "labels" in arrays else MultiLabels.none(len(captions))
-    split = Split(rows.read, labels, rows.describe, blocks=blocks, captions=captions)
+    split = Split(rows.read, labels, rows.describe, blocks=blocks, captions=captions, files=tuple(rows.paths))
     return split.take(arrays["kept"]) if "kept" in arrays else split
 
 
