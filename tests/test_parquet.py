@@ -20,7 +20,7 @@ from common.system.errors import UserError
 SAMPLE = open_dataset("cifar10-sample")
 pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-GOLDEN = ROOT / "tests/golden/datasets-5.2.0"  # six images of the sample, written by Hugging Face `datasets` 5.2.0
+GOLDEN = ROOT / "tests/golden/datasets-5.2.0"  # images of both samples, written by Hugging Face `datasets` 5.2.0
 IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
 METADATA = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": SAMPLE.class_names}}
 
@@ -75,11 +75,14 @@ def test_batches_are_those_of_the_same_images(tmp_path, kind):
 
 
 def test_what_datasets_writes():
-    dataset = open_dataset(f"parquet:{GOLDEN}")
+    dataset = open_dataset(f"parquet:{GOLDEN}/labels")
     split, own = dataset.splits["train"], SAMPLE.splits["train"]
     assert dataset.class_names == SAMPLE.class_names
     assert [split.read(i) for i in range(6)] == [own.read(i) for i in range(0, 1000, 170)]
     assert split.labels.tolist() == own.labels[::170].tolist() and (split.read.__self__.arrays["start"] >= 0).all()
+    split = open_dataset(f"parquet:{GOLDEN}/captions").splits["test"]
+    own = open_dataset("captions-sample").splits["test"].take(np.arange(4))
+    assert [*split.captions] == [*own.captions] and [split.read(i) for i in range(4)] == [own.read(i) for i in range(4)]
 
 
 def test_columns_and_classes_without_metadata(tmp_path):

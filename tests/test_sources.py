@@ -430,7 +430,7 @@ def test_tfds_without_any_framework(tiny):
 
 
 def write_by_the_library(folder: Path) -> None:
-    """`real` and `several` as TFDS prepares them."""
+    """`real`, `several` and `pairs` as TFDS prepares them."""
     tfds = pytest.importorskip("tensorflow_datasets")
     with tfds.core.registered.skip_registration():
 
@@ -486,7 +486,30 @@ def write_by_the_library(folder: Path) -> None:
                 for i, labels in enumerate([[2, 0], [], [1], ["c", "b"]]):
                     yield i, {"image": np.full((4, 6, 3), i, np.uint8), "labels": labels, "ids": [i]}
 
-    for builder in (Real, Several):
+        class Pairs(tfds.core.GeneratorBasedBuilder):
+            """As coco_captions."""
+
+            VERSION = tfds.core.Version("1.0.0")
+            name = "pairs"
+
+            def _info(self):
+                texts = tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()})
+                objects = tfds.features.Sequence({"label": tfds.features.ClassLabel(num_classes=80), "area": np.int64})
+                image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+                features = {"image": image, "image/id": np.int64, "objects": objects, "captions": texts}
+                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples(6), "val": self._generate_examples(2)}
+
+            def _generate_examples(self, count):
+                for i in range(count):
+                    texts = [{"id": k, "text": f"text {k} of {i} \n"} for k in range(i + 1)]
+                    objects = [{"label": 3, "area": 1}] * (i % 2)
+                    image = np.full((4, 6, 3), i, np.uint8)
+                    yield i, {"image": image, "image/id": i, "objects": objects, "captions": texts}
+
+    for builder in (Real, Several, Pairs):
         builder(data_dir=folder, file_format="array_record").download_and_prepare()
 
 
@@ -518,3 +541,11 @@ def test_tfds_as_the_library_writes_it(tmp_path):
     train, expected = dataset.splits["train"], [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert dataset.class_names == ("a", "b", "c") and list(dataset.splits) == ["train", "test"]
     assert train.targets(slice(None)).tolist() == [expected[train.decode(i)[0, 0, 0]] for i in range(4)]
+    dataset = open_dataset("tfds:pairs", tfds_data_dir=tmp_path)
+    assert dataset.class_names == () and {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 6,
+        "val": 2,
+    }
+    for split in dataset.splits.values():
+        numbers = [int(split.decode(i)[0, 0, 0]) for i in range(len(split))]
+        assert [*split.captions] == [tuple(f"text {k} of {i}" for k in range(i + 1)) for i in numbers]

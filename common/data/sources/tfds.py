@@ -36,7 +36,7 @@ def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: 
     folder = find_prepared(name, places.tfds_data_dir)
     with described(folder) as (features, info):
         image, texts = _feature(features, "image", "image", folder), _texts(features)
-        if texts and not label and not any("classLabel" in json.dumps(feature) for feature in features.values()):
+        if texts and not label and not any(map(_is_class, features.values())):
             return _open_captions(name, folder, info, image, texts)
         label, description, several = _label(features if label is None else {label: features[label]}, folder)
         class_names = read_class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
@@ -70,6 +70,11 @@ def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: 
             "folder of it."
         )
     return Dataset(name, class_names, splits)
+
+
+def _is_class(feature: dict[str, Any]) -> bool:
+    """Whether a feature may be an image's label; the classes of objects within an image are not."""
+    return "classLabel" in feature or "classLabel" in feature.get("sequence", {}).get("feature", {})
 
 
 def _texts(features: dict[str, Any]) -> str:
