@@ -3,8 +3,9 @@
 Sources: README.md of google-research/big_transfer (models, VTAB-1k pattern, distilled models),
 big_vision/configs/proj/distill/README.md and common.py (teachers); README.md of google-research/vision_transformer
 (ViT, AugReg with its accuracies, Mixer), `models/vit.py`, `models/mlp_mixer.py` and `configs/vit_s16_i1k.py` of
-google-research/big_vision (ViT-B/8, Mixer, the plain ViT-S/16 baselines). Rows that ship with the project are kept as
-they are.
+google-research/big_vision (ViT-B/8, Mixer, the plain ViT-S/16 baselines), its `models/proj/image_text/two_towers.py`,
+`configs/proj/image_text/` (README_siglip2.md, README_lit.md, SigLIP_demo.ipynb) and `configs/proj/clippo/README.md`. Rows
+that ship with the project are kept as they are.
 
 Accuracies are of the very file, as its source states them: the READMEs above, https://arxiv.org/abs/2205.01580 (its
 abstract) for the plain ViT-S/16 after 300 epochs, issue 39 of vision_transformer for R50+ViT-B/16. Where a source says
@@ -149,6 +150,53 @@ def vit_rows():
         yield vit_row(f"ViT-S/16-i1k-{epochs}ep", "ViT-S/16", 1000, source, url, 224, accuracy, PLAIN_VIT, **MIDDLE_224)
 
 
+SIGLIP = {  # name -> file below `siglip/`
+    "B/16-224": "en_b16_224_63724782", "B/16-256": "en_b16_256_60500360", "B/16-384": "en_b16_384_68578854",
+    "B/16-512": "en_b16_512_68580893", "L/16-256": "en_l16_256_60552751", "L/16-384": "en_l16_384_63634585",
+    "So400m/14-224": "en_so400m_224_57633886", "So400m/14-384": "en_so400m_384_58765454",
+    "B/16-256-i18n": "i18n_b16_256_66117334", "So400m/16-256-i18n": "i18n_so400m_16_256_78061115",
+}  # fmt: skip
+SIGLIP2 = {  # variant -> resolutions
+    "B/32": (256,), "B/16": (224, 256, 384, 512), "L/16": (256, 384, 512), "So400m/14": (224, 384),
+    "So400m/16": (256, 384, 512), "g-opt/16": (256, 384),
+}  # fmt: skip
+CLIPPO = {  # name -> file, trained on
+    "": ("yfcc100m", "YFCC-100M"),
+    "-i21k": ("yfcc100m_i21k_init", "ImageNet-21k, then YFCC-100M"),
+    "-i21k-25c4": ("yfcc100m_i21k_init_25c4", "ImageNet-21k, then YFCC-100M and 25 % C4"),
+    "-i21k-50c4": ("yfcc100m_i21k_init_50c4", "ImageNet-21k, then YFCC-100M and 50 % C4"),
+    "-i21k-75c4": ("yfcc100m_i21k_init_75c4", "ImageNet-21k, then YFCC-100M and 75 % C4"),
+    "-c4": ("100c4", "C4"),
+}
+LIT = {  # name -> architecture, file below `lit/`, trained on
+    "LiT-B16B": ("LiT-B16B", "LiT-B16B", "CC12M and YFCC-100M"),
+    "LiT-B16B_2": ("LiT-B16B_2", "LiT-B16B_2", "CC12M and YFCC-100M"),
+    "LiT-L16L": ("LiT-L16L", "LiT-L16L", "CC12M and YFCC-100M"),
+    "LiT-B16B-coco": ("LiT-B16B_2", "big_vision/coco_B16B/checkpoint", "COCO captions"),
+}
+
+
+def text_row(name, architecture, source, url, resolution):
+    return vit_row(name, architecture, 0, source, url, resolution, **TF_RESIZE)
+
+
+def text_rows():
+    """Image-text models; all of them see images that are squashed by `tf.image.resize`, between -1 and 1."""
+    for name, file in SIGLIP.items():
+        language = "many languages" if name.endswith("i18n") else "English"
+        url, resolution = f"{BIG_VISION_BUCKET}/siglip/webli_{file}.npz", int(name.split("-")[1])
+        yield text_row(f"SigLIP-{name}", f"SigLIP-{name}", f"WebLI, {language}", url, resolution)
+    for variant, resolutions in SIGLIP2.items():
+        for resolution in resolutions:
+            name, file = f"SigLIP2-{variant}-{resolution}", f"{variant.lower().replace('/', '')}_{resolution}"
+            yield text_row(name, name, "WebLI", f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz", resolution)
+    for suffix, (file, source) in CLIPPO.items():
+        url = f"{BIG_VISION_BUCKET}/clippo/clippo_b16_{file}.npz"
+        yield text_row(f"CLIPPO-B/16{suffix}", "CLIPPO-B/16", source, url, 224)
+    for name, (architecture, file, source) in LIT.items():
+        yield text_row(name, architecture, source, f"{VIT_BUCKET}/lit/{file}.npz", 224)
+
+
 def published_rows():
     for arch in ARCHITECTURES:
         yield row(f"BiT-S-{arch}", arch, 1000, "ILSVRC-2012")
@@ -173,7 +221,7 @@ def published_rows():
 
 def main():
     old = json.loads(MANIFEST.read_text())["models"] if MANIFEST.exists() else []
-    rows = [entry for entry in old if "url" not in entry] + list(published_rows()) + list(vit_rows())
+    rows = [entry for entry in old if "url" not in entry] + [*published_rows(), *vit_rows(), *text_rows()]
     lists = {"models": rows, "patterns": PATTERNS, "vocabularies": VOCABULARIES}
     listed = (",\n    ".join(json.dumps(entry) for entry in entries) for entries in lists.values())
     parts = ",\n".join(f'  "{name}": [\n    {lines}\n  ]' for name, lines in zip(lists, listed))

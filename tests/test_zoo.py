@@ -8,6 +8,7 @@ import pytest
 from common.models import (
     PACKAGED_WEIGHTS,
     MixerConfig,
+    TwoTowersConfig,
     ViTConfig,
     architectures,
     find_model,
@@ -19,6 +20,7 @@ from common.system.errors import UserError
 from scripts import manifest as manifest_writer
 
 ROWS = {row["name"]: row for row in manifest_writer.vit_rows()}
+TEXT_ROWS = {row["name"]: row for row in manifest_writer.text_rows()}
 BUCKETS = (manifest_writer.VIT_BUCKET, manifest_writer.MIXER_BUCKET, manifest_writer.BIG_VISION_BUCKET)
 MEBIBYTES = {  # of the recommended files, as the README of vision_transformer states them
     "ViT-L/16": 1243, "ViT-B/16": 391, "ViT-S/16": 115, "R50+ViT-L/32": 1337, "R26+ViT-S/32": 170, "ViT-Ti/16": 37,
@@ -28,9 +30,11 @@ MEBIBYTES = {  # of the recommended files, as the README of vision_transformer s
 
 def test_the_manifest_is_what_its_writer_writes():
     manifest = json.loads((PACKAGED_WEIGHTS / "manifest.json").read_text())
-    assert {row["name"]: row for row in manifest["models"] if row.get("url", "").startswith(BUCKETS)} == ROWS
+    assert {
+        row["name"]: row for row in manifest["models"] if row.get("url", "").startswith(BUCKETS)
+    } == ROWS | TEXT_ROWS
     assert manifest["patterns"] == manifest_writer.PATTERNS
-    assert len({row["url"] for row in ROWS.values()}) == len(ROWS)
+    assert len({row["url"] for row in (ROWS | TEXT_ROWS).values()}) == len(ROWS) + len(TEXT_ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -41,6 +45,20 @@ def test_every_row_is_a_model(name):
     assert isinstance(config, MixerConfig if "Mixer" in name else ViTConfig)
     assert num_parameters(config) > 5e6
     assert not re.search(r"/[0-9]", model.file) and model.file.endswith(".npz")
+
+
+@pytest.mark.parametrize("name", TEXT_ROWS)
+def test_every_row_of_an_image_text_model_is_one_with_texts(name):
+    model = find_model(name)
+    assert isinstance(model.config(), TwoTowersConfig) and model.config().image_size == (model.resolution,) * 2
+    assert model.card.text and model.card.resize_kind == "bilinear_aliased" and not model.card.eval_resize
+    assert (
+        re.search(r"[/_-](webli|siglip2|clippo|LiT|coco)", model.url) and model.bytes is None and model.sha256 is None
+    )
+    size = re.search(r"_(224|256|384|512)[_.]", model.url)
+    assert size is None or int(size[1]) == model.resolution
+    variant = find_model(model.architecture).config()  # of the row itself, or of the architecture's
+    assert model.config() == variant
 
 
 @pytest.mark.parametrize("name", MEBIBYTES)

@@ -95,6 +95,11 @@ def siglip(
     return TwoTowersConfig(image, TextConfig(vocabulary, length, *sizes, image.width))
 
 
+def without_projection(model: TwoTowersConfig) -> TwoTowersConfig:
+    """The same model, whose text tower has no projection either."""
+    return dataclasses.replace(model, text=dataclasses.replace(model.text, num_classes=None))
+
+
 def clip(variant: str, patch: int, embedding: int, text_width: int) -> TwoTowersConfig:
     """OpenAI's CLIP: both towers with a projection without bias; https://github.com/openai/CLIP, `clip/model.py`."""
     how = {"gelu": "quick", "layer_norm_epsilon": 1e-5, "head_bias": False}
@@ -125,6 +130,7 @@ VARIANTS = {
     "SigLIP-So400m/14-224": siglip("So400m", 14, 224, length=16),
     "SigLIP-So400m/14-384": siglip("So400m", 14, 384),
     "SigLIP-B/16-256-i18n": siglip("B", 16, 256, vocabulary=250_000),
+    "SigLIP-So400m/16-256-i18n": without_projection(siglip("So400m", 16, 256, vocabulary=250_000)),
     "SigLIP2-B/32-256": siglip("B", 32, 256, **GEMMA),
     **{f"SigLIP2-B/16-{size}": siglip("B", 16, size, **GEMMA) for size in (224, 256, 384, 512)},
     **{f"SigLIP2-L/16-{size}": siglip("L", 16, size, **GEMMA) for size in (256, 384, 512)},
