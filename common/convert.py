@@ -22,7 +22,9 @@ from typing import Any
 from common.flags import Parser
 from common.system.errors import UserError, exit_with_sentence
 from common.system import files
-from common.system.files import check_replaced, write_json
+from common.system.files import check_replaced, write_atomically, write_json
+from common.data.text.peers import peer_files
+from common.data.text.vocabulary import check_vocabulary, find_vocabulary
 from common.weights import containers, huggingface_config, timm_config
 from common.weights.spellings import SPELLINGS
 from common.weights.express import choose_table, differing, express, expressed
@@ -34,6 +36,7 @@ from common.models import (
     num_parameters,
 )  # fmt: skip
 from common.models.families import dump_config
+from common.models.published import DOWNLOADS, text_of
 
 WRITERS = {  # spelling -> the contents of its files beside the arrays
     "timm": timm_config.write_config,
@@ -72,7 +75,7 @@ def main() -> None:
         if args.inspect:
             print(inspect(args.inspect, args.spelling, given))
         else:
-            flags = {"spelling": args.spelling, "given": given, "force": args.force}
+            flags = {"spelling": args.spelling, "given": given, "force": args.force, "vocabulary": args.vocabulary}
             convert(args.source, args.target, args.to, **flags, say=print)
 
 
@@ -89,6 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--gelu", choices=("tanh", "erf", "quick"), help="the model's GELU, where it is unknown or to change it"
     )
     parser.add_argument("--layer_norm_epsilon", type=float, help="the model's epsilon, as --gelu")
+    parser.add_argument("--vocabulary", metavar="FILE", help="of the model's texts (default: the card's, in weights/)")
     parser.add_argument("--num_heads", type=int, help="the model's number of heads, where it is unknown")
     parser.add_argument("--image_size", type=size, metavar="HEIGHTxWIDTH", help="of positions that form no square")
     args = parser.parse_args(argv)
@@ -111,12 +115,13 @@ def size(text: str) -> tuple[int, int]:
 
 def convert(
     source: str | Path, target: str | Path, to: str | None = None, *, spelling: str | None = None,
-    given: dict[str, Any] | None = None, force: bool = False, say=lambda line: None,
+    given: dict[str, Any] | None = None, vocabulary: str | Path | None = None, force: bool = False,
+    say=lambda line: None,
 ) -> Path:  # fmt: skip
     """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
 
-    `spelling` and `given` are facts that the source lacks; `force` replaces a target that exists. `say` is
-    called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
+    `spelling` and `given` are facts that the source lacks, `vocabulary` is the file of its texts; `force` replaces a target
+    that exists. `say` is called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
     cannot hold the model.
     """
     path, to = choose_target(Path(target), to)
@@ -129,7 +134,9 @@ def convert(
     config, notes = expressed(found.config, table)
     unused = [f"not written, since the model has no such parameters: {shorten(found.unused)}"] if found.unused else []
     beside, more = WRITERS[to](config, found.card) if to in WRITERS else ({}, [])
-    for line in unused + found.notes + notes + check_computed(found.config, table, path) + more:
+    found, on_texts = with_texts(found)
+    texts, on_tokens = tokenizer_files(found, to, vocabulary)
+    for line in unused + found.notes + notes + check_computed(found.config, table, path) + more + on_texts + on_tokens:
         say(f"Note: {line}.")
     record = found.card.facts() | {"config": dump_config(found.config)}
     if beside and path.parent.joinpath("config.json").exists() and not target_is_own(path):
@@ -140,10 +147,35 @@ def convert(
     containers.write(path, published, metadata, config if to == "big_transfer_h5" else None)
     for name, facts in beside.items():
         write_json(path.parent / name, facts)
+    for name, data in texts.items():
+        write_atomically(path.parent / name, lambda file, data=data: file.write(data))
     if not beside and has_card(path, to):
         write_json(card_path(path), record)
     say(f"{path}: {to}, {path.stat().st_size:,} bytes, read back and equal.")
     return path
+
+
+def with_texts(found: Source) -> tuple[Source, list[str]]:
+    """(the model with the facts of published texts, a note) where no file tells how its texts become numbers."""
+    text = found.card.text or text_of(found.config)
+    if text == found.card.text:
+        return found, []
+    note = f"no file tells how texts become numbers, so they are taken as those of the models with {text.vocabulary}"
+    return found._replace(card=dataclasses.replace(found.card, text=text)), [note]
+
+
+def tokenizer_files(found: Source, to: str, vocabulary: str | Path | None) -> tuple[dict[str, bytes], list[str]]:
+    """({name: contents} that make Hugging Face's `AutoTokenizer` agree, notes). UserError for a `vocabulary` that does not fit."""
+    text = found.card.text
+    if text is None or text.kind == "unifont" or not to.startswith("huggingface"):
+        return {}, []
+    try:
+        path = check_vocabulary(text, Path(vocabulary)) if vocabulary else find_vocabulary(text, DOWNLOADS)
+    except UserError as error:
+        if vocabulary:
+            raise
+        return {}, [f"no files of a tokenizer are written. {str(error).removesuffix('.')}"]
+    return peer_files(text, path, siglip2=to == "huggingface_siglip2")
 
 
 def has_card(path: Path, spelling: str) -> bool:

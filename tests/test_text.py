@@ -19,6 +19,7 @@ import regex
 from conftest import ROOT
 from processes import run_without
 
+from common.convert import convert
 from common.data.text import (
     READERS,
     Renderer,
@@ -31,10 +32,15 @@ from common.data.text import (
     sentencepiece,
     wordpiece,
 )
-from common.models import tokens
+from common.models import TextConfig, TwoTowersConfig, ViTConfig, tokens
+from common.models.cards import Card
+from common.models.initial import initial_parameters
 from common.models.published import read_manifest
 from common.models.tokens import BERT, CLIP, CLIPPO, LIT, SIGLIP, SIGLIP2, SIGLIP_I18N, Text
 from common.system.errors import UserError
+from common.system.files import digest
+from common.weights.source import read_model
+from common.weights.writing import write_weights
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 PIECES, WORDS, LETTERS = (
@@ -280,6 +286,77 @@ def test_hugging_face_fills_clips_texts_up_with_its_end(merges, tmp_path):
     ours = opened(text, merges).encode(lines)
     behind = np.arange(20) > (said == said[0, -1]).argmax(1)[:, None]
     assert (np.where(behind, 0, said) == ours).all() and behind.any() and len(lines) > 4
+
+
+SMALL_SIGLIP = TwoTowersConfig(
+    ViTConfig((8, 8), 32, 1, 2, 64, None, (16, 16), pooling="map"), TextConfig(78, 16, 32, 1, 2, 64, 32)
+)
+
+
+@pytest.mark.parametrize("to", ("huggingface", "huggingface_siglip2"))
+def test_a_converted_model_has_its_tokenizer(to, tmp_path):
+    """Beside the model that transformers reads; and only if the vocabulary is that of the card."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    text = dataclasses.replace(SIGLIP, length=16, sha256=digest(PIECES))
+    write_weights(tmp_path / "a.npz", initial_parameters(0, SMALL_SIGLIP), SMALL_SIGLIP, Card(text=text))
+    said = []
+    convert(tmp_path / "a.npz", tmp_path / "there", to, vocabulary=PIECES, say=said.append)
+    asked = any("AutoTokenizer takes Siglip2Tokenizer here, which makes other numbers" in line for line in said)
+    assert asked == (to == "huggingface_siglip2")  # it is byte pairs, and these are none
+    peer = (PreTrainedTokenizerFast if asked else AutoTokenizer).from_pretrained(tmp_path / "there")
+    ids = peer(TEXTS, padding="max_length", truncation=True)["input_ids"]
+    assert ids == opened(text, PIECES).encode(TEXTS).tolist()
+    convert(tmp_path / "there", tmp_path / "back.npz")
+    assert read_model(tmp_path / "back.npz").card.text == text
+    said.clear()
+    convert(tmp_path / "a.npz", tmp_path / "bare", to, say=said.append)  # without the file
+    assert any(
+        "no files of a tokenizer are written. The vocabulary weights/c4_en.model is not there" in line for line in said
+    )
+    assert not (tmp_path / "bare" / "tokenizer_config.json").exists()
+    with pytest.raises(UserError, match="has SHA-256"):
+        convert(tmp_path / "a.npz", tmp_path / "wrong", to, vocabulary=WORDS)
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_siglip2s_own_tokenizer_agrees(tmp_path):
+    """With pieces as Gemma's are trained; capitals beyond A to Z apart, of which a note warns."""
+    import sentencepiece as library
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter([text.lower() for text in TEXTS] * 20), model_prefix=str(tmp_path / "a"), vocab_size=420, pad_id=0,
+        eos_id=1, bos_id=2, unk_id=3, model_type="bpe", byte_fallback=True, add_dummy_prefix=False, minloglevel=2,
+        remove_extra_whitespaces=False, normalization_rule_name="identity", hard_vocab_limit=False,
+    )  # fmt: skip
+    path, text = tmp_path / "a.model", dataclasses.replace(SIGLIP2, length=24)
+    found = opened(text, path)
+    files, (note,) = peers.peer_files(text, path, siglip2=True)
+    assert "lowers all capitals, not only A to Z" in note
+    for file, data in {**files, "config.json": b'{"model_type": "siglip2"}'}.items():
+        (tmp_path / file).write_bytes(data)
+    ours, peer = found.encode(TEXTS).tolist(), AutoTokenizer.from_pretrained(tmp_path)
+    theirs = peer(TEXTS, padding="max_length", truncation=True)["input_ids"]
+    assert type(peer).__name__ == "Siglip2Tokenizer"
+    assert [row for row, text in zip(theirs, TEXTS) if text.lower() == sentencepiece.ascii_lower(text)] == [
+        row for row, text in zip(ours, TEXTS) if text.lower() == sentencepiece.ascii_lower(text)
+    ]
+    assert theirs != ours
+    peer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert peer(TEXTS, padding="max_length", truncation=True)["input_ids"] == ours
+
+
+def test_facts_of_texts_that_no_file_tells_are_those_of_the_published_vocabulary(tmp_path):
+    config = dataclasses.replace(SMALL_SIGLIP, text=dataclasses.replace(SMALL_SIGLIP.text, vocabulary=32_000))
+    write_weights(tmp_path / "a.npz", initial_parameters(0, config), config)
+    said = []
+    convert(tmp_path / "a.npz", tmp_path / "b.safetensors", say=said.append)
+    assert any("no file tells how texts become numbers, so they are taken as those of" in line for line in said)
+    assert read_model(tmp_path / "b.safetensors").card.text == dataclasses.replace(SIGLIP, length=16)
+    write_weights(tmp_path / "c.npz", initial_parameters(0, SMALL_SIGLIP), SMALL_SIGLIP)
+    convert(tmp_path / "c.npz", tmp_path / "d.safetensors")
+    assert read_model(tmp_path / "d.safetensors").card.text is None  # of 78 tokens, nothing is known
 
 
 def test_peers_have_no_texts_as_pixels():

@@ -12,9 +12,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from common.models.bert import BertConfig
 from common.models.cards import Card
 from common.models.families import FAMILIES, ModelConfig, find_architecture, head_classes
-from common.models.text import TextConfig
 from common.models.tokens import CLIPPO, TEXTS, Text
 from common.models.two_towers import TwoTowersConfig
 from common.system.errors import UserError, nearest
@@ -60,17 +60,8 @@ class PublishedModel:
 
     @property
     def text(self) -> Text | None:
-        """The preparation of its texts, which the size of its vocabulary tells; None for a model of images, or another size."""
-        config = self.config()
-        if not isinstance(config, TwoTowersConfig):
-            return None
-        if config.text is None:
-            return dataclasses.replace(CLIPPO, length=config.image_size[0])
-        known = TEXTS.get(config.text.vocabulary)
-        has_length = known and isinstance(
-            config.text, TextConfig
-        )  # a BERT has more positions than LiT's texts have tokens
-        return dataclasses.replace(known, length=config.text.length) if has_length else known
+        """See `text_of`."""
+        return text_of(self.config())
 
     @property
     def file(self) -> str:
@@ -81,6 +72,18 @@ class PublishedModel:
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes of ImageNet-1k or ImageNet-21k, in the order of the head; None for other data sets."""
         return imagenet_classes(self.num_classes) if self.url and not self.name.startswith("vtab/") else None
+
+
+def text_of(config: ModelConfig) -> Text | None:
+    """The preparation of texts of the published models with a vocabulary of this size; None for images alone, or another size."""
+    if not isinstance(config, TwoTowersConfig):
+        return None
+    if config.text is None:
+        return config.image_size and dataclasses.replace(CLIPPO, length=config.image_size[0])
+    known = TEXTS.get(config.text.vocabulary)
+    if known is None or isinstance(config.text, BertConfig):  # which has more places than LiT's texts have tokens
+        return known
+    return dataclasses.replace(known, length=config.text.length)
 
 
 @functools.cache

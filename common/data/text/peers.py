@@ -22,8 +22,11 @@ GENERAL = "PreTrainedTokenizerFast"  # the class without assumptions, which read
 NORMAL, USER_DEFINED = 1, 4  # types of pieces
 
 
-def peer_files(text: Text, path: Path) -> tuple[dict[str, bytes], list[str]]:
-    """({name: contents} of the tokenizer in `path`, notes on what the peer does otherwise). UserError for pixels."""
+def peer_files(text: Text, path: Path, *, siglip2: bool = False) -> tuple[dict[str, bytes], list[str]]:
+    """({name: contents} of the tokenizer in `path`, notes on what the peer does otherwise). UserError for pixels.
+
+    `siglip2`: beside a `Siglip2Model`, of which `AutoTokenizer` takes its own class whatever the files say.
+    """
     if text.kind == "unifont":
         raise UserError("Hugging Face has no texts that are drawn as pixels; convert the image tower alone.")
     files, told, notes = WRITERS[text.kind](text, path)
@@ -33,7 +36,18 @@ def peer_files(text: Text, path: Path) -> tuple[dict[str, bytes], list[str]]:
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
     }
+    notes = [*notes, *siglip2_notes(text, path)] if siglip2 else notes
     return files | {"tokenizer_config.json": as_json(config | told)}, notes
+
+
+def siglip2_notes(text: Text, path: Path) -> list[str]:
+    """How `Siglip2Tokenizer` of transformers 5.23 differs: byte pairs, of texts in lower case."""
+    advice = "PreTrainedTokenizerFast.from_pretrained reads the files as they are"
+    if text.kind != "sentencepiece" or not read_pieces(path).is_bpe:
+        return [f"AutoTokenizer takes Siglip2Tokenizer here, which makes other numbers of {text.vocabulary}; {advice}"]
+    if text.lower != "unicode":
+        return [f"AutoTokenizer takes Siglip2Tokenizer here, which lowers all capitals, not only A to Z; {advice}"]
+    return []
 
 
 def as_json(value: Any) -> bytes:
