@@ -223,10 +223,11 @@ def test_archives_may_have_both(tmp_path):
 
 def test_empty_captions_are_left_out_and_counted(tmp_path):
     members = [("0.png", PNG[0]), ("0.txt", b" \n"), ("1.png", PNG[1]), ("1.json", b'{"captions": ["", "b"]}')]
+    members += [("2.png", PNG[2]), ("2.json", b'{"caption": null}')]
     dataset = open_dataset(f"wds:{write_tar(tmp_path / 'a.tar', members)}")
     split = dataset.splits["train"]
     assert [*split.captions] == [("b",)] and split.read(0) == PNG[1] and split.describe(0).startswith("1.png in ")
-    assert "1 with an empty caption (such as a.tar/0.png)" in dataset.notes[0] and len(split.blocks.numbers) == 1
+    assert "2 with an empty caption (such as a.tar/0.png)" in dataset.notes[0] and len(split.blocks.numbers) == 1
     with pytest.raises(UserError, match="The split train of .* has no image with a caption"):
         open_dataset(f"wds:{write_tar(tmp_path / 'b.tar', members[:2])}")
 

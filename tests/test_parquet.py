@@ -98,6 +98,14 @@ def test_columns_and_classes_without_metadata(tmp_path):
     assert dataset.splits["train"].decode(7).shape == (32, 32, 3)
 
 
+def test_a_split_whose_labels_are_hidden(tmp_path):
+    """As ImageNet's test images on the hub."""
+    write(tmp_path / "train.parquet", table(range(3)))
+    write(tmp_path / "test.parquet", table(range(3), label=pyarrow.array([-1] * 3)))
+    dataset = open_dataset(f"parquet:{tmp_path}")
+    assert [*dataset.splits] == ["train"] and dataset.notes == ("The labels of test are all -1: it is left out.",)
+
+
 def test_row_groups_are_read_once_by_many_threads(tmp_path, monkeypatch):
     """Those asked for last are kept, in bounded memory, and an epoch goes through few of them at a time."""
     write(tmp_path / "train.parquet", table(range(0, 1000, 10)), compression="snappy", row_group_size=5)
@@ -223,7 +231,8 @@ ONLY_PATHS = pyarrow.array([{"bytes": b"x", "path": ""}, {"bytes": None, "path":
         ({"label": None}, "has 0 columns of labels, expected one, or one called label or labels"),
         ({"image": ONLY_PATHS}, "Row 1 of .* holds no bytes of its image, at most a path, which is not followed"),
         ({"label": pyarrow.array([1, None, 2])}, r"column label of .* holds None in row 1, expected a class"),
-        ({"label": pyarrow.array([1, 2, -1])}, r"column label of .* holds -1 in row 2, expected a class"),
+        ({"label": pyarrow.array([1, 2, -1])}, r"holds the label '-1', and .* the 10 classes"),
+        ({"label": pyarrow.array([-1, -1, -1])}, r"The labels of parquet:.* are all -1, which is no class"),
         ({"label": pyarrow.array([1, 2, 99])}, r"holds the label '99', and .* the 10 classes"),
         ({"label": pyarrow.array([1.0, 2.0, 3.0])}, r"column label of .* holds double, expected numbers or names"),
     ],

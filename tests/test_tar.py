@@ -230,6 +230,13 @@ def test_labels_by_name(tmp_path):
     assert dataset.splits["test"].labels.tolist() == [SAMPLE.class_names.index("cat")]
 
 
+def test_entries_of_a_folder(tmp_path):
+    """As `tar -cf a.tar .` calls them."""
+    members = [("./a/0.jpg", b"x"), ("./a/0.cls", b"1"), ("./0.cls", b"0"), ("./0.JPG", b"y")]
+    split = open_dataset(f"wds:{write_tar(tmp_path / 'a.tar', members)}").splits["train"]
+    assert split.labels.tolist() == [1, 0] and [split.read(i) for i in range(2)] == [b"x", b"y"]
+
+
 def test_entries_that_are_no_part_of_an_example(tmp_path):
     """What other programs would unpickle, import or run is counted, and never looked at."""
     extra = [

@@ -9,7 +9,6 @@ or encoded otherwise, a row group is read at once, and those used last are kept.
 """
 
 import errno
-import json
 import os
 import threading
 import zlib
@@ -21,11 +20,10 @@ import numpy as np
 
 from common.data.blocks import Blocks
 from common.data.sources import Places
-from common.data.sources.image_files import Unused
 from common.data.sources.index import Arrays, indexed
 from common.data.sources.parquet_columns import broken, column_of, footer, import_pyarrow, scan
 from common.data.sources.shards import Opened, find_shards, keep_open
-from common.data.sources.told import split_of_rows
+from common.data.sources.told import arrays_of_splits, dataset_of, split_of_rows
 from common.data.split import Dataset
 from common.system.errors import printable, reason
 from common.system.files import open_regular
@@ -45,13 +43,10 @@ def open_parquet(name: str, places: Places) -> Dataset:
     shards = find_shards(PREFIX, name, ".parquet")
     arrays = indexed(shards.folder, shards.watched, lambda _: scan(shards), shards.purpose("parquet"))
     splits = {}
-    for split, paths in shards.splits.items():
-        own = {key.removeprefix(f"{split}/"): array for key, array in arrays.items() if key.startswith(f"{split}/")}
-        rows = Rows(paths, own, arrays["image"].tobytes().decode())
+    for split, own in arrays_of_splits(shards, arrays).items():
+        rows = Rows(shards.splits[split], own, arrays["image"].tobytes().decode())
         splits[split] = split_of_rows(rows, own, rows.blocks)
-    unused = Unused(arrays["unused"].tobytes())
-    notes = (f"Not used in {shards.folder}: {unused}.",) if unused.kinds else ()
-    return Dataset(PREFIX + name, tuple(json.loads(arrays["class_names"].tobytes())), splits, notes=notes)
+    return dataset_of(PREFIX, shards, arrays, splits)
 
 
 class Rows:

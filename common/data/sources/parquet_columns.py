@@ -22,7 +22,7 @@ from common.system.files import MAX_READ_BYTES, open_regular
 from common.system.progress import Count
 
 FOOTER_BYTES = 8  # the last: the footer's length, and PAR1
-LABELS = ("label", "labels")
+LABELS = ("label", "labels", "fine_label")
 CAPTIONS = ("captions", "caption", "sentences", "sentence", "text", "txt")  # also with a number, such as caption_3
 IMAGES = ("image", "img", "jpg", "png")
 AGAIN = "write it again, as with `to_parquet` of Hugging Face `datasets`"
@@ -76,8 +76,6 @@ def scan(shards: Shards) -> Arrays:
 
 def find_columns(source: Any, path: Path) -> Columns:
     """By the metadata of `datasets`, or else by types and names. UserError where there are several, or none."""
-    import pyarrow
-
     schema = source.schema_arrow
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
@@ -85,10 +83,7 @@ def find_columns(source: Any, path: Path) -> Columns:
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"The metadata `huggingface` of {path} cannot be read; {AGAIN}.") from error
     types = {field.name: field.type for field in schema}
-    holding = [
-        name for name, kind in types.items() if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    ]
-    holding += [name for name, kind in types.items() if name in IMAGES and is_bytes(kind)]
+    holding = [name for name, kind in types.items() if is_bytes(kind) and name in IMAGES or holds_bytes(kind)]
     classes = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in types]
     classes = classes or [name for name in types if name in LABELS]
     image = only(holding, IMAGES, "images", path)
@@ -123,6 +118,13 @@ def is_bytes(kind: Any) -> bool:
     import pyarrow
 
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Whether a type of pyarrow is that of a structure with `bytes`."""
+    import pyarrow
+
+    return pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
 
 
 def only(found: list[str], usual: tuple[str, ...], what: str, path: Path) -> str:
@@ -221,7 +223,7 @@ def read_rows(source: Any, file: BinaryIO, columns: Columns, path: Path) -> Iter
             raise UserError(f"{where} holds {kind}, expected numbers or names of classes; {AGAIN}.")
     for row, values in enumerate(zip(*(table.column(name).to_pylist() for name in wanted))):
         label, texts = (values[0], values[1:]) if columns.label else (None, values)
-        if columns.label and (label is None or label in ("", -1)):
+        if columns.label and (label is None or label == ""):
             raise UserError(f"{where} holds {label!r} in row {row}, expected a class; label the row or leave it out.")
         flat = itertools.chain(*([text] if isinstance(text, str) else text or [] for text in texts))
         yield Told(label, [text or "" for text in flat] if columns.captions else None)

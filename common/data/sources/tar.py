@@ -25,7 +25,7 @@ from common.data.sources.image_files import ENDINGS, Unused, is_hidden, packed
 from common.data.sources.index import Arrays, indexed
 from common.data.sources.shards import Shards, find_shards, keep_open
 from common.data.sources.tar_entries import BLOCK, BrokenArchive, Entry, entries
-from common.data.sources.told import Gathered, Label, Told, split_of_rows
+from common.data.sources.told import Gathered, Label, Told, arrays_of_splits, dataset_of, split_of_rows
 from common.data.split import Dataset
 from common.system.errors import UserError, printable
 from common.system.files import MAX_READ_BYTES, open_regular
@@ -51,13 +51,11 @@ def open_tar(name: str, places: Places) -> Dataset:
     shards = find_shards(PREFIX, name, ".tar")
     arrays = indexed(shards.folder, shards.watched, lambda _: scan(shards), shards.purpose("wds"))
     splits = {}
-    for split, paths in shards.splits.items():
-        own = {key.removeprefix(f"{split}/"): array for key, array in arrays.items() if key.startswith(f"{split}/")}
-        splits[split] = split_of_rows(Rows(paths, own), own, Blocks.of_bytes(own["archive"], own["start"]))
-    class_names = tuple(json.loads(arrays["class_names"].tobytes()))
-    unused = Unused(arrays["unused"].tobytes())
-    notes = (f"Not used in {shards.folder}: {unused}.",) if unused.kinds else ()
-    return Dataset(PREFIX + name, class_names, splits, notes=notes)
+    for split, own in arrays_of_splits(shards, arrays).items():
+        splits[split] = split_of_rows(
+            Rows(shards.splits[split], own), own, Blocks.of_bytes(own["archive"], own["start"])
+        )
+    return dataset_of(PREFIX, shards, arrays, splits)
 
 
 class Rows:
@@ -131,10 +129,10 @@ def grouped(file: BinaryIO, path: Path, unused: Unused) -> Iterator[tuple[str, d
     """
     key, parts, seen = None, {}, set()
     for entry in entries(file, os.fstat(file.fileno()).st_size):
-        folder, slash, name = entry.name.rpartition("/")
+        folder, slash, name = entry.name.removeprefix("./").rpartition("/")
         stem, _, ending = name.partition(".")
         ending = ending.lower()
-        if is_hidden(name) or any(map(is_hidden, folder.removeprefix("./").split("/"))):
+        if is_hidden(name) or any(map(is_hidden, folder.split("/"))):
             unused.add("hidden", f"{path}/{entry.name}")
         elif f".{ending}" not in ENDINGS and ending not in TEXT_BYTES:
             unused.add(f".{ending}" if ending else "without an ending", f"{path}/{entry.name}")
@@ -205,6 +203,6 @@ def label_of(cls: str | None, facts: dict[str, Any], name: str, path: Path) -> L
 
 def captions_of(txt: str | None, facts: dict[str, Any]) -> list[str] | None:
     """The captions of an image, perhaps empty ones; None where nothing says."""
-    found = next((facts[key] for key in CAPTIONS if key in facts), None) if txt is None else txt
+    found = next((facts[key] or [] for key in CAPTIONS if key in facts), None) if txt is None else txt
     found = [found] if isinstance(found, str) else found
     return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else None

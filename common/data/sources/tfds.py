@@ -4,7 +4,6 @@ Reading them here takes no second of imports and leaves images encoded; `tensorf
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -11,11 +11,13 @@ import numpy as np
 from common.data.blocks import Blocks
 from common.data.captions import Captions, cleaned
 from common.data.lists import lines, unquoted
+from common.data.sources.image_files import Unused
 from common.data.sources.shards import Shards
-from common.data.split import MultiLabels, Split
+from common.data.split import Dataset, MultiLabels, Split
 from common.system.errors import UserError, nearest, printable, shortened
 
 Label = int | str
+HIDDEN = -1  # of every image of a split: its publishers keep the labels to themselves
 
 
 class Told(NamedTuple):
@@ -59,13 +61,38 @@ class Gathered:
                 raise UserError(
                     f"The split {split} of {shards.name} has no image {lacking}; add some, or name other files."
                 )
-        class_names, labels = numbered(shards, self.labels, names) if self.labels else ((), {})
+        shown = {split: own for split, own in self.labels.items() if any(label != HIDDEN for label in own)}
+        class_names, labels = numbered(shards, shown, names) if shown else ((), {})
         arrays = {f"{split}/labels": own for split, own in labels.items()}
         for split, texts in self.texts.items():
             arrays |= {f"{split}/{name}": array for name, array in Captions.pack(texts).dump().items()}
             if not all(self.kept[split]):
                 arrays[f"{split}/kept"] = np.flatnonzero(self.kept[split])
         return arrays | {"class_names": dumped(class_names)}
+
+
+def arrays_of_splits(shards: Shards, arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of an index by split, without the splits whose labels are hidden."""
+    found = {split: {} for split in shards.splits}
+    for key, array in arrays.items():
+        split, slash, name = key.partition("/")
+        if slash:
+            found[split][name] = array
+    return {split: own for split, own in found.items() if own.keys() & {"labels", "captions/text"}}
+
+
+def dataset_of(prefix: str, shards: Shards, arrays: dict[str, np.ndarray], splits: dict[str, Split]) -> Dataset:
+    """The dataset of these splits, with the notes of an index. UserError where there are none."""
+    hidden = [split for split in shards.splits if split not in splits]
+    if not splits:
+        raise UserError(
+            f"The labels of {prefix}{shards.name} are all {HIDDEN}, which is no class; choose another dataset."
+        )
+    unused = Unused(arrays["unused"].tobytes())
+    notes = [f"Not used in {shards.folder}: {unused}."] if unused.kinds else []
+    notes += [f"The labels of {split} are all {HIDDEN}: it is left out." for split in hidden]
+    class_names = tuple(json.loads(arrays["class_names"].tobytes()))
+    return Dataset(prefix + shards.name, class_names, splits, notes=tuple(notes))
 
 
 def split_of_rows(rows: Any, arrays: dict[str, np.ndarray], blocks: Blocks) -> Split:
