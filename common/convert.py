@@ -25,7 +25,7 @@ from common.system import files
 from common.system.files import check_replaced, write_atomically, write_json
 from common.data.text.peers import peer_files
 from common.data.text.vocabulary import check_vocabulary, find_vocabulary
-from common.weights import containers, huggingface_config, timm_config
+from common.weights import containers, huggingface_config, open_clip_config, timm_config
 from common.weights.spellings import SPELLINGS
 from common.weights.express import choose_table, differing, express, expressed
 from common.weights.recognise import shorten
@@ -43,7 +43,14 @@ WRITERS = {  # spelling -> the contents of its files beside the arrays
     "huggingface": huggingface_config.write_config,
     "huggingface_v5": huggingface_config.write_config,
     "huggingface_siglip2": functools.partial(huggingface_config.write_config, siglip2=True),
+    "open_clip": open_clip_config.write_config,
 }
+TOKENIZERS = {  # spelling -> the kinds of tokenizers that it has files for; open_clip has CLIP's own, without a file
+    "huggingface": ("bpe", "wordpiece", "sentencepiece"),
+    "huggingface_siglip2": ("bpe", "wordpiece", "sentencepiece"),
+    "open_clip": ("wordpiece", "sentencepiece"),
+}
+FILES = {"open_clip": "open_clip_model.safetensors"}  # in a folder, where it is not model.safetensors
 CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "big_transfer": (".npz",),
     "big_transfer_h5": (".h5", ".hdf5"),
@@ -51,12 +58,14 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "huggingface": (".safetensors",),
     "huggingface_v5": (".safetensors",),
     "huggingface_siglip2": (".safetensors",),
+    "open_clip": (".safetensors",),
     "torchvision": (".safetensors",),
     "ours": (".safetensors", *containers.SUFFIXES),
 }
 STATED = {  # facts that config.json can hold beyond what the spelling's own code computes
     ("timm", ViTConfig): ("gelu",),
     ("huggingface", ResNetConfig): ("num_groups",),
+    ("open_clip", TwoTowersConfig): ("gelu", "layer_norm_epsilon"),  # or it is refused as it is written
     **{
         (spelling, family): ("gelu", "layer_norm_epsilon")
         for spelling in ("huggingface", "huggingface_v5", "huggingface_siglip2")
@@ -83,7 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The flags. UserError for wrong ones."""
     parser = Parser(prog="python -m common.convert", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("source", nargs="?", help=f"a file ({containers.KNOWN}), a folder with one, or a TF checkpoint")
-    parser.add_argument("target", nargs="?", help="a file, or a folder for timm and Hugging Face")
+    parser.add_argument("target", nargs="?", help="a file, or a folder for timm, Hugging Face and open_clip")
     parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: by its name, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
     parser.add_argument("--force", action="store_true", help="replace a target that exists")
@@ -133,14 +142,15 @@ def convert(
     table = choose_table(to, found.config)
     config, notes = expressed(found.config, table)
     unused = [f"not written, since the model has no such parameters: {shorten(found.unused)}"] if found.unused else []
-    beside, more = WRITERS[to](config, found.card) if to in WRITERS else ({}, [])
     found, on_texts = with_texts(found)
+    beside, more = WRITERS[to](config, found.card) if to in WRITERS else ({}, [])
     texts, on_tokens = tokenizer_files(found, to, vocabulary)
     for line in unused + found.notes + notes + check_computed(found.config, table, path) + more + on_texts + on_tokens:
         say(f"Note: {line}.")
     record = found.card.facts() | {"config": dump_config(found.config)}
-    if beside and path.parent.joinpath("config.json").exists() and not target_is_own(path):
-        raise UserError(f"{path.parent} holds a config.json of another model; choose another folder.")
+    another = next((name for name in beside if (path.parent / name).exists()), None)
+    if another and not target_is_own(path):
+        raise UserError(f"{path.parent} holds a {another} of another model; choose another folder.")
     published = table.to_published(express(found.arrays, found.config, config), config)
     found.arrays.clear()
     metadata = {"format": "pt", containers.RECORD: json.dumps(record)}
@@ -165,9 +175,9 @@ def with_texts(found: Source) -> tuple[Source, list[str]]:
 
 
 def tokenizer_files(found: Source, to: str, vocabulary: str | Path | None) -> tuple[dict[str, bytes], list[str]]:
-    """({name: contents} that make Hugging Face's `AutoTokenizer` agree, notes). UserError for a `vocabulary` that does not fit."""
+    """({name: contents} that make a peer's tokenizer agree, notes). UserError for a `vocabulary` that does not fit."""
     text = found.card.text
-    if text is None or text.kind == "unifont" or not to.startswith("huggingface"):
+    if text is None or text.kind not in TOKENIZERS.get(to, ()):
         return {}, []
     try:
         path = check_vocabulary(text, Path(vocabulary)) if vocabulary else find_vocabulary(text, DOWNLOADS)
@@ -190,7 +200,7 @@ def choose_target(target: Path, to: str | None) -> tuple[Path, str]:
         to = "big_transfer_h5"
     kinds = CONTAINERS.get(to, (".npz",))
     is_folder = to in WRITERS and (target.is_dir() or target.suffix not in containers.FILES)
-    target = target / "model.safetensors" if is_folder else target
+    target = target / FILES.get(to, "model.safetensors") if is_folder else target
     if target.suffix not in kinds:
         a_folder = " or a folder" if to in WRITERS else ""
         raise UserError(

@@ -77,7 +77,7 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "bert_pooler": (BertConfig(**BERT | {"num_classes": None}, pre_logits=128), ("huggingface",)),
     "vit_clip": (ViTConfig(**SMALL, **CLIP_IMAGE), ("huggingface",)),
     "vit_clip_features": (ViTConfig(**TOWER, **CLIP_IMAGE | {"head_bias": True}), ("huggingface",)),
-    "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP)),
+    "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP, "open_clip")),
     "lit": (
         TwoTowersConfig(ViTConfig(**TOWER, cls_position=False), BertConfig(**BERT), False),
         ("big_vision", "vision_transformer_linen"),
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "clippo": (TwoTowersConfig(ViTConfig(**SMALL, pooling="map"), None, False), ("big_vision",)),
     "clip": (
         TwoTowersConfig(ViTConfig(**SMALL | {"num_classes": 32}, **CLIP_IMAGE), TextConfig(**TEXT, **CLIP_TEXT), False),
-        ("huggingface",),
+        ("huggingface", "open_clip"),
     ),
     "towers_bit": (TwoTowersConfig(ResNetConfig((2, 1), 0.5, 32), TextConfig(**TEXT)), ("big_vision",)),
     "mixer_features": (

@@ -320,6 +320,17 @@ def test_a_converted_model_has_its_tokenizer(to, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
+def test_open_clip_takes_the_tokenizer_of_a_converted_model(tmp_path):
+    """But for what it cleans before: entities of HTML, mojibake, runs of spaces."""
+    open_clip = pytest.importorskip("open_clip")
+    text = dataclasses.replace(SIGLIP, length=16, sha256=digest(PIECES))
+    write_weights(tmp_path / "a.npz", initial_parameters(0, SMALL_SIGLIP), SMALL_SIGLIP, Card(text=text))
+    convert(tmp_path / "a.npz", tmp_path / "there", "open_clip", vocabulary=PIECES)
+    lines = ["a photo of a cat", "A Photo OF Cats.", "it'll do", "a very long text " * 9]
+    ids = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'there'}")(lines)
+    assert ids.tolist() == opened(text, PIECES).encode(lines).tolist()
+
+
 def test_siglip2s_own_tokenizer_agrees(tmp_path):
     """With pieces as Gemma's are trained; capitals beyond A to Z apart, of which a note warns."""
     import sentencepiece as library

@@ -15,9 +15,11 @@ import pytest
 from test_peers import assert_same, images, no_waiting_for_the_disk, randomise, relative  # noqa: F401
 
 from common.convert import convert
-from common.models import BertConfig, TextConfig, TwoTowersConfig, ViTConfig
+from common.models import BertConfig, TextConfig, TwoTowersConfig, ViTConfig, find_model
+from common.models.cards import Card
 from common.models.family import below
 from common.system.errors import UserError
+from common.weights import open_clip_config
 from common.weights.huggingface_config import read_config
 from common.weights.source import read_model
 from common.weights.starting import read_start
@@ -115,6 +117,12 @@ def our_outputs(engine, path: Path, precision: str) -> dict[str, np.ndarray]:
     pixels, texts = engine.cast(engine.tensor(images()), precision), engine.raw(tokens())
     if not isinstance(found.config, TwoTowersConfig):
         return {"tower": engine.array(model(texts if found.config.image_kernel is None else pixels))}
+    return our_embeddings(engine, model, precision)
+
+
+def our_embeddings(engine, model, precision: str) -> dict[str, np.ndarray]:
+    """What the towers make, and the similarities."""
+    pixels, texts = engine.cast(engine.tensor(images()), precision), engine.raw(tokens())
     return {
         "image": engine.array(model.image(pixels)),
         "text": engine.array(model.text(texts)),
@@ -202,3 +210,143 @@ def test_a_tower_is_read_alone(name, model, tmp_path):
     assert all(np.array_equal(found.arrays[key], expected[key]) for key in expected)
     with pytest.raises(UserError, match="width 32 instead of 64"):
         read_start(tmp_path, dataclasses.replace(wanted, width=64), lines.append)
+
+
+# --- open_clip
+
+
+def open_clip_model(kind: str):
+    """(model, model_cfg): CLIP in its own names, or SigLIP with timm's image tower, which no configuration makes so small."""
+    open_clip = pytest.importorskip("open_clip")
+    text = {"context_length": 7, "vocab_size": 19, "width": 32, "heads": 2, "layers": 1, "mlp_ratio": 1.25}
+    if kind.startswith("clip"):
+        vision = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32, "mlp_ratio": 1.5}
+        told = {"embed_dim": 24, "quick_gelu": kind == "clip_quick", "vision_cfg": vision, "text_cfg": text}
+        return open_clip.CLIP(**told), told
+    timm = pytest.importorskip("timm")
+    text |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+    text |= {"act_kwargs": {"approximate": "tanh"}}
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "avg", "timm_proj": "none", "image_size": 32}
+    told = {"embed_dim": 32, "init_logit_bias": -10, "vision_cfg": vision, "text_cfg": text}
+    model = open_clip.CustomTextCLIP(**told)
+    model.visual.trunk = timm.create_model(
+        "vit_base_patch16_siglip_224",
+        img_size=32,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        mlp_ratio=1.5,
+        num_classes=0,
+    )
+    return model, told
+
+
+OPEN_CLIP = ("clip_erf", "clip_quick", "siglip")
+
+
+@functools.cache
+def open_clip_peer(kind: str):
+    torch.manual_seed(0)
+    model, told = open_clip_model(kind)
+    randomise(model.eval())
+    return model, told
+
+
+def save_open_clip(kind: str, folder: Path) -> Path:
+    """As `push_to_hf_hub` does."""
+    model, told = open_clip_peer(kind)
+    folder.mkdir(exist_ok=True)
+    safetensors_torch.save_file(model.float().state_dict(), folder / "open_clip_model.safetensors")
+    prepared = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": told, "preprocess_cfg": prepared}))
+    return folder
+
+
+def open_clip_outputs(model, precision: str) -> dict[str, np.ndarray]:
+    dtype = getattr(torch, precision)
+    model = model.to(dtype)
+    pixels, texts = torch.from_numpy(images()).permute(0, 3, 1, 2).to(dtype), torch.from_numpy(tokens()).long()
+    with torch.no_grad():
+        image, text = model.encode_image(pixels), model.encode_text(texts)
+        return {"image": image.numpy(), "text": text.numpy(), "similarity": model.get_logits(pixels, texts)[0].numpy()}
+
+
+@pytest.mark.parametrize("precision", ("float64", pytest.param("float32", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("kind", OPEN_CLIP)
+def test_open_clip_models_are_the_same(engine, kind, precision, tmp_path):
+    folder = save_open_clip(kind, tmp_path)
+    given = {"num_heads": 4} if kind == "siglip" else {}  # its name tells another size's
+    found = read_model(folder, given=given)
+    text = dataclasses.replace(found.config.text, num_heads=2)
+    assert found.card.mean == (0.5, 0.5, 0.5) and found.card.resize_kind == "bicubic" and found.card.eval_resize == 0
+    assert found.spelling == "open_clip" and (found.config.text == text or given)
+    model = engine.build(dataclasses.replace(found.config, text=text), found.arrays, precision)
+    close(
+        our_embeddings(engine, model, precision),
+        open_clip_outputs(open_clip_peer(kind)[0], precision),
+        BOUNDS[precision],
+    )
+
+
+@pytest.mark.parametrize("kind", OPEN_CLIP)
+def test_open_clip_loads_our_files_strictly(kind, tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    theirs, model = save_open_clip(kind, tmp_path / "theirs"), open_clip_peer(kind)[0]
+    ours = convert(theirs, tmp_path / "ours.npz", given={"num_heads": 4} if kind == "siglip" else {})
+    path = convert(ours, tmp_path / "back", "open_clip")
+    back = safetensors_torch.load_file(path)
+    for key, value in model.state_dict().items():
+        assert torch.equal(back[key], value), key
+    if kind == "siglip":
+        model.load_state_dict(back, strict=True)
+        told = json.loads((tmp_path / "back/open_clip_config.json").read_text())["model_cfg"]
+        assert told["text_cfg"]["act_kwargs"] == {"approximate": "tanh"} and "timm_model_name" not in told["vision_cfg"]
+        return
+    again, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{path.parent}")
+    again.eval().load_state_dict(back, strict=True)
+    expected = open_clip_outputs(model, "float32")
+    close(open_clip_outputs(again, "float32"), expected, 1e-12)
+    assert again.visual.preprocess_cfg["resize_mode"] == "squash" and again.visual.preprocess_cfg["mean"] == [0.5] * 3
+
+
+def test_siglip_becomes_open_clips_by_the_name_of_its_image_tower():
+    """Where that computes another GELU, it is refused: the published ones of open_clip differ from the original there."""
+    timm = pytest.importorskip("timm")
+    for name in (
+        "SigLIP-B/16-224",
+        "SigLIP2-B/32-256",
+        "SigLIP2-So400m/16-384",
+        "SigLIP2-g-opt/16-256",
+        "SigLIP-L/16-384",
+    ):
+        config = find_model(name).config()
+        erf = name in ("SigLIP-B/16-224", "SigLIP-L/16-384")
+        if erf:
+            with pytest.raises(UserError, match="_siglip_(224|384) with the gelu erf and the model has tanh"):
+                open_clip_config.write_config(config, Card())
+            config = dataclasses.replace(config, image=dataclasses.replace(config.image, gelu="erf"))
+        facts, notes = open_clip_config.write_config(config, Card())
+        told = facts["open_clip_config.json"]["model_cfg"]
+        assert timm.is_model(told["vision_cfg"]["timm_model_name"]) and not [
+            note for note in notes if "no SigLIP" in note
+        ]
+        fields, _ = open_clip_config.read_config(facts["open_clip_config.json"])
+        for tower in ("image", "text"):
+            assert {key: getattr(getattr(config, tower), key) for key in fields[tower]} == fields[tower]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"text_cfg": {"pool_type": "eos"}}, "pool_type 'eos'"),
+        ({"text_cfg": {"hf_model_name": "roberta-base"}}, "hf_model_name 'roberta-base'"),
+        ({"vision_cfg": {"ls_init_value": 1e-5}}, "ls_init_value"),
+        ({"vision_cfg": {"act_kwargs": {"inplace": True}}}, "act_kwargs"),
+        ({"vision_cfg": {"strange": 1}}, "strange 1, of which this project does not know"),
+    ],
+)
+def test_an_open_clip_config_of_another_model_is_refused(changes, problem):
+    config = {"model_cfg": {"embed_dim": 24, "vision_cfg": {}, "text_cfg": {}} | changes}
+    with pytest.raises(UserError, match=problem):
+        open_clip_config.read_config(config)

@@ -13,7 +13,7 @@ from common.models.cards import Card, parse_card
 from common.models.families import parse_config, sizes
 from common.models.family import Arrays
 from common.system.errors import UserError
-from common.weights import foreign, huggingface_config, processors, timm_config
+from common.weights import foreign, huggingface_config, open_clip_config, processors, timm_config
 from common.weights.containers import RECORD, guarded, kind_of, open_container, read_json
 from common.weights.containers.safetensors import INDEX
 from common.weights.express import expressed, restore
@@ -22,6 +22,7 @@ from common.weights.recognise import Found, fields_of, recognise, shorten
 TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
     "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
+    "open_clip_model.safetensors",
 )  # fmt: skip
 ASKED = (
     "timm",
@@ -173,8 +174,13 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
             ) from error
         return recorded_facts(record, path)
     is_from_hub = kind_of(path) in FROM_HUBS or path.name == TENSORFLOW
-    if is_from_hub and (path.parent / "config.json").is_file():
-        return foreign_facts(path.parent / "config.json")
+    for name in (
+        (open_clip_config.NAME, "config.json")
+        if path.name.startswith("open_clip")
+        else ("config.json", open_clip_config.NAME)
+    ):
+        if is_from_hub and (path.parent / name).is_file():
+            return foreign_facts(path.parent / name)
     card = card_path(path)
     if card.is_file():
         return recorded_facts(read_json(card), card)
@@ -194,11 +200,13 @@ def recorded_facts(record: Any, where: Path) -> Facts:
 
 
 def foreign_facts(path: Path) -> Facts:
-    """The facts in a config.json of timm or Hugging Face. UserError where it is none."""
+    """The facts in a config file of timm, Hugging Face or open_clip. UserError where it is none."""
     config, processor = read_json(path), path.with_name("preprocessor_config.json")
     told = read_json(processor) if processor.is_file() else None
     try:
-        if "model_type" in config:
+        if path.name == open_clip_config.NAME:
+            fields, (facts, notes) = open_clip_config.read_config(config)
+        elif "model_type" in config:
             fields = huggingface_config.read_config(config)
             told = told if config["model_type"] in processors.OF_A_MODEL else None
             facts, notes = processors.read_huggingface(told, config["model_type"]) if told else ({}, [])
@@ -206,7 +214,8 @@ def foreign_facts(path: Path) -> Facts:
             fields, (facts, notes) = timm_config.read_config(config), processors.read_timm(config)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
         raise UserError(
-            f"{path} is no config.json of timm or Hugging Face ({error!r}); restore or remove it."
+            f"{path} is no {path.name} of {'open_clip' if path.name == open_clip_config.NAME else 'timm or Hugging Face'} "
+            f"({error!r}); restore or remove it."
         ) from error
     facts |= {name: fields.pop(name) for name in ("class_names", "loss") if name in fields}
     return Facts(fields, None, parse_card(facts, processor if told else path), tuple(notes))

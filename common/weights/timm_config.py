@@ -69,17 +69,19 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def check_options(options: dict[str, Any], known: set[str], computed: dict[str, tuple]) -> None:
+def check_options(
+    options: dict[str, Any], known: set[str], computed: dict[str, tuple], file: str = "config.json"
+) -> None:
     """Raise UserError for an option that makes another function of the same arrays, and for one that is not known."""
     for name, value in options.items():
         if name not in known and name not in computed:
             raise UserError(
-                f"The config.json says {name} {value!r}, of which this project does not know what it changes; remove it "
+                f"The {file} says {name} {value!r}, of which this project does not know what it changes; remove it "
                 "where it changes nothing, or choose another file."
             )
         if name in computed and value not in computed[name]:
             raise UserError(
-                f"The config.json says {name} {value!r}, and this project's models compute with "
+                f"The {file} says {name} {value!r}, and this project's models compute with "
                 f"{' or '.join(map(repr, computed[name]))} only; choose another file."
             )
 

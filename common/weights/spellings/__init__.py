@@ -1,6 +1,14 @@
 """The published layouts of the weights as tables: which name is which, one file for each project."""
 
-from common.weights.spellings import coyo, google, huggingface, ours, timm, torchvision
+from common.weights.spellings import coyo, google, huggingface, open_clip, ours, timm, torchvision
 
-TABLES = (*ours.TABLES, *google.TABLES, *coyo.TABLES, *timm.TABLES, *huggingface.TABLES, *torchvision.TABLES)
+TABLES = (
+    *ours.TABLES,
+    *google.TABLES,
+    *coyo.TABLES,
+    *timm.TABLES,
+    *huggingface.TABLES,
+    *open_clip.TABLES,
+    *torchvision.TABLES,
+)
 SPELLINGS = tuple(dict.fromkeys(table.spelling for table in TABLES))
