@@ -511,6 +511,9 @@ def test_a_damaged_vocabulary_is_one_sentence(kind, tmp_path):
         with pytest.raises(UserError, match="is no vocabulary of .*; fetch it again") as error:
             opened(text, tmp_path / "a")
         assert "\n" not in str(error.value)
+        if kind in peers.WRITERS:
+            with pytest.raises(UserError, match="fetch it again"):
+                peers.peer_files(text, tmp_path / "a")
 
 
 def test_a_card_that_does_not_fit_its_vocabulary(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.data.text import bpe, wordpiece
-from common.data.text.sentencepiece import ASCII_LOWER
+from common.data.text.sentencepiece import ASCII_LOWER, opened
 from common.data.text.tokenizer import library, unreadable
 from common.models.tokens import Text
 from common.system import protobuf
@@ -123,14 +123,14 @@ def read_pieces(path: Path) -> Pieces:
     """The pieces and the normalization of a model. Raises UserError."""
     try:
         model = [*protobuf.fields(read_regular(path))]
-        trainer, normalizer = (dict(protobuf.fields(next(v for n, v in model if n == number))) for number in (2, 3))
+        trainer, normalizer = (dict(protobuf.fields(dict(model)[number])) for number in (2, 3))
         pieces = [dict(protobuf.fields(value)) for number, value in model if number == 1]
         found = [
             (p[1].decode(), struct.unpack("<f", p.get(2, 0).to_bytes(4, "little"))[0], p.get(3, 1)) for p in pieces
         ]
         said = normalizer.get(2, b""), bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1))
         return Pieces(found, trainer.get(3, 1) == 2, bool(trainer.get(35, 0)), *said)
-    except (OSError, ValueError, IndexError, KeyError, StopIteration, AttributeError) as error:
+    except (OSError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise unreadable(path, "sentencepiece", error) from error
 
 
@@ -138,8 +138,8 @@ def write_sentencepiece(text: Text, path: Path) -> tuple[dict[str, bytes], dict[
     """Of `SiglipTokenizer` where the card drops punctuation, as that does."""
     found = read_pieces(path)
     names = [piece for piece, _, _ in found.pieces]
-    processor = library("sentencepiece").SentencePieceProcessor(model_file=str(path))
-    end, unknown = processor.eos_id(), processor.unk_id()
+    model = opened(path)
+    end, unknown = model.eos_id(), model.unk_id()
     told = {
         "unk_token": names[unknown],
         "pad_token": names[text.padding],
@@ -170,7 +170,10 @@ def build_pieces(found: Pieces, unknown: int, text: Text) -> Any:
         scores = [(piece, score) for piece, score, _ in found.pieces]
         model = models.Unigram(scores, unk_id=unknown, byte_fallback=found.byte_fallback)
     made = tokenizers.Tokenizer(model)
-    steps = [normalizers.Precompiled(found.charsmap)] if found.charsmap else []
+    try:
+        steps = [normalizers.Precompiled(found.charsmap)] if found.charsmap else []
+    except Exception as error:  # the library has no types of its own
+        raise UserError(f"The normalization of {text.vocabulary} is damaged ({error}); fetch it again.") from error
     if found.one_space:
         steps += [normalizers.Replace(tokenizers.Regex(" {2,}"), " "), normalizers.Strip()]
     if found.dummy_prefix:

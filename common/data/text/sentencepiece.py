@@ -3,6 +3,7 @@
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 from common.data.text.tokenizer import Vocabulary, library, unreadable
 from common.models.tokens import Text
@@ -15,11 +16,7 @@ MANY = 256  # texts that are worth the start of threads
 
 def read_vocabulary(text: Text, path: Path) -> Vocabulary:
     """The model in `path`. Raises UserError where it is none."""
-    module = library("sentencepiece")
-    try:
-        model = module.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise unreadable(path, "sentencepiece", error) from error
+    model = opened(path)
     size = model.get_piece_size()
     while size and EXTRA.fullmatch(model.id_to_piece(size - 1)):
         size -= 1
@@ -33,6 +30,15 @@ def read_vocabulary(text: Text, path: Path) -> Vocabulary:
         return [[number if number < size else unknown for number in row] for row in rows]
 
     return Vocabulary(size, None, model.eos_id() if model.eos_id() >= 0 else None, ids)
+
+
+def opened(path: Path) -> Any:
+    """The library's model in `path`. Raises UserError where it is none."""
+    module = library("sentencepiece")
+    try:
+        return module.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise unreadable(path, "sentencepiece", error) from error
 
 
 def prepared(line: str, text: Text) -> str:
