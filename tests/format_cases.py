@@ -83,7 +83,10 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         ("big_vision", "vision_transformer_linen"),
     ),
     "lit_token": (TwoTowersConfig(ViTConfig(**TOWER), BertConfig(**BERT), False), ("vision_transformer_linen",)),
-    "lit_gap": (TwoTowersConfig(ViTConfig(**TOWER, pooling="gap"), TextConfig(**TEXT)), (*VISION, "vision_transformer_linen")),
+    "lit_gap": (
+        TwoTowersConfig(ViTConfig(**TOWER, pooling="gap"), TextConfig(**TEXT)),
+        (*VISION, "vision_transformer_linen"),
+    ),
     "clippo": (TwoTowersConfig(ViTConfig(**SMALL, pooling="map"), None, False), ("big_vision",)),
     "clip": (
         TwoTowersConfig(ViTConfig(**SMALL | {"num_classes": 32}, **CLIP_IMAGE), TextConfig(**TEXT, **CLIP_TEXT), False),

@@ -268,6 +268,38 @@ def test_a_row_group_that_declares_more_than_memory(tmp_path, monkeypatch):
         open_dataset(f"parquet:{path}")
 
 
+def test_a_dictionary_that_repeats_much(tmp_path, monkeypatch):
+    """A thousand rows of one large image take its place once in the file, and more memory than a file may when read."""
+    images = pyarrow.array([{"bytes": b"x" * 50_000, "path": ""}] * 1000, IMAGE)
+    rows = pyarrow.table({"image": images, "label": pyarrow.array([0] * 1000)})
+    path = write(tmp_path / "a.parquet", rows, compression="snappy", use_dictionary=True)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(parquet_columns, "MAX_READ_BYTES", 2**20)
+    split = open_dataset(f"parquet:{path}").splits["train"]
+    with pytest.raises(
+        UserError, match=r"row 0 of .* cannot be read \(its row group is broken: a row group with more than"
+    ):
+        split.decode(0)
+    monkeypatch.setattr(parquet_columns, "MAX_DICTIONARY_BYTES", 10_000)
+    with pytest.raises(UserError, match="no whole parquet file .a dictionary of more than 10,000 bytes"):
+        open_dataset(f"parquet:{path}")
+
+
+def test_more_rows_than_bytes(tmp_path):
+    """As no file with images has, and a small one with lengths of runs may."""
+    rows = pyarrow.table({"image": pyarrow.array([None] * 10**5, IMAGE), "label": pyarrow.array([0] * 10**5)})
+    path = write(tmp_path / "a.parquet", rows)
+    with pytest.raises(UserError, match="no whole parquet file .100,000 rows, more than the file has bytes"):
+        open_dataset(f"parquet:{path}")
+
+
+def test_captions_that_are_too_long(tmp_path):
+    captions = pyarrow.array(["a", "b" * 70_000, "c"])
+    path = write(tmp_path / "a.parquet", table(range(3), caption=captions), use_dictionary=True)
+    with pytest.raises(UserError, match=r"Row 1 of .*a\.parquet holds captions of more than 65,536 letters"):
+        open_dataset(f"parquet:{path}")
+
+
 def test_without_pyarrow():
     code = (
         "from common.datasets import open_dataset\nfrom common.system.errors import UserError\n"

@@ -115,7 +115,9 @@ def test_published_models_have_their_published_numbers_of_parameters():
         "LiT-B16B_2": 195.280897, "LiT-L16L": 638.443521,
     }.items():  # fmt: skip
         shapes = find_model(name).config().parameter_shapes()
-        assert sum(np.prod(shape, dtype=float) for shape in shapes.values()) / 1e6 == pytest.approx(millions, abs=1e-9 if name[:3] == "LiT" else 0.06)
+        assert sum(np.prod(shape, dtype=float) for shape in shapes.values()) / 1e6 == pytest.approx(
+            millions, abs=1e-9 if name[:3] == "LiT" else 0.06
+        )
 
 
 def test_towers_of_two_widths_are_refused():

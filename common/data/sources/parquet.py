@@ -21,7 +21,8 @@ import numpy as np
 from common.data.blocks import Blocks
 from common.data.sources import Places
 from common.data.sources.index import Arrays, indexed
-from common.data.sources.parquet_columns import broken, column_of, footer, import_pyarrow, scan
+from common.data.sources.parquet_columns import broken, footer, images_of, import_pyarrow, scan
+from common.data.sources.parquet_pages import BrokenColumn
 from common.data.sources.shards import Opened, find_shards, keep_open
 from common.data.sources.told import arrays_of_splits, dataset_of, split_of_rows
 from common.data.split import Dataset
@@ -71,25 +72,25 @@ class Rows:
         """The bytes of example `i`, in any thread. Raises OSError where its file is not what was indexed."""
         group, start, size = self.group_of_row[i], int(self.arrays["start"][i]), int(self.arrays["size"][i])
         if start < 0:
-            return self.column(int(group))[i - int(self.arrays["first"][group])].as_py()
+            return self.column(int(group))[i - int(self.arrays["first"][group])]
         data = os.pread(self.opened(int(self.arrays["file"][group])).descriptor, 4 + size, start - 4)
         if len(data) < 4 + size or int.from_bytes(data[:4], "little") != size:
             raise changed()
         return data[4:]
 
-    def read_group(self, group: int) -> Any:
-        """pyarrow's array of the image files of one row group."""
-        number = int(self.arrays["file"][group])
+    def read_group(self, group: int) -> list[bytes]:
+        """The image files of one row group."""
+        number, rows = int(self.arrays["file"][group]), int(np.diff(self.arrays["first"])[group])
         self.opened(number)  # which checks its footer
         try:
             with open_regular(self.paths[number]) as file:
-                source, group_of_file = import_pyarrow().ParquetFile(file), int(self.arrays["group"][group])
-                column = column_of(source, group_of_file, self.image)
-        except broken() as error:
+                source = import_pyarrow().ParquetFile(file)
+                found = images_of(source, int(self.arrays["group"][group]), self.image)
+        except (*broken(), BrokenColumn) as error:
             raise OSError(errno.EIO, f"its row group is broken: {printable(reason(error))}") from error
-        if len(column) != self.arrays["first"][group + 1] - self.arrays["first"][group] or column.null_count:
+        if len(found) != rows or None in found:
             raise changed()
-        return column
+        return found
 
     def check(self, number: int, file: Opened) -> None:
         """Raise OSError where a file's footer is not that of the index."""

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,13 +14,16 @@ import numpy as np
 
 from common.data.sources.image_files import Unused
 from common.data.sources.index import Arrays
-from common.data.sources.parquet_pages import BrokenColumn, Page, bytes_of_pages, pages
+from common.data.sources.parquet_pages import DICTIONARY, BrokenColumn, Page, bytes_of_pages, pages
 from common.data.sources.shards import Shards
 from common.data.sources.told import Gathered, Told
 from common.system.errors import UserError, printable, reason
 from common.system.files import MAX_READ_BYTES, open_regular
 from common.system.progress import Count
 
+BATCH = 64  # rows that pyarrow reads at once
+MAX_DICTIONARY_BYTES = 2**24  # of a column; its writers end one at 2**20
+MAX_TEXT = 2**16  # letters of an image's captions
 FOOTER_BYTES = 8  # the last: the footer's length, and PAR1
 LABELS = ("label", "labels", "fine_label")
 CAPTIONS = ("captions", "caption", "sentences", "sentence", "text", "txt")  # also with a number, such as caption_3
@@ -147,6 +150,8 @@ def scan_file(source: Any, file: BinaryIO, columns: Columns, path: Path, number:
     (leaf,) = leaves_of(facts, columns.image)
     num_levels = int(facts.schema.column(leaf).max_definition_level > 0)
     rows = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
+    if sum(rows) > os.fstat(file.fileno()).st_size:
+        raise BrokenColumn(f"{sum(rows):,} rows, more than the file has bytes")
     for group, count in enumerate(rows):
         found = pages_of(facts.row_group(group).column(leaf), file)
         plain = facts.row_group(group).column(leaf).compression == "UNCOMPRESSED"
@@ -187,6 +192,8 @@ def pages_of(column: Any, file: BinaryIO) -> list[Page]:
         raise BrokenColumn(f"the column {column.path_in_schema} ends at byte {end:,} of {size:,}")
     found = [*pages(file, start, end)]
     unpacked = sum(page.unpacked for page in found)
+    if any(page.kind == DICTIONARY and page.unpacked > MAX_DICTIONARY_BYTES for page in found):
+        raise BrokenColumn(f"a dictionary of more than {MAX_DICTIONARY_BYTES:,} bytes")
     if unpacked > MAX_READ_BYTES:
         raise BrokenColumn(f"a row group of {unpacked:,} bytes, expected at most {MAX_READ_BYTES:,}")
     return found
@@ -198,11 +205,11 @@ def check_nulls(source: Any, group: int, image: str, path: Path) -> None:
     facts = source.metadata.row_group(group).column(leaf).statistics
     if facts is not None and facts.has_null_count and not facts.null_count:
         return
-    missing = column_of(source, group, image).is_null().to_numpy(zero_copy_only=False)
-    if missing.any():
+    row = next((row for row, value in enumerate(images_of(source, group, image)) if value is None), None)
+    if row is not None:
         before = sum(source.metadata.row_group(i).num_rows for i in range(group))
         raise UserError(
-            f"Row {before + int(missing.argmax())} of {path} holds no bytes of its image, at most a path, which is not "
+            f"Row {before + row} of {path} holds no bytes of its image, at most a path, which is not "
             f"followed; {AGAIN} after reading the images with `embed_table_storage`."
         )
 
@@ -215,27 +222,39 @@ def read_rows(source: Any, file: BinaryIO, columns: Columns, path: Path) -> Iter
     for name in wanted:
         for group, leaf in itertools.product(range(source.metadata.num_row_groups), leaves_of(source.metadata, name)):
             pages_of(source.metadata.row_group(group).column(leaf), file)  # before pyarrow takes memory for them
-    table, types = source.read(columns=wanted, use_threads=False), pyarrow.types
-    where = f"The column {printable(columns.label)} of {path}"
+    where, types = f"The column {printable(columns.label)} of {path}", pyarrow.types
     if columns.label:
-        kind = table.schema.field(columns.label).type
+        kind = source.schema_arrow.field(columns.label).type
         if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
             raise UserError(f"{where} holds {kind}, expected numbers or names of classes; {AGAIN}.")
-    for row, values in enumerate(zip(*(table.column(name).to_pylist() for name in wanted))):
+    for row, values in enumerate(values_of(source, wanted, range(source.metadata.num_row_groups))):
         label, texts = (values[0], values[1:]) if columns.label else (None, values)
         if columns.label and (label is None or label == ""):
             raise UserError(f"{where} holds {label!r} in row {row}, expected a class; label the row or leave it out.")
-        flat = itertools.chain(*([text] if isinstance(text, str) else text or [] for text in texts))
+        flat = [*itertools.chain(*([text] if isinstance(text, str) else text or [] for text in texts))]
+        if sum(len(text or "") for text in flat) > MAX_TEXT:
+            raise UserError(f"Row {row} of {path} holds captions of more than {MAX_TEXT:,} letters; shorten them.")
         yield Told(label, [text or "" for text in flat] if columns.captions else None)
 
 
 # --- what pyarrow is asked
 
 
-def column_of(source: Any, group: int, image: str) -> Any:
-    """pyarrow's array of the image files of one row group of a file."""
-    column = source.read_row_group(group, columns=[image], use_threads=False).column(0).combine_chunks()
-    return column.field("bytes") if "." in image else column
+def values_of(source: Any, columns: Sequence[str], groups: Sequence[int]) -> Iterator[tuple]:
+    """The values of some columns in every row of some row groups, few rows at a time: a dictionary may repeat a large one."""
+    for batch in source.iter_batches(BATCH, row_groups=list(groups), columns=list(columns), use_threads=False):
+        yield from zip(*(column.to_pylist() for column in batch.columns))
+
+
+def images_of(source: Any, group: int, image: str) -> list[bytes | None]:
+    """The image files in one row group of a file. Raises BrokenColumn where they need more memory than a file may."""
+    found, total_bytes = [], 0
+    for (value,) in values_of(source, [image], [group]):
+        found.append(value["bytes"] if isinstance(value, dict) else value)
+        total_bytes += len(found[-1] or b"")
+        if total_bytes > MAX_READ_BYTES:
+            raise BrokenColumn(f"a row group with more than {MAX_READ_BYTES:,} bytes of images")
+    return found
 
 
 def footer(read: Callable[[int, int], bytes], size: int) -> bytes:
