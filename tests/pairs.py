@@ -90,25 +90,25 @@ def on_first(engine: str, loss: str, chunk: int, values: Values) -> Values:
     return ENGINES[engine](importlib.import_module(f"{engine}.devices").FirstDevice(), loss, chunk, values)
 
 
-def in_processes(count: int):
+def in_processes(count: int, shards: bool = False):
     """Devices of one process among some of PyTorch."""
-    return importlib.import_module("bit_pytorch.devices").Devices()
+    return importlib.import_module("bit_pytorch.devices").Devices(shards)
 
 
-def in_a_mesh(count: int):
+def in_a_mesh(count: int, shards: bool = False):
     """Some devices of JAX that a CPU plays."""
     jax = importlib.import_module("jax")
     jax.config.update("jax_num_cpu_devices", count)
     jax.config.update("jax_enable_x64", True)
-    return importlib.import_module("bit_jax.devices").Devices()
+    return importlib.import_module("bit_jax.devices").Devices(shards)
 
 
-def of_a_strategy(count: int):
+def of_a_strategy(count: int, shards: bool = False):
     """Some devices of TensorFlow that a CPU plays."""
     config = importlib.import_module("tensorflow").config
     parts = [config.LogicalDeviceConfiguration()] * count
     config.set_logical_device_configuration(config.list_physical_devices("CPU")[0], parts)
-    return importlib.import_module("bit_tf2.devices").Devices()
+    return importlib.import_module("bit_tf2.devices").Devices(shards)
 
 
 SEVERAL = {"bit_pytorch": in_processes, "bit_jax": in_a_mesh, "bit_tf2": of_a_strategy}

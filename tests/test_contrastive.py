@@ -1,13 +1,17 @@
 """Image-text models in training, in every engine: the original's trajectories in float64, locked towers, parts of a batch."""
 
+import contextlib
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import train_pairs
 from engines import recipe_of
 from golden.golden_params import image, param
+from jobs import places_of
 from test_two_towers import TABLE
 
 from common.models import ViTConfig
@@ -121,3 +125,38 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_sp
         assert np.linalg.norm(found[ours]) == pytest.approx(expected["l2"], rel=1e-9), theirs
         assert np.linalg.norm(moved) == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10), theirs
         np.testing.assert_allclose(found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
+
+
+KINDS = {  # of training on several devices
+    "chunks, parts": {"chunk": 2, "batch_split": 2},
+    "softmax": {"loss": "softmax", "chunk": 4, "locked": "b"},
+    "adafactor": {"optimizer": "adafactor"},
+    "shards": {"shards": True, "chunk": 2, "batch_split": 2},
+    "shards, adafactor": {"shards": True, "optimizer": "adafactor"},
+}
+
+
+@pytest.mark.slow  # tests/test_similarity.py is quick
+@pytest.mark.parametrize(("kind", "count"), [("chunks, parts", 4), *((kind, 2) for kind in KINDS)])
+def test_several_devices_train_as_one(engine, server, tmp_path, kind, count):
+    """Losses, averaged parameters and the optimizer's state within 1e-9 of those of one device."""
+    numbers = dict(KINDS[kind])
+    if numbers.get("shards") and engine.name == "bit_tf2":
+        pytest.skip("TensorFlow keeps all parameters on every device")
+    places = places_of(count) if engine.name == "bit_pytorch" else [{}]
+    arguments, hidden = (engine.name, count, tmp_path / "found.npz", json.dumps(numbers)), {"CUDA_VISIBLE_DEVICES": ""}
+    started = [server(engine.name).start("train_pairs", arguments, tmp_path, hidden | place) for place in places]
+    assert [process.wait() for process in started] == [0] * len(started), started[0].output
+    numbers.pop("shards", None)
+    with float64(engine):
+        expected = train_pairs.train(engine, engine.devices.FirstDevice(), **numbers)
+    found = np.load(tmp_path / "found.npz")
+    assert {*found.files} == {*expected}
+    for name, value in expected.items():
+        if "key/bias" not in name:
+            np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-9 * np.abs(value).max(), err_msg=name)
+
+
+def float64(engine):
+    """Within it, JAX computes in float64, too."""
+    return importlib.import_module("jax").enable_x64(True) if engine.name == "bit_jax" else contextlib.nullcontext()

@@ -55,6 +55,7 @@ def test_clippo_is_the_configuration_of_big_vision():
     assert recipe.lrs[200] == pytest.approx(values["lr"] / 2**0.5) and schedule["timescale"] == 100
     assert recipe.lrs[350] == pytest.approx(values["lr"] / 3.5**0.5 * 50 / schedule["cooldown_steps"])
     assert recipe.task.first_temperature == values["model"]["temperature_init"] and recipe.task.loss == "softmax"
+    assert values["optax_name"] == f"big_vision.scale_by_{recipe.optimizer}" and recipe.first_moment == "bfloat16"
 
 
 def test_clip_and_siglip_are_those_of_the_papers():

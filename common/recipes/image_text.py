@@ -89,7 +89,7 @@ def clippo(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
     """Train one tower for images and for drawn texts with the softmax loss: 0.0001, 400 steps of 4,000, RandAugment(2, 10).
 
     Source: `configs/proj/clippo/train_clippo.py` of google-research/big_vision, on COCO's captions, from a ViT-B/16 of
-    ImageNet-21k (`--image_weights`). It trains with Adafactor, this recipe with Adam. Expected: the file states nothing.
+    ImageNet-21k (`--image_weights`). Adafactor keeps its first moment in bfloat16. Expected: the file states nothing.
         python -m bit_jax.train --weights none --recipe clippo --model CLIPPO-B/16 --dataset coco:PATH
     """
     return contrastive(flags, 4000, 400) | {
@@ -97,6 +97,8 @@ def clippo(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
         "randaugment_layers": 2,
         "randaugment_magnitude": 10.0,
         "loss": "softmax",
+        "optimizer": "adafactor",
+        "first_moment": "bfloat16",
         "weight_decay": 3e-4,
         "base_lr": 1e-4,
         "schedule": "rsqrt",
