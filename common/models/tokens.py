@@ -105,10 +105,13 @@ CLIP = Text("bpe", "bpe_simple_vocab_16e6.txt.gz", 77, 0, "sticky", "unicode", "
 LIT = Text("wordpiece", "bert_uncased.txt", 16, 0, "none", "fold", "kept", BERT_UNCASED)
 BERT = Text("wordpiece", "bert_uncased.txt", 512, 0, "sticky", "unicode", "kept", BERT_UNCASED)
 CLIPPO = Text("unifont", "unifont.hex", 224, 0, "none", "ascii", "kept")
+EMBEDDED = "8cf93b2fb4db177672aef7f3ad13ed4cda49ab4c5e1c5c6e12c162259f614e1f"
+TINY = Text("sentencepiece", "SigLIP-T_8.model", 16, 1, "sticky", "ascii", "removed", EMBEDDED)
 TEXTS = {
     32_000: SIGLIP,
     250_000: SIGLIP_I18N,
     256_000: SIGLIP2,
     49_408: CLIP,
     30_522: LIT,
+    1000: TINY,
 }  # by tokens of the vocabulary

@@ -4,7 +4,7 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from common.models.published import read_manifest
+from common.models.published import PACKAGED_WEIGHTS, read_manifest
 from common.models.tokens import Text
 from common.system.errors import UserError
 from common.system.files import digest
@@ -24,12 +24,13 @@ COMMANDS = {
 
 
 def find_vocabulary(text: Text, folder: Path | str) -> Path:
-    """The file of a model's vocabulary: in `folder`, where weights are downloaded to, else where a package left it.
+    """The file of a model's vocabulary: in `folder`, where weights are downloaded to, shipped, or where a package left it.
 
     UserError where there is none, with the command that fetches it, and where the digest is not that of the card.
     """
     here = Path(folder) / text.vocabulary
-    path = next((path for path in (here, installed(text.vocabulary)) if path and path.is_file()), None)
+    places = here, PACKAGED_WEIGHTS / text.vocabulary, installed(text.vocabulary)
+    path = next((path for path in places if path and path.is_file()), None)
     if path is None:
         raise UserError(f"The vocabulary {here} is not there and the model's texts need it; run `{command(here)}`.")
     return check_vocabulary(text, path)
