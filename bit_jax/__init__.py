@@ -4,7 +4,15 @@ import importlib
 
 from bit_jax.conflict import check_common
 
-__all__ = ["create_model", "decode_predictions", "list_models", "load_weights", "preprocess", "save_weights"]
+__all__ = [
+    "create_model",
+    "decode_predictions",
+    "list_models",
+    "load_weights",
+    "preprocess",
+    "save_weights",
+    "tokenize",
+]
 
 check_common()
 

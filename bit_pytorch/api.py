@@ -1,5 +1,6 @@
 """The public API, in the words of the other engines: models that load and save the published files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bit_pytorch.model import Model
 from bit_pytorch.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups, trained
 
@@ -111,6 +112,17 @@ def preprocess(model: Model | str, images: Any) -> Tensor:
     """
     batch = torch.from_numpy(zoo.preprocess(*known(model)[:2], images)).permute(0, 3, 1, 2).contiguous()
     return batch if isinstance(model, str) else batch.to(unwrapped(model).device)
+
+
+def tokenize(model: Model | str, texts: str | Sequence[str], folder: str | Path = DOWNLOADS) -> Tensor:
+    """int32 [T, L]: one text or several as `model`, or the published one of that name, takes them; drawn ones float32 [T, 3, H, W].
+
+    The card states everything that decides the numbers (common/models/tokens.py). Its vocabulary is shipped, or lies in
+    `folder`. Raises UserError for a model of images alone, and for a missing vocabulary.
+    """
+    found = torch.from_numpy(zoo.tokenize(known(model), texts, folder))
+    found = found.permute(0, 3, 1, 2).contiguous() if found.ndim == 4 else found
+    return found if isinstance(model, str) else found.to(unwrapped(model).device)
 
 
 def decode_predictions(model: Model | str, logits: Tensor | np.ndarray, top: int = 5) -> list[list[tuple[str, float]]]:

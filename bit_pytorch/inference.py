@@ -68,6 +68,11 @@ def evaluate_main(job: Evaluation) -> None:
 
 
 def predict_main(job: Prediction) -> None:
-    """Print the top classes of images, and write logits and features on request."""
+    """Print the top classes, or texts, of images, and write logits and features on request."""
     with FirstDevice() as devices:
-        job.show(predict(build_once(job, devices), job.batches()))
+        model = build_once(job, devices)
+        if job.computes_scores:
+            job.show(predict(model, job.batches()))
+        else:
+            evaluate({"model": model}, job.evaluator(), job.task)
+            job.show(job.outputs())

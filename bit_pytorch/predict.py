@@ -1,10 +1,10 @@
-"""Predict the classes of images, and write logits and features, in PyTorch."""
+"""Predict the classes of images, or compare them with texts, and write logits and features, in PyTorch."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 from common.config import PredictConfig
 from common.runs.command import run_command
-from common.runs.prediction import Prediction
+from common.runs.towers import prediction
 
 
 def load_main():
@@ -15,4 +15,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_pytorch", "predict", PredictConfig, __doc__, Prediction, load_main)
+    run_command("bit_pytorch", "predict", PredictConfig, __doc__, prediction, load_main)

@@ -10,7 +10,15 @@ from bit_tf2.conflict import check_common
 check_common()  # before the first import of it
 from common.system.errors import UserError
 
-__all__ = ["create_model", "decode_predictions", "list_models", "load_weights", "preprocess", "save_weights"]
+__all__ = [
+    "create_model",
+    "decode_predictions",
+    "list_models",
+    "load_weights",
+    "preprocess",
+    "save_weights",
+    "tokenize",
+]
 
 if "keras" in sys.modules and sys.modules["keras"].config.backend() != "tensorflow":
     raise UserError(

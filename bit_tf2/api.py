@@ -1,5 +1,6 @@
 """The public API, in the words of the other engines: models that load and save the published files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bit_tf2.model import Model
 from bit_tf2.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
@@ -102,6 +103,15 @@ def preprocess(model: Model | str, images: Any) -> Tensor:
     [H, W, 3] (common/zoo.py). Raises UserError for what is no image.
     """
     return tf.constant(zoo.preprocess(*known(model)[:2], images))
+
+
+def tokenize(model: Model | str, texts: str | Sequence[str], folder: str | Path = DOWNLOADS) -> Tensor:
+    """int32 [T, L]: one text or several as `model`, or the published one of that name, takes them; drawn ones float32 [T, H, W, 3].
+
+    The card states everything that decides the numbers (common/models/tokens.py). Its vocabulary is shipped, or lies in
+    `folder`. Raises UserError for a model of images alone, and for a missing vocabulary.
+    """
+    return tf.constant(zoo.tokenize(known(model), texts, folder))
 
 
 def decode_predictions(model: Model | str, logits: Tensor | np.ndarray, top: int = 5) -> list[list[tuple[str, float]]]:

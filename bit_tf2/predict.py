@@ -1,11 +1,11 @@
-"""Predict the classes of images, and write logits and features, in TensorFlow."""
+"""Predict the classes of images, or compare them with texts, and write logits and features, in TensorFlow."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
 from bit_tf2 import import_tensorflow
 from common.config import PredictConfig
 from common.runs.command import run_command
-from common.runs.prediction import Prediction
+from common.runs.towers import prediction
 
 
 def load_main():
@@ -17,4 +17,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_tf2", "predict", PredictConfig, __doc__, Prediction, load_main)
+    run_command("bit_tf2", "predict", PredictConfig, __doc__, prediction, load_main)

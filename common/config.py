@@ -413,8 +413,11 @@ class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
     """
 
     images: tuple[str, ...] = flag((), "image files or folders", positional="IMAGE|FOLDER")
-    top: int = flag(5, "classes to print per image", least=1)
-    output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D] and files", rule="none")
+    texts: tuple[str, ...] = flag(
+        (), "texts that an image-text model compares images with; `--` ends them: --texts cat dog -- photo.jpg"
+    )
+    top: int = flag(5, "classes or texts to print per image", least=1)
+    output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D], files, and texts", rule="none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,6 +156,8 @@ def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> Non
         group.add_argument(item.name, nargs="+", metavar=place, help=text)
     elif kind is bool:
         group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=f"{text} (default: off)")
+    elif get_origin(kind) is tuple:
+        group.add_argument(*names, dest=item.name, nargs="+", metavar="TEXT", default=argparse.SUPPRESS, help=text)
     else:
         default = item.metadata.get("rule", item.default)
         text = text if default is None else f"{text} (default: {default})"

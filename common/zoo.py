@@ -2,7 +2,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from common.data import images
 from common.data.split import Split, typical_size
+from common.data.text import Renderer, Tokenizer, open_tokenizer
 from common.data.views import model_view
 from common.models import ModelConfig, find_model, published_models, unpublished_models
 from common.models.cards import Card, Preprocessing, nameless
+from common.models.tokens import Text
 from common.recipes import hyperrule
 from common.recipes.choices import LONGEST_SIDE
 from common.runs.prediction import find_images, likeliest
@@ -77,6 +80,26 @@ def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any)
     preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
     view = lambda example: model_view(example.image, preprocessing)
     return preprocessing.scale(np.stack([split.view(i, view) for i in range(len(split))]))
+
+
+def tokenize(known: Known, texts: str | Sequence[str], folder: str | Path) -> np.ndarray:
+    """int32 [T, L] of one text or of several, as the card says; or float32 [T, H, W, 3] of a model whose texts are drawn.
+
+    The vocabulary is shipped, or lies in `folder`. Raises UserError for a model of images alone, and without its vocabulary.
+    """
+    _, preprocessing, card = known
+    if card.text is None:
+        raise UserError(
+            "The model takes no texts, or its card does not say how; choose an image-text model such as SigLIP-T/8."
+        )
+    found = opened_tokenizer(card.text, str(folder)).encode([texts] if isinstance(texts, str) else list(texts))
+    return preprocessing.scale(found) if found.ndim == 4 else found
+
+
+@functools.lru_cache(maxsize=8)
+def opened_tokenizer(text: Text, folder: str) -> Tokenizer | Renderer:
+    """A card's tokenizer, read once."""
+    return open_tokenizer(text, folder=folder)
 
 
 def to_split(pictures: Any) -> Split:

@@ -1,6 +1,7 @@
 """Embeddings of images and texts, which an engine computes for an evaluator, and how similar they are."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,13 @@ class Embeddings:
         """Columns `embedding` [N, E] of length 1 and `mask` [N]; of images also `scale` and `bias` [N], which make logits of similarities."""
         mask = rows["mask"]
         self.rows[output].append({name: values[mask] for name, values in rows.items() if name != "mask"})
+
+    def result(self) -> dict[str, float]:
+        """No metric of its own: the embeddings are what is wanted."""
+        return {}
+
+    def write(self, folder: Path) -> None:
+        """Nothing."""
 
     def column(self, output: str, name: str = "embedding") -> np.ndarray:
         """All rows that were added, without padding."""

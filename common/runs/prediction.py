@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +23,25 @@ from common.system.progress import note
 class Prediction(Inference):
     """`predict`: image files through one model."""
 
+    computes_scores = True  # whether the engine gives features and logits of images alone
+
     def __init__(self, config: PredictConfig):
         self.files = find_images(config.images)
         super().__init__(config)
         if config.output and Path(config.output).suffix != ".npz":
             raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
         self.split = self.checked()
-        self.class_names = self.card.class_names
-        if self.class_names is None:
-            self.class_names = nameless(self.model_config.num_classes)
+        self.class_names = self.names()
+
+    def names(self) -> Sequence[str]:
+        """What the logits belong to. Raises UserError for --texts."""
+        if self.config.texts:
+            raise UserError(
+                f"--texts are for image-text models and {self.config.model} has classes of its own; leave them out."
+            )
+        if self.card.class_names is None:
             note("No card with class names lies beside the weights: classes are shown by number.")
+        return self.card.class_names or nameless(self.model_config.num_classes)
 
     def checked(self) -> Split:
         """The split of `files`, and `files` without those that cannot be decoded where --on_broken_image skips them."""
@@ -74,8 +83,12 @@ class Prediction(Inference):
 
     def describe(self, logits: np.ndarray) -> str:
         """`cat 98.1%, dog 1.2%, ...` of one image's logits [K]."""
-        top = likeliest(logits, self.class_names, self.config.top)
+        top = self.likeliest(logits)
         return ", ".join(f"{name} {share:.1%}" for name, share in top)
+
+    def likeliest(self, logits: np.ndarray) -> list[tuple[str, float]]:
+        """The --top classes of one image's logits [K], with their probabilities."""
+        return likeliest(logits, self.class_names, self.config.top)
 
 
 def likeliest(logits: np.ndarray, names: list[str] | tuple[str, ...], top: int) -> list[tuple[str, float]]:

@@ -1,26 +1,50 @@
-"""What `evaluate` prepares and shows of image-text models: zero-shot classification and retrieval."""
+"""What `evaluate` and `predict` prepare and show of image-text models: classes, captions and other texts of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from common.config import EvaluateConfig
+import numpy as np
+
+from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches
 from common.data.sources import Opener
 from common.data.split import Dataset, Split
-from common.data.text import open_tokenizer
+from common.data.text import Renderer, Tokenizer, open_tokenizer
 from common.data.text.prompts import names_of, prompted, read_prompts
 from common.data.text.text_batches import form_of, text_batches
+from common.evaluation.embeddings import Embeddings, similarities
 from common.evaluation.evaluator import Evaluator, Prepared
-from common.evaluation.features import write_arrays, write_outputs
+from common.evaluation.features import Outputs, write_arrays, write_outputs
 from common.evaluation.metrics import in_words
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
 from common.models import TwoTowersConfig, find_model
-from common.runs.inference import Evaluation
+from common.runs.inference import Evaluation, Inference
+from common.runs.prediction import Prediction
 from common.system.errors import UserError
 
 DEFAULT_PROMPTS = "clip_paper"
+
+
+def check_texts(job: Inference, use: str) -> None:
+    """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
+    if not isinstance(job.model_config, TwoTowersConfig):
+        raise UserError(
+            f"{job.config.model} takes no texts, {use}; choose a model such as SigLIP-B/16-224, or leave texts out."
+        )
+    if job.card.text is None:
+        raise UserError(
+            f"The card of {job.config.weights} does not say how the model's texts become numbers; put the card of its "
+            "training beside it."
+        )
+
+
+def tokenizer_of(job: Inference) -> Tokenizer | Renderer:
+    """What makes numbers of the model's texts. Raises UserError where its vocabulary is missing or another model's."""
+    text, found = job.model_config.text, open_tokenizer(job.card.text, folder=job.config.bit_pretrained_dir)
+    found.check_model(text.vocabulary if text else 0, text.places(found.length) if text else job.resolution)
+    return found
 
 
 class Towers(Evaluation):
@@ -34,23 +58,11 @@ class Towers(Evaluation):
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config, open_torchvision)
-        text = self.model_config.text
-        self.tokenizer = open_tokenizer(self.card.text, folder=config.bit_pretrained_dir)
-        places = text.places(self.tokenizer.length) if text else self.resolution
-        self.tokenizer.check_model(text.vocabulary if text else 0, places)
+        self.tokenizer = tokenizer_of(self)
 
     def check_model(self) -> None:
         """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
-        if not isinstance(self.model_config, TwoTowersConfig):
-            raise UserError(
-                f"{self.config.model} takes no texts, which {self.config.evaluator} compares images with; choose a model such as "
-                "SigLIP-B/16-224, or --evaluator classification."
-            )
-        if self.card.text is None:
-            raise UserError(
-                f"The card of {self.config.weights} does not say how the model's texts become numbers; put the card of its "
-                "training beside it."
-            )
+        check_texts(self, f"which {self.config.evaluator} compares images with")
 
     def eval_batches(self, split: Split) -> EvalBatches:
         """Images alone."""
@@ -136,6 +148,52 @@ class Retrieval(Towers):
         arrays = {name: self.judge.column(output) for name, output in columns.items()}
         arrays |= {"images_of": split.captions.images_of, "labels": split.targets(slice(None))}
         write_arrays(path, arrays)
+
+
+class Comparison(Prediction):
+    """`predict` of an image-text model: how similar image files are to the texts of --texts."""
+
+    computes_scores = False
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
+        check_texts(self, "which --texts are")
+
+    def names(self) -> Sequence[str]:
+        """The texts. Raises UserError where there are none."""
+        if not self.config.texts:
+            raise UserError(
+                f"{self.config.model} compares images with texts and there are none; give --texts, such as --texts cat dog -- "
+                f"{self.config.images[0]}."
+            )
+        return self.config.texts
+
+    def evaluator(self) -> Evaluator:
+        """What keeps the embeddings of the texts and of every image."""
+        images, tokenizer = self.eval_batches(self.split), tokenizer_of(self)
+        images = EvalBatches(self.split, None, images.batch, columns=images.columns[:1])
+        texts = text_batches(self.class_names, tokenizer.encode, self.config.batch_eval, **form_of(tokenizer))
+        self.embeddings = Embeddings("images", images, texts)
+        return Prepared(self.embeddings, self.prepared)
+
+    def outputs(self) -> Iterator[Outputs]:
+        """Embeddings [N, E] of the images and logits [N, T]: exp(t) * similarity + b."""
+        images, texts = (self.embeddings.column(name) for name in ("image_embeddings", "text_embeddings"))
+        scale, bias = (self.embeddings.column("image_embeddings", name)[:, None] for name in ("scale", "bias"))
+        yield images, scale * similarities(images, texts) + bias
+
+    def likeliest(self, logits: np.ndarray) -> list[tuple[str, float]]:
+        """The --top texts: each by itself after the sigmoid loss (SigLIP), or as one of them after the softmax loss (CLIP)."""
+        if self.card.loss != "sigmoid":
+            return super().likeliest(logits)
+        shares = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        return [(self.class_names[k], float(shares[k])) for k in np.argsort(-shares, kind="stable")[: self.config.top]]
+
+
+def prediction(config: PredictConfig) -> Prediction:
+    """The job of `predict`: by what the model is. Raises UserError."""
+    takes_texts = isinstance(find_model(config.model).config(), TwoTowersConfig)
+    return (Comparison if takes_texts else Prediction)(config)
 
 
 EVALUATIONS = {"classification": Evaluation, "zero_shot": ZeroShot, "retrieval": Retrieval}
