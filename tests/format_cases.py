@@ -76,7 +76,8 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "bert_features": (BertConfig(**BERT | {"num_classes": None}), ("big_vision", "huggingface")),
     "bert_pooler": (BertConfig(**BERT | {"num_classes": None}, pre_logits=128), ("huggingface",)),
     "vit_clip": (ViTConfig(**SMALL, **CLIP_IMAGE), ("huggingface",)),
-    "vit_clip_features": (ViTConfig(**TOWER, **CLIP_IMAGE | {"head_bias": True}), ("huggingface",)),
+    "vit_clip_features": (ViTConfig(**TOWER, **CLIP_IMAGE | {"head_bias": True}), ("huggingface", "timm")),
+    "vit_clip_bias": (ViTConfig(**SMALL, **CLIP_IMAGE | {"head_bias": True}), ("timm",)),
     "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP, "open_clip")),
     "lit": (
         TwoTowersConfig(ViTConfig(**TOWER, cls_position=False), BertConfig(**BERT), False),

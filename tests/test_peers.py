@@ -77,12 +77,12 @@ def assert_same(path: Path, other: Path) -> None:
 # --- timm
 
 
-def timm_vit(**changes):
+def timm_vit(architecture: str = "vit_base_patch16_224", **changes):
     timm = pytest.importorskip("timm")
     arguments = {
         "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0, "num_classes": 5,
     }  # fmt: skip
-    return timm.create_model("vit_base_patch16_224", **arguments | changes)
+    return timm.create_model(architecture, **arguments | changes)
 
 
 def timm_hybrid(layers: tuple[int, ...], patch_size: int):
@@ -135,6 +135,9 @@ TIMM = {  # name -> (model, size of the images, whether timm's hub layout descri
     "gap": (lambda: timm_vit(class_token=False, global_pool="avg", fc_norm=False), (32, 32), True),
     "map": (lambda: timm_vit(class_token=False, global_pool="map"), (32, 32), True),
     "token_features": (lambda: timm_vit(num_classes=0), (32, 32), True),
+    "siglip": (lambda: timm_vit("vit_base_patch16_siglip_224", num_classes=0), (32, 32), True),
+    "clip": (lambda: timm_vit("vit_base_patch16_clip_224"), (32, 32), True),
+    "clip_quick_gelu": (lambda: timm_vit("vit_base_patch16_clip_quickgelu_224", num_classes=0), (32, 32), True),
     "hybrid": (lambda: timm_hybrid((2, 1), 1), (64, 64), False),
     "hybrid_stem": (lambda: timm_hybrid((), 4), (64, 64), False),
     "bit": (timm_bit, (64, 64), False),

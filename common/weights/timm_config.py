@@ -16,6 +16,8 @@ from common.weights import processors
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
 HEADS = {"vit_base_patch16_gap_224": 16}  # architectures whose heads follow from neither arrays nor published sizes
 ACTIVATIONS = {"gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}}
+ACTIVATIONS |= {"quick_gelu": {"gelu": "quick"}}
+ACTIVATED = {"erf": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu"}
 # Arguments of timm's models that follow from arrays, are read below, or change nothing once a model is trained.
 KNOWN = {
     "num_heads", "img_size", "act_layer", "global_pool", "num_classes", "in_chans", "patch_size", "embed_dim", "depth",
@@ -52,7 +54,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     activation = arguments.get("act_layer") or usual_activation(architecture)
     if activation not in known:
         raise UserError(f"The config.json names the activation {activation!r}, expected {' or '.join(known)}.")
-    facts = dict(known[activation])
+    facts = dict(known[activation]) | ({"layer_norm_epsilon": 1e-5} if "_clip_" in architecture else {})
     pooling = arguments.get("global_pool")
     if pooling is not None:
         if pooling not in POOLING:
@@ -98,6 +100,8 @@ def usual_activation(architecture: str) -> str:
     """The defaults of an architecture of timm, for keys that its config.json lacks (as in timm 1.0.31)."""
     if architecture.startswith("resnetv2"):
         return "relu"
+    if "_quickgelu_" in architecture:
+        return "quick_gelu"
     return "gelu_tanh" if re.match(TANH_ARCHITECTURES, architecture) else "gelu"
 
 
@@ -154,7 +158,8 @@ def describe_vit(config: ViTConfig) -> tuple[str | None, dict[str, Any]]:
     if config.backbone:
         architecture = HYBRIDS.get(config.backbone.num_units) if config.backbone.width_factor == 1 else None
     else:
-        architecture = "vit_base_patch16_224"
+        clip = "clip_quickgelu_" if config.gelu == "quick" else "clip_"
+        architecture = f"vit_base_patch16_{clip if config.pre_norm else ''}224"
     return architecture, {
         "img_size": list(config.image_size),
         "patch_size": list(config.patch_size) if not config.backbone else config.patch_size[0],
@@ -162,7 +167,7 @@ def describe_vit(config: ViTConfig) -> tuple[str | None, dict[str, Any]]:
         "depth": config.depth,
         "num_heads": config.num_heads,
         "mlp_ratio": config.mlp_dim / config.width,
-        "act_layer": "gelu" if config.gelu == "erf" else "gelu_tanh",
+        "act_layer": ACTIVATED[config.gelu],
         "global_pool": POOLED[config.pooling],
         "class_token": config.pooling == "token",
         "no_embed_class": not config.cls_position,

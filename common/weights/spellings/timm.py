@@ -50,6 +50,7 @@ VIT = (
     *dotted("pool", "attn_pool", POOL),
     *dotted("head", "head", DENSE),
 )
+CLIP = (*VIT, *dotted("pre_norm", "norm_pre", NORM))
 CONVOLUTIONS = tuple(row for i in (1, 2, 3) for row in (
     *dotted(f"conv{i}", f"conv{i}", CONV), *dotted(f"norm{i}", f"norm{i}", NORM)
 ))  # fmt: skip
@@ -80,6 +81,7 @@ MIXER = (
 
 ERF = {"gelu": "erf", "layer_norm_epsilon": 1e-6}
 HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)} | OF_CLIP
+OF_CLIPS = HOLDS | {"pooling": ("token", "gap"), "stem_bias": (False,), "pre_norm": (True,)}
 STANDARDIZATION = {"standardization": "variance", "standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5}
 BIT_COMPUTES = {
     "standardization_epsilon": 1e-8,
@@ -97,6 +99,7 @@ BACKBONES = (
 TABLES = (
     Table("timm", ResNetConfig, BIT, computes=BIT_COMPUTES, first_unit=0),
     Table("timm", ViTConfig, VIT, holds=HOLDS, computes=ERF),
+    Table("timm", ViTConfig, CLIP, holds=OF_CLIPS, computes=ERF | {"layer_norm_epsilon": 1e-5}),
     *(
         Table(
             "timm", ViTConfig, VIT,
