@@ -251,19 +251,27 @@ def describe(found: Source) -> str:
     return ", ".join(parts) + (f" (no file tells: {', '.join(assumed)} as in {found.spelling})" if assumed else "")
 
 
+def own_fields(config: ModelConfig) -> str:
+    """The fields of a configuration without the models within it, in words."""
+    fields = (item.name for item in dataclasses.fields(config) if item.name not in config.children)
+    return ", ".join(f"{name} {getattr(config, name)}" for name in fields)
+
+
 def inspect(path: str | Path, spelling: str | None = None, given: dict[str, Any] | None = None) -> str:
     """The lines that `--inspect` prints."""
     found = read_model(path, spelling=spelling, given=given, values=False)
-    config = found.config
+    config, text = found.config, found.card.text or text_of(found.config)
     rows = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "family": family_name(config),
         "architecture": architecture_name(config) or "none that is published",
         "spelling": found.spelling,
         "classes": f"{config.num_classes:,}" if config.num_classes else "none",
-        "resolution": " x ".join(map(str, config.image_size)) if config.image_size else "any",
+        "resolution": " x ".join(map(str, config.image_size or ())) or ("any" if config.image_kernel else "no images"),
         "parameters": f"{num_parameters(config):,}",
-        "configuration": ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config).items()),
+        "configuration": own_fields(config),
+        **{name: f"{family_name(child)}: {own_fields(child)}" for name, child in config.children.items()},
+        **({"texts": ", ".join(f"{name} {fact}" for name, fact in text.facts().items())} if text else {}),
         "assumed": ", ".join(found.assumed) or "nothing",
         "SHA-256": digest(found.path),
     }

@@ -15,7 +15,7 @@ from format_cases import CASES, SMALL, random_arrays
 from common import convert as module
 from common import weights, zoo
 from common.convert import convert, describe, inspect, parse
-from common.models import PublishedModel, ResNetConfig, ViTConfig, find_architecture
+from common.models import PublishedModel, ResNetConfig, ViTConfig, architecture_name, find_architecture
 from common.models.cards import Card
 from common.models.families import dump_config
 from common.models.positions import resize_positions
@@ -78,6 +78,23 @@ def test_inspect_names_the_architecture_and_the_digest(tmp_path):
     assert re.search(r"classes +3\n", shown) and re.search(r"spelling +vision_transformer\n", shown)
     assert module.digest(path) in shown
     assert "ViT-Ti/16" in describe(read_model(path, values=False))
+
+
+def test_inspect_shows_both_towers(tmp_path):
+    config = CASES["siglip"][0]
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary=32_000, length=16))
+    weights.write_weights(tmp_path / "a.safetensors", random_arrays(config), config)
+    shown = inspect(convert(tmp_path / "a.safetensors", tmp_path / "b.npz"))
+    assert re.search(r"image +ViT: patch_size \(8, 8\), width 32.*pooling map", shown)
+    assert re.search(r"text +text transformer: vocabulary 32000, length 16.*pooling last", shown)
+    assert re.search(r"texts +kind sentencepiece, vocabulary c4_en.model, length 16, padding 1, end sticky", shown)
+    assert re.search(r"configuration +bias True\n", shown) and re.search(r"family +image-text model\n", shown)
+
+
+def test_an_architecture_is_named_for_its_size_of_images():
+    for name in ("SigLIP-B/16-224", "SigLIP-B/16-512", "SigLIP2-g-opt/16-384", "ViT-B/16"):
+        assert architecture_name(find_architecture(name)) == name
+    assert architecture_name(find_architecture("ViT-B/16").at((384, 384))) == "ViT-B/16"
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ import pytest
 from format_cases import CASES, random_arrays
 
 from common import weights
+from common.models.families import dump_config
 from common.system.errors import UserError
 from common.weights import containers
 from common.weights.containers import h5, tensor_bundle
 from common.weights.containers.tensor_bundle import MAGIC, masked
 from common.weights.express import choose_table
-from common.weights.source import find_weights, read_model
+from common.weights.source import RECORD, find_weights, read_model
 
 VIT = CASES["vit_token"][0]
 
@@ -123,7 +124,11 @@ NAMES = {  # a few names of a kind of model -> words
     "fc_norm": ("cls_token", "pos_embed", "patch_embed.proj.weight", "fc_norm.weight", "fc_norm.bias", "head.weight"),
     "a Swin Transformer": ("layers.0.blocks.0.attn.relative_position_bias_table", "patch_embed.proj.weight"),
     "a ConvNeXt": ("stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.gamma", "head.fc.weight"),
-    "(CLIP, SigLIP)": ("visual.transformer.resblocks.0.attn.in_proj_weight", "logit_scale", "text_projection"),
+    "an image-text model of another kind": (
+        "visual.layer1.0.conv1.weight",
+        "visual.attnpool.q_proj.weight",
+        "logit_scale",
+    ),
     "layer scale (DINOv2": ("cls_token", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"),
     "register tokens": ("cls_token", "reg_token", "blocks.0.ls1.gamma"),
     "an adapter (LoRA)": ("base_model.model.vit.encoder.layer.0.attention.query.lora_A.weight",),
@@ -139,6 +144,18 @@ def test_another_model_is_called_by_its_name(words, tmp_path):
     containers.write(tmp_path / "a.safetensors", {name: np.ones(3) for name in NAMES[words]}, {})
     found = sentence(tmp_path / "a.safetensors")
     assert words in found and "download" not in found
+
+
+@pytest.mark.parametrize("spelling", ("huggingface", "open_clip", "big_vision"))
+def test_an_image_text_model_that_lacks_an_array_is_told_which(spelling, tmp_path):
+    config = CASES["siglip"][0]
+    table = choose_table(spelling, config)
+    row = next(row for row in table.rows(config) if row.ours == ("text/norm/bias",))
+    arrays = table.to_published(random_arrays(config), config)
+    del arrays[row.theirs]
+    containers.write(tmp_path / "a.safetensors", arrays, {RECORD: json.dumps({"config": dump_config(config)})})
+    found = sentence(tmp_path / "a.safetensors")
+    assert f"nearly image-text model in the spelling {spelling}" in found and row.theirs in found
 
 
 @pytest.mark.slow

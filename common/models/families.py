@@ -32,9 +32,12 @@ def find_architecture(name: str, **changes) -> ModelConfig:
 
 
 def architecture_name(config: ModelConfig) -> str | None:
-    """The name under which the sizes of a model were published."""
+    """The name under which the sizes of a model were published, if possible for images of its size."""
     variants = FAMILIES[type(config)].variants.items()
-    return next((name for name, variant in variants if sizes(variant) == sizes(config)), None)
+    same = [
+        (variant.image_size == config.image_size, name) for name, variant in variants if sizes(variant) == sizes(config)
+    ]
+    return max(same, key=lambda one: one[0])[1] if same else None
 
 
 def family_name(config: ModelConfig) -> str:

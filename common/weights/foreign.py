@@ -45,7 +45,7 @@ NAMES = (  # pattern of an array's name -> what holds such, what to do
     (r"(^|\.)(dist_token|distillation_token|head_dist|cls_classifier)\b",
      "a distilled DeiT, with a second token that no ViT here has", "take the one without distillation"),
     (r"visual\.|vision_model\.|text_model\.|logit_scale|^img/|^txt/",
-     "an image-text model (CLIP, SigLIP)", "take its image tower alone, as timm has it"),
+     "an image-text model of another kind than SigLIP, CLIP and LiT", "take one of a ViT and a text transformer"),
     (r"decoder_(blocks|embed|pred|layers)|^decoder\.", "a masked autoencoder with its decoder", "take its encoder alone"),
     (r"(reg_token|register_tokens)$", "a ViT with register tokens (DINOv2)", OTHER),
     (r"\.ls[12]\.gamma|layer_scale[12]?\.|lambda_?1$", "a ViT with layer scale (DINOv2, DeiT III)", OTHER),

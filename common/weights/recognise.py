@@ -112,8 +112,6 @@ def fits(found: Shape, expected: Shape) -> bool:
 
 def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, Any]) -> str:
     """The end of a sentence on a file that fits no table: what model it is, or what the nearest one misses."""
-    if another := foreign.model(shapes):
-        return another
     scores = []
     for table in tables:
         try:
@@ -123,6 +121,8 @@ def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, An
         match = table.match({today: shapes[name] for today, name in names.items()})
         scores.append((len(names) - len(match.unknown), table, names, match))
     count, table, names, match = max(scores, key=lambda score: score[0])
+    if (match.unknown or not shapes) and (another := foreign.model(shapes)):
+        return another
     if not shapes or count < len(shapes) / 2:
         known = ", ".join(SPELLINGS)
         arrays = f"its arrays are {shorten(list(shapes))}" if shapes else "it is empty"
