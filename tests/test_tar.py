@@ -1,8 +1,10 @@
 """`wds:` tar archives: the batches of a folder of the same images, at random access; what is broken is one sentence."""
 
+import concurrent.futures
 import io
 import json
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -184,6 +186,25 @@ def test_a_size_in_base_256(tmp_path):
         assert [(e.start, e.size) for e in entries(file, path.stat().st_size)] == [(512, 2**33 + 1)]
     with pytest.raises(UserError, match=r"a\.jpg of 8,589,934,593 bytes; expected at most"):
         open_dataset(f"wds:{path}")
+
+
+def test_more_archives_than_are_kept_open(tmp_path):
+    """Sixteen threads open and let go of them; none closes what another one reads, and few stay open."""
+    for number in range(90):
+        members = [(f"{i}.{ending}", f"{number}-{i}".encode()) for i in range(8) for ending in ("jpg", "txt")]
+        write_tar(tmp_path / f"{number:02d}.tar", members)
+    before = len(os.listdir("/proc/self/fd"))
+    split = open_dataset(f"wds:{tmp_path}").splits["train"]
+    order = np.tile(np.random.default_rng(0).permutation(len(split)), 4).tolist()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            found = [*pool.map(split.read, order)]
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [f"{i // 8}-{i % 8}".encode() for i in order]
+    assert len(os.listdir("/proc/self/fd")) <= before + 64
 
 
 # --- names, splits and classes

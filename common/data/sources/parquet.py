@@ -9,7 +9,6 @@ or encoded otherwise, a row group is read at once, and those used last are kept.
 """
 
 import errno
-import os
 import threading
 import zlib
 from collections.abc import Callable
@@ -73,7 +72,7 @@ class Rows:
         group, start, size = self.group_of_row[i], int(self.arrays["start"][i]), int(self.arrays["size"][i])
         if start < 0:
             return self.column(int(group))[i - int(self.arrays["first"][group])]
-        data = os.pread(self.opened(int(self.arrays["file"][group])).descriptor, 4 + size, start - 4)
+        data = self.opened(int(self.arrays["file"][group])).read(start - 4, 4 + size)
         if len(data) < 4 + size or int.from_bytes(data[:4], "little") != size:
             raise changed()
         return data[4:]
@@ -94,11 +93,7 @@ class Rows:
 
     def check(self, number: int, file: Opened) -> None:
         """Raise OSError where a file's footer is not that of the index."""
-        size = os.fstat(file.descriptor).st_size
-        if (
-            zlib.crc32(footer(lambda place, count: os.pread(file.descriptor, count, place), size))
-            != self.arrays["footer"][number]
-        ):
+        if zlib.crc32(footer(file.read, file.size)) != self.arrays["footer"][number]:
             raise changed()
 
     def describe(self, i: int) -> str:

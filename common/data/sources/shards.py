@@ -128,11 +128,20 @@ def split_of(path: Path) -> str:
 
 
 class Opened:
-    """A file that is open as long as anybody holds this object; `os.pread` needs no position, so threads share it."""
+    """A file that is open as long as anybody holds this object; threads share it, since no read depends on another."""
 
     def __init__(self, path: Path):
         """Raises OSError."""
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
+
+    def read(self, start: int, size: int) -> bytes:
+        """The bytes from `start` on, fewer where the file ends. Raises OSError."""
+        return os.pread(self.descriptor, size, start)  # while this call holds the object, no other thread closes it
+
+    @property
+    def size(self) -> int:
+        """Its bytes at this moment."""
+        return os.fstat(self.descriptor).st_size
 
     def __del__(self):
         if hasattr(self, "descriptor"):

@@ -68,7 +68,7 @@ class Rows:
     def read(self, i: int) -> bytes:
         """The bytes of example `i`, in any thread. Raises OSError where its archive is not what was indexed."""
         archive, start, size, check = (int(self.arrays[key][i]) for key in ("archive", "start", "size", "check"))
-        data = os.pread(self.opened(archive).descriptor, BLOCK + size, start - BLOCK)
+        data = self.opened(archive).read(start - BLOCK, BLOCK + size)
         if len(data) < BLOCK + size or zlib.crc32(data[:BLOCK]) != check:
             raise OSError(errno.EIO, "its archive is damaged, or has changed since it was opened")
         return data[BLOCK:]
