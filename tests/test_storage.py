@@ -1,5 +1,6 @@
 """Runs, weights and prepared sets in an object store, for which fsspec's memory file system stands."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -8,11 +9,14 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from numpy_engine import load_main
 
 from common import config, models
 from common.data.sources.tfds_folder import data_folder
+from common.data.text import find_vocabulary
 from common.models import PACKAGED_WEIGHTS, ResNetConfig, find_model
+from common.models.tokens import SIGLIP, SIGLIP2
 from common.reports import curves
 from common.runs import run
 from common.runs.checkpoint import CURRENT
@@ -20,6 +24,7 @@ from common.runs.command import parse
 from common.runs.mirror import POINTER, RESULTS, STATE
 from common.system import remote
 from common.system.errors import UserError
+from common.system.files import digest
 from common.weights import choose_file, read_weights
 
 fsspec = pytest.importorskip("fsspec")
@@ -189,3 +194,16 @@ def test_a_store_without_its_package_is_one_sentence(url, bucket, monkeypatch):
 def test_an_unknown_store_is_one_sentence(bucket):
     with pytest.raises(UserError, match="Cannot open nowhere://b"):
         remote.local_file("nowhere://b/a.npz")
+
+
+def test_a_vocabulary_in_an_object_store(bucket):
+    """It is copied here; the sentence on one that is not there names a place on this machine."""
+    pieces = ROOT / "tests" / "golden" / "text" / "tiny_sentencepiece.model"
+    bucket.pipe_file("/bucket/weights/c4_en.model", pieces.read_bytes())
+    text = dataclasses.replace(SIGLIP, sha256=digest(pieces))
+    found = find_vocabulary(text, "memory://bucket/weights")
+    assert found.is_relative_to(remote.staging_folder("memory://bucket/weights")) and digest(found) == text.sha256
+    with pytest.raises(
+        UserError, match="The vocabulary weights/gemma.model is not there .* --dir weights gemma.model`"
+    ):
+        find_vocabulary(SIGLIP2, "memory://bucket/weights")

@@ -4,8 +4,9 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from common.models.published import PACKAGED_WEIGHTS, read_manifest
+from common.models.published import DOWNLOADS, PACKAGED_WEIGHTS, read_manifest
 from common.models.tokens import Text
+from common.system import remote
 from common.system.errors import UserError
 from common.system.files import digest
 
@@ -28,12 +29,18 @@ def find_vocabulary(text: Text, folder: Path | str) -> Path:
 
     UserError where there is none, with the command that fetches it, and where the digest is not that of the card.
     """
-    here = Path(folder) / text.vocabulary
+    here = local_copy(folder, text.vocabulary) if remote.is_remote(folder) else Path(folder) / text.vocabulary
     places = here, PACKAGED_WEIGHTS / text.vocabulary, installed(text.vocabulary)
     path = next((path for path in places if path and path.is_file()), None)
     if path is None:
         raise UserError(f"The vocabulary {here} is not there and the model's texts need it; run `{command(here)}`.")
     return check_vocabulary(text, path)
+
+
+def local_copy(folder: Path | str, name: str) -> Path:
+    """A copy of an object below a remote folder, where there is one; else where the user may put the file."""
+    is_there = name in remote.RemoteFolder(str(folder)).sizes()
+    return remote.local_file(f"{folder}/{name}") if is_there else Path(DOWNLOADS) / name
 
 
 def check_vocabulary(text: Text, path: Path) -> Path:
