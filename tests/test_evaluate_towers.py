@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from engines import Engine
+from engines import INSTALLED, Engine
 from PIL import Image as pillow
 
 from common import probe, weights
-from common.config import EvaluateConfig
+from common.config import EvaluateConfig, TrainConfig
 from common.data.catalogue import open_dataset
 from common.data.text import open_tokenizer
 from common.data.text.prompts import PROMPTS, prompted
@@ -21,7 +21,9 @@ from common.models.cards import Card
 from common.models.initial import initial_parameters
 from common.models.published import PublishedModel
 from common.models.tokens import Text
+from common.reports import curves, mistakes, record
 from common.runs.command import parse
+from common.runs.run import Run
 from common.runs.towers import evaluation
 from common.system.errors import UserError
 
@@ -202,3 +204,26 @@ def test_images_without_captions_or_classes_are_refused(folder, captions):
         job(folder, "--evaluator", "retrieval")
     with pytest.raises(UserError, match="have captions and no labels"):
         job(folder, "--evaluator", "zero_shot", "--dataset", str(captions))
+
+
+# --- in training
+
+
+def test_a_run_judges_retrieval_and_zero_shot_by_period(folder, captions, monkeypatch, capsys):
+    """In one engine, whose `main` is the text of all; tests/test_image_text_runs.py compares the engines."""
+    shutil.copytree(captions / "test", captions / "train")
+    (folder / "tiny.npz").unlink()  # from initial values
+    monkeypatch.setattr(PublishedModel, "card", Card(resolution=32, text=TEXT))
+    monkeypatch.chdir(folder)
+    flags = ("--model", "SigLIP-B/16-224", "--weights", "none", "--bit_pretrained_dir", str(folder), "--recipe", "siglip",
+             "--dataset", str(captions), "--val_fraction", "0.3", "--batch", "7", "--steps", "4", "--warmup_steps", "1",
+             "--resize", "32", "--crop", "32", "--batch_eval", "11", "--zero_shot", "cifar10-sample",
+             "--eval_every", "val:2,cifar10-sample:3", "--log_every", "1", "--name", "a", "--workers", "2")  # fmt: skip
+    Engine(INSTALLED[0]).loop.main(Run(parse(TrainConfig, flags, "train", ""), INSTALLED[0]))
+    found = record.read_record(folder / "runs" / "a")
+    steps = {metric: [step for step, _ in found.points(metric)] for line in found.lines for metric in line}
+    assert steps["val/txt2img_recall@5"] == steps["val/loss"] == [2, 4] and steps["cifar10-sample/top5"] == [3, 4]
+    assert steps["test/img2txt_recall@1"] == [4] and steps["train/temperature"] == [1, 2, 3, 4]
+    assert record.accuracy(found)[0] == "test/img2txt_recall@1" and found.pairs.num_texts == 60
+    assert mistakes.wrong_pairs(found).pictures and "val image to text recall@1 " in capsys.readouterr().out
+    assert [*curves.svgs([found])] == ["Loss", "Learning rate", "Top-1 accuracy", "Recall@1", "Images per second"]

@@ -189,8 +189,8 @@ class Run(Opened):
 
     def count(self, step: int, measured: dict[str, SupportsFloat]) -> None:
         """Note what a step measures. The first two are waited for, to learn how long a run takes."""
-        for name, value in measured.items():
-            self.state.measured.setdefault(name, []).append(value)
+        for name in self.recipe.measures:  # in this order, in which a compiled step need not return them
+            self.state.measured.setdefault(name, []).append(measured[name])
         if step - self.step <= 2:
             float(measured["loss"])
         if self.writes:
