@@ -125,6 +125,15 @@ def test_golden_names_and_shapes_are_recognised(name):
     assert found.config == dataclasses.replace(case.config, **same)
 
 
+def test_lit_is_recognised_as_vision_transformer_saves_it():
+    """Names and shapes that its own code wrote, below `img/` and `txt/`."""
+    golden = json.loads((Path(__file__).parent / "golden/vit_jax_lit/lit_tiny_24_24.json").read_text())
+    shapes = {key: tuple(shape) for key, shape in golden["params"].items()}
+    found = recognise(shapes, {}, "a")
+    assert (found.table.spelling, found.config.image.pooling) == ("vision_transformer_linen", "token")
+    assert found.table.published_shapes(found.config) == shapes and not found.config.bias
+
+
 def test_stacked_layers_equal_the_golden_ones():
     case = golden_cases.case("bv_vit/tiny_map_learn_repTrue")
     scan = {name: tuple(shape) for name, shape in case.golden["scan_true"]["params"].items()}

@@ -7,11 +7,13 @@ and we, as big_vision, by the norm + 1e-8. Versions of the peers: constraints.tx
 
 import dataclasses
 import functools
+import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from format_cases import random_arrays
 from test_peers import assert_same, images, no_waiting_for_the_disk, randomise, relative  # noqa: F401
 
 from common.convert import convert
@@ -19,8 +21,10 @@ from common.models import BertConfig, TextConfig, TwoTowersConfig, ViTConfig, fi
 from common.models.cards import Card
 from common.models.family import below
 from common.system.errors import UserError
-from common.weights import open_clip_config
+from common.weights import open_clip_config, write_weights
+from common.weights.express import choose_table
 from common.weights.huggingface_config import read_config
+from common.weights.recognise import recognise
 from common.weights.source import read_model
 from common.weights.starting import read_start
 
@@ -350,3 +354,52 @@ def test_an_open_clip_config_of_another_model_is_refused(changes, problem):
     config = {"model_cfg": {"embed_dim": 24, "vision_cfg": {}, "text_cfg": {}} | changes}
     with pytest.raises(UserError, match=problem):
         open_clip_config.read_config(config)
+
+
+def test_berts_of_older_versions_and_with_heads_of_pretraining(tmp_path):
+    """`bert-base-uncased` on the hub: `bert.` before every name, `gamma` and `beta`, position ids, and heads."""
+    model = transformers.BertForPreTraining(transformers.BertConfig(**BERT)).eval()
+    randomise(model)
+    model.config.save_pretrained(tmp_path)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    arrays = {
+        key: value.contiguous()
+        for key, value in model.state_dict().items()
+        if not key.startswith("cls.predictions.decoder")
+    }
+    for new, was in old.items():
+        arrays = {key.replace(new, was): value for key, value in arrays.items()}
+    arrays["bert.embeddings.position_ids"] = torch.arange(7)[None]
+    safetensors_torch.save_file(arrays, tmp_path / "model.safetensors")
+    found = read_model(tmp_path)
+    assert found.config == BertConfig(19, 7, 32, 2, 2, 40, None, 32) and any("cls." in name for name in found.unused)
+    assert np.array_equal(
+        found.arrays["blocks/1/norm2/scale"], model.bert.encoder.layer[1].output.LayerNorm.weight.detach()
+    )
+
+
+def test_heads_of_a_bert_that_no_file_tells():
+    """MiniLM's are 32 wide, others' 64; of another width nothing is known, and nothing is assumed."""
+    for width, heads in ((384, 12), (768, 12), (1024, 16), (512, 8)):
+        config = BertConfig(11, 7, width, 1, heads, 8)
+        assert recognise(choose_table("huggingface", config).published_shapes(config), {}, "a").config == config
+    config = BertConfig(11, 7, 96, 1, 3, 8)
+    with pytest.raises(UserError, match="does not tell its number of heads; give --num_heads"):
+        recognise(choose_table("huggingface", config).published_shapes(config), {}, "a")
+
+
+def test_create_model_takes_the_image_tower_of_a_file_of_both(engine, tmp_path):
+    """`create_model("ViT-Ti/16", weights="siglip.npz")`: with its own pooling, and a new head for classes."""
+    image = dataclasses.replace(find_model("ViT-Ti/16").config(), num_classes=None, pooling="map", image_size=(32, 32))
+    config = TwoTowersConfig(image, TextConfig(11, 7, 16, 1, 2, 24, 192))
+    arrays = random_arrays(config)
+    write_weights(tmp_path / "siglip.npz", arrays, config)
+    model = importlib.import_module(engine.name).create_model(
+        "ViT-Ti/16", weights=tmp_path / "siglip.npz", num_classes=5
+    )
+    assert model.config == dataclasses.replace(image, num_classes=5)
+    whole = engine.build(config, arrays)
+    np.testing.assert_allclose(
+        engine.features(model, images()), engine.array(whole.image(engine.tensor(images()))), rtol=1e-5, atol=1e-5
+    )
+    assert not engine.logits(model, images()).any()  # a head of zeros
