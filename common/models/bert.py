@@ -8,7 +8,7 @@ import numpy as np
 from common.models import transformer
 from common.models.checks import COUNT, DEPTH, OPTIONAL, POSITIVE, check_fields, choice
 from common.models.draws import lecun_normal, normal, ones, zeros
-from common.models.family import Arrays, Config, Family, Say, Seen, Shapes, dense, norm
+from common.models.family import Arrays, Config, Family, Say, Seen, Shapes, Undecided, dense, norm
 from common.models.positions import infer_depth
 from common.system.errors import UserError
 
