@@ -325,3 +325,16 @@ def test_positions_that_an_older_text_tower_has_twice_are_added(spelling, tmp_pa
     expected = arrays["text/pos_embedding"] + arrays["text/pos_embedding"][:, ::-1]
     assert_same(found.arrays, arrays | {"text/pos_embedding": expected})
     assert any("Encoder_0/pos_embedding is added to params/txt/pos_embedding" in note for note in found.notes)
+
+
+def test_what_a_user_states_of_a_model_is_true_of_its_towers(tmp_path):
+    config = CASES["siglip"][0]
+    write_ours(tmp_path / "a.safetensors", config)
+    found = read_model(tmp_path / "a.safetensors", given={"gelu": "erf", "layer_norm_epsilon": 1e-5}).config
+    assert (found.image.gelu, found.text.gelu) == ("erf", "erf") and found.bias
+    assert (found.image.layer_norm_epsilon, found.text.layer_norm_epsilon) == (1e-5, 1e-5)
+    path = convert(tmp_path / "a.safetensors", tmp_path / "b", "huggingface")
+    told = json.loads(path.with_name("config.json").read_text())
+    assert told["vision_config"]["hidden_act"] == told["text_config"]["hidden_act"] == "gelu_pytorch_tanh"
+    convert(tmp_path / "a.safetensors", tmp_path / "c", "huggingface", given={"gelu": "erf"})
+    assert read_model(tmp_path / "c").config.text.gelu == "erf"
