@@ -168,11 +168,11 @@ FURTHER = {  # evaluator -> its arguments after name, batches, and labels or wha
 
 def evaluators() -> dict[str, type]:
     """The classes of `common/evaluation/` and `common/tasks/` that have all of an evaluator's methods, but the base classes."""
-    found = {}
+    found, bases = {}, ("common.evaluation.evaluator", "common.evaluation.embeddings")
     for room in (evaluation, tasks):
         for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
             for name, one in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-                own = one.__module__ == module.name and module.name != "common.evaluation.evaluator"
+                own = one.__module__ == module.name and module.name not in bases
                 if own and all(hasattr(one, method) for method in ("passes", "add", "result", "write")):
                     found[name] = one
     return found
