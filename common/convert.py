@@ -222,7 +222,7 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
         if field in stated:
             continue
         where = (
-            f"{card_path(path).name} says so" if has_card(path, table.spelling) else "the record in the file says so"
+            f"{card_path(path).name} states it" if has_card(path, table.spelling) else "the record in the file states it"
         )
         if field in DECISIVE and table.spelling in WRITERS:
             raise UserError(
@@ -248,7 +248,7 @@ def describe(found: Source) -> str:
         parts.append(" x ".join(map(str, config.image_size)) + " pixels")
     parts.append(f"{num_parameters(config):,} parameters")
     assumed = [f"{field} {functools.reduce(getattr, field.split(), config)}" for field in found.assumed]
-    return ", ".join(parts) + (f" (no file tells: {', '.join(assumed)} as in {found.spelling})" if assumed else "")
+    return ", ".join(parts) + (f" (no file states: {', '.join(assumed)} as in {found.spelling})" if assumed else "")
 
 
 def own_fields(config: ModelConfig) -> str:

@@ -235,9 +235,9 @@ def test_a_files_own_facts_of_texts_come_before_those_of_its_models_name(tmp_pat
         ({"length": 2}, "length 2, expected a whole number from 3"),
         ({"length": 64.0}, "length 64.0, expected a whole number"),
         ({"padding": -1}, "padding -1, expected a whole number from 0"),
-        ({"lower": "fold"}, "of kind sentencepiece says lower 'fold', expected ascii or unicode or none"),
-        ({"kind": "bpe"}, "of kind bpe says lower 'ascii', expected unicode"),
-        ({"kind": "bpe", "lower": "unicode", "end": "cut"}, "of kind bpe says end 'cut', expected sticky"),
+        ({"lower": "fold"}, "of kind sentencepiece has lower 'fold', expected ascii or unicode or none"),
+        ({"kind": "bpe"}, "of kind bpe has lower 'ascii', expected unicode"),
+        ({"kind": "bpe", "lower": "unicode", "end": "cut"}, "of kind bpe has end 'cut', expected sticky"),
         ({"vocabulary": "../c4_en.model"}, "expected the name of a file without a folder"),
         ({"vocabulary": ""}, "expected the name of a file without a folder"),
         ({"sha256": "1e50"}, "expected 64 hexadecimal digits"),
@@ -253,7 +253,7 @@ def test_facts_of_texts_that_no_model_has(change, words):
 @pytest.mark.parametrize("missing", [name for name in SIGLIP.facts() if name != "sha256"])
 def test_a_fact_of_texts_is_never_assumed(missing):
     told = {name: value for name, value in SIGLIP.facts().items() if name != missing}
-    with pytest.raises(UserError, match="The card it says .* as text, expected kind, vocabulary"):
+    with pytest.raises(UserError, match="The card it has .* as text, expected kind, vocabulary"):
         parse_card({"text": told}, "it")
 
 

@@ -57,7 +57,7 @@ def test_the_command_says_what_it_found_and_did(command, tmp_path):
     npz(tmp_path / "a.npz")
     said = command("a.npz", "b", "--to", "huggingface")
     assert "a.npz: ViT in the spelling vision_transformer, 5 classes, 32 x 32 pixels" in said
-    assert "no file tells: gelu tanh, layer_norm_epsilon 1e-06" in said and "read back and equal" in said
+    assert "no file states: gelu tanh, layer_norm_epsilon 1e-06" in said and "read back and equal" in said
     shown = command("--inspect", "b")
     for words in ("ViT", "huggingface", "32 x 32", "gelu tanh", r"parameters +24,069", "[0-9a-f]{64}"):
         assert re.search(words, shown), shown
@@ -281,7 +281,7 @@ def test_a_model_that_would_change_is_refused_or_said(tmp_path):
     with pytest.raises(UserError, match="layer_norm_epsilon 1e-06.* give --layer_norm_epsilon 1e-06"):
         convert(source, tmp_path / "c", "timm")
     path = convert(source, tmp_path / "c.npz", "vision_transformer", say=lines.append)
-    assert any("computes with the gelu tanh, the model has erf; c.json says so" in line for line in lines)
+    assert any("computes with the gelu tanh, the model has erf; c.json states it" in line for line in lines)
     assert read_model(path).config == erf
 
 

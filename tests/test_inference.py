@@ -70,7 +70,7 @@ def test_a_card_with_an_unknown_choice_is_refused(weights, name, value):
 @pytest.mark.parametrize("value", (31, -1, 40.5, "40", None, True))
 def test_a_card_with_an_impossible_size_is_refused(weights, value):
     with pytest.raises(
-        UserError, match=f"card.json says {value!r} as eval_resize, expected 0 or at least its resolution"
+        UserError, match=f"card.json has {value!r} as eval_resize, expected 0 or at least its resolution"
     ):
         views(weights, {**CARD, "eval_resize": value})
 

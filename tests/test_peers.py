@@ -397,8 +397,8 @@ def test_all_timm_architectures_are_read_as_they_are_or_refused():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"global_pool": "avg", "fc_norm": False}, "a class token and its config.json says global_pool 'avg'"),
-        ({"global_pool": "avgmax", "fc_norm": False}, "says global_pool 'avgmax', expected one of token, avg, map"),
+        ({"global_pool": "avg", "fc_norm": False}, "a class token and its config.json has global_pool 'avg'"),
+        ({"global_pool": "avgmax", "fc_norm": False}, "has global_pool 'avgmax', expected one of token, avg, map"),
         ({"act_layer": "quick_gelu"}, "the activation 'quick_gelu'"),
         ({"norm_layer": "layernorm2d", "depth": 0}, "norm_layer 'layernorm2d'"),
         ({"dynamic_img_pad": True}, "dynamic_img_pad True"),

@@ -213,7 +213,7 @@ def test_a_foreign_file_that_says_nothing_is_told_of(tmp_path):
     folder = foreign(tmp_path, HUGGING_FACE, None, "huggingface")
     found = read_model(folder)
     assert found.card.preprocessing == Preprocessing()
-    assert "no file tells how images are prepared, so they are squashed and lie in [-1, 1]" in found.notes[0]
+    assert "no file states how images are prepared, so they are squashed and lie in [-1, 1]" in found.notes[0]
     assert read_model(convert(folder, tmp_path / "ours.npz")).notes == []
 
 

@@ -152,13 +152,13 @@ def parse_card(record: dict[str, Any], where: object) -> Card:
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"The card {where} names no {name} of {', '.join(CHOICES[name])}; mend or remove it.")
         if name in RULES and not RULES[name].holds(value):
-            raise UserError(f"The card {where} says {value!r} as {name}, expected {RULES[name].expected}; mend it.")
+            raise UserError(f"The card {where} has {value!r} as {name}, expected {RULES[name].expected}; mend it.")
     if "text" in found:
         found["text"] = parse_text(found["text"], where)
     card = Card(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
     if 0 < (card.eval_resize or 0) < (card.resolution or 1):
         raise UserError(
-            f"The card {where} says {card.eval_resize} as eval_resize, expected 0 or at least its resolution, "
+            f"The card {where} has {card.eval_resize} as eval_resize, expected 0 or at least its resolution, "
             f"{card.resolution}; mend it."
         )
     return card

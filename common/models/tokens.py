@@ -57,19 +57,19 @@ class Text:
         for name, allowed in HONOURED[self.kind].items():
             if getattr(self, name) not in allowed:
                 raise UserError(
-                    f"A text of kind {self.kind} says {name} {getattr(self, name)!r}, expected {' or '.join(allowed)}."
+                    f"A text of kind {self.kind} has {name} {getattr(self, name)!r}, expected {' or '.join(allowed)}."
                 )
         least = NARROWEST_PX if self.kind == "unifont" else 3  # start, one token, end
         for name, low, high in (("length", least, MOST_TOKENS), ("padding", 0, 2**31 - 1)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
-                raise UserError(f"A text says {name} {value!r}, expected a whole number from {low} to {high}.")
+                raise UserError(f"A text has {name} {value!r}, expected a whole number from {low} to {high}.")
         if not isinstance(self.vocabulary, str) or not re.fullmatch(r"[\w.+-]*\w", self.vocabulary):
             raise UserError(
-                f"A text says vocabulary {self.vocabulary!r}, expected the name of a file without a folder."
+                f"A text has vocabulary {self.vocabulary!r}, expected the name of a file without a folder."
             )
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", str(self.sha256)):
-            raise UserError(f"A text says sha256 {self.sha256!r}, expected 64 hexadecimal digits or none.")
+            raise UserError(f"A text has sha256 {self.sha256!r}, expected 64 hexadecimal digits or none.")
 
     def facts(self) -> dict[str, Any]:
         """The facts as JSON holds them, without an unknown digest."""
@@ -81,7 +81,7 @@ def parse_text(record: Any, where: object) -> Text:
     known = [field.name for field in dataclasses.fields(Text)]
     if not isinstance(record, dict) or not {*known[:-1]} <= {*record} <= {*known}:
         found = sorted(map(str, record)) if isinstance(record, dict) else record
-        raise UserError(f"The card {where} says {found!r} as text, expected {', '.join(known)}; mend it.")
+        raise UserError(f"The card {where} has {found!r} as text, expected {', '.join(known)}; mend it.")
     try:
         return Text(**record)
     except (UserError, TypeError) as error:  # TypeError: of a list where a string was expected

@@ -47,7 +47,7 @@ class Export:
         if self.model_config.image_size:
             resolution = self.model_config.image_size[0]
         if not resolution:
-            raise UserError("No card tells the size of the images and the model takes any; give --resolution.")
+            raise UserError("No card states the size of the images and the model takes any; give --resolution.")
         self.preprocessing: Preprocessing = card.preprocessing.at(resolution)
         self.card = dataclasses.replace(card, **vars(self.preprocessing))
 

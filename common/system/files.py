@@ -144,7 +144,7 @@ def locked_log(path: Path) -> Iterator[TextIO]:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise UserError(f"Cannot write {path} ({error.strerror or error}); choose another place.") from error
-            note(f"The file system of {path.parent} knows no locks: see to it that only one process works there.")
+            note(f"The file system of {path.parent} has no locks: see to it that only one process works there.")
         yield file
 
 

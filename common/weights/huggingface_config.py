@@ -38,23 +38,23 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("model_type") == "bit":
         for name, value in FIXED_BIT.items():
             if config.get(name, value) != value:
-                raise UserError(f"The config.json says {name} {config[name]!r}, expected {value!r}, as BiT has it.")
+                raise UserError(f"The config.json has {name} {config[name]!r}, expected {value!r}, as BiT has it.")
         facts["num_groups"] = config.get("num_groups", 32)
     elif config.get("model_type") == "vit":
         activation = config.get("hidden_act", "gelu")
         if activation not in ACTIVATIONS:
-            raise UserError(f"The config.json says hidden_act {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
+            raise UserError(f"The config.json has hidden_act {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
         facts["gelu"] = ACTIVATIONS[activation]
         facts["layer_norm_epsilon"] = config.get("layer_norm_eps", 1e-12)
         facts["num_heads"] = config.get("num_attention_heads", 12)
         facts["image_size"] = processors.pair(config.get("image_size", 224))
     else:
         known = ", ".join(("vit", "bit", *TYPES))
-        raise UserError(f"The config.json says model_type {config.get('model_type')!r}, expected one of {known}.")
+        raise UserError(f"The config.json has model_type {config.get('model_type')!r}, expected one of {known}.")
     problem = config.get("problem_type")
     if problem is not None:
         if problem not in LOSSES:
-            raise UserError(f"The config.json says problem_type {problem!r}, expected one of {', '.join(LOSSES)}.")
+            raise UserError(f"The config.json has problem_type {problem!r}, expected one of {', '.join(LOSSES)}.")
         facts["loss"] = LOSSES[problem]
     labels = config.get("id2label") or {}
     names = in_order(labels)

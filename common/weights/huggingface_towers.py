@@ -52,12 +52,12 @@ def read_tower(config: dict[str, Any], kind: str) -> dict[str, Any]:
     for name, allowed in FIXED.items():
         if config.get(name, allowed[0]) not in allowed:
             raise UserError(
-                f"The config.json says {name} {config[name]!r}, expected {allowed[0]!r}; choose another file."
+                f"The config.json has {name} {config[name]!r}, expected {allowed[0]!r}; choose another file."
             )
     told = DEFAULTS[kind] | config
     if told["hidden_act"] not in ACTIVATIONS:
         raise UserError(
-            f"The config.json says hidden_act {told['hidden_act']!r}, expected one of {sorted(ACTIVATIONS)}."
+            f"The config.json has hidden_act {told['hidden_act']!r}, expected one of {sorted(ACTIVATIONS)}."
         )
     facts = {
         "gelu": ACTIVATIONS[told["hidden_act"]],
@@ -66,14 +66,14 @@ def read_tower(config: dict[str, Any], kind: str) -> dict[str, Any]:
     }
     if kind == "bert" and told.get("pad_token_id", 0) != 0:
         raise UserError(
-            f"The config.json says pad_token_id {told['pad_token_id']!r}, expected 0, which BERT here masks."
+            f"The config.json has pad_token_id {told['pad_token_id']!r}, expected 0, which BERT here masks."
         )
     if kind == "clip_text_model" and told["eos_token_id"] not in (
         2,
         told["vocab_size"] - 1,
     ):  # 2: a mistake of old files
         raise UserError(
-            f"The config.json says eos_token_id {told['eos_token_id']}, expected {told['vocab_size'] - 1}, the greatest, "
+            f"The config.json has eos_token_id {told['eos_token_id']}, expected {told['vocab_size'] - 1}, the greatest, "
             "whose features are a text's; choose another file."
         )
     if kind.endswith("text_model"):

@@ -110,7 +110,7 @@ def image_size(config: ModelConfig, card: Card) -> tuple[tuple[int, int], list[s
         return config.image_size, []
     if card.resolution:
         return (card.resolution, card.resolution), []
-    return (224, 224), ["no file tells for which resolution the model was trained, so 224 px are written"]
+    return (224, 224), ["no file states for which resolution the model was trained, so 224 px are written"]
 
 
 def peer_kind(prepared: Preprocessing, peer: str) -> tuple[str, list[str]]:

@@ -229,7 +229,7 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
     pooling = config.pooling
     if facts.recorded is None and facts.fields.get("pooling", pooling) != pooling:
         raise UserError(
-            f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json says global_pool "
+            f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json has global_pool "
             f"{timm_config.POOLED[facts.fields['pooling']]!r}, which is not computed of such a model (only "
             f"{timm_config.POOLED.get(pooling)!r}); choose another file."
         )
@@ -244,7 +244,7 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
         prepared, note = found.table.prepares(config)
         return card.over(prepared), [*notes, f"{path}: {note}"]
     if found.table.spelling in ASKED and card.mean is None and facts.recorded is None and config.image_kernel:
-        notes.append(f"{path}: no file tells how images are prepared, so they are squashed and lie in [-1, 1]")
+        notes.append(f"{path}: no file states how images are prepared, so they are squashed and lie in [-1, 1]")
     return card, notes
 
 

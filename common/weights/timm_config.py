@@ -78,12 +78,12 @@ def check_options(
     for name, value in options.items():
         if name not in known and name not in computed:
             raise UserError(
-                f"The {file} says {name} {value!r}, of which this project does not know what it changes; remove it "
+                f"The {file} has {name} {value!r}, of which this project does not know what it changes; remove it "
                 "where it changes nothing, or choose another file."
             )
         if name in computed and value not in computed[name]:
             raise UserError(
-                f"The {file} says {name} {value!r}, and this project's models compute with "
+                f"The {file} has {name} {value!r}, and this project's models compute with "
                 f"{' or '.join(map(repr, computed[name]))} only; choose another file."
             )
 

@@ -45,7 +45,7 @@ def prepared(config: ViTConfig) -> tuple[Card, str]:
     else:
         side = resolution
         card = dataclasses.replace(card, eval_resize=side, resize_kind="bicubic")
-    note = f"no file tells how images are prepared, so ImageNet's mean and deviation, {side} px and {card.resize_kind}"
+    note = f"no file states how images are prepared, so ImageNet's mean and deviation, {side} px and {card.resize_kind}"
     return card, f"{note} are taken, as torchvision's own weights want them"
 
 
