@@ -52,7 +52,7 @@ def read_image(told: dict[str, Any], quick: bool) -> dict[str, Any]:
         activation = timm_config.ACTIVATIONS[timm_config.usual_activation(name)]
         return facts | activation | {"layer_norm_epsilon": TRUNK_EPSILON}
     if told.get("pool_type", "tok") != "tok":
-        raise UserError(f"The {NAME} says pool_type {told['pool_type']!r}, expected 'tok'; choose another file.")
+        raise UserError(f"The {NAME} has pool_type {told['pool_type']!r}, expected 'tok'; choose another file.")
     return facts | read_layers(told, quick) | {"num_heads": told.get("width", 768) // told.get("head_width", 64)}
 
 
@@ -60,7 +60,7 @@ def read_text(told: dict[str, Any], quick: bool) -> dict[str, Any]:
     """The fields of the text tower. UserError for a pooling that is not held."""
     pooling = {"argmax": "end", "last": "last"}.get(told.get("pool_type", "argmax"))
     if pooling is None:
-        raise UserError(f"The {NAME} says pool_type {told['pool_type']!r}, expected 'argmax' or 'last'.")
+        raise UserError(f"The {NAME} has pool_type {told['pool_type']!r}, expected 'argmax' or 'last'.")
     facts = {"pooling": pooling, "causal": not told.get("no_causal_mask", False), "num_heads": told.get("heads", 8)}
     return facts | read_layers(told, quick)
 
@@ -69,7 +69,7 @@ def read_layers(told: dict[str, Any], quick: bool) -> dict[str, Any]:
     """GELU and epsilon. UserError for an argument of them that is not held."""
     act, norm = told.get("act_kwargs") or {}, told.get("norm_kwargs") or {}
     if act not in ({}, {"approximate": "none"}, {"approximate": "tanh"}) or norm.keys() - {"eps"}:
-        raise UserError(f"The {NAME} says act_kwargs {act} and norm_kwargs {norm}, expected approximate and eps only.")
+        raise UserError(f"The {NAME} has act_kwargs {act} and norm_kwargs {norm}, expected approximate and eps only.")
     gelu = "quick" if quick else "tanh" if act.get("approximate") == "tanh" else "erf"
     return {"gelu": gelu, "layer_norm_epsilon": norm.get("eps", 1e-5)}
 

@@ -58,7 +58,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     pooling = arguments.get("global_pool")
     if pooling is not None:
         if pooling not in POOLING:
-            raise UserError(f"The config.json says global_pool {pooling!r}, expected one of {', '.join(POOLING)}.")
+            raise UserError(f"The config.json has global_pool {pooling!r}, expected one of {', '.join(POOLING)}.")
         facts["pooling"] = POOLING[pooling]
     if heads := arguments.get("num_heads") or HEADS.get(architecture):
         facts["num_heads"] = heads
