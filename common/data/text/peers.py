@@ -158,7 +158,8 @@ def write_sentencepiece(text: Text, path: Path) -> tuple[dict[str, bytes], dict[
 def build_pieces(found: Pieces, unknown: int, text: Text) -> Any:
     """A `tokenizers.Tokenizer` that does what a sentencepiece model and a card say.
 
-    One difference cannot be helped: a text that spells a control piece, such as `</s>`, holds that piece.
+    One difference cannot be helped: a text that spells a control piece, such as `</s>`, holds that piece. Raises UserError for a
+    damaged normalization.
     """
     tokenizers = library("tokenizers")
     models, normalizers = tokenizers.models, tokenizers.normalizers
