@@ -1,4 +1,4 @@
-"""Predict the classes of images, or compare them with texts, and write logits and features, in PyTorch."""
+"""Predict the classes of images, or compare images with texts, in PyTorch."""
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 

@@ -414,7 +414,9 @@ class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
 
     images: tuple[str, ...] = flag((), "image files or folders", positional="IMAGE|FOLDER")
     texts: tuple[str, ...] = flag(
-        (), "texts that an image-text model compares images with; `--` ends them: --texts cat dog -- photo.jpg"
+        (),
+        "texts that an image-text model compares images with; `--` ends them: --texts cat dog -- photo.jpg",
+        rule="none",
     )
     top: int = flag(5, "classes or texts to print per image", least=1)
     output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D], files, and texts", rule="none")

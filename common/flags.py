@@ -157,6 +157,7 @@ def add_argument(group: Any, item: dataclasses.Field, config_class: type) -> Non
     elif kind is bool:
         group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=f"{text} (default: off)")
     elif get_origin(kind) is tuple:
+        text = f"{text} (default: {item.metadata['rule']})"
         group.add_argument(*names, dest=item.name, nargs="+", metavar="TEXT", default=argparse.SUPPRESS, help=text)
     else:
         default = item.metadata.get("rule", item.default)
