@@ -378,6 +378,9 @@ class PreparationConfig:
     exif: Exif | None = flag(
         None, "turn photographs by their EXIF orientation, or ignore it", rule="the weights' card, or ignore"
     )
+    vocabulary: str | None = flag(
+        None, "file of the vocabulary of an image-text model", rule="the model's, in --bit_pretrained_dir"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,10 +122,19 @@ def test_a_card_without_texts_or_with_those_of_another_model_is_refused(folder):
         job(folder)
 
 
+def test_a_vocabulary_may_lie_elsewhere(folder):
+    found = job(folder, "--bit_pretrained_dir", "nowhere", "--vocabulary", str(VOCABULARY))
+    assert found.tokenizer.vocab_size == 78
+
+
 def test_a_classifier_takes_no_texts():
     flags = ("--evaluator", "zero_shot", "--dataset", "cifar10-sample")
     with pytest.raises(UserError, match=r"BiT-T-R26x0.5 takes no texts, which zero_shot compares .* such as SigLIP"):
         evaluation(parse(EvaluateConfig, flags, "evaluate", ""))
+    with pytest.raises(
+        UserError, match="--vocabulary is for texts, which BiT-T-R26x0.5 does not take here; leave it off"
+    ):
+        evaluation(parse(EvaluateConfig, ("--vocabulary", str(VOCABULARY)), "evaluate", ""))
 
 
 def test_clip_benchmark_gets_what_it_asks_for(folder, capsys):

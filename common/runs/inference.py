@@ -54,6 +54,8 @@ class Inference:
 
     def check_model(self) -> None:
         """Raise UserError for a model that cannot do what the command is for."""
+        if self.config.vocabulary:
+            raise UserError(f"--vocabulary is for texts, which {self.config.model} does not take here; leave it off.")
         if self.model_config.num_classes is None:
             raise UserError(
                 f"{self.config.weights} has no head to tell classes with; train one with `train --weights`."

@@ -42,7 +42,8 @@ def check_texts(job: Inference, use: str) -> None:
 
 def tokenizer_of(job: Inference) -> Tokenizer | Renderer:
     """What makes numbers of the model's texts. Raises UserError where its vocabulary is missing or another model's."""
-    text, found = job.model_config.text, open_tokenizer(job.card.text, folder=job.config.bit_pretrained_dir)
+    text, config = job.model_config.text, job.config
+    found = open_tokenizer(job.card.text, config.vocabulary, config.bit_pretrained_dir)
     found.check_model(text.vocabulary if text else 0, text.places(found.length) if text else job.resolution)
     return found
 
@@ -146,8 +147,8 @@ class Retrieval(Towers):
         """features [N, E] of images, texts [M, E], images_of [M] the image of each text; labels, where there are classes."""
         columns = {"features": "image_embeddings", "texts": "text_embeddings"}
         arrays = {name: self.judge.column(output) for name, output in columns.items()}
-        arrays |= {"images_of": split.captions.images_of, "labels": split.targets(slice(None))}
-        write_arrays(path, arrays)
+        labels = {"labels": split.targets(slice(None))} if split.num_labelled else {}
+        write_arrays(path, arrays | {"images_of": split.captions.images_of} | labels)
 
 
 class Comparison(Prediction):

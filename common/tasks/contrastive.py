@@ -14,7 +14,7 @@ from common.data.columns import Column, captions, eval_images, train_images
 from common.data.split import Dataset, Split
 from common.data.text import Renderer, Tokenizer, open_tokenizer
 from common.data.text.prompts import PROMPTS, names_of, prompted
-from common.data.text.text_batches import text_batches
+from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
@@ -96,18 +96,16 @@ class Texts:
 
     def __init__(self, plan: Any):
         start = plan.models["model"]
-        self.encode = tokenizer_of(plan.config, start.card.text, start.config).encode
-        is_tokens, length = start.config.text is not None, start.card.text.length
-        self.name, self.dtype = ("tokens", np.int32) if is_tokens else ("texts", np.uint8)
-        self.shape = (length,) if is_tokens else (length, length, 3)
+        tokenizer = tokenizer_of(plan.config, start.card.text, start.config)
+        self.encode, self.form = tokenizer.encode, form_of(tokenizer)
 
     def column(self, split: Split) -> Column:
         """One of each example's captions."""
-        return captions(split, lambda text: self.encode([text])[0], self.shape, self.dtype, self.name)
+        return captions(split, lambda text: self.encode([text])[0], **self.form)
 
     def batches(self, texts: list[str], batch: int) -> EvalBatches:
         """Every text once."""
-        return text_batches(texts, self.encode, batch, shape=self.shape, name=self.name, dtype=self.dtype)
+        return text_batches(texts, self.encode, batch, **self.form)
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
