@@ -8,11 +8,13 @@ and we, as big_vision, by the norm + 1e-8. Versions of the peers: constraints.tx
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import NAMES
 from format_cases import random_arrays
 from test_peers import assert_same, images, no_waiting_for_the_disk, randomise, relative  # noqa: F401
 
@@ -23,7 +25,7 @@ from common.models.family import below
 from common.system.errors import UserError
 from common.weights import open_clip_config, write_weights
 from common.weights.express import choose_table
-from common.weights.huggingface_config import read_config
+from common.weights.huggingface_config import read_config, write_config
 from common.weights.recognise import recognise
 from common.weights.source import read_model
 from common.weights.starting import read_start
@@ -72,7 +74,23 @@ MODELS = {
 }
 FAMILIES = {"siglip": TwoTowersConfig, "clip": TwoTowersConfig, "bert": BertConfig}
 OF_TOWERS = {"vision": ViTConfig, "text": TextConfig}
-QUICK = {("siglip", "float32"), *((name, "float64") for name in ("siglip", "siglip2", "clip", "bert"))}
+EVERYWHERE = {
+    ("siglip", "float64"),
+    ("clip", "float64"),
+    ("bert", "float64"),
+}  # by default in every engine, others in one
+
+
+def in_engines(models: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Parametrize (engine, name, precision): all of them, of which few are not slow."""
+    rows = itertools.product(NAMES, models, BOUNDS)
+    is_quick = lambda engine, name, precision: (
+        (name, precision) in EVERYWHERE
+        or (engine, precision) == (NAMES[0], "float64")
+        or (name, precision) == ("siglip", "float32")
+    )
+    rows = [pytest.param(*row, marks=() if is_quick(*row) else pytest.mark.slow) for row in rows]
+    return pytest.mark.parametrize(("engine", "name", "precision"), rows, indirect=["engine"])
 
 
 @functools.cache
@@ -142,14 +160,7 @@ def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], bound: 
         assert relative(found[name], array) < looser * bound, name
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"),
-    [
-        pytest.param(name, precision, marks=() if (name, precision) in QUICK else pytest.mark.slow)
-        for name in MODELS
-        for precision in BOUNDS
-    ],
-)
+@in_engines(tuple(MODELS))
 def test_transformers_models_are_the_same(engine, name, precision, tmp_path):
     model = peer(name)
     model.float().save_pretrained(tmp_path)
@@ -246,7 +257,7 @@ def open_clip_model(kind: str):
     return model, told
 
 
-OPEN_CLIP = ("clip_erf", "clip_quick", "siglip")
+OPEN_CLIP = ("clip_erf", "clip_quick", "siglip_timm")
 
 
 @functools.cache
@@ -276,11 +287,10 @@ def open_clip_outputs(model, precision: str) -> dict[str, np.ndarray]:
         return {"image": image.numpy(), "text": text.numpy(), "similarity": model.get_logits(pixels, texts)[0].numpy()}
 
 
-@pytest.mark.parametrize("precision", ("float64", pytest.param("float32", marks=pytest.mark.slow)))
-@pytest.mark.parametrize("kind", OPEN_CLIP)
-def test_open_clip_models_are_the_same(engine, kind, precision, tmp_path):
-    folder = save_open_clip(kind, tmp_path)
-    given = {"num_heads": 4} if kind == "siglip" else {}  # its name tells another size's
+@in_engines(OPEN_CLIP)
+def test_open_clip_models_are_the_same(engine, name, precision, tmp_path):
+    folder = save_open_clip(name, tmp_path)
+    given = {"num_heads": 4} if name == "siglip_timm" else {}  # its name tells another size's
     found = read_model(folder, given=given)
     text = dataclasses.replace(found.config.text, num_heads=2)
     assert found.card.mean == (0.5, 0.5, 0.5) and found.card.resize_kind == "bicubic" and found.card.eval_resize == 0
@@ -288,7 +298,7 @@ def test_open_clip_models_are_the_same(engine, kind, precision, tmp_path):
     model = engine.build(dataclasses.replace(found.config, text=text), found.arrays, precision)
     close(
         our_embeddings(engine, model, precision),
-        open_clip_outputs(open_clip_peer(kind)[0], precision),
+        open_clip_outputs(open_clip_peer(name)[0], precision),
         BOUNDS[precision],
     )
 
@@ -297,12 +307,12 @@ def test_open_clip_models_are_the_same(engine, kind, precision, tmp_path):
 def test_open_clip_loads_our_files_strictly(kind, tmp_path):
     open_clip = pytest.importorskip("open_clip")
     theirs, model = save_open_clip(kind, tmp_path / "theirs"), open_clip_peer(kind)[0]
-    ours = convert(theirs, tmp_path / "ours.npz", given={"num_heads": 4} if kind == "siglip" else {})
+    ours = convert(theirs, tmp_path / "ours.npz", given={"num_heads": 4} if kind == "siglip_timm" else {})
     path = convert(ours, tmp_path / "back", "open_clip")
     back = safetensors_torch.load_file(path)
     for key, value in model.state_dict().items():
         assert torch.equal(back[key], value), key
-    if kind == "siglip":
+    if kind == "siglip_timm":
         model.load_state_dict(back, strict=True)
         told = json.loads((tmp_path / "back/open_clip_config.json").read_text())["model_cfg"]
         assert told["text_cfg"]["act_kwargs"] == {"approximate": "tanh"} and "timm_model_name" not in told["vision_cfg"]
@@ -388,6 +398,9 @@ def test_heads_of_a_bert_that_no_file_tells():
         recognise(choose_table("huggingface", config).published_shapes(config), {}, "a")
 
 
+@pytest.mark.parametrize(
+    "engine", (NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])), indirect=True
+)
 def test_create_model_takes_the_image_tower_of_a_file_of_both(engine, tmp_path):
     """`create_model("ViT-Ti/16", weights="siglip.npz")`: with its own pooling, and a new head for classes."""
     image = dataclasses.replace(find_model("ViT-Ti/16").config(), num_classes=None, pooling="map", image_size=(32, 32))
@@ -403,3 +416,51 @@ def test_create_model_takes_the_image_tower_of_a_file_of_both(engine, tmp_path):
         engine.features(model, images()), engine.array(whole.image(engine.tensor(images()))), rtol=1e-5, atol=1e-5
     )
     assert not engine.logits(model, images()).any()  # a head of zeros
+
+
+# --- published sizes, counted without values
+
+
+def peer_shapes(build) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in build().state_dict().items()}
+
+
+OF_OPEN_CLIP = {  # ours -> theirs
+    "SigLIP-B/16-224": "ViT-B-16-SigLIP", "SigLIP-So400m/14-384": "ViT-SO400M-14-SigLIP-384",
+    "SigLIP-B/16-256-i18n": "ViT-B-16-SigLIP-i18n-256", "SigLIP2-B/32-256": "ViT-B-32-SigLIP2-256",
+    "SigLIP2-L/16-512": "ViT-L-16-SigLIP2-512", "SigLIP2-g-opt/16-384": "ViT-gopt-16-SigLIP2-384",
+    "CLIP-B/32": "ViT-B-32-quickgelu", "CLIP-B/16": "ViT-B-16-quickgelu", "CLIP-L/14": "ViT-L-14-quickgelu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_OPEN_CLIP)
+def test_open_clip_has_the_published_models_in_the_same_shapes(name):
+    """And computes them alike, but for the GELU of some of SigLIP's towers."""
+    open_clip = pytest.importorskip("open_clip")
+    config, told = find_model(name).config(), open_clip.get_model_config(OF_OPEN_CLIP[name])
+    kind = open_clip.CustomTextCLIP if told.pop("custom_text", False) else open_clip.CLIP
+    shapes = peer_shapes(lambda: kind(**told))
+    found = recognise(shapes, open_clip_config.read_config({"model_cfg": told})[0], name)
+    assert found.table.spelling == "open_clip" and not found.unused
+    known = {
+        tower: dataclasses.replace(getattr(found.config, tower), gelu=getattr(config, tower).gelu)
+        for tower in ("image", "text")
+    }
+    assert dataclasses.replace(found.config, **known) == config
+    gelus = {getattr(found.config, tower).gelu for tower in ("image", "text")}
+    assert gelus == {"quick"} if name.startswith("CLIP") else gelus <= {"erf", "tanh"}
+
+
+@pytest.mark.parametrize(
+    "name", ("SigLIP-B/16-224", "SigLIP-So400m/14-224", "SigLIP2-g-opt/16-256", "CLIP-B/32", "CLIP-L/14")
+)
+def test_transformers_builds_the_published_models_of_our_config(name):
+    config = find_model(name).config()
+    told = write_config(config, Card())[0]["config.json"]
+    kind = told["architectures"][0].removesuffix("Model")
+    assert read_config(json.loads(json.dumps(told)))["image"]["image_size"] == config.image_size
+    built = getattr(transformers, f"{kind}Config").from_dict(told)
+    shapes = peer_shapes(lambda: getattr(transformers, f"{kind}Model")(built))
+    assert shapes == choose_table("huggingface", config).published_shapes(config)
+    assert recognise(shapes, read_config(told), name).config == config
