@@ -52,6 +52,20 @@ class Devices(processes.Devices):
         """Where variables are made that every device has."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def scope_of_equals(self) -> Iterator[None]:
+        """`scope` of variables that every process makes alike: TensorFlow would send them around, and cannot send bfloat16."""
+        extended = self.strategy.extended if self.num_processes > 1 else None
+        workers = getattr(extended, "_num_workers", None)
+        try:
+            if workers:
+                extended._num_workers = 1
+            with self.scope():
+                yield
+        finally:
+            if workers:
+                extended._num_workers = workers
+
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """This process's slice of a batch as tensors, on each device a slice of it."""
         if not self.strategy:

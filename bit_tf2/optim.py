@@ -72,7 +72,7 @@ def zeros(value: tf.Variable, dtype: str) -> tf.Variable:
 
 def create_optimizer(model: keras.Model, recipe: Recipe) -> Optimizer:
     """The optimizer of `model`; the numbers of an update are given with it."""
-    with model.devices.scope():
+    with model.devices.scope_of_equals():
         return Optimizer(model, recipe)
 
 
