@@ -44,7 +44,8 @@ def similarities(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
     A library adds up differently from one place of a matrix to the next.
     """
-    return (images.astype(np.float64) @ texts.astype(np.float64).T).astype(np.float32)
+    images, texts = (rows.astype(np.float64, copy=False) for rows in (images, texts))
+    return (images @ texts.T).astype(np.float32)
 
 
 def pieces(count: int, size: int) -> Iterator[slice]:
