@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engines import Engine
-from format_cases import SMALL, random_arrays
+from format_cases import CLIP_IMAGE, SMALL, random_arrays
 from PIL import Image
 
 from common.convert import convert
 from common.data.views import model_view
-from common.models import ResNetConfig, ViTConfig
+from common.models import ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig
 from common.models.cards import Preprocessing
 from common.models.families import dump_config
 from common.weights import containers
-from common.weights.processors import IMAGENET_MEAN, IMAGENET_STD
-from common.weights.source import RECORD, read_model
+from common.weights.processors import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+from common.weights.source import RECORD, find_weights, read_model
 
 torch = pytest.importorskip("torch")
 datasets = pytest.importorskip("sklearn.datasets")
@@ -145,3 +145,53 @@ def test_a_bit_of_unknown_resolution_is_said(to, tmp_path):
     lines = []
     convert(tmp_path / "a.safetensors", tmp_path / "there", to, say=lines.append)
     assert any("so 224 px are written" in line for line in lines)
+
+
+TEXT = TextConfig(11, 7, 16, 1, 2, 24, 32)
+IMAGE_TEXT = {  # of image-text models
+    "siglip": (
+        TwoTowersConfig(ViTConfig(**SMALL | {"num_classes": None}, pooling="map"), TEXT),
+        Preprocessing(32, 0, "bicubic"),
+    ),
+    "clip": (
+        TwoTowersConfig(
+            ViTConfig(**SMALL | {"num_classes": 32}, **CLIP_IMAGE),
+            dataclasses.replace(
+                TEXT, pooling="end", causal=True, head_bias=False, gelu="quick", layer_norm_epsilon=1e-5
+            ),
+            False,
+        ),
+        Preprocessing(32, 32, "bicubic", CLIP_MEAN, CLIP_STD),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "to"), [("siglip", "huggingface"), ("clip", "huggingface"), ("clip", "open_clip")])
+def test_peers_with_texts_prepare_photographs_as_we_do(name, to, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(CASES, name, IMAGE_TEXT[name])
+    monkeypatch.setitem(ROUNDING, "open_clip", "torchvision")
+    path, lines = folder(tmp_path, name, to)
+    files = [Image.fromarray(photo) for photo in photos]
+    if to == "open_clip":
+        _, _, prepare = pytest.importorskip("open_clip").create_model_and_transforms(f"local-dir:{path}")
+        prepared = np.stack([prepare(file).numpy() for file in files])
+    else:
+        transformers = pytest.importorskip("transformers")
+        processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
+        prepared = np.stack(processor(files, return_tensors="np")["pixel_values"])
+        moved = {"image_processor": json.loads((path / "preprocessor_config.json").read_text())}
+        (path / "preprocessor_config.json").unlink()  # and as `SiglipProcessor.save_pretrained` keeps it
+        (path / "processor_config.json").write_text(json.dumps(moved))
+    file = find_weights(path)
+    containers.write(file, contents(file), {"format": "pt"})  # as peers save: without our record
+    card = read_model(path).card
+    assert card.preprocessing == Preprocessing(
+        **dataclasses.asdict(IMAGE_TEXT[name][1]) | {"rounding": card.rounding or "big_vision"}
+    )
+    ours = np.stack([card.preprocessing.scale(model_view(photo, card.preprocessing)) for photo in photos])
+    assert np.abs(ours.transpose(0, 3, 1, 2) - prepared).max() < 0.01 / 255
+
+
+def contents(file: Path) -> dict[str, np.ndarray]:
+    with containers.open_container(file) as opened:
+        return {key: opened.get(key) for key in opened.declared}

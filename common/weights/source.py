@@ -203,6 +203,11 @@ def foreign_facts(path: Path) -> Facts:
     """The facts in a config file of timm, Hugging Face or open_clip. UserError where it is none."""
     config, processor = read_json(path), path.with_name("preprocessor_config.json")
     told = read_json(processor) if processor.is_file() else None
+    if (
+        told is None and path.with_name("processor_config.json").is_file()
+    ):  # of images and texts, as version 5 saves them
+        processor = path.with_name("processor_config.json")
+        told = read_json(processor).get("image_processor")
     try:
         if path.name == open_clip_config.NAME:
             fields, (facts, notes) = open_clip_config.read_config(config)

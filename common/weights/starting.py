@@ -19,6 +19,12 @@ from common.weights.recognise import shorten
 from common.weights.source import Source, card_name, find_weights, read_model
 
 log = logging.getLogger(__name__)
+BESIDE = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "open_clip_config.json",
+)  # what hubs keep there
 
 
 class Start(NamedTuple):
@@ -101,7 +107,7 @@ def with_head_bias(arrays: Arrays, value: float) -> Arrays:
 
 def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
     """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
-    path = remote.local_file(path, card_name(Path(path)), "config.json", "preprocessor_config.json")
+    path = remote.local_file(path, card_name(Path(path)), *BESIDE)
     source = read_model(path, check=lambda found: check_same_model(meant(found, config), config, path))
     if name := tower_for(source.config, config):
         say(f"{path} holds an image-text model: its tower for {name}s is read, without a projection.")
