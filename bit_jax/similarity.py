@@ -8,6 +8,7 @@ google-research/big_vision.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,6 +16,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from bit_jax.devices import Devices
+from bit_jax.layers import HIGHEST
 
 
 def sigmoid(zimg: Array, ztxt: Array, t: Array, b: Array, devices: Devices, chunk: int = 0) -> Array:
@@ -51,20 +53,22 @@ def logsumexp(logits: Array) -> Array:
     return jax.nn.logsumexp(logits, 1)
 
 
+product = functools.partial(jnp.matmul, precision=HIGHEST)
+WIDTH = 128  # of the part of a gradient that is added at a time: XLA adds no product to an array in its place
 SLOPES = {sum_of_softplus: jax.nn.sigmoid, logsumexp: lambda logits: jax.nn.softmax(logits, 1)}  # for each logit
 
 
 def by_chunks(reduce: Callable[[Array], Array], rows: Array, columns: Array, t: Array, b: Array, chunk: int) -> Array:
     """What `reduce` makes of the logits of rows [B, E] and each `chunk` of columns [C, E]: [C / chunk, B]; of all at 0."""
     if not chunk:
-        return reduce(rows @ (jnp.exp(t) * columns).T + b)[None]
+        return reduce(product(rows, (jnp.exp(t) * columns).T) + b)[None]
     return chunks(reduce, rows, columns.reshape(-1, chunk, columns.shape[1]), t, b)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def chunks(reduce: Callable[[Array], Array], rows: Array, columns: Array, t: Array, b: Array) -> Array:
     """`by_chunks` of columns [N, chunk, E], of which only one chunk's logits live at a time, for the gradients as well."""
-    return lax.map(lambda part: reduce(rows @ (jnp.exp(t) * part).T + b), columns)
+    return lax.map(lambda part: reduce(product(rows, (jnp.exp(t) * part).T) + b), columns)
 
 
 def chunks_forward(reduce: Callable[[Array], Array], *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -75,15 +79,21 @@ def chunks_forward(reduce: Callable[[Array], Array], *arrays: Array) -> tuple[Ar
 def chunks_backward(reduce: Callable[[Array], Array], arrays: tuple[Array, ...], slopes: Array) -> tuple[Array, ...]:
     """The gradients of `chunks` for each array."""
     rows, columns, t, b = arrays
+    width = math.gcd(rows.shape[1], WIDTH)
 
-    def add(sums: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        (to_rows, to_b), (slope, part) = sums, given
+    def add(sums: tuple[Array, Array, Array], given: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], Array]:
+        (to_rows, to_t, to_b), (slope, part) = sums, given
         part = jnp.exp(t) * part
-        to_logits = SLOPES[reduce](rows @ part.T + b) * slope[:, None]
-        return (to_rows + to_logits @ part, to_b + to_logits.sum()), jnp.exp(t) * (to_logits.T @ rows)
+        to_logits = SLOPES[reduce](product(rows, part.T) + b) * slope[:, None]
+        narrow = part.reshape(len(part), -1, width)
+        add_narrow = lambda k, to_rows: to_rows.at[:, k].add(product(to_logits, narrow[:, k]))
+        to_rows = lax.fori_loop(0, narrow.shape[1], add_narrow, to_rows)
+        to_part = product(to_logits.T, rows)
+        return (to_rows, to_t + (to_part * part).sum(), to_b + to_logits.sum()), jnp.exp(t) * to_part
 
-    (to_rows, to_b), to_columns = lax.scan(add, (jnp.zeros_like(rows), jnp.zeros_like(b)), (slopes, columns))
-    return to_rows, to_columns, (to_columns * columns).sum()[None], to_b
+    start = jnp.zeros_like(rows.reshape(len(rows), -1, width)), jnp.zeros_like(t), jnp.zeros_like(b)
+    (to_rows, to_t, to_b), to_columns = lax.scan(add, start, (slopes, columns))
+    return to_rows.reshape(rows.shape), to_columns, to_t, to_b
 
 
 chunks.defvjp(chunks_forward, chunks_backward)

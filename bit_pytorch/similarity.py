@@ -77,11 +77,14 @@ class Chunks(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, t, b = context.saved_tensors
-        to_rows, to_columns, to_b = torch.zeros_like(rows), torch.empty_like(columns), torch.zeros_like(b)
+        to_rows, to_columns = torch.zeros_like(rows), torch.empty_like(columns)
+        to_t, to_b = torch.zeros_like(t), torch.zeros_like(b)
         for slope, part, to_part in zip(slopes, columns.split(context.chunk), to_columns.split(context.chunk)):
             part = t.exp() * part
             to_logits = SLOPES[context.reduce](rows @ part.T + b) * slope[:, None]
             to_rows.addmm_(to_logits, part)
-            torch.mm(to_logits.T, rows, out=to_part).mul_(t.exp())
+            torch.mm(to_logits.T, rows, out=to_part)
+            to_t += (to_part * part).sum()
+            to_part *= t.exp()
             to_b += to_logits.sum()
-        return None, to_rows, to_columns, (to_columns * columns).sum()[None], to_b, None
+        return None, to_rows, to_columns, to_t, to_b, None

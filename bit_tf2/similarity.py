@@ -70,18 +70,19 @@ def chunks(reduce: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor, t:
         logits = lambda part: tf.matmul(rows, tf.exp(t) * part, transpose_b=True) + b
 
         def gradient(slopes: Tensor) -> tuple[Tensor, ...]:
-            def add(n: Tensor, to_rows: Tensor, to_columns: tf.TensorArray, to_b: Tensor) -> tuple:
+            def add(n: Tensor, to_rows: Tensor, to_columns: tf.TensorArray, to_t: Tensor, to_b: Tensor) -> tuple:
+                part = tf.exp(t) * columns[n]
                 to_logits = SLOPES[reduce](logits(columns[n])) * slopes[n][:, None]
-                to_part = tf.exp(t) * tf.matmul(to_logits, rows, transpose_a=True)
-                to_rows += tf.matmul(to_logits, tf.exp(t) * columns[n])
-                return n + 1, to_rows, to_columns.write(n, to_part), to_b + tf.reduce_sum(to_logits)
+                to_part = tf.matmul(to_logits, rows, transpose_a=True)
+                to_rows += tf.matmul(to_logits, part)
+                to_t, to_b = to_t + tf.reduce_sum(to_part * part), to_b + tf.reduce_sum(to_logits)
+                return n + 1, to_rows, to_columns.write(n, tf.exp(t) * to_part), to_t, to_b
 
-            count = columns.shape[0]
-            start = tf.constant(0), tf.zeros_like(rows), tf.TensorArray(rows.dtype, count), tf.zeros_like(b)
+            count, sums = columns.shape[0], (tf.zeros_like(t), tf.zeros_like(b))
+            start = tf.constant(0), tf.zeros_like(rows), tf.TensorArray(rows.dtype, count), *sums
             is_left = lambda n, *_: n < count
-            _, to_rows, to_columns, to_b = tf.while_loop(is_left, add, start, parallel_iterations=1)
-            to_columns = to_columns.stack()
-            return to_rows, to_columns, tf.reduce_sum(to_columns * columns)[None], to_b
+            _, to_rows, to_columns, to_t, to_b = tf.while_loop(is_left, add, start, parallel_iterations=1)
+            return to_rows, to_columns.stack(), to_t, to_b
 
         return tf.map_fn(lambda part: reduce(logits(part)), columns, parallel_iterations=1), gradient
 

@@ -58,6 +58,8 @@ PEERS = {  # our model -> timm's, and the resolution at which they are compared
 }
 Work = Callable[[], float | None]  # one repeat; returns its own figure, or None for its seconds
 CLASSES = 10
+# Freed memory returns to the system at once, so that what is in use can be seen from outside.
+EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 PAGE_BYTES = resource.getpagesize()
 RECIPE = Recipe(  # the BiT-HyperRule's pixels for small images, at any batch
     name="benchmark", batch=128, batch_split=1, batch_eval=128, lrs=(0.0,), resize=160, crop=128, crop_min_area=1.0,
@@ -439,8 +441,7 @@ def describe(args: argparse.Namespace) -> str:
 
 def memory_section(args: argparse.Namespace) -> None:
     """Peak memory of a training step with and without --batch_split, and what of it grows with the images."""
-    # Freed memory returns to the system at once, so that what is in use can be seen from outside.
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    os.environ |= EXACT_MALLOC
     args = argparse.Namespace(**vars(args) | {"steps": 1})  # a second step takes no more memory
     few = args.memory_batch // 4
     for engine in args.engines:
@@ -793,12 +794,13 @@ def peer_tokenizing(name: str) -> Work:
 
 def image_text_section(args: argparse.Namespace) -> None:
     """Memory of the contrastive losses and their gradients, at once and in chunks."""
+    os.environ |= EXACT_MALLOC
     rows, width, chunk = 4096, 768, 128
     for loss, engine in itertools.product(("sigmoid", "softmax"), args.engines):
         ways = {"dense": 0, f"chunks of {chunk}": chunk}
         works = {f"{engine}, {way}": (memory_of_pairs, engine, loss, rows, width, size) for way, size in ways.items()}
-        title = f"Memory of {loss}, {rows} pairs of {width}, beside embeddings and gradients of their size"
-        show(title, measure(works, 3), "MiB")
+        title = f"Memory of {loss} and its gradients, {rows} pairs of {width}, beside memory of the gradients' size"
+        show(title, measure(works, 1), "MiB")
 
 
 def memory_of_pairs(engine: str, loss: str, rows: int, width: int, chunk: int) -> Work:
@@ -807,57 +809,57 @@ def memory_of_pairs(engine: str, loss: str, rows: int, width: int, chunk: int) -
 
 
 def growth_of_pairs(engine: str, loss: str, rows: int, width: int, chunk: int) -> float:
-    """Bytes by which memory grows for a loss and its gradients, beyond these."""
-    work = PAIRS[engine](engine, loss, chunk)
+    """Bytes by which memory grows for a loss and its gradients, beyond what these take."""
     drawn = np.random.default_rng(0).normal(size=(2, rows, width)).astype(np.float32)
     embeddings = drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
-    work(*embeddings[:, : chunk or rows // 32])  # what the framework itself takes
-    return peak_growth_bytes(engine, lambda: work(*embeddings)) - embeddings.nbytes
+    few = chunk or rows // 32 if engine == "bit_tf2" else rows  # TensorFlow keeps the memory of its tensors
+    PAIRS[engine](loss, chunk, embeddings[:, :few])()
+    return peak_growth_bytes(engine, PAIRS[engine](loss, chunk, embeddings)) - embeddings.nbytes
 
 
-def pairs_in_pytorch(engine: str, loss: str, chunk: int) -> Callable[..., None]:
-    """The loss of embeddings and its gradients."""
+def pairs_in_pytorch(loss: str, chunk: int, embeddings: np.ndarray) -> Callable[[], None]:
+    """What computes the loss of embeddings and its gradients."""
     import torch
 
     from bit_pytorch.devices import FirstDevice
     from bit_pytorch.similarity import SIMILARITIES
 
     devices = FirstDevice()
-
-    def work(*embeddings: np.ndarray) -> None:
-        given = [torch.as_tensor(value).to(devices.device) for value in (*embeddings, *T_AND_B)]
-        SIMILARITIES[loss](*(value.requires_grad_() for value in given), devices, chunk).backward()
-
-    return work
+    given = [torch.as_tensor(value).to(devices.device).requires_grad_() for value in (*embeddings, *T_AND_B)]
+    return lambda: SIMILARITIES[loss](*given, devices, chunk).backward()
 
 
-def pairs_in_jax(engine: str, loss: str, chunk: int) -> Callable[..., None]:
-    """The loss of embeddings and its gradients."""
+def pairs_in_jax(loss: str, chunk: int, embeddings: np.ndarray) -> Callable[[], None]:
+    """What computes the loss of embeddings and its gradients."""
     import jax
 
     from bit_jax.devices import FirstDevice
     from bit_jax.similarity import SIMILARITIES
 
+    given = [jax.device_put(value) for value in (*embeddings, *T_AND_B)]
     slopes = jax.jit(jax.grad(lambda *given: SIMILARITIES[loss](*given, FirstDevice(), chunk), (0, 1, 2, 3)))
-    return lambda *embeddings: jax.block_until_ready(slopes(*embeddings, *T_AND_B))
+    compiled = slopes.lower(*given).compile()
+    return lambda: jax.block_until_ready(compiled(*given))
 
 
-def pairs_in_tensorflow(engine: str, loss: str, chunk: int) -> Callable[..., None]:
-    """The loss of embeddings and its gradients."""
-    import_engine(engine)
+def pairs_in_tensorflow(loss: str, chunk: int, embeddings: np.ndarray) -> Callable[[], None]:
+    """What computes the loss of embeddings and its gradients."""
+    import_engine("bit_tf2")
     import tensorflow as tf
 
     from bit_tf2.devices import FirstDevice
     from bit_tf2.similarity import SIMILARITIES
 
     @tf.function(autograph=False)
-    def slopes(*given: tf.Tensor) -> list:
+    def slopes(given: list[tf.Tensor]) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(given)
             found = SIMILARITIES[loss](*given, FirstDevice(), chunk)
-        return tape.gradient(found, given)
+        return tape.gradient(found, given, unconnected_gradients="zero")
 
-    return lambda *embeddings: slopes(*map(tf.convert_to_tensor, (*embeddings, *T_AND_B)))
+    given = [tf.convert_to_tensor(value) for value in (*embeddings, *T_AND_B)]
+    compiled = slopes.get_concrete_function(given)
+    return lambda: compiled(given)
 
 
 T_AND_B = np.log([10.0]).astype(np.float32), np.float32([-10])
