@@ -1,6 +1,7 @@
 """Runs that are killed, stopped and continued: the same weights and the same metrics as without."""
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -137,6 +139,24 @@ def runs(request, server, tmp_path_factory) -> Runs:
 
 
 # --- kill -9
+
+
+def test_archives_go_on_in_the_middle_of_an_epoch(numpy_runs):
+    """A run on tar archives of the same images in the same order is that of the folder, killed after three steps or not."""
+    for split, own in open_dataset(str(numpy_runs.folder / "images")).splits.items():
+        with tarfile.open(numpy_runs.folder / f"{split}.tar", "w") as archive:
+            for i in range(len(own)):
+                for ending, data in (("jpg", own.read(i)), ("cls", str(own.labels[i]).encode())):
+                    member = tarfile.TarInfo(f"{i}.{ending}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    nine = ("--val_fraction", 0.25)  # images in an epoch, four in a batch
+    numpy_runs.train("folder", *nine)
+    flags = ("--dataset", "wds:{train,test}.tar", *nine)
+    numpy_runs.stopped("archives", *flags, after=3)
+    assert numpy_runs.step("archives") in (3, 4)
+    numpy_runs.finish("archives", *flags)
+    numpy_runs.assert_same("archives", "folder")
 
 
 def kill_everywhere(runs: Runs, reference: str, *flags, first: int = 1, every: int = 1) -> int:
