@@ -29,7 +29,7 @@ from common.weights import containers, huggingface_config, open_clip_config, tim
 from common.weights.spellings import SPELLINGS
 from common.weights.express import choose_table, differing, express, expressed
 from common.weights.recognise import shorten
-from common.weights.source import Source, card_path, find_weights, read_model
+from common.weights.source import Source, card_path, find_weights, read_model, tower_of
 from common.weights.table import Table
 from common.models import (
     BertConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, architecture_name, family_name,
@@ -84,7 +84,13 @@ def main() -> None:
         if args.inspect:
             print(inspect(args.inspect, args.spelling, given))
         else:
-            flags = {"spelling": args.spelling, "given": given, "force": args.force, "vocabulary": args.vocabulary}
+            flags = {
+                "spelling": args.spelling,
+                "tower": args.tower,
+                "given": given,
+                "force": args.force,
+                "vocabulary": args.vocabulary,
+            }
             convert(args.source, args.target, args.to, **flags, say=print)
 
 
@@ -95,6 +101,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("target", nargs="?", help="a file, or a folder for timm, Hugging Face and open_clip")
     parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: by its name, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
+    parser.add_argument("--tower", choices=("image", "text"), help="of an image-text model, the one tower to convert")
     parser.add_argument("--force", action="store_true", help="replace a target that exists")
     parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
     parser.add_argument(
@@ -124,13 +131,13 @@ def size(text: str) -> tuple[int, int]:
 
 def convert(
     source: str | Path, target: str | Path, to: str | None = None, *, spelling: str | None = None,
-    given: dict[str, Any] | None = None, vocabulary: str | Path | None = None, force: bool = False,
+    given: dict[str, Any] | None = None, vocabulary: str | Path | None = None, tower: str | None = None, force: bool = False,
     say=lambda line: None,
 ) -> Path:  # fmt: skip
     """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
 
-    `spelling` and `given` are facts that the source lacks, `vocabulary` is the file of its texts; `force` replaces a target
-    that exists. `say` is called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
+    `spelling` and `given` are facts that the source lacks, `vocabulary` is the file of its texts; `tower`, `image` or `text`,
+    is the part of an image-text model that is written; `force` replaces a target that exists. `say` is called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
     cannot hold the model.
     """
     path, to = choose_target(Path(target), to)
@@ -139,10 +146,11 @@ def convert(
     say(f"{found.path}: {describe(found)}")
     if found.channels != 3:
         raise UserError(f"{found.path} takes images of {found.channels} channels, expected 3; convert it elsewhere.")
+    found, on_texts = with_texts(found)
+    found = tower_of(found, tower) if tower else found
     table = choose_table(to, found.config)
     config, notes = expressed(found.config, table)
     unused = [f"not written, since the model has no such parameters: {shorten(found.unused)}"] if found.unused else []
-    found, on_texts = with_texts(found)
     beside, more = WRITERS[to](config, found.card) if to in WRITERS else ({}, [])
     texts, on_tokens = tokenizer_files(found, to, vocabulary)
     for line in unused + found.notes + notes + check_computed(found.config, table, path) + more + on_texts + on_tokens:
@@ -222,7 +230,9 @@ def check_computed(config: ModelConfig, table: Table, path: Path) -> list[str]:
         if field in stated:
             continue
         where = (
-            f"{card_path(path).name} states it" if has_card(path, table.spelling) else "the record in the file states it"
+            f"{card_path(path).name} states it"
+            if has_card(path, table.spelling)
+            else "the record in the file states it"
         )
         if field in DECISIVE and table.spelling in WRITERS:
             raise UserError(

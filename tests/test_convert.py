@@ -91,6 +91,26 @@ def test_inspect_shows_both_towers(tmp_path):
     assert re.search(r"configuration +bias True\n", shown) and re.search(r"family +image-text model\n", shown)
 
 
+def test_one_tower_is_converted(tmp_path):
+    """Of a SigLIP, for timm and for transformers; with its projection, where it has one."""
+    config = CASES["siglip"][0]
+    arrays = random_arrays(config)
+    weights.write_weights(tmp_path / "a.npz", arrays, config)
+    for tower, to in (("image", "timm"), ("image", "huggingface"), ("text", "huggingface"), ("text", "big_vision")):
+        target = tmp_path / f"{tower}-{to}{'.npz' if to == 'big_vision' else ''}"
+        found = read_model(convert(tmp_path / "a.npz", target, to, tower=tower, given={"gelu": "erf"}))
+        assert found.config == dataclasses.replace(getattr(config, tower), gelu="erf")
+        expected = {key.removeprefix(f"{tower}/"): array for key, array in arrays.items() if key.startswith(tower)}
+        assert found.arrays.keys() == expected.keys()
+        assert all(found.arrays[key].tobytes() == expected[key].tobytes() for key in expected)
+    with pytest.raises(UserError, match="holds a ViT, which has no tower for images; name another"):
+        convert(tmp_path / "image-timm", tmp_path / "b.npz", tower="image")
+    clippo = CASES["clippo"][0]
+    weights.write_weights(tmp_path / "c.npz", random_arrays(clippo), clippo)
+    with pytest.raises(UserError, match="which has no tower for texts"):
+        convert(tmp_path / "c.npz", tmp_path / "d.npz", tower="text")
+
+
 def test_an_architecture_is_named_for_its_size_of_images():
     for name in ("SigLIP-B/16-224", "SigLIP-B/16-512", "SigLIP2-g-opt/16-384", "ViT-B/16"):
         assert architecture_name(find_architecture(name)) == name

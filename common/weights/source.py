@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.models import ModelConfig, family_name
+from common.models import ModelConfig, TwoTowersConfig, family_name
 from common.models.cards import Card, parse_card
 from common.models.families import parse_config, sizes
-from common.models.family import Arrays
+from common.models.family import Arrays, below
 from common.system.errors import UserError
 from common.weights import foreign, huggingface_config, open_clip_config, processors, timm_config
 from common.weights.containers import RECORD, guarded, kind_of, open_container, read_json
@@ -117,6 +117,17 @@ def read_model(
             arrays, config = restore(arrays, there, config)
     told = card, found.assumed, found.channels, found.unused, notes
     return Source(path, found.table.spelling, config, arrays, *told)
+
+
+def tower_of(source: Source, name: str) -> Source:
+    """The tower called `name`, `image` or `text`, of an image-text model. UserError for a model without it."""
+    tower = source.config.children.get(name) if isinstance(source.config, TwoTowersConfig) else None
+    if tower is None:
+        raise UserError(
+            f"{source.path} holds a {family_name(source.config)}, which has no tower for {name}s; name another."
+        )
+    card = dataclasses.replace(source.card, text=None) if name == "image" else source.card
+    return source._replace(config=tower, arrays=below(source.arrays, name), card=card)
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -10,13 +10,13 @@ import numpy as np
 
 from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, TwoTowersConfig, head_classes
 from common.models.cards import Card
-from common.models.family import Arrays, Say, below
+from common.models.family import Arrays, Say
 from common.models.initial import initial_parameters
 from common.system import remote
 from common.system.errors import UserError
 from common.weights.adapt import adapt, check_same_model
 from common.weights.recognise import shorten
-from common.weights.source import Source, card_name, find_weights, read_model
+from common.weights.source import Source, card_name, find_weights, read_model, tower_of
 
 log = logging.getLogger(__name__)
 BESIDE = (
@@ -134,13 +134,10 @@ def meant(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:
 
 def alone(source: Source, name: str) -> Source:
     """One tower of an image-text model, without its projection, which is no classifier."""
-    tower = getattr(source.config, name)
-    config = dataclasses.replace(
-        tower, num_classes=None, **({"head_bias": True} if hasattr(tower, "head_bias") else {})
-    )
-    arrays = below(source.arrays, name)
-    card = dataclasses.replace(source.card, **({"text": None} if name == "image" else {}))
-    return source._replace(config=config, arrays={key: arrays[key] for key in config.parameter_shapes()}, card=card)
+    found = tower_of(source, name)
+    fields = {"num_classes": None} | ({"head_bias": True} if hasattr(found.config, "head_bias") else {})
+    config = dataclasses.replace(found.config, **fields)
+    return found._replace(config=config, arrays={key: found.arrays[key] for key in config.parameter_shapes()})
 
 
 def read_weights(path: str | Path, config: ModelConfig, say: Say = log.info) -> Arrays:
