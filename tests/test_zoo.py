@@ -15,8 +15,10 @@ from common.models import (
     num_parameters,
     published_models,
 )
+from common.models.listing import listed
 from common.models.published import imagenet_classes
 from common.system.errors import UserError
+from common.weights import choose_file
 from scripts import manifest as manifest_writer
 
 ROWS = {row["name"]: row for row in manifest_writer.vit_rows()}
@@ -59,6 +61,16 @@ def test_every_row_of_an_image_text_model_is_one_with_texts(name):
     assert size is None or int(size[1]) == model.resolution
     variant = find_model(model.architecture).config()  # of the row itself, or of the architecture's
     assert model.config() == variant
+
+
+def test_a_published_image_text_model_is_found_by_its_name(tmp_path):
+    model = find_model("SigLIP-B/16-224")
+    with pytest.raises(UserError, match=f"fetch it with `python -m common.download --dir {tmp_path} SigLIP-B/16-224`"):
+        choose_file(model, "pretrained", tmp_path)
+    (tmp_path / "SigLIP-B_16-224.npz").touch()
+    assert choose_file(model, "pretrained", tmp_path) == tmp_path / "SigLIP-B_16-224.npz"
+    shown = listed(["siglip-b/16-224"], tmp_path).split("\n")[1]
+    assert re.search(r"SigLIP-B/16-224 +none +224 +203\.2 M +downloaded +WebLI, English", shown)
 
 
 @pytest.mark.parametrize("name", MEBIBYTES)

@@ -22,7 +22,8 @@ def row(model: PublishedModel, folder: Path) -> tuple[str, ...]:
     config = model.config()
     size = str(config.image_size[0]) if config.image_size else str(model.resolution or "any")
     millions = f"{num_parameters(config) / 1e6:,.1f} M"
-    return model.name, f"{model.num_classes:,}", size, millions, state(model, folder), model.source
+    classes = f"{model.num_classes:,}" if model.num_classes else "none"
+    return model.name, classes, size, millions, state(model, folder), model.source
 
 
 def state(model: PublishedModel, folder: Path) -> str:
