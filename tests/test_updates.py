@@ -245,12 +245,12 @@ def adafactor_case(numbers: dict):
     return recipe, drawn(), [drawn() for _ in recipe.lrs]
 
 
-def by_adafactor(numbers: dict) -> dict[str, np.ndarray]:
-    """The parameters after five updates as `optax.py` of big_vision makes them, one after the other."""
+def by_adafactor(numbers: dict, steps: int = 5) -> tuple[dict[str, np.ndarray], dict]:
+    """(parameters, second moments) after so many updates as `optax.py` of big_vision makes them, one after the other."""
     recipe, w, gradients = adafactor_case(numbers)
     rounded = rounded_to_bfloat16 if recipe.first_moment == "bfloat16" else lambda values: values
     first, kept = {name: np.zeros_like(array) for name, array in w.items()}, {}
-    for t, (lr, g) in enumerate(zip(recipe.lrs, gradients), 1):
+    for t, (lr, g) in enumerate(zip(recipe.lrs[:steps], gradients), 1):
         decay = min(np.float32(recipe.beta2), 1 - np.float32(t) ** np.float32(-0.8))
         mix = lambda place, new, decay=decay: kept.update(
             {place: float(decay) * kept.get(place, 0) + float(1 - decay) * new}
@@ -275,13 +275,13 @@ def by_adafactor(numbers: dict) -> dict[str, np.ndarray]:
             decayed = recipe.weight_decay * w[name] * name.endswith("/kernel")
             w[name] = w[name] - lr * first[name] - lr / recipe.base_lr * decayed
             first[name] = rounded(first[name])
-    return w
+    return w, kept
 
 
 @pytest.mark.parametrize("changes", [{}, {"first_moment": "bfloat16"}], ids=["float64", "bfloat16"])
 def test_adafactor_follows_the_formula_and_its_state_comes_back(engine, changes):
     """Also where the last two updates are those of a new optimizer that was given the state of the old one."""
-    w, (recipe, arrays, gradients) = by_adafactor(ADAFACTOR | changes), adafactor_case(ADAFACTOR | changes)
+    (w, _), (recipe, arrays, gradients) = by_adafactor(ADAFACTOR | changes), adafactor_case(ADAFACTOR | changes)
     model = engine.build(VIT, arrays, "float64")
     optimizer = engine.optim.create_optimizer(model, recipe)
     for step, gradient in enumerate(gradients):
@@ -295,6 +295,9 @@ def test_adafactor_follows_the_formula_and_its_state_comes_back(engine, changes)
         np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-12, atol=1e-13, err_msg=parameter)
     expected = state_shapes("adafactor", True, shapes, shapes, VIT.shapes_by_head())
     assert {name: array.shape for name, array in state.items()} == expected
+    for place, value in by_adafactor(ADAFACTOR | changes, steps=3)[1].items():  # what another engine goes on from
+        name, part = (place, "second") if isinstance(place, str) else place
+        np.testing.assert_allclose(state[f"{part}/{name}"], value.reshape(expected[f"{part}/{name}"]), rtol=1e-12)
     assert (
         expected["rows/blocks/0/attn/query/kernel"] == (2, 32) and "second/blocks/0/attn/query/kernel" not in expected
     )
