@@ -34,6 +34,7 @@ import common.runs.command
 from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConfig, TrainConfig
 from common.data.catalogue import NAMED
 from common.models import DEFAULT_MODEL, find_model, published_models
+from common.models.published import read_manifest
 
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "common/README.md")),
@@ -115,7 +116,8 @@ def check_download(words: list[str]) -> None:
     environment |= {"https_proxy": "http://127.0.0.1:1", "PYTHON": sys.executable}
     words = [sys.executable if word == "python" else word for word in words]
     done = subprocess.run(words, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
-    names = [word for word in words[1:] if word in published_models()]
+    known = {*published_models(), *(row["name"] for row in read_manifest()["vocabularies"])}
+    names = [word for word in words[1:] if word in known]
     assert done.stderr.count("could not be reached") == len(names) == done.stderr.count("\n"), done.stderr
     assert names or (done.returncode == 0 and "--list" in words), done.stderr
 
