@@ -107,7 +107,7 @@ def test_one_tower_is_converted(tmp_path):
         convert(tmp_path / "image-timm", tmp_path / "b.npz", tower="image")
     clippo = CASES["clippo"][0]
     weights.write_weights(tmp_path / "c.npz", random_arrays(clippo), clippo)
-    with pytest.raises(UserError, match="which has no tower for texts"):
+    with pytest.raises(UserError, match="holds an image-text model, which has no tower for texts"):
         convert(tmp_path / "c.npz", tmp_path / "d.npz", tower="text")
 
 

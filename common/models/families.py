@@ -46,6 +46,12 @@ def family_name(config: ModelConfig) -> str:
     return family.parent if config.children and family.parent else family.name
 
 
+def some(config: ModelConfig) -> str:
+    """`a ViT`, `an image-text model`."""
+    name = family_name(config)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def sizes(config: Config) -> dict[str, Any]:
     """{field: value} of what makes a model another one, its children's below the name of each."""
     own = {name: getattr(config, name) for name in FAMILIES[type(config)].sizes}

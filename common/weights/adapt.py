@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.models import FAMILIES, ModelConfig, family_name
-from common.models.families import sizes
+from common.models.families import sizes, some
 from common.models.family import Arrays, Config, Say, parted, within
 from common.system.errors import UserError
 
@@ -12,7 +12,7 @@ def check_same_model(found: ModelConfig, wanted: ModelConfig, where: object) -> 
     """Raise UserError where a file holds a model of another family or other sizes."""
     if type(found) is not type(wanted) or family_name(found) != family_name(wanted):
         raise UserError(
-            f"{where} holds a {family_name(found)} and the model is a {family_name(wanted)}; choose the --model that the "
+            f"{where} holds {some(found)} and the model is {some(wanted)}; choose the --model that the "
             "file was made for."
         )
     theirs, ours = sizes(found), sizes(wanted)

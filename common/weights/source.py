@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.models import ModelConfig, TwoTowersConfig, family_name
+from common.models import ModelConfig, TwoTowersConfig
 from common.models.cards import Card, parse_card
-from common.models.families import parse_config, sizes
+from common.models.families import parse_config, sizes, some
 from common.models.family import Arrays, below
 from common.system.errors import UserError
 from common.weights import foreign, huggingface_config, open_clip_config, processors, timm_config
@@ -124,7 +124,7 @@ def tower_of(source: Source, name: str) -> Source:
     tower = source.config.children.get(name) if isinstance(source.config, TwoTowersConfig) else None
     if tower is None:
         raise UserError(
-            f"{source.path} holds a {family_name(source.config)}, which has no tower for {name}s; name another."
+            f"{source.path} holds {some(source.config)}, which has no tower for {name}s; name another."
         )
     card = dataclasses.replace(source.card, text=None) if name == "image" else source.card
     return source._replace(config=tower, arrays=below(source.arrays, name), card=card)
@@ -277,7 +277,7 @@ def recorded_config(found: Found, facts: Facts, given: dict[str, Any], path: Pat
         if there.parameter_shapes() == found.config.parameter_shapes():
             return recorded
     raise UserError(
-        f"{path} holds a {family_name(found.config)} and the record beside its arrays is of another model; remove the "
+        f"{path} holds {some(found.config)} and the record beside its arrays is of another model; remove the "
         "record (the card, or the file's metadata)."
     )
 
