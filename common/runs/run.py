@@ -239,7 +239,7 @@ class Run(Opened):
             check_finite(result["loss"], f"{name} loss after step {step}")
         if self.writes:
             self.log.evaluation(step, name, result, time.monotonic() - self.evaluation_started)
-        self.state.results[name] = result.get(metric)
+        self.state.results[name] = result.get(metric, next(iter(result.values())))  # zero-shot's is top-1
         better = self.config.keep_best and name == judge
         better = better and is_better(metric, result[metric], self.state.best)
         if better:
