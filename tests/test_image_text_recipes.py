@@ -1,6 +1,7 @@
 """The recipes of images and texts hold the numbers of their sources; their flags belong to them alone."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,54 @@ def test_a_flag_replaces_a_number_of_the_task_and_belongs_to_it(flags, found):
     assert found(recipe_of("siglip_lit", **flags)) == value != found(recipe_of("siglip_lit"))
     with pytest.raises(UserError, match=f"--{name} belongs to the task contrastive; classification has no use for it"):
         create_recipe(TrainConfig(**flags), 50_000, (32, 32), {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ("--locked", ".*"),
+            "error: Nothing of SigLIP-T/8 is left to train, which has .* change --train_only or --locked.",
+        ),
+        (
+            ("--locked", "img/.*"),
+            "error: --locked img/.* fits no parameter, such as image/stem/kernel; correct the pattern.",
+        ),
+        (
+            ("--model", "BiT-T-R26x0.5"),
+            "error: --recipe siglip_lit trains image-text models and BiT-T-R26x0.5 takes no texts",
+        ),
+        (
+            ("--dataset", "cifar10-sample"),
+            "error: The images of this dataset have no captions, which the model is to be trained",
+        ),
+        (("--text_weights", "none_such.npz"), "error: .*none_such.npz"),
+        (("--zero_shot", "none_such"), "error: .*none_such"),
+        (("--chunk", "3"), "error: --chunk 3 does not divide the batch of 8"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_is_one_sentence(run, tmp_path, flags, sentence):
+    """By the command: status 2, and nothing is left behind."""
+    given = (
+        "--recipe",
+        "siglip_lit",
+        "--model",
+        "SigLIP-T/8",
+        "--dataset",
+        "captions-sample",
+        "--batch",
+        "8",
+        "--steps",
+        "2",
+    )
+    given += ("--warmup_steps", "1", "--crop", "32")
+    assert re.match(sentence, run("bit_pytorch.train", *given, *flags, status=2).stderr) and not [*tmp_path.iterdir()]
+
+
+def test_chunks_of_another_size_are_refused():
+    with pytest.raises(UserError, match="--chunk 100 does not divide the batch of 512; choose a divisor, or 0 for all"):
+        recipe_of("siglip_lit", chunk=100)
 
 
 def test_a_part_of_a_tower_is_locked():

@@ -85,6 +85,15 @@ def labels(split: Split) -> Column:
 CAPTION = Stream("caption_draws", 7, ())
 
 
+def check_captions(split: Split) -> None:
+    """Raise UserError for images without captions."""
+    if split.captions is None:
+        raise UserError(
+            "The images of this dataset have no captions, which the model is to be trained with; choose a dataset with "
+            "captions, such as wds:PATTERN, parquet:PATTERN, coco:FOLDER, or a folder with train/captions.tsv."
+        )
+
+
 def captions(
     split: Split,
     encode: Callable[[str], np.ndarray],
@@ -96,12 +105,8 @@ def captions(
 
     UserError for a dataset without captions.
     """
+    check_captions(split)
     known = split.captions
-    if known is None:
-        raise UserError(
-            "The images of this dataset have no captions, which the model is to be trained with; choose a dataset with "
-            "captions, such as wds:PATTERN, parquet:PATTERN, coco:FOLDER, or a folder with train/captions.tsv."
-        )
 
     def make(example: Example, draw: float) -> np.ndarray:
         texts = known[example.number]

@@ -65,9 +65,7 @@ class Text:
             if type(value) is not int or not low <= value <= high:
                 raise UserError(f"A text has {name} {value!r}, expected a whole number from {low} to {high}.")
         if not isinstance(self.vocabulary, str) or not re.fullmatch(r"[\w.+-]*\w", self.vocabulary):
-            raise UserError(
-                f"A text has vocabulary {self.vocabulary!r}, expected the name of a file without a folder."
-            )
+            raise UserError(f"A text has vocabulary {self.vocabulary!r}, expected the name of a file without a folder.")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", str(self.sha256)):
             raise UserError(f"A text has sha256 {self.sha256!r}, expected 64 hexadecimal digits or none.")
 

@@ -129,6 +129,13 @@ def check_sharpness(recipe: Recipe) -> None:
         )
 
 
+def check_chunk(recipe: Recipe) -> None:
+    """Raise UserError where the similarities of a batch cannot be cut into chunks of equal size."""
+    chunk = getattr(recipe.task, "chunk", 0)
+    if chunk and recipe.batch % chunk:
+        raise UserError(f"--chunk {chunk} does not divide the batch of {recipe.batch}; choose a divisor, or 0 for all.")
+
+
 def check(recipe: Recipe) -> None:
     """Raise UserError where two numbers of a recipe contradict one another, or make too large a batch."""
     for flag, batch in (("batch", recipe.batch), ("batch_eval", recipe.batch_eval)):
@@ -138,6 +145,7 @@ def check(recipe: Recipe) -> None:
                 f"{MOST_BYTES // 2**30}; give fewer images or a smaller --crop."
             )
     check_sharpness(recipe)
+    check_chunk(recipe)
     check_sharing(recipe, 1)
     if recipe.resize < recipe.crop:
         raise UserError(f"--resize {recipe.resize} is smaller than --crop {recipe.crop}; resize to at least the crop.")

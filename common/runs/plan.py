@@ -20,7 +20,7 @@ from common.models import ModelConfig, find_model
 from common.models.cards import Preprocessing
 from common.models.families import dump_config
 from common.recipes.create import create_recipe
-from common.recipes.groups import trained
+from common.recipes.groups import Groups, trained
 from common.recipes.moments import state_shapes
 from common.runs import events
 from common.runs.extend import Finished
@@ -58,6 +58,7 @@ class Plan:
         tenth = max(1, self.recipe.num_steps // 10)
         sets = {name: given.get("val", tenth) if every is None else every for name, every in sets.items()}
         check_locked(config.locked, self.model_config.parameter_shapes())
+        check_trained(self.recipe.groups, self.model_config.parameter_shapes(), config.model)
         self.periods = {"val": tenth} | given | sets  # evaluator -> steps between
         if config.tensorboard:
             events.check_installed()
@@ -166,6 +167,14 @@ def check_locked(pattern: str | None, names: Collection[str]) -> None:
     """Raise UserError for a --locked that fits no parameter."""
     if pattern and not any(re.fullmatch(pattern, name) for name in names):
         raise UserError(f"--locked {pattern} fits no parameter, such as {next(iter(names))}; correct the pattern.")
+
+
+def check_trained(groups: Groups, names: Collection[str], model: str) -> None:
+    """Raise UserError where nothing is left to train."""
+    if not trained(groups, names):
+        raise UserError(
+            f"Nothing of {model} is left to train, which has {len(names)} parameter arrays; change --train_only or --locked."
+        )
 
 
 def scaling(preprocessing: Preprocessing) -> dict[str, list[float]]:

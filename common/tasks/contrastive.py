@@ -10,7 +10,7 @@ import numpy as np
 from common import weights
 from common.data.batches import EvalBatches
 from common.data.checked import open_turned
-from common.data.columns import Column, captions, eval_images, train_images
+from common.data.columns import Column, captions, check_captions, eval_images, train_images
 from common.data.split import Dataset, Split
 from common.data.text import Renderer, Tokenizer, open_tokenizer
 from common.data.text.prompts import PROMPTS, names_of, prompted
@@ -42,6 +42,9 @@ def models(plan: Any) -> dict[str, Start]:
             f"--recipe {recipe.name} trains image-text models and {config.model} takes no texts; choose a --model such as "
             "SigLIP-T/8."
         )
+    check_captions(plan.splits["train"])
+    for name in zero_shot_sets(config):
+        classes_of(config, name)
     size = (recipe.crop, recipe.crop)
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed, image_size=size, say=plan.notes.append

@@ -123,9 +123,7 @@ def tower_of(source: Source, name: str) -> Source:
     """The tower called `name`, `image` or `text`, of an image-text model. UserError for a model without it."""
     tower = source.config.children.get(name) if isinstance(source.config, TwoTowersConfig) else None
     if tower is None:
-        raise UserError(
-            f"{source.path} holds {some(source.config)}, which has no tower for {name}s; name another."
-        )
+        raise UserError(f"{source.path} holds {some(source.config)}, which has no tower for {name}s; name another.")
     card = dataclasses.replace(source.card, text=None) if name == "image" else source.card
     return source._replace(config=tower, arrays=below(source.arrays, name), card=card)
 
