@@ -131,6 +131,14 @@ def test_chunks_of_another_size_are_refused():
         recipe_of("siglip_lit", chunk=100)
 
 
+def test_a_model_sees_images_at_its_own_size():
+    recipe = create_recipe(TrainConfig(recipe="siglip_lit"), 50_000, (32, 32), {}, 32)
+    assert (recipe.crop, recipe.resize) == (32, 32)
+    recipe = create_recipe(TrainConfig(recipe="siglip_lit", crop=64), 50_000, (32, 32), {}, 32)
+    assert (recipe.crop, recipe.resize) == (64, 64)
+    assert create_recipe(TrainConfig(recipe="augreg"), 5_000_000, (32, 32), {}, 32).crop == 224
+
+
 def test_a_part_of_a_tower_is_locked():
     recipe = recipe_of("siglip_lit", locked="image/(?!head/).*")
     assert trained(recipe.groups, NAMES) == {*NAMES} - {"image/stem/kernel"}

@@ -15,9 +15,12 @@ MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rat
 MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
 
 
-def create_recipe(config, num_examples: int, image_size: tuple[int, int], dataset_flags: dict) -> Recipe:
+def create_recipe(
+    config, num_examples: int, image_size: tuple[int, int], dataset_flags: dict, own_size: int | None = None
+) -> Recipe:
     """The recipe that a TrainConfig asks for: a flag wins over --compat, then the dataset's row, then the rule.
 
+    Image-text models see images at `own_size`, that of their weights, unless a flag gives another crop.
     Raises UserError for numbers that contradict one another, and for flags that the recipe has no use for.
     """
     flags.check(config)
@@ -31,6 +34,9 @@ def create_recipe(config, num_examples: int, image_size: tuple[int, int], datase
         batch = wanted.get("batch") or RULES[config.recipe](num_examples, image_size, wanted)["batch"]
         wanted["steps"] = max(1, round(config.epochs * num_examples / batch))
     rule = RULES[config.recipe](num_examples, image_size, wanted)
+    if rule.get("task") == Contrastive.name and own_size:
+        wanted = {"crop": own_size} | wanted
+        rule = RULES[config.recipe](num_examples, image_size, wanted)
     check_use(config, "tasks", rule.get("task", "classification"))
     check_length(config, rule, wanted)
     check_distance(rule, wanted)

@@ -43,7 +43,9 @@ class Plan:
         self.config = config
         self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(self.dataset, config, given)
-        self.recipe = create_recipe(config, len(self.splits["train"]), self.dataset.image_size, self.dataset.recipe)
+        own_size = (model.config().image_size or (None,))[0]
+        facts = len(self.splits["train"]), self.dataset.image_size, self.dataset.recipe
+        self.recipe = create_recipe(config, *facts, own_size)
         self.finished = Finished(config) if config.extend_from else None
         if self.finished:
             self.finished.check(self.recipe.num_steps, self.dataset.class_names)
