@@ -399,7 +399,7 @@ def test_all_timm_architectures_are_read_as_they_are_or_refused():
     [
         ({"global_pool": "avg", "fc_norm": False}, "a class token and its config.json has global_pool 'avg'"),
         ({"global_pool": "avgmax", "fc_norm": False}, "has global_pool 'avgmax', expected one of token, avg, map"),
-        ({"act_layer": "quick_gelu"}, "the activation 'quick_gelu'"),
+        ({"act_layer": "relu"}, "the activation 'relu'"),
         ({"norm_layer": "layernorm2d", "depth": 0}, "norm_layer 'layernorm2d'"),
         ({"dynamic_img_pad": True}, "dynamic_img_pad True"),
         ({"block_fn": "ResPostBlock"}, "block_fn 'ResPostBlock'"),
@@ -438,7 +438,7 @@ def test_a_bit_of_timm_computes_with_relu(activation):
 @pytest.mark.parametrize(
     ("build", "changes", "words"),
     [
-        ("vit", {"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu'"),
+        ("vit", {"hidden_act": "relu"}, "hidden_act 'relu'"),
         ("vit", {"problem_type": "regression"}, "problem_type 'regression'"),
         ("bit", {"output_stride": 8}, "output_stride 8, expected 32"),
         ("bit", {"layer_type": "bottleneck"}, "layer_type 'bottleneck'"),
