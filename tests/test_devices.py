@@ -102,11 +102,12 @@ def quick(monkeypatch, tmp_path):
     object.__delattr__(row, "config")
 
 
-def train(member: Devices, *flags, disturb=lambda run, step: None) -> Run:
-    """`main` of the engines on `member`, with numpy; `disturb` is called in every step."""
+def train(member: Devices, *flags, disturb=lambda run, step: None, prepared=lambda: None) -> Run:
+    """`main` of the engines on `member`, with numpy; `prepared` is called before it begins and `disturb` in every step."""
     run = Run(parse(TrainConfig, [*map(str, (*FLAGS, *flags))], "train", ""), "numpy")
     with PARSING:
         main = numpy_engine.load_main()
+    prepared()
     steps = iter(range(run.recipe.num_steps))
 
     def train_step(*arguments, **options):
@@ -217,7 +218,10 @@ def test_what_processes_cannot_share_is_one_sentence(flags, words, tmp_path):
 @pytest.mark.parametrize("flag", ("--seed", "--log_every", "--checkpoint_every"))
 def test_processes_with_different_flags_are_refused(flag):
     """Also with those that may change from one start to the next: they say when processes talk to one another."""
-    first, second = Team(2).do(lambda member: train(member, "--name", "flags", flag, 2 + member.process))
+    both = threading.Barrier(2)  # or else the second one finds the first one's folder, and refuses to go on in it
+    first, second = Team(2).do(
+        lambda member: train(member, "--name", "flags", flag, 2 + member.process, prepared=both.wait)
+    )
     assert "do not see the same images, flags and checkpoint" in str(first) and second.code == 2
 
 

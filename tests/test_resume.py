@@ -142,7 +142,7 @@ def runs(request, server, tmp_path_factory) -> Runs:
 
 
 def test_archives_go_on_in_the_middle_of_an_epoch(numpy_runs):
-    """A run on tar archives of the same images in the same order is that of the folder, killed after three steps or not."""
+    """A run on tar archives of the same images in the same order is that of the folder, killed within an epoch or not."""
     for split, own in open_dataset(str(numpy_runs.folder / "images")).splits.items():
         with tarfile.open(numpy_runs.folder / f"{split}.tar", "w") as archive:
             for i in range(len(own)):
@@ -154,7 +154,7 @@ def test_archives_go_on_in_the_middle_of_an_epoch(numpy_runs):
     numpy_runs.train("folder", *nine)
     flags = ("--dataset", "wds:{train,test}.tar", *nine)
     numpy_runs.stopped("archives", *flags, after=3)
-    assert numpy_runs.step("archives") in (3, 4)
+    assert 4 * numpy_runs.step("archives") % 9  # in the middle of an epoch, at whichever step it was killed
     numpy_runs.finish("archives", *flags)
     numpy_runs.assert_same("archives", "folder")
 
