@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import numpy as np
 
 from common.data import images
 from common.data.split import Split, typical_size
-from common.data.text import Renderer, Tokenizer, open_tokenizer
+from common.data.text import kept_tokenizer
 from common.data.views import model_view
 from common.models import ModelConfig, find_model, published_models, unpublished_models
 from common.models.cards import Card, Preprocessing, nameless
-from common.models.tokens import Text
 from common.recipes import hyperrule
 from common.recipes.choices import LONGEST_SIDE
 from common.runs.prediction import find_images, likeliest
@@ -92,14 +90,8 @@ def tokenize(known: Known, texts: str | Sequence[str], folder: str | Path) -> np
         raise UserError(
             "The model takes no texts, or its card does not say how; choose an image-text model such as SigLIP-T/8."
         )
-    found = opened_tokenizer(card.text, str(folder)).encode([texts] if isinstance(texts, str) else list(texts))
+    found = kept_tokenizer(card.text, folder=str(folder)).encode([texts] if isinstance(texts, str) else list(texts))
     return preprocessing.scale(found) if found.ndim == 4 else found
-
-
-@functools.lru_cache(maxsize=8)
-def opened_tokenizer(text: Text, folder: str) -> Tokenizer | Renderer:
-    """A card's tokenizer, read once."""
-    return open_tokenizer(text, folder=folder)
 
 
 def to_split(pictures: Any) -> Split:

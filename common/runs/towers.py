@@ -10,8 +10,8 @@ from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches
 from common.data.sources import Opener
 from common.data.split import Dataset, Split
-from common.data.text import Renderer, Tokenizer, open_tokenizer
-from common.data.text.prompts import names_of, prompted, read_prompts
+from common.data.text import Renderer, Tokenizer, fitting, open_tokenizer
+from common.data.text.prompts import prompts_of, read_prompts
 from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.embeddings import Embeddings, similarities
 from common.evaluation.evaluator import Evaluator, Prepared
@@ -42,10 +42,8 @@ def check_texts(job: Inference, use: str) -> None:
 
 def tokenizer_of(job: Inference) -> Tokenizer | Renderer:
     """What makes numbers of the model's texts. Raises UserError where its vocabulary is missing or another model's."""
-    text, config = job.model_config.text, job.config
-    found = open_tokenizer(job.card.text, config.vocabulary, config.bit_pretrained_dir)
-    found.check_model(text.vocabulary if text else 0, text.places(found.length) if text else job.resolution)
-    return found
+    found = open_tokenizer(job.card.text, job.config.vocabulary, job.config.bit_pretrained_dir)
+    return fitting(found, job.model_config, job.resolution)
 
 
 class Towers(Evaluation):
@@ -99,9 +97,7 @@ class ZeroShot(Towers):
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are; their classes' names become prompts. Raises UserError for images without classes."""
         dataset.check_labels()
-        plain = self.card.text.kind == "bpe"  # CLIP was evaluated with names and prompts as they are
-        names = names_of(dataset.name, dataset.class_names)
-        self.texts, self.classes = prompted(names, self.prompts, canonicalize=not plain)
+        self.texts, self.classes = prompts_of(dataset, self.prompts, self.card.text)
         self.num_classes = dataset.num_classes
         return dataset.splits
 

@@ -11,8 +11,7 @@ from common.data.split import Split
 from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import find_model, with_noise
-from common.models.cards import Preprocessing
-from common.tasks.start import Start
+from common.tasks.start import Start, prepared
 
 
 def models(plan: Any) -> dict[str, Start]:
@@ -23,11 +22,8 @@ def models(plan: Any) -> dict[str, Start]:
         find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
         image_size=(recipe.crop, recipe.crop), head_bias=recipe.head_bias, say=plan.notes.append,
     )  # fmt: skip
-    prepared = recipe.crop, recipe.eval_resize, recipe.eval_resize_kind
-    preprocessing = Preprocessing(*prepared, card.preprocessing.mean, card.preprocessing.std, config.exif)
-    return {
-        "model": Start(with_noise(model_config, recipe.dropout, recipe.stochastic_depth), arrays, card, preprocessing)
-    }
+    model_config = with_noise(model_config, recipe.dropout, recipe.stochastic_depth)
+    return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif))}
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:

@@ -12,18 +12,17 @@ from common.data.batches import EvalBatches
 from common.data.checked import open_turned
 from common.data.columns import Column, captions, check_captions, eval_images, train_images
 from common.data.split import Dataset, Split
-from common.data.text import Renderer, Tokenizer, open_tokenizer
-from common.data.text.prompts import PROMPTS, names_of, prompted
+from common.data.text import Renderer, Tokenizer, fitting, kept_tokenizer
+from common.data.text.prompts import PROMPTS, prompts_of
 from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
 from common.models import TwoTowersConfig, find_model
-from common.models.cards import Preprocessing
 from common.models.family import Config, within
 from common.models.tokens import Text
 from common.system.errors import UserError
-from common.tasks.start import Start
+from common.tasks.start import Start, prepared
 from common.weights.adapt import adapt
 from common.weights.starting import read_source
 
@@ -56,9 +55,7 @@ def models(plan: Any) -> dict[str, Start]:
             arrays |= within(tower, tower_values(path, getattr(model, tower), plan.notes.append))
     card = card.over(row.card)
     tokenizer_of(config, card.text, model)
-    prepared = recipe.crop, recipe.eval_resize, recipe.eval_resize_kind
-    preprocessing = Preprocessing(*prepared, card.preprocessing.mean, card.preprocessing.std, config.exif)
-    return {"model": Start(model, arrays, card, preprocessing)}
+    return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
 
 
 def first_scales(model: TwoTowersConfig, task: Any) -> dict[str, np.ndarray]:
@@ -82,16 +79,8 @@ def tokenizer_of(config: Any, text: Text | None, model: TwoTowersConfig) -> Toke
         raise UserError(
             f"No card states how the texts of {config.model} become numbers; put the card of its training beside its weights."
         )
-    found = opened(text, config.vocabulary, config.bit_pretrained_dir)
-    words = model.text
-    found.check_model(*((words.vocabulary, words.places(text.length)) if words else (0, model.image_size[0])))
-    return found
-
-
-@functools.lru_cache(maxsize=8)
-def opened(text: Text, vocabulary: str | None, folder: str) -> Tokenizer | Renderer:
-    """The tokenizer of a card, read once."""
-    return open_tokenizer(text, vocabulary, folder)
+    found = kept_tokenizer(text, config.vocabulary, config.bit_pretrained_dir)
+    return fitting(found, model, model.image_size and model.image_size[0])
 
 
 class Texts:
@@ -121,7 +110,7 @@ def evaluators(plan: Any) -> list[Evaluator]:
     found, texts = [], Texts(plan)
     for name, split in plan.splits.items():
         if name != "train" and split.captions is not None:
-            written = list(chain.from_iterable(split.captions[i] for i in range(len(split))))
+            written = list(chain.from_iterable(split.captions))
             found.append(
                 RetrievalEvaluator(
                     name, image_batches(plan, split), split.captions.images_of, texts.batches(written, plan.recipe.batch_eval),
@@ -146,9 +135,7 @@ def zero_shot(plan: Any, texts: Texts, name: str) -> Evaluator:
     """Whether a data set's images are nearest to the prompts of their classes."""
     dataset = classes_of(plan.config, name)
     split = dataset.splits[dataset.held_out]
-    plain = plan.models["model"].card.text.kind == "bpe"  # CLIP was evaluated with names and prompts as they are
-    names = names_of(dataset.name, dataset.class_names)
-    prompts, classes = prompted(names, PROMPTS[ZERO_SHOT_PROMPTS], canonicalize=not plain)
+    prompts, classes = prompts_of(dataset, PROMPTS[ZERO_SHOT_PROMPTS], plan.models["model"].card.text)
     batches = texts.batches(prompts, plan.recipe.batch_eval)
     return ZeroShotEvaluator(name, image_batches(plan, split), split.labels, batches, classes)
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from common.models import ModelConfig
 from common.models.cards import Card, Preprocessing
+from common.recipes.choices import Exif
 from common.recipes.groups import FROZEN
 from common.weights import Arrays
 
@@ -23,3 +24,9 @@ class Start(NamedTuple):
         trained = {"remat": config.remat, "groups": recipe.groups}
         options = {"precision": config.precision, "preprocessing": self.preprocessing}
         return (self.config, self.arrays), options | ({"groups": FROZEN} if self.frozen else trained)
+
+
+def prepared(recipe: Any, card: Card, exif: Exif) -> Preprocessing:
+    """How a model that is trained sees images: as the recipe evaluates, in the scale of the file that it starts from."""
+    scale = card.preprocessing
+    return Preprocessing(recipe.crop, recipe.eval_resize, recipe.eval_resize_kind, scale.mean, scale.std, exif)

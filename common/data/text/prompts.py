@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from common.data.lists import lines
+from common.data.split import Dataset
 from common.models.published import prompted_classes
+from common.models.tokens import Text
 from common.system.errors import UserError, nearest, printable
 
 WORDNET_ID = re.compile(r"n\d{8}")  # what ImageNet calls its class folders
@@ -174,6 +176,15 @@ def names_of(dataset: str, class_names: Sequence[str]) -> Sequence[str]:
             f"{dataset} calls a class {unknown[0]}, which is none of ImageNet's 1,000; give its folder a name in words."
         )
     return [known[name] for name in class_names]
+
+
+def prompts_of(dataset: Dataset, prompts: Sequence[str], text: Text) -> tuple[list[str], np.ndarray]:
+    """`prompted` names of a dataset's classes, for a model that takes texts so.
+
+    CLIP was evaluated with names and prompts as they are, the others with `canonical` ones.
+    """
+    names = names_of(dataset.name, dataset.class_names)
+    return prompted(names, prompts, canonicalize=text.kind != "bpe")
 
 
 def prompted(
