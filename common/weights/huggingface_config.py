@@ -11,10 +11,10 @@ from common.models.cards import Card
 from common.system.errors import UserError
 from common.weights import processors
 from common.weights.huggingface_towers import (
-    ACTIVATIONS,
     TYPES,
     describe_towers,
     described,
+    gelu_of,
     is_tower,
     read_towers,
 )
@@ -41,10 +41,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
                 raise UserError(f"The config.json has {name} {config[name]!r}, expected {value!r}, as BiT has it.")
         facts["num_groups"] = config.get("num_groups", 32)
     elif config.get("model_type") == "vit":
-        activation = config.get("hidden_act", "gelu")
-        if activation not in ACTIVATIONS:
-            raise UserError(f"The config.json has hidden_act {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
-        facts["gelu"] = ACTIVATIONS[activation]
+        facts["gelu"] = gelu_of(config.get("hidden_act", "gelu"))
         facts["layer_norm_epsilon"] = config.get("layer_norm_eps", 1e-12)
         facts["num_heads"] = config.get("num_attention_heads", 12)
         facts["image_size"] = processors.pair(config.get("image_size", 224))

@@ -55,12 +55,8 @@ def read_tower(config: dict[str, Any], kind: str) -> dict[str, Any]:
                 f"The config.json has {name} {config[name]!r}, expected {allowed[0]!r}; choose another file."
             )
     told = DEFAULTS[kind] | config
-    if told["hidden_act"] not in ACTIVATIONS:
-        raise UserError(
-            f"The config.json has hidden_act {told['hidden_act']!r}, expected one of {sorted(ACTIVATIONS)}."
-        )
     facts = {
-        "gelu": ACTIVATIONS[told["hidden_act"]],
+        "gelu": gelu_of(told["hidden_act"]),
         "layer_norm_epsilon": told["layer_norm_eps"],
         "num_heads": told["num_attention_heads"],
     }
@@ -84,6 +80,13 @@ def read_tower(config: dict[str, Any], kind: str) -> dict[str, Any]:
     elif kind != "bert":
         facts["image_size"] = processors.pair(told["image_size"])
     return facts
+
+
+def gelu_of(activation: str) -> str:
+    """The GELU that a `hidden_act` names. UserError for another function."""
+    if activation not in ACTIVATIONS:
+        raise UserError(f"The config.json has hidden_act {activation!r}, expected one of {sorted(ACTIVATIONS)}.")
+    return ACTIVATIONS[activation]
 
 
 # --- written

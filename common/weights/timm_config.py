@@ -15,8 +15,9 @@ from common.weights import processors
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
 HEADS = {"vit_base_patch16_gap_224": 16}  # architectures whose heads follow from neither arrays nor published sizes
-ACTIVATIONS = {"gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}}
-ACTIVATIONS |= {"quick_gelu": {"gelu": "quick"}}
+ACTIVATIONS = {
+    "gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}, "quick_gelu": {"gelu": "quick"},
+}  # fmt: skip
 ACTIVATED = {"erf": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu"}
 # Arguments of timm's models that follow from arrays, are read below, or change nothing once a model is trained.
 KNOWN = {
