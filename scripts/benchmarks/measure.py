@@ -1,0 +1,122 @@
+"""Contenders in processes of their own, whose repeats are interleaved; their time and their memory."""
+
+import importlib
+import multiprocessing
+import resource
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
+
+
+Work = Callable[[], float | None]  # one repeat; returns its own figure, or None for its seconds
+
+
+# Freed memory returns to the system at once, so that what is in use can be seen from outside.
+EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+PAGE_BYTES = resource.getpagesize()
+
+
+def import_engine(engine: str) -> tuple:
+    """(api, inference, loop, optim) of an engine."""
+    if engine == "bit_tf2":
+        importlib.import_module(engine).import_tensorflow()
+    return tuple(importlib.import_module(f"{engine}.{part}") for part in ("api", "inference", "loop", "optim"))
+
+
+def serve(connection, prepare: Callable[..., Work], arguments: tuple) -> None:
+    """A contender's process: prepare, warm up once, then answer every request with one figure."""
+    try:
+        work = prepare(*arguments)
+        work()
+        connection.send(None)
+        while connection.recv():
+            started = time.perf_counter()
+            figure = work()
+            connection.send(time.perf_counter() - started if figure is None else figure)
+    except (EOFError, KeyboardInterrupt):
+        pass
+
+
+def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[float]]:
+    """{row: its figures}, from {row: (prepare, *arguments)}; one contender works at a time."""
+    context, workers = multiprocessing.get_context("spawn"), {}
+    for row, (prepare, *arguments) in contenders.items():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, prepare, tuple(arguments)), daemon=False)
+        process.start()
+        theirs.close()
+        try:
+            ours.recv()
+            workers[row] = (process, ours)
+        except EOFError:
+            print(f"  {row}: its process ended without a figure (see above)", flush=True)
+    figures = {row: [] for row in workers}
+    for _ in range(repeats):
+        for row, (_, connection) in workers.items():
+            connection.send(True)
+            figures[row].append(connection.recv())
+    for process, connection in workers.values():
+        connection.send(False)
+        process.join(30)
+        process.kill()
+    return figures
+
+
+def show(title: str, figures: dict[str, list[float]], unit: str, scale: float = 1.0) -> None:
+    """Print one table."""
+    print(f"\n{title}\n  {'':<28} {'median':>10} {'range':>21}  ratio", flush=True)
+    first = None
+    for row, values in figures.items():
+        middle = statistics.median(values) * scale
+        first = first or middle
+        spread = f"{min(values) * scale:,.4g} .. {max(values) * scale:,.4g}"
+        print(f"  {row:<28} {middle:>10,.4g} {spread:>21}  {middle / first:.2f}   {unit}", flush=True)
+
+
+def in_fresh_process(function: Callable, *arguments):
+    """What `function` returns in a process of its own, whose memory nothing has used before."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(function, arguments)
+
+
+def peak_growth_bytes(engine: str, work: Callable[[], None]) -> float:
+    """Largest growth of the memory in use while `work` runs: the GPU's where there is one, else the process's."""
+    if engine == "bit_pytorch":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            work()
+            return torch.cuda.max_memory_allocated() - before
+    resting, peak, done = resident_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    done.set()
+    watcher.join()
+    return peak - resting
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def growing(size: int, prepare: Callable[..., Work], *arguments) -> Work:
+    """Growth of memory during some work, relative to a size in bytes."""
+    work = prepare(*arguments)
+    return lambda: peak_growth_bytes("the process", work) / size

@@ -1,0 +1,216 @@
+"""Steps of training and inference of the engines, against timm; what they cost in memory."""
+
+import argparse
+import dataclasses
+import functools
+import os
+import statistics
+
+import numpy as np
+
+from common.models import ModelConfig, find_model
+from common.models.initial import initial_parameters
+from common.recipes.recipe import Recipe
+from scripts.benchmarks.measure import (
+    EXACT_MALLOC,
+    Work,
+    import_engine,
+    in_fresh_process,
+    measure,
+    peak_growth_bytes,
+    show,
+)
+
+PEERS = {  # our model -> timm's, and the resolution at which they are compared
+    "BiT-S-R50x1": ("resnetv2_50x1_bit", 128),
+    "BiT-S-R101x1": ("resnetv2_101x1_bit", 128),
+    "ViT-S/16": ("vit_small_patch16_224", 224),
+    "ViT-B/16": ("vit_base_patch16_224", 224),
+    "Mixer-B/16": ("mixer_b16_224", 224),
+}
+
+
+CLASSES = 10
+
+
+RECIPE = Recipe(  # the BiT-HyperRule's pixels for small images, at any batch
+    name="benchmark", batch=128, batch_split=1, batch_eval=128, lrs=(0.0,), resize=160, crop=128, crop_min_area=1.0,
+    mixup=0.0, momentum=0.9, weight_decay=0.0,
+)  # fmt: skip
+
+
+def training_batch(args: argparse.Namespace, batch: int) -> dict[str, np.ndarray]:
+    """Random bytes with labels."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, args.resolution, args.resolution, 3), np.uint8)
+    return {"images": images, "labels": np.arange(batch, dtype=np.int32) % CLASSES}
+
+
+def model_config(args: argparse.Namespace) -> ModelConfig:
+    """Our model for a few classes, and for the resolution where its parameters depend on it."""
+    config = find_model(args.model).config(CLASSES)
+    fixed = bool(config.image_size)
+    return dataclasses.replace(config, image_size=(args.resolution, args.resolution)) if fixed else config
+
+
+def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int = 1, **numbers) -> Work:
+    """Training steps of one engine, each read back, perhaps with other `numbers` of the recipe."""
+    recipe = dataclasses.replace(RECIPE, batch_split=batch_split, lrs=(1e-4,), weight_decay=1e-4, **numbers)
+    return stepping(args, engine, model_config(args), training_batch(args, batch), recipe)
+
+
+def stepping(args: argparse.Namespace, engine: str, config: ModelConfig, batch: dict, recipe: Recipe) -> Work:
+    """Training steps of one engine on one batch."""
+    api, _, loop, optim = import_engine(engine)
+    model = api.build(config, initial_parameters(0, config), precision=args.precision)
+    optimizer = optim.create_optimizer(model, recipe)
+    on_device = next(iter(loop.to_device(iter([batch]), model.devices)))
+
+    def work() -> None:
+        for _ in range(args.steps):
+            loss = loop.train_step({"model": model}, optimizer, on_device, recipe, step=0)["loss"]
+        float(loss)
+        str(next(iter(optimizer.parameters.values())))  # waits for the update: the loss of SAM comes half a step before
+
+    return work
+
+
+def engine_inference(args: argparse.Namespace, engine: str) -> Work:
+    """Logits of one engine, as `predict` computes them."""
+    api, inference, _, _ = import_engine(engine)
+    config = model_config(args)
+    model = api.build(config, initial_parameters(0, config), precision=args.precision)
+    inference.standardize_once(model)
+    batch = training_batch(args, args.batch) | {"mask": np.ones(args.batch, bool)}
+
+    def work() -> None:
+        for _ in inference.predict(model, iter([batch] * args.steps)):
+            pass
+
+    return work
+
+
+def timm_model(args: argparse.Namespace, memory_format: str, compiled: bool):
+    """(model, images on the device) of timm, in the layout of memory that is named, with the GELU of our model."""
+    import timm
+    import torch
+    from timm.layers import get_act_layer
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = getattr(torch, memory_format)
+    gelu = {None: None, "tanh": "gelu_tanh", "erf": "gelu"}[gelu_of(args)]
+    options = {"act_layer": get_act_layer(gelu), "img_size": args.resolution} if gelu else {}
+    model = timm.create_model(PEERS[args.model][0], num_classes=CLASSES, **options).to(device, memory_format=layout)
+    images = torch.from_numpy(training_batch(args, args.batch)["images"]).permute(0, 3, 1, 2).to(device)
+    images = (images / 127.5 - 1).contiguous(memory_format=layout)
+    return (torch.compile(model) if compiled else model), images
+
+
+def gelu_of(args: argparse.Namespace) -> str | None:
+    """The kind of GELU of the model, `tanh` in Google's weights; None for ResNets."""
+    return getattr(model_config(args), "gelu", None)
+
+
+def timm_training(args: argparse.Namespace, memory_format: str, compiled: bool = False) -> Work:
+    """Training steps of the peer, with PyTorch's SGD and, for bfloat16, its automatic mixed precision."""
+    import torch
+
+    model, images = timm_model(args, memory_format, compiled)
+    labels = torch.arange(args.batch, device=images.device) % CLASSES
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+
+    def work() -> None:
+        for _ in range(args.steps):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
+                loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        float(loss.detach())
+
+    return work
+
+
+def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool = False) -> Work:
+    """Logits of the peer."""
+    import torch
+
+    model, images = timm_model(args, memory_format, compiled)
+    model.eval()
+
+    def work() -> None:
+        with (
+            torch.inference_mode(),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"),
+        ):
+            for _ in range(args.steps):
+                model(images).cpu()
+
+    return work
+
+
+def peak_of_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> Work:
+    """MiB by which memory grows during a step, beyond what stays when it is over."""
+    if engine == "bit_tf2":  # keeps the memory of its tensors: only the first step of a process shows how much
+        return lambda: in_fresh_process(growth_of_first_step, args, engine, batch, batch_split) / 2**20
+    step = engine_training(args, engine, batch, batch_split)
+    step()  # compiled, momenta allocated
+    return lambda: peak_growth_bytes(engine, step) / 2**20
+
+
+def growth_of_first_step(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> float:
+    """Bytes by which memory grows during the first step, the compiled graph and the momenta included."""
+    return peak_growth_bytes(engine, engine_training(args, engine, batch, batch_split))
+
+
+def train_section(args: argparse.Namespace) -> None:
+    """A training step of the three engines against timm."""
+    rows = {f"timm {layout}": (timm_training, args, layout) for layout in ("contiguous_format", "channels_last")}
+    rows |= {"timm channels_last, compiled": (timm_training, args, "channels_last", True)} if args.compile else {}
+    rows |= {engine: (engine_training, args, engine, args.batch) for engine in args.engines}
+    show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
+
+
+def sharpness_section(args: argparse.Namespace) -> None:
+    """A step of SAM and of GSAM against a plain one, in each engine."""
+    numbers = {"plain": {}, "SAM": {"rho": 0.05, "rho_min": 0.05}, "GSAM": {"rho": 0.05, "gsam_alpha": 0.4}}
+    for engine in args.engines:
+        rows = {
+            f"{engine}, {name}": (functools.partial(engine_training, **changes), args, engine, args.batch)
+            for name, changes in numbers.items()
+        }
+        show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
+
+
+def inference_section(args: argparse.Namespace) -> None:
+    """Inference of the three engines against timm."""
+    rows = {f"timm {layout}": (timm_inference, args, layout) for layout in ("contiguous_format", "channels_last")}
+    rows |= {"timm channels_last, compiled": (timm_inference, args, "channels_last", True)} if args.compile else {}
+    rows |= {engine: (engine_inference, args, engine) for engine in args.engines}
+    show(f"Inference, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
+
+
+def describe(args: argparse.Namespace) -> str:
+    gelu = f", GELU {gelu_of(args)} in all" if gelu_of(args) else ""
+    return f"{args.model}, batch {args.batch}, {args.resolution} px, {args.precision}{gelu}"
+
+
+def memory_section(args: argparse.Namespace) -> None:
+    """Peak memory of a training step with and without --batch_split, and what of it grows with the images."""
+    os.environ |= EXACT_MALLOC
+    args = argparse.Namespace(**vars(args) | {"steps": 1})  # a second step takes no more memory
+    few = args.memory_batch // 4
+    for engine in args.engines:
+        rows = {
+            f"{engine}, {batch} images, --batch_split {split}": (peak_of_training, args, engine, batch, split)
+            for split in (1, 8)
+            for batch in (args.memory_batch, few)
+        }
+        figures = measure(rows, 3)
+        show(f"Growth of memory during a step, {args.model}, {args.resolution} px", figures, "MiB")
+        if len(figures) < len(rows):
+            continue  # a process ended without a figure, and said so
+        whole, whole_few, split, split_few = map(statistics.median, figures.values())
+        activations, of_split = (x / (1 - few / args.memory_batch) for x in (whole - whole_few, split - split_few))
+        print(f"  activations, extrapolated from both batches: {activations:,.0f} and {of_split:,.0f} MiB, ", end="")
+        print(f"{of_split / activations:.2f}", flush=True)
