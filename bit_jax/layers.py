@@ -258,6 +258,17 @@ def drop_branch(x: Array, kept: Array | None) -> Array:
     return x if kept is None else x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
 
 
+def keep_patches(x: Array, kept_patches: Array | None, count: int) -> Array:
+    """Tokens [B, L, D] without those of the last `count`, the patches, that `kept_patches`, int32 [B, K], does not number.
+
+    Without `kept_patches`, unchanged.
+    """
+    if kept_patches is None:
+        return x
+    others, patches = x[:, :-count], x[:, -count:]
+    return jnp.concatenate([others, jnp.take_along_axis(patches, kept_patches[:, :, None], 1)], 1)
+
+
 def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
     """[1, L, D] sine and cosine positions."""
     return jnp.asarray(positions.sincos2d(*grid, width), dtype)

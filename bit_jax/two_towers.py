@@ -1,6 +1,5 @@
 """Image-text models in JAX (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -48,13 +47,15 @@ class TwoTowers(Model):
         self.head = None
 
     def __call__(
-        self, images: Array | None, texts: Array | None, parts: int = 1
+        self, images: Array | None, texts: Array | None, parts: int = 1, **noise: Array
     ) -> tuple[Array | None, Array | None, Array, Array]:
         """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
+        Noise is of the images, drawn texts are whole.
         """
-        zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
+        zimg = self.in_parts(self.encode_image, images, parts, **noise)
+        ztxt = self.in_parts(self.encode_text, texts, parts)
         return zimg, ztxt, self.t[...], jnp.zeros_like(self.t[...]) if self.b is None else self.b[...]
 
     def similarity(self, images: Array, texts: Array) -> Array:
@@ -74,12 +75,15 @@ class TwoTowers(Model):
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
 
-    def in_parts(self, encode: Callable[[Array], Array], inputs: Array | None, parts: int) -> Array | None:
-        """The embeddings of inputs [B, ...], part after part."""
+    def in_parts(self, encode: Callable[..., Array], inputs: Array | None, parts: int, **noise: Array) -> Array | None:
+        """The embeddings of inputs [B, ...] with their noise, part after part."""
         if parts == 1 or inputs is None:
-            return inputs if inputs is None else encode(inputs)
-        cut = functools.partial(self.devices.cut, inputs, parts)
-        return jnp.concatenate([jax.checkpoint(encode)(cut(part)) for part in range(parts)])
+            return inputs if inputs is None else encode(inputs, **noise)
+        found = []
+        for part in range(parts):
+            own, drawn = jax.tree.map(lambda rows, part=part: self.devices.cut(rows, parts, part), (inputs, noise))
+            found.append(jax.checkpoint(encode)(own, **drawn))
+        return jnp.concatenate(found)
 
 
 def normalized(z: Array) -> Array:

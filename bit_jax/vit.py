@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 from jax import numpy as jnp
 
-from bit_jax.layers import Dense, LayerNorm, PatchEmbedding, dropout, fixed_positions, on_grid
+from bit_jax.layers import Dense, LayerNorm, PatchEmbedding, dropout, fixed_positions, keep_patches, on_grid
 from bit_jax.model import Model
 from bit_jax.resnet_v1 import Backbone
 from bit_jax.transformer import AttentionPool, Block
@@ -35,17 +35,32 @@ class ViT(Model):
             Dense(config.feature_width, config.num_classes, bias=config.head_bias) if config.num_classes else None
         )
 
-    def __call__(self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None) -> Array:
-        return self.logits(self.features(images, kept_branches, dropout_seeds))
+    def __call__(
+        self,
+        images: Array,
+        kept_branches: Array | None = None,
+        dropout_seeds: Array | None = None,
+        kept_patches: Array | None = None,
+    ) -> Array:
+        return self.logits(self.features(images, kept_branches, dropout_seeds, kept_patches))
 
-    def features(self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None) -> Array:
+    def features(
+        self,
+        images: Array,
+        kept_branches: Array | None = None,
+        dropout_seeds: Array | None = None,
+        kept_patches: Array | None = None,
+    ) -> Array:
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
-        Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
+        Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
+        `kept_patches`, int32 [B, K], of which images see K patches only.
         """
         self.config.check_image(*images.shape[1:3])
         x = self.stem(images if self.backbone is None else self.backbone(images))  # [B, L, D]
-        x = dropout(self.embed(x), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout)
+        x = dropout(
+            self.embed(x, kept_patches), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout
+        )
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
@@ -67,9 +82,9 @@ class ViT(Model):
             Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
         ]
 
-    def embed(self, x: Array) -> Array:
+    def embed(self, x: Array, kept_patches: Array | None = None) -> Array:
         """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
-        x = self.placed(x)
+        x = keep_patches(self.placed(x), kept_patches, self.config.num_patches)
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def placed(self, x: Array) -> Array:

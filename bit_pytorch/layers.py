@@ -166,6 +166,17 @@ def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
     return x if kept is None else x * kept.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
 
+def keep_patches(x: Tensor, kept_patches: Tensor | None, count: int) -> Tensor:
+    """Tokens [B, L, D] without those of the last `count`, the patches, that `kept_patches`, int32 [B, K], does not number.
+
+    Without `kept_patches`, unchanged.
+    """
+    if kept_patches is None:
+        return x
+    others, patches = x[:, :-count], x[:, -count:]
+    return torch.cat([others, torch.take_along_dim(patches, kept_patches[:, :, None].long(), 1)], 1)
+
+
 def part(noise: Tensor | None, columns: int | slice) -> Tensor | None:
     """noise[:, columns] of what training gives, or None in evaluation."""
     return None if noise is None else noise[:, columns]

@@ -45,13 +45,15 @@ class TwoTowers(Model):
         self.head = None
 
     def forward(
-        self, images: Tensor | None, texts: Tensor | None, parts: int = 1
+        self, images: Tensor | None, texts: Tensor | None, parts: int = 1, **noise: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
+        Noise is of the images, drawn texts are whole.
         """
-        zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
+        zimg = self.in_parts(self.encode_image, images, parts, **noise)
+        ztxt = self.in_parts(self.encode_text, texts, parts)
         # Copies: where parameters are shards, the memory of whole ones is let go when this ends.
         return zimg, ztxt, self.t.clone(), torch.zeros_like(self.t) if self.b is None else self.b.clone()
 
@@ -72,11 +74,16 @@ class TwoTowers(Model):
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, 3, H, W] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
 
-    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor | None, parts: int) -> Tensor | None:
-        """The embeddings of inputs [B, ...], part after part."""
+    def in_parts(
+        self, encode: Callable[..., Tensor], inputs: Tensor | None, parts: int, **noise: Tensor
+    ) -> Tensor | None:
+        """The embeddings of inputs [B, ...] with their noise, part after part."""
         if parts == 1 or inputs is None:
-            return inputs if inputs is None else encode(inputs)
-        return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in inputs.chunk(parts)])
+            return inputs if inputs is None else encode(inputs, **noise)
+        found = []
+        for part, *drawn in zip(*(rows.chunk(parts) for rows in (inputs, *noise.values()))):
+            found.append(checkpoint(encode, part, use_reentrant=False, **dict(zip(noise, drawn))))
+        return torch.cat(found)
 
 
 def normalized(z: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bit_pytorch.layers import Dense, LayerNorm, PatchEmbedding, checked, dropout, on_grid, part
+from bit_pytorch.layers import Dense, LayerNorm, PatchEmbedding, checked, dropout, keep_patches, on_grid, part
 from bit_pytorch.model import Model
 from bit_pytorch.resnet_v1 import Backbone
 from bit_pytorch.transformer import AttentionPool, Block
@@ -13,7 +13,7 @@ from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
 from common.models.positions import sincos2d
 
-for function in ("checked", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
+for function in ("checked", "dropout", "keep_patches", "part"):  # which decide by values: nodes of torch.fx's graphs
     torch.fx.wrap(function)
 
 
@@ -41,20 +41,29 @@ class ViT(Model):
         )
 
     def forward(
-        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
+        self,
+        images: Tensor,
+        kept_branches: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        kept_patches: Tensor | None = None,
     ) -> Tensor:
-        return self.logits(self.features(images, kept_branches, dropout_seeds))
+        return self.logits(self.features(images, kept_branches, dropout_seeds, kept_patches))
 
     def features(
-        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
+        self,
+        images: Tensor,
+        kept_branches: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        kept_patches: Tensor | None = None,
     ) -> Tensor:
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
-        Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
+        Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
+        `kept_patches`, int32 [B, K], of which images see K patches only.
         """
         images = checked(images, self.config.image_size)
         x = self.stem(images if self.backbone is None else self.backbone(images))  # [B, L, D]
-        x = dropout(self.embed(x), part(dropout_seeds, 0), self.config.dropout)
+        x = dropout(self.embed(x, kept_patches), part(dropout_seeds, 0), self.config.dropout)
         for i, block in enumerate(self.blocks):
             kept, seeds = part(kept_branches, slice(2 * i, 2 * i + 2)), part(dropout_seeds, slice(3 * i + 1, 3 * i + 4))
             x = self._run(block, x, kept, seeds)
@@ -75,9 +84,9 @@ class ViT(Model):
             Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
         ]
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, kept_patches: Tensor | None = None) -> Tensor:
         """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
-        x = self.placed(x)
+        x = keep_patches(self.placed(x), kept_patches, self.config.num_patches)
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def placed(self, x: Tensor) -> Tensor:

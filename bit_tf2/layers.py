@@ -283,6 +283,17 @@ def drop_branch(x: Tensor, kept: Tensor | None) -> Tensor:
     return x if kept is None else x * tf.cast(tf.reshape(kept, (-1, *[1] * (x.shape.rank - 1))), x.dtype)
 
 
+def keep_patches(x: Tensor, kept_patches: Tensor | None, count: int) -> Tensor:
+    """Tokens [B, L, D] without those of the last `count`, the patches, that `kept_patches`, int32 [B, K], does not number.
+
+    Without `kept_patches`, unchanged.
+    """
+    if kept_patches is None:
+        return x
+    others, patches = x[:, :-count], x[:, -count:]
+    return tf.concat([others, tf.gather(patches, kept_patches, batch_dims=1)], 1)
+
+
 def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
     """[1, L, D] sine and cosine positions."""
     return tf.constant(positions.sincos2d(*grid, width), dtype)

@@ -49,7 +49,7 @@ def written(batch: dict[str, Tensor], model: Model) -> Tensor:
 
 
 def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a batch holds for dropout and stochastic depth."""
+    """What a batch holds for dropout, stochastic depth and patch dropout."""
     return {name: batch[name] for name in NOISE if name in batch}
 
 
@@ -106,7 +106,7 @@ def distillation(models: dict[str, Model], batch: dict[str, Tensor], recipe: Rec
 def contrastive(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
     """How alike the embeddings of pairs are, and of others are not, among all of the batch; `batch_split` cuts the towers' work."""
     model, task = models["model"], recipe.task
-    zimg, ztxt, t, b = model(mixed(batch, model), written(batch, model), parts=recipe.batch_split)
+    zimg, ztxt, t, b = model(mixed(batch, model), written(batch, model), parts=recipe.batch_split, **noise(batch))
     loss = SIMILARITIES[task.loss](zimg, ztxt, t, b, model.devices, task.chunk)
     return loss, {"temperature": tf.exp(t)[0], "bias": b[0]}
 

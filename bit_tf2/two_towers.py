@@ -46,13 +46,15 @@ class TwoTowers(Model):
         self.head = None
 
     def call(
-        self, images: Tensor | None, texts: Tensor | None, parts: int = 1, training: bool | None = None
+        self, images: Tensor | None, texts: Tensor | None, parts: int = 1, training: bool | None = None, **noise: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
+        Noise is of the images, drawn texts are whole.
         """
-        zimg, ztxt = self.in_parts(self.encode_image, images, parts), self.in_parts(self.encode_text, texts, parts)
+        zimg = self.in_parts(self.encode_image, images, parts, **noise)
+        ztxt = self.in_parts(self.encode_text, texts, parts)
         return (
             zimg,
             ztxt,
@@ -77,27 +79,35 @@ class TwoTowers(Model):
         """The embeddings [T, E] of tokens int [T, L], or of drawn texts [T, H, W, 3] where there is no tower for texts."""
         return normalized((self.text or self.image)(texts))
 
-    def in_parts(self, encode: Callable[[Tensor], Tensor], inputs: Tensor | None, parts: int) -> Tensor | None:
-        """The embeddings of inputs [B, ...], part after part."""
+    def in_parts(
+        self, encode: Callable[..., Tensor], inputs: Tensor | None, parts: int, **noise: Tensor
+    ) -> Tensor | None:
+        """The embeddings of inputs [B, ...] with their noise, part after part."""
         if parts == 1 or inputs is None:
-            return inputs if inputs is None else encode(inputs)
+            return inputs if inputs is None else encode(inputs, **noise)
+
+        def encode_part(own: Tensor, *drawn: Tensor) -> Tensor:
+            return encode(own, **dict(zip(noise, drawn)))
 
         @tf.custom_gradient  # TensorFlow cannot compile tf.recompute_grad within a loop
-        def encoded(cut: Tensor) -> tuple[Tensor, Callable]:
-            def gradient(slopes: Tensor, variables: list[tf.Variable]) -> tuple[None, list[Tensor]]:
+        def encoded(*cut: Tensor) -> tuple[Tensor, Callable]:
+            def gradient(slopes: Tensor, variables: list[tf.Variable]) -> tuple[list[None], list[Tensor]]:
                 def add(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
                     with tf.GradientTape() as tape:
-                        found = encode(cut[part])
+                        found = encode_part(*(rows[part] for rows in cut))
                     own = tape.gradient(found, variables, slopes[part], unconnected_gradients="zero")
                     return part + 1, *(total + tf.convert_to_tensor(value) for total, value in zip(sums, own))
 
                 is_left, start = lambda part, *_: part < parts, (tf.constant(0), *map(tf.zeros_like, variables))
-                return None, list(tf.while_loop(is_left, add, start, parallel_iterations=1)[1:])
+                return [None] * len(cut), list(tf.while_loop(is_left, add, start, parallel_iterations=1)[1:])
 
-            return tf.map_fn(encode, cut, parallel_iterations=1, fn_output_signature=self.dtype), gradient
+            whole = tf.map_fn(
+                lambda rows: encode_part(*rows), cut, parallel_iterations=1, fn_output_signature=self.dtype
+            )
+            return whole, gradient
 
-        cut = tf.reshape(inputs, (parts, -1, *inputs.shape[1:]))
-        return tf.reshape(encoded(cut), (-1, self.config.width))
+        cut = [tf.reshape(rows, (parts, -1, *rows.shape[1:])) for rows in (inputs, *noise.values())]
+        return tf.reshape(encoded(*cut), (-1, self.config.width))
 
 
 def normalized(z: Tensor) -> Tensor:

@@ -6,7 +6,16 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.keras_model import takes_images, takes_inputs
-from bit_tf2.layers import Dense, LayerNorm, PatchEmbedding, dropout, fixed_positions, on_grid, registered
+from bit_tf2.layers import (
+    Dense,
+    LayerNorm,
+    PatchEmbedding,
+    dropout,
+    fixed_positions,
+    keep_patches,
+    on_grid,
+    registered,
+)
 from bit_tf2.model import Model
 from bit_tf2.resnet_v1 import Backbone
 from bit_tf2.transformer import AttentionPool, Block
@@ -38,15 +47,22 @@ class ViT(Model):
 
     @takes_images
     def features(
-        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None
+        self,
+        images: Tensor,
+        kept_branches: Tensor | None = None,
+        dropout_seeds: Tensor | None = None,
+        kept_patches: Tensor | None = None,
     ) -> Tensor:
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
-        Training may give `kept_branches`, bool [B, 2 * depth], and `dropout_seeds`, int32 [B, 1 + 3 * depth, 2].
+        Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
+        `kept_patches`, int32 [B, K], of which images see K patches only.
         """
         self.config.check_image(*images.shape[1:3])
         x = self.stem(self.backbone(images) if self.backbone else images)  # [B, L, D]
-        x = dropout(self.embed(x), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout)
+        x = dropout(
+            self.embed(x, kept_patches), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout
+        )
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
@@ -69,9 +85,9 @@ class ViT(Model):
             Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
         ]
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, kept_patches: Tensor | None = None) -> Tensor:
         """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
-        x = self.placed(x)
+        x = keep_patches(self.placed(x), kept_patches, self.config.num_patches)
         return x if self.pre_norm is None else self.pre_norm(x)
 
     def placed(self, x: Tensor) -> Tensor:

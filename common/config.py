@@ -246,6 +246,9 @@ class UpdateConfig:
     stochastic_depth: float | None = replacing(
         "part of the examples that skip a branch of the last block, in [0, 1)", least=0, below=1
     )
+    patch_dropout: float | None = replacing(
+        "part of an image's patches that a ViT does not see in training, in [0, 1)", least=0, below=1
+    )
     label_smoothing: float | None = replacing(
         "part of a label that is spread over the others, in [0, 1)",
         tasks=("classification", "distillation"),

@@ -12,6 +12,7 @@ from tiny_models import CONFIGS, IMAGES, random_arrays
 NOISE = {  # what training may give to three images
     "kept_branches": np.array([[True, True, False, True], [False, True, True, True], [True, False, True, False]]),
     "dropout_seeds": np.arange(3 * 7 * 2, dtype=np.int32).reshape(3, 7, 2),
+    "kept_patches": np.array([[0], [2], [3]], np.int32),
 }
 FIVE = np.concatenate([IMAGES, IMAGES[:2]])
 

@@ -2,7 +2,7 @@
 
 A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
-[B, dropouts, 2]}; an evaluation batch is {images, labels, mask bool [B]}. Scaling, mixup and casts happen on the device.
+[B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}; an evaluation batch is {images, labels, mask bool [B]}. Scaling, mixup and casts happen on the device.
 """
 
 import collections
@@ -15,13 +15,13 @@ import numpy as np
 from common.data.blocks import Blocks
 from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images, jobs, labels, train_images
 from common.data.split import Split
-from common.models import ModelConfig
+from common.models import ModelConfig, num_kept
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe, check_sharing
 from common.system.processes import Devices
 
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
-NOISE = ("kept_branches", "dropout_seeds")  # what a batch holds for the model beside images
+NOISE = ("kept_branches", "dropout_seeds", "kept_patches")  # what a batch holds for the model beside images
 
 
 class TrainBatches:
@@ -60,7 +60,7 @@ class TrainBatches:
         return {"mixup_weight": np.float64(self._draws(VIEW, step)[1].beta(alpha, alpha))} if alpha > 0 else {}
 
     def _noise(self, step: int) -> Arrays:
-        """The residual branches that every example keeps, and the seeds of its dropouts."""
+        """The residual branches that every example keeps, the seeds of its dropouts, and the patches that it keeps."""
         noise, recipe = {}, self.recipe
         if recipe.stochastic_depth > 0:
             rates = branch_drop_rates(self.config.num_branches, recipe.stochastic_depth)
@@ -69,6 +69,9 @@ class TrainBatches:
         if recipe.dropout > 0:
             rng, shape = np.random.default_rng([self.seed, 3, step]), (recipe.batch, self.config.num_dropouts, 2)
             noise["dropout_seeds"] = rng.integers(-(2**31), 2**31, shape, np.int32)[self.rows]
+        if recipe.patch_dropout > 0:
+            draws = self._draws(Stream("patches", 8, (self.config.num_patches,)), step)[0][self.rows]
+            noise["kept_patches"] = kept_patches(draws, num_kept(self.config.num_patches, recipe.patch_dropout))
         return noise
 
     def _examples(self, positions: np.ndarray) -> np.ndarray:
@@ -138,6 +141,11 @@ def branch_drop_rates(num_branches: int, rate: float) -> np.ndarray:
     """
     blocks = np.arange(num_branches) // 2
     return rate * blocks / max(blocks[-1], 1)
+
+
+def kept_patches(draws: np.ndarray, count: int) -> np.ndarray:
+    """int32 [B, count]: the patches of the `count` lowest draws [B, L], in their order. FLIP (https://arxiv.org/abs/2212.00794)."""
+    return np.sort(draws.argsort(1)[:, :count], 1).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=2)  # a batch may straddle two epochs; of a million examples, each takes 8 MB

@@ -20,8 +20,8 @@ Arrays = dict[str, np.ndarray]
 class Stream(NamedTuple):
     """Random numbers in [0, 1) for every row of a batch, from the generator `default_rng([seed, number, step])`.
 
-    A number belongs to one purpose for ever, so that no stream changes what another one draws. 0 orders the epochs; 2 and
-    3 are those of stochastic depth and dropout.
+    A number belongs to one purpose for ever, so that no stream changes what another one draws. 0 orders the epochs; 2, 3
+    and 8 are those of stochastic depth, dropout and patch dropout.
     """
 
     name: str

@@ -9,6 +9,7 @@ from common.models.families import (
     family_name,
     find_architecture,
     head_classes,
+    num_kept,
     num_parameters,
     with_noise,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "find_architecture",
     "find_model",
     "head_classes",
+    "num_kept",
     "num_parameters",
     "published_models",
     "unpublished_models",

@@ -60,13 +60,26 @@ def sizes(config: Config) -> dict[str, Any]:
     return own
 
 
-def with_noise(config: ModelConfig, dropout: float, stochastic_depth: float) -> ModelConfig:
-    """`config` for a training run with these rates; UserError where the family has no such thing."""
+def with_noise(config: ModelConfig, dropout: float, stochastic_depth: float, patch_dropout: float = 0.0) -> ModelConfig:
+    """`config` for a training run with these rates; UserError where the family has no such thing, or nothing is left."""
     if stochastic_depth and not config.num_branches:
         raise UserError(f"--stochastic_depth {stochastic_depth} is for ViT and Mixer only; give 0.")
     if dropout and not config.num_dropouts:
         raise UserError(f"--dropout {dropout} is for ViT only; give 0.")
+    if patch_dropout and not config.num_patches:
+        raise UserError(
+            f"--patch_dropout {patch_dropout} is for ViTs that pool all their patches or a class token; give 0."
+        )
+    if patch_dropout and not num_kept(config.num_patches, patch_dropout):
+        raise UserError(
+            f"--patch_dropout {patch_dropout} leaves none of the {config.num_patches} patches of an image; give less."
+        )
     return dataclasses.replace(config, dropout=dropout) if config.num_dropouts else config
+
+
+def num_kept(num_patches: int, patch_dropout: float) -> int:
+    """Patches that are left of an image: what is whole of num_patches * (1 - patch_dropout)."""
+    return int(num_patches * (1 - patch_dropout) + 1e-6)  # of 10 at 0.9 one: the product is 0.9999999999999998
 
 
 def num_parameters(config: ModelConfig) -> int:

@@ -33,6 +33,7 @@ class Config:
     pooling: ClassVar[str] = "gap"
     num_branches: ClassVar[int] = 0  # residual branches, which stochastic depth may drop
     num_dropouts: ClassVar[int] = 0  # places at which dropout acts
+    num_patches: ClassVar[int] = 0  # patches of an image, some of which training may leave out
 
     @property
     def children(self) -> "dict[str, Config]":

@@ -54,6 +54,11 @@ class TwoTowersConfig(Config):
         return f"image/{self.image.image_kernel}"
 
     @property
+    def num_patches(self) -> int:
+        """Patches of an image, some of which training may leave out."""
+        return self.image.num_patches
+
+    @property
     def width(self) -> int:
         """Width of the embeddings."""
         return width(self.image)

@@ -1,6 +1,7 @@
 """Vision Transformers and hybrids: a frozen configuration, and the variants of the papers as rows of tables."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 from common.models import transformer
@@ -119,6 +120,11 @@ class ViTConfig(Config):
     def num_dropouts(self) -> int:
         """Places at which dropout acts."""
         return 1 + 3 * self.depth
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image, some of which training may leave out; 0 where the output needs all, or the first, of them."""
+        return 0 if self.pooling in ("first", "none") else math.prod(self.grid)
 
     def check_image(self, height: int, width: int) -> None:
         """Raise UserError for images of another size than the positions are made for."""

@@ -69,6 +69,7 @@ class Recipe:
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
+    patch_dropout: float = 0.0  # part of a training image's patches that the model does not see
     task: Task = dataclasses.field(default=Classification())
     head_bias: float = 0.0  # initial bias of a new head
     optimizer: Literal["sgd", "adam", "adafactor"] = "sgd"

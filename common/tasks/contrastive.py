@@ -18,7 +18,7 @@ from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
-from common.models import TwoTowersConfig, find_model
+from common.models import TwoTowersConfig, find_model, with_noise
 from common.models.family import Config, within
 from common.models.tokens import Text
 from common.system.errors import UserError
@@ -53,6 +53,7 @@ def models(plan: Any) -> dict[str, Start]:
     for tower, path in (("image", config.image_weights), ("text", config.text_weights)):
         if path:
             arrays |= within(tower, tower_values(path, getattr(model, tower), plan.notes.append))
+    model = with_noise(model, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     card = card.over(row.card)
     tokenizer_of(config, card.text, model)
     return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
