@@ -12,7 +12,8 @@ from flax import nnx
 from jax import Array, lax
 from jax import numpy as jnp
 
-from common.models import positions
+from common.models import resizing
+from common.models.positions import sincos2d
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -142,14 +143,21 @@ class Dense(nnx.Module):
 
 
 class PatchEmbedding(nnx.Module):
-    """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
+    """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches.
 
-    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int], *, bias: bool = True):
-        self.kernel = nnx.Param(jnp.zeros((*patch_size, in_width, out_width)))
+    The kernel is resized where patches have another `patch_size` than it has.
+    """
+
+    def __init__(self, in_width: int, out_width: int, kernel_size: tuple[int, int], *, bias: bool = True):
+        self.kernel = nnx.Param(jnp.zeros((*kernel_size, in_width, out_width)))
         self.bias = nnx.Param(jnp.zeros(out_width)) if bias else None
 
-    def __call__(self, x: Array) -> Array:
-        x = convolve(x, self.kernel[...], self.kernel.shape[:2], "VALID")
+    def __call__(self, x: Array, patch_size: tuple[int, int] | None = None) -> Array:
+        kernel, kernel_size = self.kernel[...], self.kernel.shape[:2]
+        patch_size = patch_size or kernel_size
+        if patch_size != kernel_size:
+            kernel = resized(kernel, resizing.kernel_matrices(kernel_size, patch_size))
+        x = convolve(x, kernel, patch_size, "VALID")
         x = x if self.bias is None else x + self.bias[...].astype(x.dtype)
         return x.reshape(x.shape[0], -1, x.shape[-1])
 
@@ -269,9 +277,22 @@ def keep_patches(x: Array, kept_patches: Array | None, count: int) -> Array:
     return jnp.concatenate([others, jnp.take_along_axis(patches, kept_patches[:, :, None], 1)], 1)
 
 
+def resized(x: Array, matrices: resizing.Matrices) -> Array:
+    """x [rows, columns, ...] at another size (common/models/resizing.py)."""
+    rows, columns = (jnp.asarray(matrix, x.dtype) for matrix in matrices)
+    return jnp.einsum("ai,bj,ij...->ab...", rows, columns, x, precision=HIGHEST)
+
+
+def regrid(positions: Array, grid: tuple[int, int], new_grid: tuple[int, int]) -> Array:
+    """Positions [1, L, D] for another grid of patches; a row for the class token stays as it is."""
+    first, rows = jnp.split(positions, [positions.shape[1] - math.prod(grid)], axis=1)
+    rows = resized(rows.reshape(*grid, -1), resizing.position_matrices(grid, new_grid))
+    return jnp.concatenate([first, rows.reshape(1, -1, positions.shape[-1])], axis=1)
+
+
 def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
     """[1, L, D] sine and cosine positions."""
-    return jnp.asarray(positions.sincos2d(*grid, width), dtype)
+    return jnp.asarray(sincos2d(*grid, width), dtype)
 
 
 def on_grid(x: Array, grid: tuple[int, int]) -> Array:

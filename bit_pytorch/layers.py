@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.models import ResNetConfig
+from common.models import ResNetConfig, ViTConfig, resizing
 from common.models.family import check_image
+from common.models.positions import sincos2d
 
 
 class StdConv(nn.Conv2d):
@@ -79,11 +80,25 @@ class Dense(nn.Linear):
 
 
 class PatchEmbedding(nn.Conv2d):
-    """Convolution of patches that do not overlap, as tokens: [B, C, H, W] to [B, L, D], in rows of patches."""
+    """Convolution of patches that do not overlap, as tokens: [B, C, H, W] to [B, L, D], in rows of patches.
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self._conv_forward(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        return x.flatten(2).transpose(1, 2)
+    The stride is the usual size of a patch; the kernel is resized where patches have another size than it has.
+    """
+
+    def forward(self, x: Tensor, patch_size: tuple[int, int] | None = None) -> Tensor:
+        return patches(x, self.weight, self.bias, patch_size, self.stride)
+
+
+def patches(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, patch_size: tuple[int, int] | None, usual_size: tuple[int, int]
+) -> Tensor:
+    """See PatchEmbedding."""
+    kernel_size, patch_size = tuple(kernel.shape[2:]), patch_size or usual_size
+    if patch_size != kernel_size:
+        matrices = resizing.kernel_matrices(kernel_size, patch_size)
+        kernel = resized(kernel.permute(2, 3, 1, 0), matrices).permute(3, 2, 0, 1)
+    x = F.conv2d(x, kernel.to(x.dtype), None if bias is None else bias.to(x.dtype), patch_size)
+    return x.flatten(2).transpose(1, 2)
 
 
 class TokenEmbedding(nn.Module):
@@ -188,6 +203,34 @@ def checked(images: Tensor, size: tuple[int, int]) -> Tensor:
     return images
 
 
+def resized(x: Tensor, matrices: resizing.Matrices) -> Tensor:
+    """x [rows, columns, ...] at another size (common/models/resizing.py)."""
+    rows, columns = (torch.tensor(matrix, dtype=x.dtype, device=x.device) for matrix in matrices)
+    return torch.einsum("ai,bj,ij...->ab...", rows, columns, x)
+
+
+def regrid(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Positions [1, L, D] for another grid of patches; a row for the class token stays as it is."""
+    count = math.prod(grid)
+    first, rows = positions.split([positions.shape[1] - count, count], 1)
+    rows = resized(rows.reshape(*grid, -1), resizing.position_matrices(grid, new_grid))
+    return torch.cat([first, rows.reshape(1, -1, positions.shape[-1])], 1)
+
+
+def takes(config: ViTConfig, images: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
+    """`images` [B, C, H, W], which a ViT takes with patches of this size. Raises UserError for others."""
+    config.at_patch(patch_size).check_image(*images.shape[2:])
+    return images
+
+
+def positions_at(positions: Tensor, config: ViTConfig, patch_size: tuple[int, int] | None) -> Tensor:
+    """The positions [1, L, D] of a FlexiViT for patches of another size."""
+    grid = config.at_patch(patch_size).grid
+    if config.positions == "sincos2d":
+        return positions if grid == config.grid else torch.from_numpy(sincos2d(*grid, config.width)).to(positions)
+    return positions if grid == config.stored_grid else regrid(positions, config.stored_grid, grid)
+
+
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """The patches of tokens [B, L, D], without a class token before them: [B, D, rows, columns]."""
     return x[:, -math.prod(grid) :].transpose(1, 2).unflatten(2, grid)
@@ -209,5 +252,5 @@ def max_pool(x: Tensor, padding: str = "zero") -> Tensor:
     return F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=0.0 if padding == "zero" else float("-inf")), 3, 2)
 
 
-for function in ("dropout", "pad_same"):  # which decide by values: nodes of a graph that torch.fx traces
+for function in ("dropout", "pad_same", "patches"):  # which decide by values: nodes of a graph that torch.fx traces
     torch.fx.wrap(function)

@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 from tensorflow import Tensor
 
-from common.models import positions
+from common.models import resizing
+from common.models.positions import sincos2d
 
 
 def uninitialized(shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -174,16 +175,22 @@ class Dense(Layer):
 
 @registered
 class PatchEmbedding(Layer):
-    """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches."""
+    """Convolution of patches that do not overlap, as tokens: [B, H, W, C] to [B, L, D], in rows of patches.
 
-    def __init__(self, in_width: int, out_width: int, patch_size: tuple[int, int], *, bias: bool = True, **kwargs):
+    The kernel is resized where patches have another `patch_size` than it has.
+    """
+
+    def __init__(self, in_width: int, out_width: int, kernel_size: tuple[int, int], *, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.kernel = self.add_weight((*patch_size, in_width, out_width), uninitialized, name="kernel")
+        self.kernel = self.add_weight((*kernel_size, in_width, out_width), uninitialized, name="kernel")
         self.bias = self.add_weight((out_width,), "zeros", name="bias") if bias else None
-        self.patch_size = patch_size
+        self.kernel_size = kernel_size
 
-    def call(self, x: Tensor) -> Tensor:
-        x = tf.nn.conv2d(x, tf.cast(self.kernel, x.dtype), self.patch_size, "VALID")
+    def call(self, x: Tensor, patch_size: tuple[int, int] | None = None) -> Tensor:
+        kernel, patch_size = tf.convert_to_tensor(self.kernel), patch_size or self.kernel_size
+        if patch_size != self.kernel_size:
+            kernel = resized(kernel, resizing.kernel_matrices(self.kernel_size, patch_size))
+        x = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), patch_size, "VALID")
         x = x if self.bias is None else x + tf.cast(self.bias, x.dtype)
         return tf.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
 
@@ -294,9 +301,23 @@ def keep_patches(x: Tensor, kept_patches: Tensor | None, count: int) -> Tensor:
     return tf.concat([others, tf.gather(patches, kept_patches, batch_dims=1)], 1)
 
 
+def resized(x: Tensor, matrices: resizing.Matrices) -> Tensor:
+    """x [rows, columns, ...] at another size (common/models/resizing.py)."""
+    rows, columns = (tf.constant(matrix, x.dtype) for matrix in matrices)
+    return tf.einsum("bj,aj...->ab...", columns, tf.einsum("ai,ij...->aj...", rows, x))
+
+
+def regrid(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+    """Positions [1, L, D] for another grid of patches; a row for the class token stays as it is."""
+    count = math.prod(grid)
+    first, rows = tf.split(positions, [positions.shape[1] - count, count], axis=1)
+    rows = resized(tf.reshape(rows, (*grid, -1)), resizing.position_matrices(grid, new_grid))
+    return tf.concat([first, tf.reshape(rows, (1, -1, positions.shape[-1]))], axis=1)
+
+
 def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
     """[1, L, D] sine and cosine positions."""
-    return tf.constant(positions.sincos2d(*grid, width), dtype)
+    return tf.constant(sincos2d(*grid, width), dtype)
 
 
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

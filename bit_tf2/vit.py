@@ -15,6 +15,7 @@ from bit_tf2.layers import (
     keep_patches,
     on_grid,
     registered,
+    regrid,
 )
 from bit_tf2.model import Model
 from bit_tf2.resnet_v1 import Backbone
@@ -31,7 +32,7 @@ class ViT(Model):
         super().__init__(config, remat=remat, **kwargs)
         self.backbone = Backbone(config.backbone, remat=remat) if config.backbone else None
         in_width = config.backbone.width if config.backbone else 3
-        self.stem = PatchEmbedding(in_width, config.width, config.patch_size, bias=config.stem_bias)
+        self.stem = PatchEmbedding(in_width, config.width, config.stored_kernel, bias=config.stem_bias)
         if config.pooling == "token":
             self.cls = self.add_weight((1, 1, config.width), "zeros", name="cls")
         if config.positions == "learned":
@@ -52,16 +53,21 @@ class ViT(Model):
         kept_branches: Tensor | None = None,
         dropout_seeds: Tensor | None = None,
         kept_patches: Tensor | None = None,
+        patch_size: tuple[int, int] | None = None,
     ) -> Tensor:
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
-        `kept_patches`, int32 [B, K], of which images see K patches only.
+        `kept_patches`, int32 [B, K], of which images see K patches only. A FlexiViT computes with
+        patches of another `patch_size`, height and width in pixels.
         """
-        self.config.check_image(*images.shape[1:3])
-        x = self.stem(self.backbone(images) if self.backbone else images)  # [B, L, D]
+        config = self.config.at_patch(patch_size)
+        config.check_image(*images.shape[1:3])
+        x = self.stem(self.backbone(images) if self.backbone else images, patch_size=config.patch_size)  # [B, L, D]
         x = dropout(
-            self.embed(x, kept_patches), None if dropout_seeds is None else dropout_seeds[:, 0], self.config.dropout
+            self.embed(x, kept_patches, patch_size),
+            None if dropout_seeds is None else dropout_seeds[:, 0],
+            self.config.dropout,
         )
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
@@ -76,7 +82,8 @@ class ViT(Model):
     ) -> list[Intermediate]:
         """Outputs of the blocks, which `indices` choose (common/models/intermediates.py); with `norm`, behind the last norm."""
         self.config.check_image(*images.shape[1:3])
-        x, found = self.embed(self.stem(self.backbone(images) if self.backbone else images)), []
+        x = self.stem(self.backbone(images) if self.backbone else images, patch_size=self.config.patch_size)
+        x, found = self.embed(x), []
         for block in self.blocks:
             x = self._run(block, x, None, None)
             found.append(self.norm(x) if norm else x)
@@ -85,18 +92,21 @@ class ViT(Model):
             Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
         ]
 
-    def embed(self, x: Tensor, kept_patches: Tensor | None = None) -> Tensor:
+    def embed(self, x: Tensor, kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None) -> Tensor:
         """Tokens with their positions, after the class token where there is one; normalised where the model has `pre_norm`."""
-        x = keep_patches(self.placed(x), kept_patches, self.config.num_patches)
+        x = self.placed(x, patch_size)
+        x = keep_patches(x, kept_patches, x.shape[1] - self.config.num_prefix)
         return x if self.pre_norm is None else self.pre_norm(x)
 
-    def placed(self, x: Tensor) -> Tensor:
+    def placed(self, x: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
         """Tokens with their positions, after the class token where there is one."""
-        config = self.config
+        config = self.config.at_patch(patch_size)
         learned = config.positions == "learned"
         positions = (
             tf.convert_to_tensor(self.pos_embedding) if learned else fixed_positions(config.grid, config.width, x.dtype)
         )
+        if learned and config.grid != config.stored_grid:
+            positions = regrid(positions, config.stored_grid, config.grid)
         if config.pooling != "token":
             return x + tf.cast(positions, x.dtype)
         cls = tf.tile(tf.cast(self.cls, x.dtype), (tf.shape(x)[0], 1, 1))

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from common.models.family import Arrays, Config, Say, Shapes, Undecided
+from common.models.resizing import kernel_matrices, position_matrices, resized
 
 Pair = tuple[int, int]
 
@@ -71,8 +72,18 @@ def infer_grid(count: int, has_cls: bool, patch_size: Pair, stride: int, image_s
 
 
 def adapt(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
-    """With or without a class token and its position, and positions for another grid of patches."""
-    return adapt_positions(adapt_tokens(arrays, config, wanted, say), config, wanted, say)
+    """With or without a class token and its position; kernel and positions for patches of other sizes and numbers."""
+    arrays = adapt_kernel(adapt_tokens(arrays, config, wanted, say), config, wanted, say)
+    return adapt_positions(arrays, config, wanted, say)
+
+
+def adapt_kernel(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
+    """A kernel for patches of another size, by the pseudo-inverse of resizing (common/models/resizing.py)."""
+    old, new = config.stored_kernel, wanted.stored_kernel
+    if old == new:
+        return arrays
+    say(f"The kernel is resized from {in_words(old)} to {in_words(new)} pixels (pseudo-inverse of bilinear).")
+    return arrays | {"stem/kernel": resized(arrays["stem/kernel"], kernel_matrices(old, new))}
 
 
 def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
@@ -100,14 +111,31 @@ def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Ar
 
 
 def adapt_positions(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
-    """Learned positions for another grid of patches, as the originals resize them: bilinear, corners aligned."""
+    """Learned positions for another grid of patches: a FlexiViT's as it resizes them itself, in float64 here.
+
+    Others as the originals resize them: bilinear, corners aligned.
+    """
     if wanted.positions != "learned" or "pos_embedding" not in arrays:
         return {name: array for name, array in arrays.items() if name != "pos_embedding"}
-    if config.grid == wanted.grid:
+    old, new = config.stored_grid, wanted.stored_grid
+    if old == new:
         return arrays
-    shown = [" x ".join(map(str, one.grid)) for one in (config, wanted)]
-    say(f"Positions are resized from {shown[0]} to {shown[1]} patches (bilinear, corners aligned).")
-    return arrays | {"pos_embedding": resize_positions(arrays["pos_embedding"], config.grid, wanted.grid)}
+    way = "linear, antialiased" if config.position_grid else "bilinear, corners aligned"
+    say(f"Positions are resized from {in_words(old)} to {in_words(new)} patches ({way}).")
+    resize = regrid if config.position_grid else resize_positions
+    return arrays | {"pos_embedding": resize(arrays["pos_embedding"], old, new)}
+
+
+def regrid(positions: np.ndarray, grid: Pair, new_grid: Pair) -> np.ndarray:
+    """`resize_positions` as a FlexiViT does."""
+    first, rows = np.split(positions, [positions.shape[1] - grid[0] * grid[1]], axis=1)
+    new = resized(rows.reshape(*grid, -1), position_matrices(grid, new_grid))
+    return np.concatenate([first, new.reshape(1, -1, positions.shape[-1])], axis=1)
+
+
+def in_words(size: Pair) -> str:
+    """`16 x 16`."""
+    return " x ".join(map(str, size))
 
 
 # --- what leaves every logit the same: how a spelling that cannot hold all of a model stores it

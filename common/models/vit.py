@@ -5,7 +5,19 @@ import math
 from typing import ClassVar
 
 from common.models import transformer
-from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, PAIR, POSITIVE, RATE, Kind, check_fields, choice
+from common.models.checks import (
+    COUNT,
+    DEPTH,
+    FLAG,
+    OPTIONAL,
+    OPTIONAL_PAIR,
+    PAIR,
+    POSITIVE,
+    RATE,
+    Kind,
+    check_fields,
+    choice,
+)
 from common.models.draws import (
     HEAD_AND_NORMS,
     glorot_normal,
@@ -15,7 +27,8 @@ from common.models.draws import (
     normal,
     zeros,
 )
-from common.models.family import Config, Family, Seen, Shapes, Undecided, check_image, dense, norm
+from common.models.family import Family, Seen, Shapes, Undecided, check_image, dense, norm
+from common.models.patches import Patches
 from common.models.positions import adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
 from common.system.errors import UserError
@@ -25,22 +38,26 @@ KINDS = {
     "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none"),
     "positions": choice("learned", "sincos2d"), "cls_position": FLAG, "pre_logits": OPTIONAL,
     "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
-    "stem_bias": FLAG, "pre_norm": FLAG, "head_bias": FLAG,
+    "stem_bias": FLAG, "pre_norm": FLAG, "head_bias": FLAG, "kernel_size": OPTIONAL_PAIR, "position_grid": OPTIONAL_PAIR,
     "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig(Config):
+class ViTConfig(Patches):
     """Vision Transformer (https://arxiv.org/abs/2010.11929); with a backbone, a hybrid of ResNet and ViT.
 
     Sources: `vit_jax/models_vit.py` of google-research/vision_transformer, `models/vit.py` of
     google-research/big_vision, kakaobrain/coyo-vit; `pre_norm` and layers without bias, `clip/model.py` of openai/CLIP.
 
+    With a `kernel_size` it is a FlexiViT (https://arxiv.org/abs/2212.08013; `models/proj/flexi/vit.py` of big_vision): its
+    kernel is stored at that size and its learned positions for a `position_grid`, and both are resized to what `patch_size`
+    asks for in every forward pass (common/models/resizing.py), so that training at many sizes trains one set of weights.
+
     Parameters, with D = width, M = mlp_dim, L = positions, R = pre_logits or D, K = classes. Attention kernels are
     matrices: the columns of query, key and value are ordered by head and then within it, like the rows of out.
         backbone/... of ResNetV1Config without its head (hybrids)
-        stem/kernel [patch height, patch width, C, D], stem/bias [D] (stem_bias), with C = 3 or the backbone's width
+        stem/kernel [patch or kernel height, and width, C, D], stem/bias [D] (stem_bias), with C = 3 or the backbone's width
         cls [1, 1, D] (pooling token), pos_embedding [1, L, D] (learned), pre_norm/{scale,bias} [D] (pre_norm)
         blocks/i/norm1/{scale,bias} [D], blocks/i/attn/{query,key,value,out}/{kernel [D, D], bias [D]}
         blocks/i/norm2/{scale,bias} [D], blocks/i/mlp/fc1/{kernel [D, M], bias [M]}, .../fc2/{kernel [M, D], bias [D]}
@@ -70,6 +87,8 @@ class ViTConfig(Config):
     stem_bias: bool = True
     pre_norm: bool = False  # a layer norm before the first block
     head_bias: bool = True
+    kernel_size: tuple[int, int] | None = None  # height and width of the stored kernel; None: the patches', for ever
+    position_grid: tuple[int, int] | None = None  # rows and columns of the stored positions; None: `grid`
 
     def __post_init__(self):
         check_fields(self, "A ViT", KINDS)
@@ -79,32 +98,12 @@ class ViTConfig(Config):
             raise UserError(f"The positions sincos2d need a width that 4 divides, not {self.width}; use learned ones.")
         if min(self.grid) < 1:
             raise UserError(f"An image of {self.image_size} pixels is smaller than one patch of {self.patch_size}.")
+        self.check_patches()
 
     @property
     def image_kernel(self) -> str:
         """The parameter that takes the images."""
         return f"backbone/{self.backbone.image_kernel}" if self.backbone else "stem/kernel"
-
-    @property
-    def square(self) -> bool:
-        """Whether images and patches are as high as wide."""
-        return len({*self.image_size}) == len({*self.patch_size}) == 1
-
-    @property
-    def patch_px(self) -> tuple[int, int]:
-        """Pixels of the image per row and column of patches."""
-        return tuple(size * (self.backbone.stride if self.backbone else 1) for size in self.patch_size)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        stride = self.backbone.stride if self.backbone else 1
-        return tuple(-(-size // stride) // patch for size, patch in zip(self.image_size, self.patch_size))
-
-    @property
-    def num_positions(self) -> int:
-        """Rows of `pos_embedding`; the first belongs to the class token where it has a position."""
-        return self.grid[0] * self.grid[1] + (self.pooling == "token" and self.cls_position)
 
     @property
     def feature_width(self) -> int:
@@ -132,7 +131,7 @@ class ViTConfig(Config):
 
     def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
-        shapes = dense("stem", *self.patch_size, self.backbone.width if self.backbone else 3, self.width)
+        shapes = dense("stem", *self.stored_kernel, self.backbone.width if self.backbone else 3, self.width)
         if not self.stem_bias:
             del shapes["stem/bias"]
         if self.pooling == "token":
@@ -195,8 +194,14 @@ def infer(seen: Seen) -> ViTConfig:
     image_size = seen.facts.get("image_size")
     if "pos_embedding" not in shapes:
         fixed = {"positions": "sincos2d", "cls_position": False, "image_size": image_size or (224, 224)}
-        return ViTConfig(**sizes, **seen.computes, **fixed)
+        if seen.facts.get("kernel_size"):
+            fixed |= {"kernel_size": tuple(patch_size), "patch_size": seen.facts["patch_size"]}
+        return ViTConfig(**sizes | fixed, **seen.computes)
     count, stride = shapes["pos_embedding"][1], backbone.stride if backbone else 1
+    if grid := seen.facts.get("position_grid"):
+        cls_position = "cls" in shapes and seen.facts["cls_position"]
+        flexible = {"kernel_size": tuple(patch_size), "position_grid": grid, "patch_size": seen.facts["patch_size"]}
+        return ViTConfig(**sizes | flexible, **seen.computes, image_size=image_size, cls_position=cls_position)
     image_size, cls_position = infer_grid(count, "cls" in shapes, tuple(patch_size), stride, image_size)
     return ViTConfig(**sizes, **seen.computes, image_size=image_size, cls_position=cls_position)
 

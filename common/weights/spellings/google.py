@@ -79,7 +79,8 @@ NUMBERED = ((r"/standardized_conv2d_\d+/", "/standardized_conv2d/"),)  # some pu
 OLD_POSITIONS = ((r"^Transformer/pos_embedding$", "pos_embedding"),)  # big_vision before 2022
 
 OF_CLIP = {"stem_bias": (True,), "pre_norm": (False,), "head_bias": (True,)}  # what only CLIP's towers have otherwise
-LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP
+ONE_PATCH = {"kernel_size": (None,)}  # no FlexiViT
+LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP | ONE_PATCH
 CLASS_TOKEN = {"pooling": ("token",)} | LEARNED
 VISION_TRANSFORMER = {"pooling": ("token", "gap", "none")} | LEARNED
 BIG_VISION = {"cls_position": (False,)} | OF_CLIP

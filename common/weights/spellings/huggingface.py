@@ -13,7 +13,7 @@ Sources: `models/{vit,bit,siglip,siglip2,clip,bert}/modeling_*.py` of huggingfac
 
 from common.models import BertConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig
 from common.weights.rows import dotted
-from common.weights.spellings.google import CLASS_TOKEN
+from common.weights.spellings.google import CLASS_TOKEN, ONE_PATCH
 from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, MLP, NORM, PATCHES
 from common.weights.spellings.timm import CELL as TIMM_CELL
 from common.weights.table import Table, prefixed
@@ -109,7 +109,7 @@ def prefixes(tower: str) -> tuple:
 IDS = r"\.position_ids$"  # of older versions
 SIGLIP = {"computes": {"gelu": "tanh", "layer_norm_epsilon": 1e-6}, "ignored": IDS}
 CLIP = {"computes": {"gelu": "quick", "layer_norm_epsilon": 1e-5}, "ignored": IDS}
-PLAIN = {"positions": ("learned",), "pre_logits": (None,), "square": (True,)}
+PLAIN = {"positions": ("learned",), "pre_logits": (None,), "square": (True,)} | ONE_PATCH
 OF_SIGLIP = PLAIN | {"pooling": ("map",), "num_classes": (None,), "stem_bias": (True,), "pre_norm": (False,)}
 OF_CLIP = PLAIN | {"pooling": ("token",), "cls_position": (True,), "stem_bias": (False,), "pre_norm": (True,)}
 

@@ -11,7 +11,7 @@ from common.models import (
     ViTConfig,
 )
 from common.weights.rows import dotted
-from common.weights.spellings.google import OF_CLIP
+from common.weights.spellings.google import OF_CLIP, ONE_PATCH
 from common.weights.table import Table, prefixed
 
 DENSE = (("kernel", "weight", "IO -> OI"), ("bias", "bias"))
@@ -80,7 +80,7 @@ MIXER = (
 
 
 ERF = {"gelu": "erf", "layer_norm_epsilon": 1e-6}
-HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)} | OF_CLIP
+HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)} | OF_CLIP | ONE_PATCH
 OF_CLIPS = HOLDS | {"pooling": ("token", "gap"), "stem_bias": (False,), "pre_norm": (True,)}
 STANDARDIZATION = {"standardization": "variance", "standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5}
 BIT_COMPUTES = {

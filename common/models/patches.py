@@ -1,0 +1,79 @@
+"""The patches of a ViT and where they stand; of a FlexiViT, at any size (https://arxiv.org/abs/2212.08013)."""
+
+import dataclasses
+from typing import Self
+
+from common.models.family import Config
+from common.system.errors import UserError
+
+
+class Patches(Config):
+    """What follows from the fields `patch_size`, `image_size`, `kernel_size` and `position_grid` of a ViT."""
+
+    def check_patches(self) -> None:
+        """Raise UserError for a kernel and positions of which only one can be resized."""
+        if (self.position_grid is not None) != (self.kernel_size is not None and self.positions == "learned"):
+            raise UserError(
+                "A ViT has a kernel_size and, of learned positions, a position_grid, or neither; give both."
+            )
+        if self.kernel_size and self.backbone:
+            raise UserError("The patches of a hybrid are of one size; leave out its kernel_size.")
+
+    @property
+    def square(self) -> bool:
+        """Whether images and patches are as high as wide."""
+        return len({*self.image_size}) == len({*self.patch_size}) == 1
+
+    @property
+    def patch_px(self) -> tuple[int, int]:
+        """Pixels of the image per row and column of patches."""
+        return tuple(size * (self.backbone.stride if self.backbone else 1) for size in self.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        stride = self.backbone.stride if self.backbone else 1
+        return tuple(-(-size // stride) // patch for size, patch in zip(self.image_size, self.patch_size))
+
+    @property
+    def stored_kernel(self) -> tuple[int, int]:
+        """Height and width of the kernel among the parameters."""
+        return self.kernel_size or self.patch_size
+
+    @property
+    def stored_grid(self) -> tuple[int, int]:
+        """Rows and columns of the learned positions among the parameters."""
+        return self.position_grid or self.grid
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens before the patches."""
+        return int(self.pooling == "token")
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of `pos_embedding`; the first belongs to the class token where it has a position."""
+        return self.stored_grid[0] * self.stored_grid[1] + (self.pooling == "token" and self.cls_position)
+
+    def with_patch(self, patch_size: tuple[int, int] | None) -> Self:
+        """The same model for patches of this height and width in pixels; None: its own."""
+        return (
+            self if patch_size in (None, self.patch_size) else dataclasses.replace(self, patch_size=tuple(patch_size))
+        )
+
+    def at_patch(self, patch_size: tuple[int, int] | None) -> Self:
+        """`with_patch`, of the same parameters. Raises UserError where these are for one size only."""
+        if patch_size not in (None, self.patch_size) and self.kernel_size is None:
+            raise UserError(
+                f"The model's patches are of {self.patch_size} pixels for ever, and {patch_size} are wanted."
+            )
+        return self.with_patch(patch_size)
+
+    def flexible(self) -> Self:
+        """The same model with the same parameters, for patches of any size."""
+        grid = self.grid if self.positions == "learned" else None
+        return self if self.kernel_size else dataclasses.replace(self, kernel_size=self.patch_size, position_grid=grid)
+
+    def fixed(self) -> Self:
+        """The model for patches of its own size alone."""
+        return dataclasses.replace(self, kernel_size=None, position_grid=None)
