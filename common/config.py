@@ -303,7 +303,7 @@ class RunConfig:
         least=0,
     )
     log_every: int = flag(10, "steps between lines of metrics", scope="run", least=1)
-    keep_best: bool = flag(False, "write the weights of the best val/top1 instead of the last ones")
+    keep_best: bool = flag(False, "write the weights that were best on val (top-1, or recall@1) instead of the last ones")
     tensorboard: bool = flag(
         False, "write scalars and first images for TensorBoard, too (extra `tensorboard`)", scope="run"
     )

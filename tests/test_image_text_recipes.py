@@ -105,6 +105,17 @@ def test_a_flag_replaces_a_number_of_the_task_and_belongs_to_it(flags, found):
         (("--text_weights", "none_such.npz"), "error: .*none_such.npz"),
         (("--zero_shot", "none_such"), "error: .*none_such"),
         (("--chunk", "3"), "error: --chunk 3 does not divide the batch of 8"),
+        (("--mixup", "0.2"), "error: --mixup 0.2 is of no use to the task contrastive; leave it out."),
+        (("--dropout", "0.1"), "error: --dropout 0.1 is of no use to the task contrastive; leave it out."),
+        (("--stochastic_depth", "0.1"), "error: --stochastic_depth 0.1 is of no use to the task contrastive; leave it"),
+        (
+            ("--first_temperature", "5"),
+            "error: --first_temperature is for a new model, .* leave it out, or give --weights none.",
+        ),
+        (
+            ("--model", "CLIP-B/32", "--weights", "none", "--recipe", "clip", "--first_bias", "-1"),
+            "error: --first_bias is for models that add a bias, and CLIP-B/32 adds none; leave it out.",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -74,7 +74,6 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("eval_resize", 256, lambda r: r.eval_resize),
         ("eval_resize_kind", "area", lambda r: r.eval_resize_kind),
         ("randaugment_layers", 2, lambda r: r.randaugment_layers),
-        ("randaugment_magnitude", 7.5, lambda r: r.randaugment_magnitude),
         ("rho", 0.05, lambda r: r.rho),
     ],
 )
@@ -83,9 +82,22 @@ def test_every_flag_overrides_the_rule(recipe, flag, value, found):
     assert found(recipe_of(recipe=recipe)) != value
 
 
+def test_a_flag_of_what_is_off_is_refused():
+    assert recipe_of(randaugment_layers=2, randaugment_magnitude=7.5).randaugment_magnitude == 7.5
+    assert recipe_of(recipe="augreg", warmup_steps=1, randaugment_magnitude=7.5).randaugment_magnitude == 7.5
+    with pytest.raises(
+        UserError, match="--randaugment_magnitude 7.5 belongs to RandAugment, which is off; give --rand"
+    ):
+        recipe_of(randaugment_magnitude=7.5)
+    assert recipe_of(examples_per_class=5, examples_per_class_seed=3)
+    with pytest.raises(UserError, match="--examples_per_class_seed 3 belongs to a choice of images, which is off"):
+        recipe_of(examples_per_class_seed=3)
+
+
 def test_the_flags_tested_above_are_all_there_are():
     overridden = test_every_flag_overrides_the_rule.pytestmark[0].args[1]
     elsewhere = {"cooldown_steps", "augmentation"}  # each belongs to one schedule, or recipe
+    elsewhere |= {"randaugment_magnitude"}  # to RandAugment: below
     elsewhere |= {"rho_min", "gsam_alpha", "sam_group"}  # to SAM: test_sam.py
     elsewhere |= {"teacher", "distance", "temperature", "teacher_view", "variant"}  # tests/test_distill_recipes.py
     elsewhere |= {"chunk", "first_temperature", "first_bias", "locked"}  # tests/test_image_text_recipes.py

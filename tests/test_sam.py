@@ -265,9 +265,9 @@ def test_gradients_of_gsam_follow_the_formula(engine, alpha):
         np.testing.assert_allclose(found[name], sharp[name] - alpha * across, rtol=1e-12, atol=1e-13)
 
 
-def test_a_task_without_a_single_loss_is_refused(monkeypatch):
-    monkeypatch.setattr(Classification, "takes_sam", False)
-    with pytest.raises(UserError, match="--rho is of no use to the task classification, which has no single loss"):
+def test_a_task_without_use_for_it_refuses_it(monkeypatch):
+    monkeypatch.setattr(Classification, "refuses", ("rho",))
+    with pytest.raises(UserError, match="--rho 0.1 is of no use to the task classification; leave it out."):
         asked(rho=0.1)
 
 

@@ -231,7 +231,7 @@ def few_shot(split: Split, class_names: Sequence[str], examples_per_class: int, 
     """
     if split.is_multi_label:
         raise UserError(
-            "--examples_per_class draws images of one class each, and those of this dataset may have several; leave it off."
+            "--examples_per_class draws images of one class each, and those of this dataset have any number; leave it off."
         )
     chosen = []
     for label, class_name in enumerate(class_names):

@@ -12,6 +12,11 @@ from common.recipes.task import Contrastive, Distillation, create_task
 from common.system.errors import UserError
 
 MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
+NEEDS = {  # flag -> the one without which it is of no use, and what that turns on
+    **dict.fromkeys(("rho_min", "gsam_alpha", "sam_group"), ("rho", "SAM")),
+    "randaugment_magnitude": ("randaugment_layers", "RandAugment"),
+    "examples_per_class_seed": ("examples_per_class", "a choice of images"),
+}
 MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
 
 
@@ -95,10 +100,11 @@ def check_length(config, rule: dict, wanted: dict) -> None:
         raise UserError("--resize_mode whole has no use for --resize; leave it out, or give --resize_mode squash.")
     if "cooldown_steps" in wanted and wanted.get("schedule", rule["schedule"]) != "rsqrt":
         raise UserError("--cooldown_steps belongs to --schedule rsqrt; the others end low by themselves.")
-    for flag in ("rho_min", "gsam_alpha", "sam_group"):
-        if wanted.get(flag) and not (rule | wanted).get("rho"):
+    given = flags.given(config)
+    for flag, (needed, what) in NEEDS.items():
+        if given.get(flag) and not (rule | wanted | given).get(needed):
             raise UserError(
-                f"--{flag} {wanted[flag]:g} belongs to SAM, which is off; give --rho, too, or leave it out."
+                f"--{flag} {given[flag]:g} belongs to {what}, which is off; give --{needed}, too, or leave it out."
             )
     steps, warmup = wanted.get("steps", rule["steps"]), rule["warmup_steps"]
     for flag in ("warmup_steps", "cooldown_steps"):
@@ -116,8 +122,6 @@ def check_sharpness(recipe: Recipe) -> None:
     """Raise UserError where the numbers of SAM contradict one another, the batch or the task."""
     if not recipe.rho:
         return
-    if not recipe.task.takes_sam:
-        raise UserError(f"--rho is of no use to the task {recipe.task.name}, which has no single loss; leave it out.")
     if recipe.rho_min > recipe.rho:
         raise UserError(f"--rho_min {recipe.rho_min:g} is above --rho {recipe.rho:g}; give at most as much.")
     if recipe.sam_group and recipe.batch % recipe.sam_group:
@@ -142,6 +146,13 @@ def check_chunk(recipe: Recipe) -> None:
         raise UserError(f"--chunk {chunk} does not divide the batch of {recipe.batch}; choose a divisor, or 0 for all.")
 
 
+def check_refused(recipe: Recipe) -> None:
+    """Raise UserError for a number that the task has no use for."""
+    for name in recipe.task.refuses:
+        if value := getattr(recipe, name):
+            raise UserError(f"--{name} {value:g} is of no use to the task {recipe.task.name}; leave it out.")
+
+
 def check(recipe: Recipe) -> None:
     """Raise UserError where two numbers of a recipe contradict one another, or make too large a batch."""
     for flag, batch in (("batch", recipe.batch), ("batch_eval", recipe.batch_eval)):
@@ -150,6 +161,7 @@ def check(recipe: Recipe) -> None:
                 f"--{flag} {batch} of {recipe.crop} px is {-(-size // 2**30):,} GiB of pixels, expected at most "
                 f"{MOST_BYTES // 2**30}; give fewer images or a smaller --crop."
             )
+    check_refused(recipe)
     check_sharpness(recipe)
     check_chunk(recipe)
     check_sharing(recipe, 1)

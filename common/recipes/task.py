@@ -18,7 +18,7 @@ class Classification:
     name: ClassVar[str] = "classification"  # of the task's flags, and of its loss in every engine
     best: ClassVar[str] = "val/top1"  # the metric that --keep_best and reports judge by
     splits_batches: ClassVar[bool] = True  # whether the mean over parts of a batch is the loss of the whole
-    takes_sam: ClassVar[bool] = True  # whether there is one loss, whose gradients show the way uphill
+    refuses: ClassVar[tuple[str, ...]] = ()  # numbers of a recipe that it has no use for
     measures: ClassVar[tuple[str, ...]] = ()  # what a step measures besides its loss
 
     loss: Loss = "softmax"  # or sigmoid: the sum over the classes of the binary cross-entropies
@@ -35,7 +35,7 @@ class Distillation:
     name: ClassVar[str] = "distillation"
     best: ClassVar[str] = "val/top1"
     splits_batches: ClassVar[bool] = True
-    takes_sam: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[tuple[str, ...]] = ()
     loss: ClassVar[Loss] = "softmax"  # with the labels, in evaluation
     uses: ClassVar[dict[str, tuple[str, ...]]] = {"kl": ("temperature",), "hard": ("label_smoothing",)}
@@ -72,7 +72,7 @@ class Contrastive:
     name: ClassVar[str] = "contrastive"
     best: ClassVar[str] = "val/img2txt_recall@1"
     splits_batches: ClassVar[bool] = False  # the towers compute by parts, and the loss compares all pairs
-    takes_sam: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = ("mixup", "dropout", "stochastic_depth")  # texts cannot be mixed; not built
     measures: ClassVar[tuple[str, ...]] = ("temperature", "bias")
 
     loss: Loss = (

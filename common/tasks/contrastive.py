@@ -41,6 +41,7 @@ def models(plan: Any) -> dict[str, Start]:
             f"--recipe {recipe.name} trains image-text models and {config.model} takes no texts; choose a --model such as "
             "SigLIP-T/8."
         )
+    check_first(config, row.config())
     check_captions(plan.splits["train"])
     for name in zero_shot_sets(config):
         classes_of(config, name)
@@ -57,6 +58,18 @@ def models(plan: Any) -> dict[str, Start]:
     card = card.over(row.card)
     tokenizer_of(config, card.text, model)
     return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
+
+
+def check_first(config: Any, model: TwoTowersConfig) -> None:
+    """Raise UserError for t and b of a new model where it is none, and for b where it has none."""
+    for flag in ("first_temperature", "first_bias"):
+        if getattr(config, flag) is not None and config.weights != "none":
+            raise UserError(
+                f"--{flag} is for a new model, and --weights {config.weights} gives one with its own; leave it out, or give "
+                "--weights none."
+            )
+    if config.first_bias is not None and not model.bias:
+        raise UserError(f"--first_bias is for models that add a bias, and {config.model} adds none; leave it out.")
 
 
 def first_scales(model: TwoTowersConfig, task: Any) -> dict[str, np.ndarray]:
