@@ -105,11 +105,18 @@ def distillation(models: dict[str, Model], batch: dict[str, Array], recipe: Reci
 
 
 def contrastive(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
-    """How alike the embeddings of pairs are, and of others are not, among all of the batch; `batch_split` cuts the towers' work."""
-    model, task = models["model"], recipe.task
-    zimg, ztxt, t, b = model(mixed(batch, model), written(batch, model), parts=recipe.batch_split, **noise(batch))
-    loss = SIMILARITIES[task.loss](zimg, ztxt, t, b, model.devices, task.chunk)
-    return loss, {"temperature": jnp.exp(t)[0], "bias": b[0]}
+    """How alike the embeddings of pairs are, and of others are not, among all of the batch; `batch_split` cuts the towers' work.
+
+    With a third tower, the mean of three such losses (common/tasks/third.py).
+    """
+    model, task, parts = models["model"], recipe.task, recipe.batch_split
+    features = [model.in_parts(third, mixed(batch, third, name), parts) for name, third in teachers(models)]
+    features = [jax.lax.stop_gradient(one) for one in features]
+    images, texts = mixed(batch, model), written(batch, model)
+    zimg, ztxt, t, b, *others = model(images, texts, *features, parts=parts, **noise(batch))
+    pairs = [(zimg, ztxt), *others]
+    losses = [SIMILARITIES[task.loss](*pair, t, b, model.devices, task.chunk) for pair in pairs]
+    return sum(losses) / len(losses), {"temperature": jnp.exp(t)[0], "bias": b[0]}
 
 
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {

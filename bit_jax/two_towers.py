@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax.bert import Bert
-from bit_jax.layers import HIGHEST
+from bit_jax.layers import HIGHEST, Dense
 from bit_jax.mixer import Mixer
 from bit_jax.model import Model
 from bit_jax.resnet import ResNet
@@ -44,19 +44,26 @@ class TwoTowers(Model):
         self.text = TOWERS[type(config.text)](config.text, remat=remat) if config.text else None
         self.t = nnx.Param(jnp.zeros(1))
         self.b = nnx.Param(jnp.zeros(1)) if config.bias else None
+        self.third = Projections(config) if config.third else None
         self.head = None
 
     def __call__(
-        self, images: Array | None, texts: Array | None, parts: int = 1, **noise: Array
+        self,
+        images: Array | None,
+        texts: Array | None,
+        features: Array | None = None,
+        parts: int = 1,
+        **noise: Array,
     ) -> tuple[Array | None, Array | None, Array, Array]:
         """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
-        Noise is of the images, drawn texts are whole.
+        Noise is of the images, drawn texts are whole. With `features` of a third tower, its pairs with the others follow.
         """
         zimg = self.in_parts(self.encode_image, images, parts, **noise)
         ztxt = self.in_parts(self.encode_text, texts, parts)
-        return zimg, ztxt, self.t[...], jnp.zeros_like(self.t[...]) if self.b is None else self.b[...]
+        pairs = () if features is None else self.third(zimg, ztxt, features)
+        return zimg, ztxt, self.t[...], jnp.zeros_like(self.t[...]) if self.b is None else self.b[...], *pairs
 
     def similarity(self, images: Array, texts: Array) -> Array:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -84,6 +91,21 @@ class TwoTowers(Model):
             own, drawn = jax.tree.map(lambda rows, part=part: self.devices.cut(rows, parts, part), (inputs, noise))
             found.append(jax.checkpoint(encode)(own, **drawn))
         return jnp.concatenate(found)
+
+
+class Projections(nnx.Module):
+    """What brings a third tower together with both others (common/tasks/third.py): linear, without bias."""
+
+    def __init__(self, config: TwoTowersConfig):
+        self.image = Dense(config.width, config.width, bias=False)
+        self.text = Dense(config.width, config.width, bias=False)
+        self.for_image = Dense(config.third, config.width, bias=False)
+        self.for_text = Dense(config.third, config.width, bias=False)
+
+    def __call__(self, zimg: Array, ztxt: Array, features: Array) -> tuple[tuple[Array, Array], ...]:
+        """Two pairs of [B, E], of length 1: the image tower and the third, the text tower and the third."""
+        image, text = normalized(self.image(zimg)), normalized(self.text(ztxt))
+        return (image, normalized(self.for_image(features))), (text, normalized(self.for_text(features)))
 
 
 def normalized(z: Array) -> Array:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bit_pytorch.bert import Bert
+from bit_pytorch.layers import Dense
 from bit_pytorch.mixer import Mixer
 from bit_pytorch.model import Model
 from bit_pytorch.resnet import ResNet
@@ -42,20 +43,27 @@ class TwoTowers(Model):
         self.text = TOWERS[type(config.text)](config.text, remat=remat) if config.text else None
         self.t = nn.Parameter(torch.zeros(1))
         self.b = nn.Parameter(torch.zeros(1)) if config.bias else None
+        self.third = Projections(config) if config.third else None
         self.head = None
 
     def forward(
-        self, images: Tensor | None, texts: Tensor | None, parts: int = 1, **noise: Tensor
+        self,
+        images: Tensor | None,
+        texts: Tensor | None,
+        features: Tensor | None = None,
+        parts: int = 1,
+        **noise: Tensor,
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
-        Noise is of the images, drawn texts are whole.
+        Noise is of the images, drawn texts are whole. With `features` of a third tower, its pairs with the others follow.
         """
         zimg = self.in_parts(self.encode_image, images, parts, **noise)
         ztxt = self.in_parts(self.encode_text, texts, parts)
+        pairs = () if features is None else self.third(zimg, ztxt, features)
         # Copies: where parameters are shards, the memory of whole ones is let go when this ends.
-        return zimg, ztxt, self.t.clone(), torch.zeros_like(self.t) if self.b is None else self.b.clone()
+        return zimg, ztxt, self.t.clone(), torch.zeros_like(self.t) if self.b is None else self.b.clone(), *pairs
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -84,6 +92,22 @@ class TwoTowers(Model):
         for part, *drawn in zip(*(rows.chunk(parts) for rows in (inputs, *noise.values()))):
             found.append(checkpoint(encode, part, use_reentrant=False, **dict(zip(noise, drawn))))
         return torch.cat(found)
+
+
+class Projections(nn.Module):
+    """What brings a third tower together with both others (common/tasks/third.py): linear, without bias."""
+
+    def __init__(self, config: TwoTowersConfig):
+        super().__init__()
+        self.image = Dense(config.width, config.width, bias=False)
+        self.text = Dense(config.width, config.width, bias=False)
+        self.for_image = Dense(config.third, config.width, bias=False)
+        self.for_text = Dense(config.third, config.width, bias=False)
+
+    def forward(self, zimg: Tensor, ztxt: Tensor, features: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Two pairs of [B, E], of length 1: the image tower and the third, the text tower and the third."""
+        image, text = normalized(self.image(zimg)), normalized(self.text(ztxt))
+        return (image, normalized(self.for_image(features))), (text, normalized(self.for_text(features)))
 
 
 def normalized(z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.bert import Bert
-from bit_tf2.layers import registered
+from bit_tf2.layers import Dense, Layer, registered
 from bit_tf2.mixer import Mixer
 from bit_tf2.model import Model
 from bit_tf2.resnet import ResNet
@@ -43,24 +43,28 @@ class TwoTowers(Model):
         self.text = TOWERS[type(config.text)](config.text, remat=remat, **kwargs) if config.text else None
         self.t = self.add_weight((1,), "zeros", name="t")
         self.b = self.add_weight((1,), "zeros", name="b") if config.bias else None
+        self.third = Projections(config) if config.third else None
         self.head = None
 
     def call(
-        self, images: Tensor | None, texts: Tensor | None, parts: int = 1, training: bool | None = None, **noise: Tensor
+        self,
+        images: Tensor | None,
+        texts: Tensor | None,
+        features: Tensor | None = None,
+        parts: int = 1,
+        training: bool | None = None,
+        **noise: Tensor,
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """(embeddings [B, E] of images, those of texts [T, E], t [1], b [1]: 0 where the model has none). None stays None.
 
         With several `parts`, each is computed by itself and again in the backward pass: of activations, only one part's live.
-        Noise is of the images, drawn texts are whole.
+        Noise is of the images, drawn texts are whole. With `features` of a third tower, its pairs with the others follow.
         """
         zimg = self.in_parts(self.encode_image, images, parts, **noise)
         ztxt = self.in_parts(self.encode_text, texts, parts)
-        return (
-            zimg,
-            ztxt,
-            tf.convert_to_tensor(self.t),
-            tf.zeros_like(self.t) if self.b is None else tf.convert_to_tensor(self.b),
-        )
+        pairs = () if features is None else self.third(zimg, ztxt, features)
+        t = tf.convert_to_tensor(self.t)
+        return zimg, ztxt, t, tf.zeros_like(t) if self.b is None else tf.convert_to_tensor(self.b), *pairs
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """[B, T] of embeddings [B, E] and [T, E]."""
@@ -107,7 +111,25 @@ class TwoTowers(Model):
             return whole, gradient
 
         cut = [tf.reshape(rows, (parts, -1, *rows.shape[1:])) for rows in (inputs, *noise.values())]
-        return tf.reshape(encoded(*cut), (-1, self.config.width))
+        found = encoded(*cut)
+        return tf.reshape(found, (-1, found.shape[-1]))
+
+
+@registered
+class Projections(Layer):
+    """What brings a third tower together with both others (common/tasks/third.py): linear, without bias."""
+
+    def __init__(self, config: TwoTowersConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.image = Dense(config.width, config.width, bias=False)
+        self.text = Dense(config.width, config.width, bias=False)
+        self.for_image = Dense(config.third, config.width, bias=False)
+        self.for_text = Dense(config.third, config.width, bias=False)
+
+    def call(self, zimg: Tensor, ztxt: Tensor, features: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Two pairs of [B, E], of length 1: the image tower and the third, the text tower and the third."""
+        image, text = normalized(self.image(zimg)), normalized(self.text(ztxt))
+        return (image, normalized(self.for_image(features))), (text, normalized(self.for_text(features)))
 
 
 def normalized(z: Tensor) -> Tensor:

@@ -221,6 +221,11 @@ class TextsConfig:
     first_bias: float | None = replacing(
         "b of a new model, which is added to them", least=-1e6, most=1e6, tasks=("contrastive",)
     )
+    third_tower: str | None = replacing(
+        "published name, file or folder of a run of a frozen third tower, to which both others are drawn",
+        rule="none",
+        tasks=("contrastive",),
+    )
     image_weights: str | None = flag(
         None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive",)
     )

@@ -51,11 +51,9 @@ def quoted(test: str) -> set[str]:
 @pytest.mark.parametrize("name", RULES)
 def test_a_recipe_is_complete(name):
     """It makes numbers, they are held to the source's, and its page and its docstring describe it."""
-    needed = (
-        {"teacher": "runs/teacher"} if name == "distill" else {}
-    )  # the other recipes of distillation name their own
+    needed = {"distill": {"teacher": "runs/teacher"}, "three_towers": {"third_tower": "runs/third"}}  # others name their own
     elsewhere = quoted("tests/test_distill_recipes.py") | quoted("tests/test_image_text_recipes.py")
-    assert create_recipe(TrainConfig(recipe=name, steps=30_000, **needed), 50_000, (32, 32), {}).name == name
+    assert create_recipe(TrainConfig(recipe=name, steps=30_000, **needed.get(name, {})), 50_000, (32, 32), {}).name == name
     assert name in {*PUBLISHED, *BY_HAND} | elsewhere, "no test holds its numbers to a source"
     assert name in names("docs/recipes.md") | names("docs/distillation.md")
     docstring = RULES[name].__doc__

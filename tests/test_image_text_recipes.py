@@ -68,12 +68,19 @@ def test_clip_and_siglip_are_those_of_the_papers():
     assert (siglip.weight_decay, siglip.clip, siglip.task.first_bias) == (1e-4, 1, -10)
 
 
+def test_three_towers_are_siglip_with_the_loss_of_clip_and_a_third_tower():
+    recipe, other = recipe_of("three_towers", third_tower="BiT-T-R26x0.5"), recipe_of("siglip")
+    assert (recipe.task.loss, recipe.task.third_tower) == ("softmax", "BiT-T-R26x0.5") and recipe.lrs == other.lrs
+    assert (recipe.weight_decay, recipe.beta2, other.task.third_tower) == (other.weight_decay, other.beta2, "")
+
+
 @pytest.mark.parametrize(
     ("flags", "found"),
     [
         ({"chunk": 64}, lambda r: r.task.chunk),
         ({"first_temperature": 5.0}, lambda r: r.task.first_temperature),
         ({"first_bias": -3.0}, lambda r: r.task.first_bias),
+        ({"third_tower": "runs/third"}, lambda r: r.task.third_tower),
     ],
 )
 def test_a_flag_replaces_a_number_of_the_task_and_belongs_to_it(flags, found):

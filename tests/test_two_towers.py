@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden.golden_params import image, param
 
-from common.models import TextConfig, TwoTowersConfig, ViTConfig, find_model
+from common.models import ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, find_model
 from common.models.transformer import blocks
 from common.system.errors import UserError
 from common.weights.recognise import fit
@@ -31,6 +31,13 @@ LIT = google.towers(
     "lit", next(t for t in TABLES if (t.spelling, t.family) == ("vision_transformer_linen", ViTConfig) and not t.children),
     google.TEXT["big_vision"],
 )  # fmt: skip
+
+
+def test_a_resnet_without_a_projection_is_an_image_tower():
+    image, text = ResNetConfig((1, 1), 0.5, None), TextConfig(11, 7, 16, 2, 2, 24, 256)
+    assert TwoTowersConfig(image, text).width == image.width == 256
+    with pytest.raises(UserError, match="The towers' embeddings are 256 and 16 wide"):
+        TwoTowersConfig(image, dataclasses.replace(text, num_classes=16))
 
 
 def golden(name: str) -> dict:

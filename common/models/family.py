@@ -41,6 +41,11 @@ class Config:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Config)}
 
+    @property
+    def after_training(self) -> "Config":
+        """The model that is left when training has ended."""
+        return self
+
     def at(self, image_size: tuple[int, int]) -> "Config":
         """The same model for images of this height and width in pixels."""
         return dataclasses.replace(self, image_size=image_size)

@@ -7,7 +7,7 @@ A family's row has a table for each original code base. Sources: `bit_tf2/models
 
 import fnmatch
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -31,9 +31,19 @@ def initial_parameters(seed: int, config: ModelConfig, code_base: str | None = N
 
 def draw(seed: int, config: Config, code_base: str | None, prefix: str = "") -> Arrays:
     """The values of a model whose names begin with `prefix`: its children's by the tables of their own families."""
+    return drawn_by(seed, rules(config, code_base, prefix))
+
+
+def draw_some(seed: int, config: Config, names: Collection[str]) -> Arrays:
+    """The values of `initial_parameters` that have these names."""
+    return drawn_by(seed, {name: rule for name, rule in rules(config, None).items() if name in names})
+
+
+def drawn_by(seed: int, found: dict[str, tuple[Callable, tuple[int, ...]]]) -> Arrays:
+    """{name: value} of how each is drawn, and its shape."""
     return {
         name: rule(np.random.default_rng([seed, zlib.crc32(name.encode())]), shape)
-        for name, (rule, shape) in rules(config, code_base, prefix).items()
+        for name, (rule, shape) in found.items()
     }
 
 

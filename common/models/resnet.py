@@ -52,6 +52,11 @@ class Bottlenecks(Config):
         """(input width, output width, stride) of every bottleneck block, in order."""
         return stages(self.num_units, self.width_factor)
 
+    @property
+    def feature_width(self) -> int:
+        """Number of features before the head."""
+        return self.width
+
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig(Bottlenecks):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from common.models.bert import VARIANTS as BERTS
 from common.models.bert import BertConfig
-from common.models.checks import FLAG, check_fields
+from common.models.checks import FLAG, OPTIONAL, check_fields
 from common.models.draws import constant, lecun_normal
 from common.models.family import Config, Family, Shapes
 from common.models.text import TextConfig
@@ -23,16 +23,18 @@ class TwoTowersConfig(Config):
     (https://arxiv.org/abs/2103.00020), LiT (https://arxiv.org/abs/2111.07991), CLIPPO (https://arxiv.org/abs/2212.08045);
     `models/proj/image_text/two_towers.py` and `models/proj/clippo/one_tower.py` of google-research/big_vision.
 
-    Parameters: image/... and text/... of the towers, t [1], b [1] (bias).
+    Parameters: image/... and text/... of the towers, t [1], b [1] (bias). Beside a third tower (common/tasks/third.py) also
+    third/{image,text}/kernel [E, E] and third/{for_image,for_text}/kernel [T, E], which are of use in training only.
     """
 
     image: Config
     text: TextConfig | BertConfig | None = None
     bias: bool = True
+    third: int | None = None  # width T of the features of a frozen third tower, in training
     num_classes: ClassVar[None] = None
 
     def __post_init__(self):
-        check_fields(self, "An image-text model", {"bias": FLAG})
+        check_fields(self, "An image-text model", {"bias": FLAG, "third": OPTIONAL})
         if not isinstance(self.image, Config) or not isinstance(self.text, TextConfig | BertConfig | None):
             raise UserError(
                 "An image-text model has a tower for images and perhaps one for texts; name their families."
@@ -79,7 +81,16 @@ class TwoTowersConfig(Config):
 
     def own_shapes(self) -> Shapes:
         """{canonical name: shape}."""
-        return {"t": (1,)} | ({"b": (1,)} if self.bias else {})
+        shapes = {"t": (1,)} | ({"b": (1,)} if self.bias else {})
+        if self.third:
+            widths = {"image": self.width, "text": self.width, "for_image": self.third, "for_text": self.third}
+            shapes |= {f"third/{name}/kernel": (width, self.width) for name, width in widths.items()}
+        return shapes
+
+    @property
+    def after_training(self) -> "TwoTowersConfig":
+        """The same model without what is of use in training only."""
+        return dataclasses.replace(self, third=None)
 
 
 def width(tower: Config) -> int:
@@ -156,7 +167,7 @@ FAMILY = Family(
     name="image-text model",
     variants=VARIANTS,
     sizes=("bias",),
-    initial={"big_vision": (("t", constant(math.log(10))), ("b", constant(-10)))},
+    initial={"big_vision": (("t", constant(math.log(10))), ("b", constant(-10)), ("third/*", lecun_normal))},
     initial_within=(("*/head/kernel", lecun_normal),),  # projections: of zeros, nothing would ever be learnt
     spellings={".npz": ("big_vision", "vision_transformer_linen")},
     infer=lambda seen: TwoTowersConfig(**seen.children, bias="b" in seen.shapes),

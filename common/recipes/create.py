@@ -46,6 +46,10 @@ def create_recipe(
     check_length(config, rule, wanted)
     check_distance(rule, wanted)
     values = rule | wanted
+    if values.get("third_tower") == "":
+        raise UserError(
+            "Three towers need a third one; name a published model, a file or the folder of a run with --third_tower."
+        )
     if values.get("resize_mode") == "whole":
         values["resize"] = values["crop"]
     values.setdefault("eval_resize_kind", values.get("resize_kind", "bilinear"))

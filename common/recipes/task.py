@@ -81,6 +81,9 @@ class Contrastive:
     chunk: int = 0  # texts whose similarities are in memory at once; 0: those of the whole batch
     first_temperature: float = 10.0  # exp(t) of a new model
     first_bias: float = -10.0  # b of a new model
+    third_tower: str = (
+        ""  # published name, file or folder of a run of a frozen model of images, whose features are matched
+    )
 
     def __post_init__(self):
         check_choices(self, "A recipe's {}")

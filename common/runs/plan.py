@@ -72,6 +72,11 @@ class Plan:
         """Of the model that is trained."""
         return self.models["model"].config
 
+    def after_training(self, arrays: weights.Arrays) -> tuple[weights.Arrays, ModelConfig]:
+        """(arrays, configuration) of what is left of that model when training has ended."""
+        config = self.model_config.after_training
+        return {name: arrays[name] for name in config.parameter_shapes()}, config
+
     @property
     def preprocessing(self) -> Preprocessing:
         """How the model that is trained sees images."""
@@ -154,7 +159,7 @@ class Plan:
         return {
             "model": config.model,
             **self.task.card(self),
-            "config": dump_config(self.model_config),
+            "config": dump_config(self.model_config.after_training),
             "source": f"{engine}, {config.dataset}, {recipe.name}, {recipe.num_steps} steps",
         }
 

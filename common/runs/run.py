@@ -107,8 +107,10 @@ class Opened:
         elif self.plan.finished:
             self.state = resume.extended(self.plan)
             if self.state.best is not None and self.writes:
-                best = weights.read_weights(self.plan.finished.folder / "best.npz", self.plan.model_config)
-                self.folder.write_best(best, self.plan.model_config)
+                best = weights.read_weights(
+                    self.plan.finished.folder / "best.npz", self.plan.model_config.after_training
+                )
+                self.folder.write_best(best, self.plan.model_config.after_training)
         if self.state.arrays is not None:  # the initial values are let go
             self.plan.models["model"] = self.plan.models["model"]._replace(arrays=self.state.arrays)
 
@@ -260,11 +262,12 @@ class Run(Opened):
     def write_best(self, arrays: weights.Arrays) -> None:
         """Keep the weights of the best evaluation so far beside the run's checkpoints."""
         if self.writes:
-            self.folder.write_best(arrays, self.plan.model_config)
+            self.folder.write_best(*self.plan.after_training(arrays))
 
     def read_best(self) -> weights.Arrays:
-        """What `write_best` kept."""
-        return self.folder.read_best(self.plan.model_config, writes=self.writes)
+        """What `write_best` kept; what is of use in training only is as this run began."""
+        kept = self.folder.read_best(self.plan.model_config.after_training, writes=self.writes)
+        return self.plan.models["model"].arrays | kept
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint follows `step` completed updates."""
@@ -303,7 +306,7 @@ class Run(Opened):
     def _finish(self, arrays: weights.Arrays) -> None:
         self.folder.checkpoints.wait()
         card = self.plan.card(self.engine) | {"accuracy": self.state.results, "seconds": self.seconds}
-        self.folder.finish(arrays, self.plan.model_config, card)
+        self.folder.finish(*self.plan.after_training(arrays), card)
         self.log.say(f"Wrote {self.folder.place}/weights.npz, card.json and curves.png")
         self.folder.publish()
 

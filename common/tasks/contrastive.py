@@ -22,6 +22,7 @@ from common.models import TwoTowersConfig, find_model, with_noise
 from common.models.family import Config, within
 from common.models.tokens import Text
 from common.system.errors import UserError
+from common.tasks import third
 from common.tasks.start import Start, prepared
 from common.weights.adapt import adapt
 from common.weights.starting import read_source
@@ -30,7 +31,7 @@ ZERO_SHOT_PROMPTS = "clip_best"  # CLIP's seven best, and the bare name
 
 
 def models(plan: Any) -> dict[str, Start]:
-    """The image-text model that is trained, at the recipe's resolution; towers may come from files of their own.
+    """The image-text model that is trained, and the third tower, if any; towers may come from files of their own.
 
     Raises UserError for a model of images alone, and for one whose texts become unknown numbers.
     """
@@ -57,7 +58,11 @@ def models(plan: Any) -> dict[str, Start]:
     model = with_noise(model, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     card = card.over(row.card)
     tokenizer_of(config, card.text, model)
-    return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
+    start = Start(model, arrays, card, prepared(recipe, card, config.exif))
+    if not recipe.task.third_tower:
+        return {"model": start}
+    beside = third.third_tower(plan, recipe.task.third_tower, start.preprocessing)
+    return {"model": third.with_projections(start, beside, config.seed), third.NAME: beside}
 
 
 def check_first(config: Any, model: TwoTowersConfig) -> None:
@@ -116,7 +121,9 @@ class Texts:
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images, and in training one of the captions of each."""
-    return (train_images(plan.recipe), Texts(plan).column(split)) if train else (eval_images(plan.preprocessing),)
+    if not train:
+        return (eval_images(plan.preprocessing),)
+    return train_images(plan.recipe), Texts(plan).column(split), *third.columns(plan)
 
 
 def evaluators(plan: Any) -> list[Evaluator]:

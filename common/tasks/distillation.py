@@ -1,23 +1,17 @@
 """Distillation: a student of classification gives the answers of frozen teachers."""
 
 import dataclasses
-import hashlib
-from pathlib import Path
 from typing import Any
 
-from common import weights
-from common.data.columns import Column, eval_images, train_images
+from common.data.columns import Column, eval_images
 from common.data.split import Split
-from common.data.views import resized_recipe
 from common.evaluation.distillation import DistillationEvaluator
 from common.evaluation.evaluator import Evaluator
-from common.models import find_model
 from common.models.cards import Preprocessing
-from common.system import remote
 from common.system.errors import UserError
 from common.tasks import classification
+from common.tasks.frozen import read_frozen, training_view
 from common.tasks.start import Start
-from common.weights.source import read_model
 
 card = classification.card  # what is left is a classifier, which needs no teacher
 
@@ -31,48 +25,14 @@ def models(plan: Any) -> dict[str, Start]:
 
 
 def teacher(plan: Any, given: str, student: Preprocessing) -> Start:
-    """The frozen model that a --teacher names, with its own way to see images; the plan's notes tell what it sees.
+    """The frozen model that a --teacher names; the plan's notes tell what it sees.
 
     Raises UserError where there is none, and for one of other classes than the images.
     """
-    row, path = find_teacher(given, plan.config.bit_pretrained_dir)
-    source = read_model(path)
-    facts = source.card.over(row.card) if row else source.card
-    check_classes(given, source.config.num_classes, facts.class_names, plan.dataset)
-    own = facts.preprocessing
-    size = getattr(source.config, "image_size", None)
-    resolution = size[0] if size else own.resolution
-    if resolution is None:  # nothing tells: it is shown what the student is
-        own = dataclasses.replace(student, mean=own.mean, std=own.std)
-    else:
-        own = dataclasses.replace(own.at(resolution), exif=plan.config.exif)
-    plan.notes.extend((*source.notes, told(given, own, plan.recipe, student)))
-    return Start(source.config, source.arrays, facts, own, frozen=True, digest=digest(path))
-
-
-def find_teacher(given: str, folder: str) -> tuple[Any, Path]:
-    """(the manifest's row or None, the file) of a published name, a file or the folder of a run. Raises UserError."""
-    if remote.is_remote(given) or Path(given).exists():
-        return None, weights.choose_file(None, given)
-    try:
-        row = find_model(given)
-    except UserError as error:
-        if Path(given).suffix or len(Path(given).parts) > 2:
-            raise UserError(
-                f"The --teacher {given} is missing; name a weights file, the folder of a run, or a published model."
-            ) from error
-        raise UserError(f"The --teacher is no file: {error}") from error
-    return row, weights.find_file(row, folder, flag="--teacher")
-
-
-def digest(path: Path) -> str:
-    """`SHA-256 ...` of a file, or of all files of which `path` is the index."""
-    beside = {".json": "*.safetensors", ".index": f"{path.stem}.data-*"}.get(path.suffix)
-    hashed = hashlib.sha256()
-    for file in (path, *(sorted(path.parent.glob(beside)) if beside else ())):
-        with open(file, "rb") as whole:
-            hashlib.file_digest(whole, lambda: hashed)
-    return f"SHA-256 {hashed.hexdigest()}"
+    found = read_frozen(plan, given, "--teacher", student)
+    check_classes(given, found.config.num_classes, found.card.class_names, plan.dataset)
+    plan.notes.append(told(given, found.preprocessing, plan.recipe, student))
+    return found
 
 
 def check_classes(given: str, num_classes: int | None, known: tuple[str, ...] | None, dataset: Any) -> None:
@@ -118,20 +78,10 @@ def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     for name in plan.recipe.task.named:
         seen = plan.models[name].preprocessing
         if train:
-            found += training_view(plan.recipe, seen, f"{name}_images")
+            found += training_view(plan.recipe, seen, f"{name}_images", plan.recipe.task.teacher_view)
         elif pixels(seen) != pixels(plan.preprocessing):
             found.append(eval_images(seen, f"{name}_images"))
     return tuple(found)
-
-
-def training_view(recipe: Any, seen: Preprocessing, name: str) -> list[Column]:
-    """A teacher's own column of a training batch; none where it sees the student's pixels."""
-    view = recipe.task.teacher_view
-    if view == "fixed":
-        return [eval_images(seen, name)]
-    if seen.resolution == recipe.crop:
-        return [] if view == "same" else [train_images(recipe, name, own_view=True)]
-    return [train_images(resized_recipe(recipe, seen.resolution, seen.resize_kind), name, own_view=view == "own")]
 
 
 def pixels(seen: Preprocessing) -> Preprocessing:
