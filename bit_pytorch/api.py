@@ -64,6 +64,7 @@ def create_model(
     *,
     num_classes: int | None = None,
     image_size: zoo.Size | None = None,
+    patch_size: int | None = None,
     weights: str | Path | None = None,
 ) -> Model:
     """A `torch.nn.Module` on the CPU for images [B, 3, H, W] as its `preprocessing` says, called by its published `name`.
@@ -71,10 +72,11 @@ def create_model(
     `weights` is a file or folder in any spelling (common/weights/spellings/), "pretrained" for the published one in
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
     another number gets a head of zeros, 0 none. `image_size` is a square's side, or height and width, in pixels:
-    positions of a ViT are resized for it. `model.features(images)` gives the pooled features [B, D],
+    positions of a ViT are resized for it, and its kernel for patches whose side is `patch_size`. A FlexiViT resizes them
+    itself, also for `model(images, patch_size=(8, 8))`. `model.features(images)` gives the pooled features [B, D],
     `model.intermediates(images)` the outputs of stages or blocks. Raises common.system.errors.UserError.
     """
-    start = zoo.start(name, num_classes, image_size, weights)
+    start = zoo.start(name, num_classes, image_size, patch_size, weights)
     model = build(start.config, start.arrays, preprocessing=start.card.preprocessing).cpu()
     model.card = start.card
     return model

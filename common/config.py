@@ -80,6 +80,13 @@ class ModelConfig:
         "pretrained",
         "a file (.npz, .h5, .safetensors), a folder such as a run's, `pretrained` (the published file), or `none`",
     )
+    patch_size: int | None = flag(
+        None,
+        "side in pixels of a ViT's patches; its weights are resized for them",
+        rule="the weights' own",
+        least=1,
+        most=LONGEST_SIDE,
+    )
     precision: Precision = flag("float32", "type of the computation")
 
 

@@ -27,6 +27,7 @@ from common.data.text.peers import peer_files
 from common.data.text.vocabulary import check_vocabulary, find_vocabulary
 from common.weights import containers, huggingface_config, open_clip_config, timm_config
 from common.weights.spellings import SPELLINGS
+from common.weights.adapt import adapt, check_same_model
 from common.weights.express import choose_table, differing, express, expressed
 from common.weights.recognise import shorten
 from common.weights.source import Source, card_path, find_weights, read_model, tower_of
@@ -36,7 +37,7 @@ from common.models import (
     num_parameters,
 )  # fmt: skip
 from common.models.families import dump_config
-from common.models.published import DOWNLOADS, text_of
+from common.models.published import DOWNLOADS, find_model, text_of
 
 WRITERS = {  # spelling -> the contents of its files beside the arrays
     "timm": timm_config.write_config,
@@ -72,6 +73,7 @@ STATED = {  # facts that config.json can hold beyond what the spelling's own cod
         for family in (ViTConfig, TextConfig, BertConfig, TwoTowersConfig)
     },
 }
+FLEXIBLE = ("ours", "big_vision", "big_vision_scan")  # spellings of FlexiViT
 DECISIVE = ("gelu", "layer_norm_epsilon", "max_pool_padding", "num_groups")  # never changed without being asked
 FIELDS = ("gelu", "layer_norm_epsilon", "num_heads", "image_size")
 
@@ -89,6 +91,8 @@ def main() -> None:
                 "tower": args.tower,
                 "given": given,
                 "force": args.force,
+                "patch_size": args.patch_size,
+                "model": args.model,
                 "vocabulary": args.vocabulary,
             }
             convert(args.source, args.target, args.to, **flags, say=print)
@@ -102,6 +106,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--to", choices=SPELLINGS, help="the target's spelling (default: by its name, or ours)")
     parser.add_argument("--from", choices=SPELLINGS, dest="spelling", help="the source's (default: recognised)")
     parser.add_argument("--tower", choices=("image", "text"), help="of an image-text model, the one tower to convert")
+    parser.add_argument(
+        "--patch_size", type=int, metavar="SIDE", help="resize a ViT's kernel and positions for such patches"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="the published FlexiViT that the file is, which big_vision's do not tell"
+    )
     parser.add_argument("--force", action="store_true", help="replace a target that exists")
     parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
     parser.add_argument(
@@ -114,6 +124,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.inspect and not (args.source and args.target):
         raise UserError("Nothing to do: give SOURCE and TARGET, or --inspect FILE; see --help.")
+    if args.patch_size is not None and args.patch_size < 1:
+        raise UserError(f"--patch_size is {args.patch_size}, expected at least 1; correct the flag.")
     if args.num_heads is not None and args.num_heads < 1:
         raise UserError(f"--num_heads is {args.num_heads}, expected at least 1; correct the flag.")
     if args.layer_norm_epsilon is not None and not 0 < args.layer_norm_epsilon < 1:
@@ -131,13 +143,14 @@ def size(text: str) -> tuple[int, int]:
 
 def convert(
     source: str | Path, target: str | Path, to: str | None = None, *, spelling: str | None = None,
-    given: dict[str, Any] | None = None, vocabulary: str | Path | None = None, tower: str | None = None, force: bool = False,
-    say=lambda line: None,
+    given: dict[str, Any] | None = None, vocabulary: str | Path | None = None, tower: str | None = None,
+    patch_size: int | None = None, model: str | None = None, force: bool = False, say=lambda line: None,
 ) -> Path:  # fmt: skip
     """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
 
     `spelling` and `given` are facts that the source lacks, `vocabulary` is the file of its texts; `tower`, `image` or `text`,
-    is the part of an image-text model that is written; `force` replaces a target that exists. `say` is called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
+    is the part of an image-text model that is written; `model` is the published name of a FlexiViT, and `patch_size` the side
+    in pixels of the patches that a ViT is written for; `force` replaces a target that exists. `say` is called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
     cannot hold the model.
     """
     path, to = choose_target(Path(target), to)
@@ -148,6 +161,7 @@ def convert(
         raise UserError(f"{found.path} takes images of {found.channels} channels, expected 3; convert it elsewhere.")
     found, on_texts = with_texts(found)
     found = tower_of(found, tower) if tower else found
+    found = of_patches(found, patch_size, model, to)
     table = choose_table(to, found.config)
     config, notes = expressed(found.config, table)
     unused = [f"not written, since the model has no such parameters: {shorten(found.unused)}"] if found.unused else []
@@ -171,6 +185,23 @@ def convert(
         write_json(card_path(path), record)
     say(f"{path}: {to}, {path.stat().st_size:,} bytes, read back and equal.")
     return path
+
+
+def of_patches(found: Source, patch_size: int | None, model: str | None, to: str) -> Source:
+    """The model for patches of one size, where one is given; its notes say what was resized. UserError where it needs one."""
+    if model:
+        published = find_model(model).config()
+        check_same_model(found.config.like(published), published, found.path)
+        found = found._replace(config=found.config.as_published(published))
+    config, notes = found.config.with_side(patch_size), [*found.notes]
+    if patch_size:
+        config = config.fixed()
+    elif config.fixed() != config and to not in FLEXIBLE:
+        raise UserError(
+            f"{to} holds ViTs with patches of one size; give it with --patch_size, or choose {' or '.join(FLEXIBLE)}."
+        )
+    arrays = found.arrays if config == found.config else adapt(found.arrays, found.config, config, notes.append)
+    return found._replace(config=config, arrays=arrays, notes=[note.removesuffix(".") for note in notes])
 
 
 def with_texts(found: Source) -> tuple[Source, list[str]]:

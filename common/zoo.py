@@ -36,11 +36,14 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> dict[str, st
     return {name: row.source for name, row in rows.items() if fnmatch.fnmatchcase(name.lower(), pattern.lower())}
 
 
-def start(name: str, num_classes: int | None, image_size: Size | None, weights: str | Path | None) -> Start:
+def start(
+    name: str, num_classes: int | None, image_size: Size | None, patch_size: int | None, weights: str | Path | None
+) -> Start:
     """The start of `create_model` in every engine; the card holds the size of images, too. Raises UserError."""
     model, size = find_model(name), to_size(image_size)
     path = choose_file(model, weights)
-    found = starting_values(model, path, num_classes, image_size=size, pretrained=weights == "pretrained")
+    pretrained = weights == "pretrained"
+    found = starting_values(model, path, num_classes, image_size=size, patch_size=patch_size, pretrained=pretrained)
     card = found.card
     if not found.config.image_size:
         card = card.over(Card(resolution=model.resolution))

@@ -3,7 +3,7 @@
 Sources: README.md of google-research/big_transfer (models, VTAB-1k pattern, distilled models),
 big_vision/configs/proj/distill/README.md and common.py (teachers); README.md of google-research/vision_transformer
 (ViT, AugReg with its accuracies, Mixer), `models/vit.py`, `models/mlp_mixer.py` and `configs/vit_s16_i1k.py` of
-google-research/big_vision (ViT-B/8, Mixer, the plain ViT-S/16 baselines), its `models/proj/image_text/two_towers.py`,
+google-research/big_vision (ViT-B/8, Mixer, the plain ViT-S/16 baselines), its `configs/proj/flexivit/README.md`, `models/proj/image_text/two_towers.py`,
 `configs/proj/image_text/` (README_siglip2.md, README_lit.md, SigLIP_demo.ipynb) and `configs/proj/clippo/README.md`. Rows
 that ship with the project are kept as they are.
 
@@ -148,6 +148,35 @@ def vit_rows():
     for epochs, accuracy in ((90, 0.765), (150, None), (300, 0.8)):
         url, source = f"{BIG_VISION_BUCKET}/vit_s16_i1k_{epochs}ep.npz", f"ILSVRC-2012, {epochs} epochs, big_vision"
         yield vit_row(f"ViT-S/16-i1k-{epochs}ep", "ViT-S/16", 1000, source, url, 224, accuracy, PLAIN_VIT, **MIDDLE_224)
+    yield from flexivit_rows()
+
+
+FLEXIVIT = {  # data -> (classes, variants, {epochs: ending of the file})
+    "i1k": (1000, "LBS", {1200: "", 600: "_600ep", 300: "_300ep", 90: "_90ep"}),
+    "i21k": (21843, "B", {1000: "_1000ep", 300: "_300ep", 90: "_90ep"}),
+}
+
+
+DEIT3 = {"S": "small", "B": "base", "L": "large"}
+
+
+def flexivit_rows():
+    """FlexiViT, for images of 240 pixels and patches of any size, and the teachers of those of ImageNet.
+
+    Their own evaluation on ImageNet squashes images to 272 pixels, and on ImageNet-21k takes the smaller side: so do the rows.
+    """
+    for variant, file in DEIT3.items():
+        url, changes = f"{BIG_VISION_BUCKET}/zoo/deit3/bv_deit_3_{file}_384_1k.npz", {"cls_position": False}
+        source = "ILSVRC-2012, DeiT III as big_vision has it: without its layer scale"
+        yield vit_row(f"deit3/ViT-{variant}/16-384", f"ViT-{variant}/16", 1000, source, url, 384, None, changes)
+    titles = {"i1k": "ILSVRC-2012", "i21k": IMAGENET_21K}
+    prepared = {"i1k": {}, "i21k": {"resize_kind": "area", "eval_resize": 272} | SIGMOID}
+    for data, (classes, variants, endings) in FLEXIVIT.items():
+        for variant in variants:
+            for epochs, ending in endings.items():
+                url = f"{BIG_VISION_BUCKET}/flexivit/flexivit_{variant.lower()}_{data}{ending}.npz"
+                name, source = f"FlexiViT-{variant}-{data}-{epochs}ep", f"{titles[data]}, {epochs} epochs, FlexiViT"
+                yield vit_row(name, f"FlexiViT-{variant}", classes, source, url, 240, **prepared[data])
 
 
 SIGLIP = {  # name -> file below `siglip/`
@@ -221,7 +250,11 @@ def published_rows():
 
 def main():
     old = json.loads(MANIFEST.read_text())["models"] if MANIFEST.exists() else []
-    rows = [entry for entry in old if "url" not in entry] + [*published_rows(), *vit_rows(), *text_rows()]
+    rows = [entry for entry in old if "url" not in entry] + [
+        *published_rows(),
+        *vit_rows(),
+        *text_rows(),
+    ]
     lists = {"models": rows, "patterns": PATTERNS, "vocabularies": VOCABULARIES}
     listed = (",\n    ".join(json.dumps(entry) for entry in entries) for entries in lists.values())
     parts = ",\n".join(f'  "{name}": [\n    {lines}\n  ]' for name, lines in zip(lists, listed))

@@ -56,6 +56,7 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "vit_map": (ViTConfig(**SMALL, pooling="map"), (*VISION, "timm")),
     "vit_unpooled": (ViTConfig(**SMALL, pooling="none"), (*GOOGLE, *VISION)),
     "vit_features": (ViTConfig(**SMALL | {"num_classes": None}, pooling="map"), (*VISION, "timm", *SIGLIP)),
+    "vit_flexible": (ViTConfig(**SMALL, cls_position=False, kernel_size=(6, 6), position_grid=(3, 3)), VISION),
     "vit_rectangle": (ViTConfig(**SMALL | {"image_size": (32, 48)}), (*GOOGLE, "timm", *HUGGING)),
     "hybrid": (
         ViTConfig(**SMALL | {"patch_size": (1, 1), "image_size": (64, 64)}, backbone=ResNetV1Config((2, 1), 0.5)),

@@ -21,6 +21,7 @@ CONFIGS = {
     "vit_token": ViTConfig(**VIT, num_classes=5),
     "vit_gap": ViTConfig(**VIT, num_classes=5, pooling="gap", cls_position=False, positions="sincos2d"),
     "vit_map": ViTConfig(**VIT, num_classes=5, pooling="map", cls_position=False, pre_logits=8),
+    "vit_flexible": ViTConfig(**VIT, num_classes=5, cls_position=False, kernel_size=(6, 6), position_grid=(3, 3)),
     "hybrid": ViTConfig(**VIT | {"patch_size": (1, 1), "depth": 1}, num_classes=5, backbone=ResNetV1Config(**RESNET)),
     "mixer": MixerConfig((8, 8), 16, 2, 8, 32, 5, image_size=(32, 32)),
 }

@@ -50,6 +50,24 @@ class Config:
         """The same model for images of this height and width in pixels."""
         return dataclasses.replace(self, image_size=image_size)
 
+    def like(self, wanted: "Config") -> "Config":
+        """This model, whose sizes are compared with those of `wanted`, but for what can be made to fit."""
+        return self
+
+    def as_published(self, published: "Config") -> "Config":
+        """The model that a file holds, of which names and shapes tell less than its published row."""
+        return self
+
+    def with_side(self, side: int | None) -> "Config":
+        """The same model for square patches of `side` pixels; None: its own. Raises UserError where it has none such."""
+        if side is not None:
+            raise UserError(f"--patch_size {side} is for ViTs, which have patches of one size; leave it out.")
+        return self
+
+    def fixed(self) -> "Config":
+        """The model for patches of its own size alone."""
+        return self
+
     def with_classes(self, num_classes: int | None) -> "Config":
         """The same model with a head for so many classes; None: without a head."""
         return dataclasses.replace(self, num_classes=num_classes)

@@ -1,6 +1,8 @@
 """The patches of a ViT and where they stand; of a FlexiViT, at any size (https://arxiv.org/abs/2212.08013)."""
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from typing import Self
 
 from common.models.family import Config
@@ -68,6 +70,40 @@ class Patches(Config):
                 f"The model's patches are of {self.patch_size} pixels for ever, and {patch_size} are wanted."
             )
         return self.with_patch(patch_size)
+
+    def with_side(self, side: int | None) -> Self:
+        """The same model for square patches of `side` pixels; None: its own. Raises UserError where they fill no image."""
+        return self if side is None else self.filled_by((side,)).with_patch((side, side))
+
+    def filled_by(self, sides: Iterable[int]) -> Self:
+        """This model. Raises UserError where square patches of one of these sides do not fill its images."""
+        if self.backbone:
+            raise UserError("The patches of a hybrid are of one size; choose a plain ViT for others.")
+        common = math.gcd(*self.image_size)
+        for side in sides:
+            if common % side:
+                fitting = sorted((n for n in range(2, common + 1) if common % n == 0), key=lambda n: abs(n - side))[:5]
+                raise UserError(
+                    f"Patches of {side} pixels do not fill images of {' x '.join(map(str, self.image_size))}; choose a side "
+                    f"that does, such as {', '.join(map(str, sorted(fitting)))}."
+                )
+        return self
+
+    def like(self, wanted: Config) -> Config:
+        """This model, with the patches of `wanted` where one of the two has patches of any size."""
+        if type(wanted) is not type(self) or not (self.kernel_size or wanted.kernel_size):
+            return self
+        fields = ("patch_size", "image_size", "kernel_size", "position_grid", "positions")
+        return dataclasses.replace(self, **{name: getattr(wanted, name) for name in fields})
+
+    def as_published(self, published: Config) -> Config:
+        """A FlexiViT where the published row is one, with the kernel of the file: a file of big_vision does not tell."""
+        if type(published) is not type(self) or self.kernel_size or not published.kernel_size:
+            return self
+        grid = published.position_grid if self.positions == "learned" else None
+        fields = {"kernel_size": self.patch_size, "position_grid": grid}
+        fields |= {name: getattr(published, name) for name in ("patch_size", "image_size")}
+        return dataclasses.replace(self, **fields)
 
     def flexible(self) -> Self:
         """The same model with the same parameters, for patches of any size."""

@@ -69,6 +69,14 @@ class TwoTowersConfig(Config):
         """The same model for images of this height and width in pixels."""
         return dataclasses.replace(self, image=self.image.at(image_size))
 
+    def with_side(self, side: int | None) -> "TwoTowersConfig":
+        """The same model for square patches of `side` pixels; None: its own."""
+        return dataclasses.replace(self, image=self.image.with_side(side))
+
+    def fixed(self) -> "TwoTowersConfig":
+        """The model for patches of its own size alone."""
+        return dataclasses.replace(self, image=self.image.fixed())
+
     def with_classes(self, num_classes: int | None) -> "TwoTowersConfig":
         """This model. Raises UserError for classes, which it has none of."""
         if num_classes:

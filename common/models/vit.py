@@ -171,6 +171,12 @@ HYBRIDS = {  # name -> (ViT variant, patch size on the feature map, num_units); 
 }
 
 
+def flexivit(*sizes: int) -> ViTConfig:
+    """A FlexiViT of table 1 of its paper: the kernel is for 32 pixels and the positions for 7 x 7 patches."""
+    flexible = {"cls_position": False, "kernel_size": (32, 32), "position_grid": (7, 7)}
+    return ViTConfig((16, 16), *sizes, 1000, (240, 240), **flexible)
+
+
 def published_heads(width: int, depth: int, mlp_dim: int) -> int:
     """Number of heads of the published variant of these sizes."""
     for *sizes, heads, mlp, _ in VIT_VARIANTS.values():
@@ -218,11 +224,12 @@ FAMILY = Family(
         for name, (*sizes, patches) in VIT_VARIANTS.items()
         for patch in patches
     }
+    | {f"FlexiViT-{name}": flexivit(*VIT_VARIANTS[name][:-1]) for name in ("S", "B", "L")}
     | {
         name: ViTConfig((patch, patch), *VIT_VARIANTS[variant][:-1], 1000, backbone=ResNetV1Config(units, 1))
         for name, (variant, patch, units) in HYBRIDS.items()
     },
-    sizes=("patch_size", "width", "depth", "num_heads", "mlp_dim"),
+    sizes=("patch_size", "kernel_size", "width", "depth", "num_heads", "mlp_dim"),
     initial={
         "vision_transformer": (*VIT, ("pos_embedding", normal(0.02)), ("*", lecun_normal)),
         "big_vision": (*VIT, ("pos_embedding", inverse_width_normal), ("*", lecun_normal)),

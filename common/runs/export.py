@@ -42,7 +42,7 @@ class Export:
     def __init__(self, config: ExportConfig, engine: str):
         self.config, self.target, self.channels_first = config, Path(config.output or ""), False
         check_target(config, engine)
-        self.model_config, self.arrays, card = start(config)
+        self.model_config, self.arrays, card = weights.of_one_size(start(config), note)
         resolution = config.resolution or card.resolution or find_model(config.model).resolution
         if self.model_config.image_size:
             resolution = self.model_config.image_size[0]
@@ -150,9 +150,11 @@ def start(config: ExportConfig) -> weights.Start:
     if config.weights in ("pretrained", "none"):
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         pretrained = config.weights == "pretrained"
-        return weights.starting_values(model, path, image_size=size, pretrained=pretrained, say=note)
+        return weights.starting_values(
+            model, path, image_size=size, patch_size=config.patch_size, pretrained=pretrained, say=note
+        )
     source = read_model(weights.choose_file(model, config.weights, config.bit_pretrained_dir))
     changes = {"image_size": size} if size and source.config.image_size else {}
-    found = dataclasses.replace(source.config, **changes)
+    found = dataclasses.replace(source.config.as_published(model.config()), **changes).with_side(config.patch_size)
     card: Card = source.card
     return weights.Start(found, adapt(source.arrays, source.config, found, note), card)

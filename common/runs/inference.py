@@ -36,9 +36,15 @@ class Inference:
         self.config, self.published = config, model if config.weights == "pretrained" else None
         size = (config.resolution, config.resolution) if config.resolution else None
         lines = []
-        self.model_config, self.arrays, self.card = weights.starting_values(
-            model, path, image_size=size, pretrained=bool(self.published), say=lines.append
+        start = weights.starting_values(
+            model,
+            path,
+            image_size=size,
+            patch_size=config.patch_size,
+            pretrained=bool(self.published),
+            say=lines.append,
         )
+        self.model_config, self.arrays, self.card = weights.of_one_size(start, lambda line: None)
         self.check_model()
         for line in lines:
             note(line)

@@ -20,7 +20,7 @@ def models(plan: Any) -> dict[str, Start]:
     plan.dataset.check_labels()
     model_config, arrays, card = weights.starting_values(
         find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
-        image_size=(recipe.crop, recipe.crop), head_bias=recipe.head_bias, say=plan.notes.append,
+        image_size=(recipe.crop, recipe.crop), patch_size=config.patch_size, head_bias=recipe.head_bias, say=plan.notes.append,
     )  # fmt: skip
     model_config = with_noise(model_config, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif))}

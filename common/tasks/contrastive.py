@@ -48,7 +48,7 @@ def models(plan: Any) -> dict[str, Start]:
         classes_of(config, name)
     size = (recipe.crop, recipe.crop)
     model, arrays, card = weights.starting_values(
-        row, plan.weights_file, None, config.seed, image_size=size, say=plan.notes.append
+        row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append
     )
     if plan.weights_file is None:
         arrays |= first_scales(model, recipe.task)

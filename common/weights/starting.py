@@ -71,28 +71,41 @@ def choose_file(model: PublishedModel, weights: str | Path | None, folder: str |
 
 def starting_values(
     model: PublishedModel, path: Path | None, num_classes: int | None = None, seed: int = 0, *,
-    image_size: tuple[int, int] | None = None, head_bias: float = 0.0, pretrained: bool = False, say: Say = log.info,
+    image_size: tuple[int, int] | None = None, patch_size: int | None = None, head_bias: float = 0.0,
+    pretrained: bool = False, say: Say = log.info,
 ) -> Start:  # fmt: skip
     """What `model` starts with: the values in `path`, or initial ones drawn with `seed` where there is no file.
 
     `num_classes` and `image_size` (height and width in pixels, for models that are made for one) default to the
     file's (no head where it has none), or the published ones. Another number of classes gets a head of zeros, 0 none,
-    another size resized positions; `say` is called with a line on each such change. `head_bias` is the bias of a new
+    another size resized positions; `patch_size`, the side in pixels of a ViT's patches, a resized kernel, too, but in a
+    FlexiViT, which resizes them itself. `say` is called with a line on each such change. `head_bias` is the bias of a new
     head. The card says what the files tell, how texts become numbers also by the model's name, and of the `pretrained`
     file, what the manifest does.
     """
     size = image_size if image_size and model.config().image_size else None
     if path is None:
-        config = sized(model.config(num_classes), size)
+        config = sized(model.config(num_classes), size).with_side(patch_size)
         return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card(text=model.text))
     source = read_source(path, model.config(), say)
-    config = sized(source.config.with_classes(head_classes(num_classes, source.config.num_classes)), size)
+    found = source.config.as_published(model.config())
+    config = sized(found.with_classes(head_classes(num_classes, found.num_classes)), size).with_side(patch_size)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
     card = source.card.over(model.card if pretrained else Card(text=model.text))
     if is_new:
         return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
     return Start(config, arrays, card)
+
+
+def of_one_size(start: Start, say: Say = log.info) -> Start:
+    """A FlexiViT as the ViT that it is at the size of its patches: its kernel and positions are resized once."""
+    config = start.config.fixed()
+    return (
+        start
+        if config == start.config
+        else start._replace(config=config, arrays=adapt(start.arrays, start.config, config, say))
+    )
 
 
 def sized(config: ModelConfig, image_size: tuple[int, int] | None) -> ModelConfig:
@@ -129,7 +142,7 @@ def tower_for(found: ModelConfig, wanted: ModelConfig) -> str | None:
 def meant(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:
     """What a file has for a `wanted` model."""
     name = tower_for(found, wanted)
-    return getattr(found, name) if name else found
+    return (getattr(found, name) if name else found).like(wanted)
 
 
 def alone(source: Source, name: str) -> Source:
