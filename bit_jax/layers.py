@@ -13,7 +13,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from common.models import resizing
-from common.models.positions import sincos2d
+from common.models.positions import rotary, sincos2d
+from common.models.transformer import ATTENTION
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -173,34 +174,45 @@ class TokenEmbedding(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with a GELU and dropout between them."""
+    """Two dense layers with a GELU, or with `gated` swish(gate) * (SwiGLU), and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0):
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False):
+        self.gate = Dense(width, mlp_dim) if gated else None
         self.fc1 = Dense(width, mlp_dim)
         self.fc2 = Dense(mlp_dim, width)
         self.gelu, self.dropout = gelu, dropout
 
     def __call__(self, x: Array, seeds: Array | None = None) -> Array:  # [B, L, D]
-        return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
+        hidden = jax.nn.silu(self.gate(x)) * self.fc1(x) if self.gate else gelu(self.fc1(x), self.gelu)
+        return self.fc2(dropout(hidden, seeds, self.dropout))
 
 
 class Attention(nnx.Module):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    A mask is False for tokens that none attends to.
+    A mask is False for tokens that none attends to. `biases` are the layers that have one; with `norm`, its epsilon, the
+    queries and keys of each head are normalised; `rotation` then turns those of the last tokens (`rotated`).
     """
 
-    def __init__(self, width: int, num_heads: int, *, causal: bool = False):
-        self.query, self.key = Dense(width, width), Dense(width, width)
-        self.value, self.out = Dense(width, width), Dense(width, width)
+    def __init__(
+        self, width: int, num_heads: int, *, causal: bool = False, biases: tuple[str, ...] = ATTENTION,
+        norm: float | None = None,
+    ):  # fmt: skip
+        self.query, self.key, self.value, self.out = (Dense(width, width, bias=part in biases) for part in ATTENTION)
+        self.query_norm, self.key_norm = (
+            LayerNorm(width // num_heads, epsilon=norm) if norm else None for _ in range(2)
+        )
         self.num_heads, self.causal = num_heads, causal
 
-    # [B, Q, D], [B, L, D], [B, L] -> [B, Q, D]
-    def __call__(self, queries: Array, x: Array, mask: Array | None = None) -> Array:
+    # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
+    def __call__(self, queries: Array, x: Array, mask: Array | None = None, rotation: Array | None = None) -> Array:
         def split(values: Array) -> Array:  # [B, L, D] -> [B, L, N, K]
             return values.reshape(*values.shape[:2], self.num_heads, -1)
 
         query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
+        if self.query_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = rotated(query, rotation), rotated(key, rotation)
         mask = None if mask is None else mask[:, None, None]
         mask = jnp.tri(x.shape[1], dtype=bool) if self.causal else mask
         heads = attend(query, key, value, mask)
@@ -220,6 +232,45 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None = None) ->
     weights = weights if mask is None else jnp.where(mask, weights, -jnp.inf)
     weights = jax.nn.softmax(weights).astype(value.dtype)
     return jnp.einsum("bnql,bnlk->bnqk", weights, value, precision=HIGHEST).swapaxes(1, 2)
+
+
+class LayerScale(nnx.Module):
+    """A factor for each channel (https://arxiv.org/abs/2103.17239), in the type of its input."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width))
+
+    def __call__(self, x: Array) -> Array:  # [..., D]
+        return x * self.scale[...].astype(x.dtype)
+
+
+def turned_as(rotation: Array, kept_patches: Array | None) -> Array:
+    """`rotation` [2, P, K] for all images alike [2, 1, P, K], or for the patches that each has kept [2, B, kept, K]."""
+    return rotation[:, None] if kept_patches is None else rotation[:, kept_patches]
+
+
+def rotated(x: Array, rotation: Array | None) -> Array:
+    """x [B, L, N, K] with pairs of channels of the last P tokens turned by the angles of `rotation` [2, B or 1, P, K].
+
+    These are cosines and sines; the channels of the two halves of a head form pairs. Without a rotation, unchanged.
+    """
+    if rotation is None:
+        return x
+    cosine, sine = rotation[:, :, :, None]
+    still, turning = x[:, : -sine.shape[1]], x[:, -sine.shape[1] :]
+    first, second = jnp.split(turning, 2, -1)
+    return jnp.concatenate([still, turning * cosine + jnp.concatenate([-second, first], -1) * sine], 1)
+
+
+def normed_patches(x: Array, norm: LayerNorm, patch_size: tuple[int, int]) -> Array:
+    """[B, H, W, C] with the pixels of each patch normalised, in rows with the channels last; what is no patch is cut."""
+    (height, width), channels = patch_size, x.shape[3]
+    rows, columns = x.shape[1] // height, x.shape[2] // width
+    x = x[:, : rows * height, : columns * width]
+    x = x.reshape(-1, rows, height, columns, width, channels).swapaxes(2, 3)  # [B, R, C, h, w, c]
+    x = norm(x.reshape(-1, rows, columns, height * width * channels))
+    x = x.reshape(-1, rows, columns, height, width, channels).swapaxes(2, 3)
+    return x.reshape(-1, rows * height, columns * width, channels)
 
 
 def convolve(x: Array, kernel: Array, stride: tuple[int, int], padding: str | tuple) -> Array:
@@ -293,6 +344,11 @@ def regrid(positions: Array, grid: tuple[int, int], new_grid: tuple[int, int]) -
 def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
     """[1, L, D] sine and cosine positions."""
     return jnp.asarray(sincos2d(*grid, width), dtype)
+
+
+def fixed_rotation(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
+    """[2, L, K] cosines and sines of rotary positions, for heads of this width."""
+    return jnp.asarray(rotary(*grid, width), dtype)
 
 
 def on_grid(x: Array, grid: tuple[int, int]) -> Array:

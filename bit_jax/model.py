@@ -58,13 +58,18 @@ class Model(nnx.Module):
         An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
         """
         wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
-        if wanted.num_classes:
-            head = Dense(*wanted.parameter_shapes()["head/kernel"])
-            for value in (head.kernel, head.bias):
-                place = self.devices.place_of_parameter(value.shape)
-                value.set_value(jnp.zeros(value.shape, self.dtype, device=place))
-        self.head = head if wanted.num_classes else None
+        shapes = wanted.parameter_shapes()
+        for name in ("head", "head_dist") if hasattr(self, "head_dist") else ("head",):
+            setattr(self, name, self._zeros(*shapes[f"{name}/kernel"]) if f"{name}/kernel" in shapes else None)
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
+
+    def _zeros(self, in_width: int, out_width: int) -> Dense:
+        """A dense layer of zeros."""
+        layer = Dense(in_width, out_width)
+        for value in (layer.kernel, layer.bias):
+            place = self.devices.place_of_parameter(value.shape)
+            value.set_value(jnp.zeros(value.shape, self.dtype, device=place))
+        return layer
 
     def _run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""

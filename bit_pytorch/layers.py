@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from common.models import ResNetConfig, ViTConfig, resizing
 from common.models.family import check_image
 from common.models.positions import sincos2d
+from common.models.transformer import ATTENTION
 
 
 class StdConv(nn.Conv2d):
@@ -113,39 +114,87 @@ class TokenEmbedding(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers with a GELU and dropout between them."""
+    """Two dense layers with a GELU, or with `gated` swish(gate) * (SwiGLU), and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0):
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False):
         super().__init__()
+        self.gate = Dense(width, mlp_dim) if gated else None
         self.fc1 = Dense(width, mlp_dim)
         self.fc2 = Dense(mlp_dim, width)
         self.gelu, self.dropout = gelu, dropout
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
-        return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
+        hidden = F.silu(self.gate(x)) * self.fc1(x) if self.gate else gelu(self.fc1(x), self.gelu)
+        return self.fc2(dropout(hidden, seeds, self.dropout))
 
 
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    A mask is False for tokens that none attends to.
+    A mask is False for tokens that none attends to. `biases` are the layers that have one; with `norm`, its epsilon, the
+    queries and keys of each head are normalised; `rotation` then turns those of the last tokens (`rotated`).
     """
 
-    def __init__(self, width: int, num_heads: int, *, causal: bool = False):
+    def __init__(
+        self, width: int, num_heads: int, *, causal: bool = False, biases: tuple[str, ...] = ATTENTION,
+        norm: float | None = None,
+    ):  # fmt: skip
         super().__init__()
-        self.query, self.key = Dense(width, width), Dense(width, width)
-        self.value, self.out = Dense(width, width), Dense(width, width)
+        self.query, self.key, self.value, self.out = (Dense(width, width, bias=part in biases) for part in ATTENTION)
+        self.query_norm, self.key_norm = (LayerNorm(width // num_heads, norm) if norm else None for _ in range(2))
         self.num_heads, self.causal = num_heads, causal
 
-    # [B, Q, D], [B, L, D], [B, L] -> [B, Q, D]
-    def forward(self, queries: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
+    def forward(self, queries: Tensor, x: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
             return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
         query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
+        if self.query_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = rotated(query, rotation), rotated(key, rotation)
         mask = None if mask is None else mask[:, None, None]
         heads = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))
+
+
+class LayerScale(nn.Module):
+    """A factor for each channel (https://arxiv.org/abs/2103.17239), in the type of its input."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., D]
+        return x * self.scale.to(x.dtype)
+
+
+def turned_as(rotation: Tensor, kept_patches: Tensor | None) -> Tensor:
+    """`rotation` [2, P, K] for all images alike [2, 1, P, K], or for the patches that each has kept [2, B, kept, K]."""
+    return rotation[:, None] if kept_patches is None else rotation[:, kept_patches.long()]
+
+
+def rotated(x: Tensor, rotation: Tensor | None) -> Tensor:
+    """x [B, N, L, K] with pairs of channels of the last P tokens turned by the angles of `rotation` [2, B or 1, P, K].
+
+    These are cosines and sines; the channels of the two halves of a head form pairs. Without a rotation, unchanged.
+    """
+    if rotation is None:
+        return x
+    cosine, sine = rotation[:, :, None]
+    still, turning = x[:, :, : -sine.shape[2]], x[:, :, -sine.shape[2] :]
+    first, second = turning.chunk(2, -1)
+    return torch.cat([still, turning * cosine + torch.cat([-second, first], -1) * sine], 2)
+
+
+def normed_patches(x: Tensor, norm: nn.Module, patch_size: tuple[int, int]) -> Tensor:
+    """[B, C, H, W] with the pixels of each patch normalised, in rows with the channels last; what is no patch is cut."""
+    (height, width), channels = patch_size, x.shape[1]
+    rows, columns = x.shape[2] // height, x.shape[3] // width
+    x = x[:, :, : rows * height, : columns * width]
+    x = x.reshape(-1, channels, rows, height, columns, width).permute(0, 2, 4, 3, 5, 1)  # [B, R, C, h, w, c]
+    x = norm(x.flatten(3)).unflatten(3, (height, width, channels)).permute(0, 5, 1, 3, 2, 4)
+    return x.reshape(-1, channels, rows * height, columns * width)
 
 
 def gelu(x: Tensor, kind: str) -> Tensor:
@@ -252,5 +301,11 @@ def max_pool(x: Tensor, padding: str = "zero") -> Tensor:
     return F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=0.0 if padding == "zero" else float("-inf")), 3, 2)
 
 
-for function in ("dropout", "pad_same", "patches"):  # which decide by values: nodes of a graph that torch.fx traces
+for function in (
+    "dropout",
+    "pad_same",
+    "patches",
+    "rotated",
+    "turned_as",
+):  # which decide by values: nodes of a graph that torch.fx traces
     torch.fx.wrap(function)

@@ -55,12 +55,17 @@ class Model(nn.Module):
         An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
         """
         wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
-        if wanted.num_classes:
-            head = Dense(*wanted.parameter_shapes()["head/kernel"]).to(self.device, self.dtype)
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
-        self.head = head if wanted.num_classes else None
+        shapes = wanted.parameter_shapes()
+        for name in ("head", "head_dist") if hasattr(self, "head_dist") else ("head",):
+            setattr(self, name, self._zeros(*shapes[f"{name}/kernel"]) if f"{name}/kernel" in shapes else None)
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
+
+    def _zeros(self, in_width: int, out_width: int) -> Dense:
+        """A dense layer of zeros."""
+        layer = Dense(in_width, out_width).to(self.device, self.dtype)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        return layer
 
     def _run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bit_pytorch.layers import Attention, LayerNorm, Mlp, drop_branch, dropout, part
+from bit_pytorch.layers import Attention, LayerNorm, LayerScale, Mlp, drop_branch, dropout, part
 from common.models import TextConfig, ViTConfig
 
 for function in ("drop_branch", "dropout", "part"):  # which decide by values: nodes of torch.fx's graphs
@@ -11,23 +11,32 @@ for function in ("drop_branch", "dropout", "part"):  # which decide by values: n
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
+    """Pre-norm transformer block: attention, then an MLP, each added to its input; or both of one input (`parallel`)."""
 
     def __init__(self, config: ViTConfig | TextConfig):
         super().__init__()
         self.norm1 = LayerNorm(config.width, config.layer_norm_epsilon)
-        self.attn = Attention(config.width, config.num_heads, causal=config.causal)
-        self.norm2 = LayerNorm(config.width, config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.attn = Attention(
+            config.width, config.num_heads, causal=config.causal, biases=config.attn_biases,
+            norm=config.layer_norm_epsilon if config.qk_norm else None,
+        )  # fmt: skip
+        self.layer_scale1, self.layer_scale2 = (
+            LayerScale(config.width) if config.layer_scale else None for _ in range(2)
+        )
+        self.norm2 = None if config.parallel else LayerNorm(config.width, config.layer_norm_epsilon)
+        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout, gated=config.swiglu)
         self.dropout = config.dropout
 
+    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K]
     def forward(
-        self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None
-    ) -> Tensor:  # [B, L, D], [B, 2], [B, 3, 2]
-        out = self.norm1(x)
-        x = x + drop_branch(dropout(self.attn(out, out), part(seeds, 0), self.dropout), part(kept, 0))
-        out = self.mlp(self.norm2(x), part(seeds, 1))
-        return x + drop_branch(dropout(out, part(seeds, 2), self.dropout), part(kept, 1))
+        self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        normed = self.norm1(x)
+        out = dropout(self.attn(normed, normed, rotation=rotation), part(seeds, 0), self.dropout)
+        x = x + drop_branch(self.layer_scale1(out) if self.layer_scale1 else out, part(kept, 0))
+        out = self.mlp(self.norm2(x) if self.norm2 else normed, part(seeds, 1))
+        out = dropout(out, part(seeds, 2), self.dropout)
+        return x + drop_branch(self.layer_scale2(out) if self.layer_scale2 else out, part(kept, 1))
 
 
 class AttentionPool(nn.Module):

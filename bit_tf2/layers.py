@@ -14,7 +14,8 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from common.models import resizing
-from common.models.positions import sincos2d
+from common.models.positions import rotary, sincos2d
+from common.models.transformer import ATTENTION
 
 
 def uninitialized(shape: tuple[int, ...], dtype: str) -> Tensor:
@@ -209,33 +210,42 @@ class TokenEmbedding(Layer):
 
 @registered
 class Mlp(Layer):
-    """Two dense layers with a GELU and dropout between them."""
+    """Two dense layers with a GELU, or with `gated` swish(gate) * (SwiGLU), and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, **kwargs):
+    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False, **kwargs):
         super().__init__(**kwargs)
+        self.gate = Dense(width, mlp_dim) if gated else None
         self.fc1 = Dense(width, mlp_dim)
         self.fc2 = Dense(mlp_dim, width)
         self.gelu, self.dropout = gelu, dropout
 
     def call(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
-        return self.fc2(dropout(gelu(self.fc1(x), self.gelu), seeds, self.dropout))
+        hidden = tf.nn.silu(self.gate(x)) * self.fc1(x) if self.gate else gelu(self.fc1(x), self.gelu)
+        return self.fc2(dropout(hidden, seeds, self.dropout))
 
 
 @registered
 class Attention(Layer):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    A mask is False for tokens that none attends to. TensorFlow has no fused kernel.
+    A mask is False for tokens that none attends to. `biases` are the layers that have one; with `norm`, its epsilon, the
+    queries and keys of each head are normalised; `rotation` then turns those of the last tokens (`rotated`). TensorFlow
+    has no fused kernel.
     """
 
-    def __init__(self, width: int, num_heads: int, *, causal: bool = False, **kwargs):
+    def __init__(
+        self, width: int, num_heads: int, *, causal: bool = False, biases: tuple[str, ...] = ATTENTION,
+        norm: float | None = None, **kwargs,
+    ):  # fmt: skip
         super().__init__(**kwargs)
-        self.query, self.key = Dense(width, width), Dense(width, width)
-        self.value, self.out = Dense(width, width), Dense(width, width)
+        self.query, self.key, self.value, self.out = (Dense(width, width, bias=part in biases) for part in ATTENTION)
+        self.query_norm, self.key_norm = (
+            LayerNorm(width // num_heads, epsilon=norm) if norm else None for _ in range(2)
+        )
         self.num_heads, self.causal = num_heads, causal
 
-    # [B, Q, D], [B, L, D], [B, L] -> [B, Q, D]
-    def call(self, queries: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
+    def call(self, queries: Tensor, x: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
             return tf.transpose(
                 tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads)),
@@ -243,6 +253,9 @@ class Attention(Layer):
             )
 
         query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
+        if self.query_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = rotated(query, rotation), rotated(key, rotation)
         weights = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # [B, N, Q, L]
         if weights.dtype == tf.bfloat16:
             weights = tf.cast(weights, self.dtype)
@@ -251,6 +264,48 @@ class Attention(Layer):
         weights = weights if mask is None else tf.where(mask, weights, tf.constant(-math.inf, weights.dtype))
         heads = tf.matmul(tf.cast(tf.nn.softmax(weights), value.dtype), value)
         return self.out(tf.reshape(tf.transpose(heads, (0, 2, 1, 3)), (-1, *queries.shape[1:])))
+
+
+@registered
+class LayerScale(Layer):
+    """A factor for each channel (https://arxiv.org/abs/2103.17239), in the type of its input."""
+
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = self.add_weight((width,), "ones", name="scale")
+
+    def call(self, x: Tensor) -> Tensor:  # [..., D]
+        return x * tf.cast(self.scale, x.dtype)
+
+
+def turned_as(rotation: Tensor, kept_patches: Tensor | None) -> Tensor:
+    """`rotation` [2, P, K] for all images alike [2, 1, P, K], or for the patches that each has kept [2, B, kept, K]."""
+    return rotation[:, None] if kept_patches is None else tf.gather(rotation, kept_patches, axis=1)
+
+
+def rotated(x: Tensor, rotation: Tensor | None) -> Tensor:
+    """x [B, N, L, K] with pairs of channels of the last P tokens turned by the angles of `rotation` [2, B or 1, P, K].
+
+    These are cosines and sines; the channels of the two halves of a head form pairs. Without a rotation, unchanged.
+    """
+    if rotation is None:
+        return x
+    cosine, sine = tf.unstack(rotation[:, :, None])
+    still, turning = x[:, :, : -sine.shape[2]], x[:, :, -sine.shape[2] :]
+    first, second = tf.split(turning, 2, -1)
+    return tf.concat([still, turning * cosine + tf.concat([-second, first], -1) * sine], 2)
+
+
+def normed_patches(x: Tensor, norm: LayerNorm, patch_size: tuple[int, int]) -> Tensor:
+    """[B, H, W, C] with the pixels of each patch normalised, in rows with the channels last; what is no patch is cut."""
+    (height, width), channels = patch_size, x.shape[3]
+    rows, columns = x.shape[1] // height, x.shape[2] // width
+    x = x[:, : rows * height, : columns * width]
+    x = tf.reshape(x, (-1, rows, height, columns, width, channels))
+    x = tf.transpose(x, (0, 1, 3, 2, 4, 5))  # [B, R, C, h, w, c]
+    x = norm(tf.reshape(x, (-1, rows, columns, height * width * channels)))
+    x = tf.transpose(tf.reshape(x, (-1, rows, columns, height, width, channels)), (0, 1, 3, 2, 4, 5))
+    return tf.reshape(x, (-1, rows * height, columns * width, channels))
 
 
 def gelu(x: Tensor, kind: str) -> Tensor:
@@ -318,6 +373,11 @@ def regrid(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) 
 def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
     """[1, L, D] sine and cosine positions."""
     return tf.constant(sincos2d(*grid, width), dtype)
+
+
+def fixed_rotation(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
+    """[2, L, K] cosines and sines of rotary positions, for heads of this width."""
+    return tf.constant(rotary(*grid, width), dtype)
 
 
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

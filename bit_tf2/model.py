@@ -54,12 +54,17 @@ class Model(KerasModel):
         An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
         """
         wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
-        if wanted.num_classes:
-            with self.devices.scope():
-                head = Dense(*wanted.parameter_shapes()["head/kernel"], dtype=self.variable_dtype)
-            head.kernel.assign(tf.zeros_like(head.kernel))
-        self.head = head if wanted.num_classes else None
+        shapes = wanted.parameter_shapes()
+        for name in ("head", "head_dist") if hasattr(self, "head_dist") else ("head",):
+            setattr(self, name, self._zeros(*shapes[f"{name}/kernel"]) if f"{name}/kernel" in shapes else None)
         self.config, self.card = wanted, dataclasses.replace(self.card, class_names=None)
+
+    def _zeros(self, in_width: int, out_width: int) -> Dense:
+        """A dense layer of zeros."""
+        with self.devices.scope():
+            layer = Dense(in_width, out_width, dtype=self.variable_dtype)
+        layer.kernel.assign(tf.zeros_like(layer.kernel))
+        return layer
 
     def _run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""

@@ -3,29 +3,39 @@
 import tensorflow as tf
 from tensorflow import Tensor
 
-from bit_tf2.layers import Attention, Layer, LayerNorm, Mlp, drop_branch, dropout
+from bit_tf2.layers import Attention, Layer, LayerNorm, LayerScale, Mlp, drop_branch, dropout
 from common.models import TextConfig, ViTConfig
 
 
 class Block(Layer):
-    """Pre-norm transformer block: attention, then an MLP, each added to its input."""
+    """Pre-norm transformer block: attention, then an MLP, each added to its input; or both of one input (`parallel`)."""
 
     def __init__(self, config: ViTConfig | TextConfig):
         super().__init__()
         self.norm1 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.attn = Attention(config.width, config.num_heads, causal=config.causal)
-        self.norm2 = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
-        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.attn = Attention(
+            config.width, config.num_heads, causal=config.causal, biases=config.attn_biases,
+            norm=config.layer_norm_epsilon if config.qk_norm else None,
+        )  # fmt: skip
+        self.layer_scale1, self.layer_scale2 = (
+            LayerScale(config.width) if config.layer_scale else None for _ in range(2)
+        )
+        self.norm2 = None if config.parallel else LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout, gated=config.swiglu)
         self.dropout = config.dropout
 
-    def call(self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None) -> Tensor:
-        # x [B, L, D], kept [B, 2], seeds [B, 3, 2]
+    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K]
+    def call(
+        self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
         kept = (None, None) if kept is None else tf.unstack(kept, axis=1)
         seeds = (None, None, None) if seeds is None else tf.unstack(seeds, axis=1)
-        out = self.norm1(x)
-        x = x + drop_branch(dropout(self.attn(out, out), seeds[0], self.dropout), kept[0])
-        out = self.mlp(self.norm2(x), seeds[1])
-        return x + drop_branch(dropout(out, seeds[2], self.dropout), kept[1])
+        normed = self.norm1(x)
+        out = dropout(self.attn(normed, normed, rotation=rotation), seeds[0], self.dropout)
+        x = x + drop_branch(self.layer_scale1(out) if self.layer_scale1 else out, kept[0])
+        out = self.mlp(self.norm2(x) if self.norm2 else normed, seeds[1])
+        out = dropout(out, seeds[2], self.dropout)
+        return x + drop_branch(self.layer_scale2(out) if self.layer_scale2 else out, kept[1])
 
 
 class AttentionPool(Layer):

@@ -32,7 +32,7 @@ OTHERWISE = {  # what else is not the same in all three, and why
     },
     "Eager PyTorch keeps these numbers on the device; a compiled graph holds them.": {"losses.py:constants"},
     "Keras's own, or inherited from PyTorch's layers, or kept by them as a buffer.": {
-        "model.py:Model.compute_dtype", "model.py:Model.call", "layers.py:fixed_positions",
+        "model.py:Model.compute_dtype", "model.py:Model.call", "layers.py:fixed_positions", "layers.py:fixed_rotation",
         *(f"layers.py:{layer}.__init__" for layer in ("Dense", "GroupNorm", "LayerNorm", "PatchEmbedding", "StdConv")),
         "mixer.py:Mixer.call", "vit.py:ViT.call", "two_towers.py:TwoTowers.call", "layers.py:GroupNorm.group_mean",
     },

@@ -22,9 +22,16 @@ CONFIGS = {
     "vit_gap": ViTConfig(**VIT, num_classes=5, pooling="gap", cls_position=False, positions="sincos2d"),
     "vit_map": ViTConfig(**VIT, num_classes=5, pooling="map", cls_position=False, pre_logits=8),
     "vit_flexible": ViTConfig(**VIT, num_classes=5, cls_position=False, kernel_size=(6, 6), position_grid=(3, 3)),
+    "vit_parts": ViTConfig(
+        **VIT, num_classes=5, distilled=True, registers=3, layer_scale=True, swiglu=True, patch_norms=("pre", "post"),
+    ),
+    "vit_rotary": ViTConfig(
+        **VIT, num_classes=5, pooling="gap", positions="rotary", registers=2, qk_norm=True, parallel=True,
+        attn_biases=("query", "value", "out"),
+    ),
     "hybrid": ViTConfig(**VIT | {"patch_size": (1, 1), "depth": 1}, num_classes=5, backbone=ResNetV1Config(**RESNET)),
     "mixer": MixerConfig((8, 8), 16, 2, 8, 32, 5, image_size=(32, 32)),
-}
+}  # fmt: skip
 TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 2, "num_heads": 2, "mlp_dim": 24, "num_classes": 16}
 TEXTS = {  # models that take texts, and what they are made of
     "text": TextConfig(**TEXT),

@@ -8,7 +8,7 @@ import numpy as np
 from common.models import transformer
 from common.models.checks import COUNT, DEPTH, OPTIONAL, POSITIVE, check_fields, choice
 from common.models.draws import lecun_normal, normal, ones, zeros
-from common.models.family import Arrays, Config, Family, Say, Seen, Shapes, Undecided, dense, norm
+from common.models.family import Arrays, Family, Say, Seen, Shapes, Undecided, dense, norm
 from common.models.positions import infer_depth
 from common.system.errors import UserError
 
@@ -20,7 +20,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig(Config):
+class BertConfig(transformer.BlocksConfig):
     """BERT (https://arxiv.org/abs/1810.04805): tokens int32 [B, L] of segment 0, where token 0 is padding that none attends to.
 
     The features are the first token's. Sources: `models/proj/flaxformer/bert.py` of google-research/big_vision,
@@ -70,7 +70,7 @@ class BertConfig(Config):
         """{canonical name: shape} in the order of the forward pass; kernels are [in, out]."""
         shapes = {"stem/embedding": (self.vocabulary, self.width), "pos_embedding": (1, self.length, self.width)}
         shapes |= {"segment_embedding": (self.segments, self.width)} | norm("pre_norm", self.width)
-        shapes |= transformer.blocks(self.depth, self.width, self.mlp_dim)
+        shapes |= transformer.blocks(self)
         shapes |= dense("pre_logits", self.width, self.pre_logits) if self.pre_logits else {}
         return shapes | transformer.head(self.feature_width, self.num_classes, True)
 

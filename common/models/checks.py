@@ -47,6 +47,12 @@ def choice(*allowed: str) -> Kind:
     return Kind(lambda value: isinstance(value, str) and value in allowed, f"one of {', '.join(allowed)}")
 
 
+def some_of(*allowed: str) -> Kind:
+    """Some of some words, in their order."""
+    holds = lambda value: isinstance(value, tuple) and value == tuple(word for word in allowed if word in value)
+    return Kind(holds, f"some of {', '.join(allowed)}, in this order")
+
+
 def check_fields(config: Any, what: str, kinds: dict[str, Kind]) -> None:
     """Raise UserError for the first field of `config`, called `what`, that is not of its kind."""
     for name, kind in kinds.items():

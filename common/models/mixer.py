@@ -97,7 +97,7 @@ def infer(seen: Seen) -> MixerConfig:
     *patch_size, _, width = shapes["stem/kernel"]
     tokens, tokens_mlp_dim = shapes["blocks/0/token_mixing/fc1/kernel"]
     channels_mlp_dim = shapes["blocks/0/channel_mixing/fc1/kernel"][1]
-    image_size, _ = infer_grid(tokens, False, tuple(patch_size), 1, seen.facts.get("image_size"))
+    image_size = infer_grid(tokens, (0, 0), tuple(patch_size), 1, seen.facts.get("image_size"))["image_size"]
     sizes = (tuple(patch_size), width, infer_depth(shapes), tokens_mlp_dim, channels_mlp_dim, seen.num_classes)
     return MixerConfig(*sizes, image_size=image_size, **seen.computes)
 

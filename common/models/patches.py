@@ -10,7 +10,7 @@ from common.system.errors import UserError
 
 
 class Patches(Config):
-    """What follows from the fields `patch_size`, `image_size`, `kernel_size` and `position_grid` of a ViT."""
+    """What follows from the fields `patch_size`, `image_size`, `kernel_size` and `position_grid` of a ViT, and from the tokens beside the patches."""
 
     def check_patches(self) -> None:
         """Raise UserError for a kernel and positions of which only one can be resized."""
@@ -20,6 +20,10 @@ class Patches(Config):
             )
         if self.kernel_size and self.backbone:
             raise UserError("The patches of a hybrid are of one size; leave out its kernel_size.")
+        if self.kernel_size and (self.rotary or "pre" in self.patch_norms):
+            raise UserError(
+                "Rotary positions and norms of pixels are for patches of one size; leave out the kernel_size."
+            )
 
     @property
     def square(self) -> bool:
@@ -48,14 +52,30 @@ class Patches(Config):
         return self.position_grid or self.grid
 
     @property
+    def num_cls(self) -> int:
+        """Number of class tokens, which come first."""
+        return (self.pooling == "token") + self.distilled
+
+    @property
     def num_prefix(self) -> int:
-        """Tokens before the patches."""
-        return int(self.pooling == "token")
+        """Tokens before the patches: class tokens, then registers."""
+        return self.num_cls + self.registers
 
     @property
     def num_positions(self) -> int:
-        """Rows of `pos_embedding`; the first belongs to the class token where it has a position."""
-        return self.stored_grid[0] * self.stored_grid[1] + (self.pooling == "token" and self.cls_position)
+        """Rows of `pos_embedding`: of the class tokens and of the registers that have one, then of the patches."""
+        others = self.num_cls * self.cls_position + self.registers * self.register_positions
+        return self.stored_grid[0] * self.stored_grid[1] + others
+
+    @property
+    def mixed_positions(self) -> bool:
+        """Whether class tokens have positions and registers none, or the other way round."""
+        return bool(self.num_cls and self.registers) and self.cls_position != self.register_positions
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions turn queries and keys."""
+        return self.positions == "rotary"
 
     def with_patch(self, patch_size: tuple[int, int] | None) -> Self:
         """The same model for patches of this height and width in pixels; None: its own."""

@@ -5,6 +5,7 @@ Functions that take arrays take those of a ViT without its children's.
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,20 @@ def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
     frequency = 1e-4 ** (np.arange(width // 4) / (width // 4 - 1))
     waves = [wave(index * frequency) for index in (column, row) for wave in (np.sin, np.cos)]
     return np.concatenate(waves, axis=1)[None]
+
+
+def rotary(rows: int, columns: int, width: int, base: float = 100.0) -> np.ndarray:
+    """float64 [2, rows * columns, width]: cosine and sine by which the queries and keys of a head of this width turn.
+
+    Coordinates are those of the centres of the patches, from -1 to 1 of each side. The channels of the two halves of a
+    head form pairs. Source: `DINOv3ViTRopePositionEmbedding` of huggingface/transformers, in float64; the original has
+    rounded its frequencies to bfloat16.
+    """
+    places = np.mgrid[:rows, :columns].reshape(2, -1).T + 0.5  # [L, 2]
+    places = 2 * places / (rows, columns) - 1
+    angles = 2 * np.pi * places[:, :, None] / base ** np.arange(0, 1, 4 / width)  # [L, 2, width / 4]
+    angles = np.tile(angles.reshape(rows * columns, -1), 2)
+    return np.stack([np.cos(angles), np.sin(angles)])
 
 
 def resize_positions(positions: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
@@ -50,18 +65,27 @@ def infer_depth(shapes: Shapes) -> int:
     return depth
 
 
-def infer_grid(count: int, has_cls: bool, patch_size: Pair, stride: int, image_size: Pair | None) -> tuple[Pair, bool]:
-    """(height and width of the images in pixels, whether the class token has a position) of `count` positions."""
-    choices = [(count - 1, True), (count, False)] if has_cls else [(count, True)]
+def infer_grid(
+    count: int, prefix: tuple[int, int], patch_size: Pair, stride: int, image_size: Pair | None
+) -> dict[str, Any]:
+    """{"image_size": in pixels, "cls_position": ..., "register_positions": ...} of `count` positions.
+
+    `prefix` are the numbers of class tokens and of registers, of which both, the former or none may have positions.
+    """
+    tokens, registers = prefix
+    ways = ((True, bool(registers)), (True, False), *(((False, False),) if tokens else ()))
+    choices = [
+        (count - tokens * cls - registers * reg, {"cls_position": cls, "register_positions": reg}) for cls, reg in ways
+    ]
     if image_size is None:
-        for patches, cls_position in choices:
-            if patches and math.isqrt(patches) ** 2 == patches:
-                return tuple(math.isqrt(patches) * stride * patch for patch in patch_size), cls_position
+        for patches, positioned in choices:
+            if patches > 0 and math.isqrt(patches) ** 2 == patches:
+                return {"image_size": tuple(math.isqrt(patches) * stride * patch for patch in patch_size)} | positioned
         raise Undecided(f"has {count} positions, which form no square; give --image_size HEIGHTxWIDTH in pixels.")
     rows, columns = (-(-size // stride) // patch for size, patch in zip(image_size, patch_size))
-    for patches, cls_position in choices:
+    for patches, positioned in choices:
         if rows * columns == patches:
-            return tuple(image_size), cls_position
+            return {"image_size": tuple(image_size)} | positioned
     size = " x ".join(map(str, image_size))
     raise Undecided(
         f"has {count} positions, and images of {size} pixels have {rows} x {columns} patches; give another --image_size."
@@ -87,27 +111,52 @@ def adapt_kernel(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Ar
 
 
 def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
-    """With or without a class token, and with or without its position."""
+    """With or without a class token, and with or without its position and those of registers."""
     arrays, had, has = dict(arrays), *(one.pooling == "token" for one in (config, wanted))
-    positioned = "pos_embedding" in arrays and had and config.cls_position
-    if had and not has:
-        say("The class token is dropped: the model pools its patches.")
-        arrays.pop("cls")
     if has and not had:
         say("The weights have no class token: it starts at zero.")
         stem = arrays["stem/kernel"]
         arrays["cls"] = np.zeros((1, 1, stem.shape[-1]), stem.dtype)
-    if "pos_embedding" not in arrays or wanted.positions != "learned":
-        return arrays
-    first, patches = np.split(arrays["pos_embedding"], [1 if positioned else 0], axis=1)
-    wants = has and wanted.cls_position
-    if positioned and has and not wants:
-        say("The position of the class token is added to it: the model has positions for its patches only.")
-        arrays["cls"] = arrays["cls"] + first
-    if wants and not positioned:
-        first = np.zeros_like(patches[:, :1])
-    arrays["pos_embedding"] = np.concatenate([first, patches], 1) if wants else patches
+    if "pos_embedding" in arrays and wanted.positions == "learned":
+        if had and has and config.cls_position and not wanted.cls_position:
+            say("The position of the class token is added to it: the model has positions for its patches only.")
+        if config.register_positions and not wanted.register_positions:
+            say("The positions of the registers are added to them: the model has none for them.")
+        arrays = repositioned(arrays, config, wanted)
+    if had and not has:
+        say("The class token is dropped: the model pools its patches.")
+        arrays.pop("cls")
     return arrays
+
+
+def prefix_tokens(config: Config) -> list[tuple[str, int, bool]]:
+    """(name, number, whether they have positions) of the tokens before those of the patches."""
+    learned = config.positions == "learned"
+    tokens = [("cls", 1, learned and config.cls_position)] * (config.pooling == "token")
+    tokens += [("dist", 1, learned and config.cls_position)] * config.distilled
+    return tokens + [("registers", config.registers, learned and config.register_positions)] * bool(config.registers)
+
+
+def split_positions(positions: np.ndarray, config: Config) -> tuple[Arrays, np.ndarray]:
+    """({token: its positions}, those of the patches) of `pos_embedding`."""
+    first, start = {}, 0
+    for name, count, positioned in prefix_tokens(config):
+        if positioned:
+            first[name], start = positions[:, start : start + count], start + count
+    return first, positions[:, start:]
+
+
+def repositioned(arrays: Arrays, config: Config, wanted: Config) -> Arrays:
+    """`arrays` with learned positions for the tokens that have some in `wanted`: new ones are zeros, others are added."""
+    arrays = dict(arrays)
+    first, patches = split_positions(arrays["pos_embedding"], config)
+    rows = []
+    for name, count, positioned in prefix_tokens(wanted):
+        if positioned:
+            rows.append(first.get(name, np.zeros((1, count, patches.shape[-1]), patches.dtype)))
+        elif name in first:
+            arrays[name] = arrays[name] + first[name]
+    return arrays | {"pos_embedding": np.concatenate([*rows, patches], 1)}
 
 
 def adapt_positions(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
@@ -149,7 +198,7 @@ def express_config(config: Config, holds: dict[str, tuple]) -> tuple[Config, lis
     """
     notes = []
     if config.positions == "sincos2d" and "sincos2d" not in holds.get("positions", ("sincos2d",)):
-        config = dataclasses.replace(config, positions="learned", cls_position=False)
+        config = dataclasses.replace(config, positions="learned", cls_position=False, register_positions=False)
         notes.append("sine and cosine positions are written out")
     allowed = holds.get("cls_position", (config.cls_position,))
     if config.pooling == "token" and config.cls_position not in allowed:
@@ -159,6 +208,12 @@ def express_config(config: Config, holds: dict[str, tuple]) -> tuple[Config, lis
             else "the class token gets a position of zeros"
         )
         config = dataclasses.replace(config, cls_position=not config.cls_position)
+    if config.register_positions not in holds.get("register_positions", (config.register_positions,)):
+        notes.append("the positions of the registers are added to them, which cannot be undone")
+        config = dataclasses.replace(config, register_positions=False)
+    if config.mixed_positions not in holds.get("mixed_positions", (config.mixed_positions,)):
+        notes.append("the positions of what is no patch are added to it, which cannot be undone")
+        config = dataclasses.replace(config, cls_position=False, register_positions=False)
     return config, notes
 
 
@@ -168,14 +223,9 @@ def express(arrays: Arrays, config: Config, there: Config) -> Arrays:
     if config.positions != there.positions:
         dtype = arrays["stem/kernel"].dtype
         arrays["pos_embedding"] = sincos2d(*config.grid, config.width).astype(dtype)
-        config = dataclasses.replace(config, positions="learned", cls_position=False)
-    if config.pooling == "token" and config.cls_position != there.cls_position:
-        positions = arrays["pos_embedding"]
-        if there.cls_position:
-            arrays["pos_embedding"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], 1)
-        else:
-            arrays["cls"] = arrays["cls"] + positions[:, :1]
-            arrays["pos_embedding"] = positions[:, 1:]
+        config = dataclasses.replace(config, positions="learned", cls_position=False, register_positions=False)
+    if prefix_tokens(config) != prefix_tokens(there):
+        arrays = repositioned(arrays, config, there)
     return {name: arrays[name] for name in there.own_shapes()}
 
 
@@ -183,10 +233,13 @@ def restore(arrays: Arrays, there: Config, config: Config) -> tuple[Arrays, Conf
     """The inverse of `express`: (arrays, configuration), which stay those of `there` where the arrays have moved on."""
     shapes, positions = config.own_shapes(), arrays.get("pos_embedding")
     back = dict(arrays)
-    if there.pooling == "token" and there.cls_position and not config.cls_position:
-        if positions[:, :1].any() or np.signbit(positions[:, :1]).any():
+    if "pos_embedding" in back and prefix_tokens(config) != prefix_tokens(there):
+        first, patches = split_positions(positions, there)
+        wanted = [name for name, _, positioned in prefix_tokens(config) if positioned]
+        added = [rows for name, rows in first.items() if name not in wanted]
+        if any(rows.any() or np.signbit(rows).any() for rows in added) or any(name not in first for name in wanted):
             return arrays, there
-        back["pos_embedding"] = positions = positions[:, 1:]
+        back["pos_embedding"] = positions = np.concatenate([*(first[name] for name in wanted), patches], 1)
     if config.positions == "sincos2d" and there.positions == "learned":
         if positions.shape != (1, config.grid[0] * config.grid[1], config.width):
             return arrays, there

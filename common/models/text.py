@@ -6,7 +6,7 @@ from typing import ClassVar
 from common.models import transformer
 from common.models.checks import COUNT, DEPTH, FLAG, OPTIONAL, POSITIVE, check_fields, choice
 from common.models.draws import inverse_width_normal, lecun_normal
-from common.models.family import Config, Family, Seen, Shapes, norm
+from common.models.family import Family, Seen, Shapes, norm
 from common.models.positions import infer_depth
 from common.models.vit import VIT, published_heads
 from common.system.errors import UserError
@@ -19,7 +19,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig(Config):
+class TextConfig(transformer.BlocksConfig):
     """Transformer over tokens int32 [B, L], all of which are attended to, padding as well.
 
     Sources: `models/proj/image_text/text_transformer.py` of google-research/big_vision, `clip/model.py` of openai/CLIP.
@@ -31,7 +31,6 @@ class TextConfig(Config):
     """
 
     image_kernel: ClassVar[None] = None
-    dropout: ClassVar[float] = 0.0
 
     vocabulary: int
     length: int  # tokens of a text, padding among them
@@ -73,7 +72,7 @@ class TextConfig(Config):
     def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are [in, out]."""
         shapes = {"stem/embedding": (self.vocabulary, self.width), "pos_embedding": (1, self.length, self.width)}
-        shapes |= transformer.blocks(self.depth, self.width, self.mlp_dim) | norm("norm", self.width)
+        shapes |= transformer.blocks(self) | norm("norm", self.width)
         shapes |= transformer.attention_pool(self.width, self.mlp_dim) if self.pooling == "map" else {}
         return shapes | transformer.head(self.width, self.num_classes, self.head_bias)
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+import re
+from typing import Any
 
 from common.models import transformer
 from common.models.checks import (
@@ -17,9 +18,11 @@ from common.models.checks import (
     Kind,
     check_fields,
     choice,
+    some_of,
 )
 from common.models.draws import (
     HEAD_AND_NORMS,
+    constant,
     glorot_normal,
     glorot_uniform,
     inverse_width_normal,
@@ -36,19 +39,26 @@ from common.system.errors import UserError
 KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT, "num_classes": OPTIONAL,
     "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none"),
-    "positions": choice("learned", "sincos2d"), "cls_position": FLAG, "pre_logits": OPTIONAL,
+    "positions": choice("learned", "sincos2d", "rotary"), "cls_position": FLAG, "pre_logits": OPTIONAL,
     "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
     "stem_bias": FLAG, "pre_norm": FLAG, "head_bias": FLAG, "kernel_size": OPTIONAL_PAIR, "position_grid": OPTIONAL_PAIR,
     "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
+    "distilled": FLAG, "registers": DEPTH, "register_positions": FLAG, "patch_norms": some_of("pre", "post"),
+    "attn_biases": some_of(*transformer.ATTENTION), "qk_norm": FLAG, "layer_scale": FLAG, "swiglu": FLAG, "parallel": FLAG,
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig(Patches):
+class ViTConfig(Patches, transformer.BlocksConfig):
     """Vision Transformer (https://arxiv.org/abs/2010.11929); with a backbone, a hybrid of ResNet and ViT.
 
     Sources: `vit_jax/models_vit.py` of google-research/vision_transformer, `models/vit.py` of
     google-research/big_vision, kakaobrain/coyo-vit; `pre_norm` and layers without bias, `clip/model.py` of openai/CLIP.
+    Parts that later models have: `distilled`, DeiT (https://arxiv.org/abs/2012.12877); `registers`,
+    https://arxiv.org/abs/2309.16588; `patch_norms`, Dual PatchNorm (https://arxiv.org/abs/2302.01327); `qk_norm` and
+    `parallel`, ViT-22B (https://arxiv.org/abs/2302.05442), with norms that have a bias; `layer_scale`, CaiT
+    (https://arxiv.org/abs/2103.17239); `swiglu`, https://arxiv.org/abs/2002.05202; rotary positions, DINOv3
+    (https://arxiv.org/abs/2508.10104).
 
     With a `kernel_size` it is a FlexiViT (https://arxiv.org/abs/2212.08013; `models/proj/flexi/vit.py` of big_vision): its
     kernel is stored at that size and its learned positions for a `position_grid`, and both are resized to what `patch_size`
@@ -57,17 +67,20 @@ class ViTConfig(Patches):
     Parameters, with D = width, M = mlp_dim, L = positions, R = pre_logits or D, K = classes. Attention kernels are
     matrices: the columns of query, key and value are ordered by head and then within it, like the rows of out.
         backbone/... of ResNetV1Config without its head (hybrids)
-        stem/kernel [patch or kernel height, and width, C, D], stem/bias [D] (stem_bias), with C = 3 or the backbone's width
-        cls [1, 1, D] (pooling token), pos_embedding [1, L, D] (learned), pre_norm/{scale,bias} [D] (pre_norm)
-        blocks/i/norm1/{scale,bias} [D], blocks/i/attn/{query,key,value,out}/{kernel [D, D], bias [D]}
-        blocks/i/norm2/{scale,bias} [D], blocks/i/mlp/fc1/{kernel [D, M], bias [M]}, .../fc2/{kernel [M, D], bias [D]}
+        image_norm/{scale,bias} [patch height * patch width * C] (patch_norms pre), with C = 3 or the backbone's width
+        stem/kernel [patch or kernel height, and width, C, D], stem/bias [D] (stem_bias)
+        embed_norm/{scale,bias} [D] (patch_norms post)
+        cls [1, 1, D] (pooling token), dist [1, 1, D] (distilled), registers [1, registers, D]
+        pos_embedding [1, L, D] (learned), pre_norm/{scale,bias} [D] (pre_norm)
+        blocks/i/norm1/{scale,bias} [D], blocks/i/attn/{query,key,value,out}/{kernel [D, D], bias [D] (attn_biases)}
+        blocks/i/attn/{query_norm,key_norm}/{scale,bias} [D / heads] (qk_norm), blocks/i/layer_scale1/scale [D] (layer_scale)
+        blocks/i/norm2/{scale,bias} [D] (unless parallel), blocks/i/mlp/gate/{kernel [D, M], bias [M]} (swiglu)
+        blocks/i/mlp/fc1/{kernel [D, M], bias [M]}, .../fc2/{kernel [M, D], bias [D]}, blocks/i/layer_scale2/scale [D]
         norm/{scale,bias} [D]
         pool/{probe [1, 1, D], attn/..., norm/..., mlp/...} (pooling map; the shapes of a block)
         pre_logits/{kernel [D, R], bias [R]} (where pre_logits is given)
-        head/{kernel [R, K], bias [K] (head_bias)} (where num_classes is given)
+        head/{kernel [R, K], bias [K] (head_bias)} (where num_classes is given), head_dist/... (distilled)
     """
-
-    causal: ClassVar[bool] = False  # whether a token sees those before it only
 
     patch_size: tuple[int, int]  # height and width, of the image or of the backbone's feature map
     width: int
@@ -76,8 +89,8 @@ class ViTConfig(Patches):
     mlp_dim: int
     num_classes: int | None  # None: no head, the model's output are its features
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels; fixes the grid of learned positions
-    pooling: str = "token"  # gap: mean of all tokens; map: attention; first: first patch; none: every token has logits
-    positions: str = "learned"
+    pooling: str = "token"  # gap: mean of all patches; map: attention; first: first patch; none: every patch has logits
+    positions: str = "learned"  # added to the tokens, as are sincos2d; rotary: of queries and keys, in every block
     cls_position: bool = True  # False, in big_vision: positions are added to the patches only
     pre_logits: int | None = None  # width of a dense layer with tanh before the head
     gelu: str = "tanh"  # in Google's models; erf in timm's and Hugging Face's; quick, x * sigmoid(1.702 x), in OpenAI's
@@ -89,16 +102,18 @@ class ViTConfig(Patches):
     head_bias: bool = True
     kernel_size: tuple[int, int] | None = None  # height and width of the stored kernel; None: the patches', for ever
     position_grid: tuple[int, int] | None = None  # rows and columns of the stored positions; None: `grid`
+    distilled: bool = False  # a second class token with a head of its own; the logits are the mean of both
+    registers: int = 0  # tokens without a meaning between the class token and the patches
+    register_positions: bool = False  # whether learned positions are added to them
+    patch_norms: tuple[str, ...] = ()  # layer norms of the pixels of a patch ("pre") and of its embedding ("post")
+    attn_biases: tuple[str, ...] = transformer.ATTENTION  # the layers of attention that have a bias
+    qk_norm: bool = False  # a layer norm of the queries and of the keys of each head
+    layer_scale: bool = False  # a factor for each channel of what a residual branch adds
+    swiglu: bool = False  # in the MLP, swish(gate) * fc1 in the place of the GELU
+    parallel: bool = False  # attention and MLP take the same input, behind one norm
 
     def __post_init__(self):
-        check_fields(self, "A ViT", KINDS)
-        if self.width % self.num_heads:
-            raise UserError(f"{self.num_heads} heads do not divide the width of {self.width}; choose a divisor.")
-        if self.positions == "sincos2d" and self.width % 4:
-            raise UserError(f"The positions sincos2d need a width that 4 divides, not {self.width}; use learned ones.")
-        if min(self.grid) < 1:
-            raise UserError(f"An image of {self.image_size} pixels is smaller than one patch of {self.patch_size}.")
-        self.check_patches()
+        check(self)
 
     @property
     def image_kernel(self) -> str:
@@ -107,8 +122,8 @@ class ViTConfig(Patches):
 
     @property
     def feature_width(self) -> int:
-        """Number of features before the head."""
-        return self.pre_logits or self.width
+        """Number of features before the head; of a distilled one, of both heads together."""
+        return self.pre_logits or self.width * (1 + self.distilled)
 
     @property
     def num_branches(self) -> int:
@@ -131,19 +146,52 @@ class ViTConfig(Patches):
 
     def own_shapes(self) -> Shapes:
         """{canonical name: shape} in the order of the forward pass; kernels are HWIO and [in, out]."""
-        shapes = dense("stem", *self.stored_kernel, self.backbone.width if self.backbone else 3, self.width)
+        channels, shapes = self.backbone.width if self.backbone else 3, {}
+        shapes |= norm("image_norm", math.prod(self.patch_size) * channels) if "pre" in self.patch_norms else {}
+        shapes |= dense("stem", *self.stored_kernel, channels, self.width)
         if not self.stem_bias:
             del shapes["stem/bias"]
-        if self.pooling == "token":
-            shapes["cls"] = (1, 1, self.width)
+        shapes |= norm("embed_norm", self.width) if "post" in self.patch_norms else {}
+        tokens = {"cls": self.pooling == "token", "dist": int(self.distilled), "registers": self.registers}
+        shapes |= {name: (1, int(count), self.width) for name, count in tokens.items() if count}
         if self.positions == "learned":
             shapes["pos_embedding"] = (1, self.num_positions, self.width)
         shapes |= norm("pre_norm", self.width) if self.pre_norm else {}
-        shapes |= transformer.blocks(self.depth, self.width, self.mlp_dim) | norm("norm", self.width)
+        shapes |= transformer.blocks(self) | norm("norm", self.width)
         shapes |= transformer.attention_pool(self.width, self.mlp_dim) if self.pooling == "map" else {}
         shapes |= dense("pre_logits", self.width, self.pre_logits) if self.pre_logits else {}
-        return shapes | transformer.head(self.feature_width, self.num_classes, self.head_bias)
+        for name in ("head", "head_dist") if self.distilled else ("head",):
+            shapes |= transformer.head(self.pre_logits or self.width, self.num_classes, self.head_bias, name)
+        return shapes
 
+
+def check(config: ViTConfig) -> None:
+    """Raise UserError for fields that no ViT has, or not together."""
+    check_fields(config, "A ViT", KINDS)
+    if config.width % config.num_heads:
+        raise UserError(f"{config.num_heads} heads do not divide the width of {config.width}; choose a divisor.")
+    if config.positions == "sincos2d" and config.width % 4:
+        raise UserError(f"The positions sincos2d need a width that 4 divides, not {config.width}; use learned ones.")
+    if config.positions == "rotary" and config.width // config.num_heads % 4:
+        raise UserError(
+            f"Rotary positions need heads of a width that 4 divides, not {config.width // config.num_heads}."
+        )
+    if config.distilled and (config.pooling != "token" or config.pre_logits):
+        raise UserError("A distilled ViT has pooling 'token' and no pre_logits; leave these away, or distilled.")
+    if config.register_positions and not config.registers:
+        raise UserError("A ViT without registers has no positions for them; leave register_positions away.")
+    if min(config.grid) < 1:
+        raise UserError(f"An image of {config.image_size} pixels is smaller than one patch of {config.patch_size}.")
+    config.check_patches()
+
+
+PATCH_NORMS = {"pre": "image_norm", "post": "embed_norm"}
+OF_SOME = (  # fields of the parts that not every ViT has
+    "distilled", "registers", "patch_norms", "attn_biases", "qk_norm", "layer_scale", "swiglu", "parallel",
+)  # fmt: skip
+PLAIN = {
+    name: (getattr(ViTConfig, name),) for name in (*OF_SOME, "register_positions")
+}  # what a spelling holds without
 
 # Table 1 of the ViT paper and table 2 of https://arxiv.org/abs/2106.04560; mu, M, So400m, g-opt and G-opt: big_vision.
 VIT_VARIANTS = {  # name -> (width, depth, heads, MLP width, patch sizes of published models)
@@ -197,24 +245,45 @@ def infer(seen: Seen) -> ViTConfig:
     sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None}
     sizes |= {"stem_bias": "stem/bias" in shapes, "pre_norm": "pre_norm/scale" in shapes}
     sizes |= {"head_bias": "head/bias" in shapes or "head/kernel" not in shapes}
+    sizes |= infer_parts(shapes)
     image_size = seen.facts.get("image_size")
     if "pos_embedding" not in shapes:
-        fixed = {"positions": "sincos2d", "cls_position": False, "image_size": image_size or (224, 224)}
+        turning = "rotary" in (seen.facts.get("positions"), seen.computes.get("positions"))
+        fixed = {"positions": "rotary" if turning else "sincos2d", "cls_position": False}
+        fixed |= {"image_size": image_size or (224, 224)}
         if seen.facts.get("kernel_size"):
             fixed |= {"kernel_size": tuple(patch_size), "patch_size": seen.facts["patch_size"]}
-        return ViTConfig(**sizes | fixed, **seen.computes)
+        return ViTConfig(**sizes | seen.computes | fixed)
     count, stride = shapes["pos_embedding"][1], backbone.stride if backbone else 1
     if grid := seen.facts.get("position_grid"):
-        cls_position = "cls" in shapes and seen.facts["cls_position"]
         flexible = {"kernel_size": tuple(patch_size), "position_grid": grid, "patch_size": seen.facts["patch_size"]}
-        return ViTConfig(**sizes | flexible, **seen.computes, image_size=image_size, cls_position=cls_position)
-    image_size, cls_position = infer_grid(count, "cls" in shapes, tuple(patch_size), stride, image_size)
-    return ViTConfig(**sizes, **seen.computes, image_size=image_size, cls_position=cls_position)
+        flexible |= {"cls_position": "cls" in shapes and seen.facts["cls_position"], "image_size": image_size}
+        flexible |= {"register_positions": sizes["registers"] > 0 and seen.facts.get("register_positions", False)}
+        return ViTConfig(**sizes | seen.computes | flexible)
+    prefix = ("cls" in shapes) + sizes["distilled"], sizes["registers"]
+    grid = infer_grid(count, prefix, tuple(patch_size), stride, image_size)
+    return ViTConfig(**sizes | seen.computes | grid)
+
+
+def infer_parts(shapes: Shapes) -> dict[str, Any]:
+    """{field: value} of the parts that not every ViT has."""
+    names = {re.sub(r"^blocks/\d+/", "", name) for name in shapes}  # of every block: one may lack what a file lost
+    return {
+        "distilled": "dist" in shapes,
+        "registers": shapes.get("registers", (1, 0))[1],
+        "patch_norms": tuple(part for part, name in PATCH_NORMS.items() if f"{name}/scale" in shapes),
+        "attn_biases": tuple(part for part in transformer.ATTENTION if f"attn/{part}/bias" in names),
+        "qk_norm": "attn/query_norm/scale" in names,
+        "layer_scale": "layer_scale1/scale" in names,
+        "swiglu": "mlp/gate/kernel" in names,
+        "parallel": "norm2/scale" not in names,
+    }
 
 
 VIT_BIASES = (("*/mlp/*/bias", normal(1e-6)), ("*/bias", zeros), ("cls", zeros))
 KERNELS = (("*/attn/*", glorot_uniform), ("*/mlp/*", glorot_uniform), ("pool/probe", glorot_uniform))
-VIT = (*HEAD_AND_NORMS, *VIT_BIASES, *KERNELS)
+PARTS = (("head_dist/*", zeros), ("dist", zeros), ("registers", normal(1e-6)), ("*/layer_scale?/scale", constant(1e-5)))
+VIT = (*HEAD_AND_NORMS, *PARTS, *VIT_BIASES, *KERNELS)
 FAMILY = Family(
     config=ViTConfig,
     name="ViT",
@@ -229,12 +298,13 @@ FAMILY = Family(
         name: ViTConfig((patch, patch), *VIT_VARIANTS[variant][:-1], 1000, backbone=ResNetV1Config(units, 1))
         for name, (variant, patch, units) in HYBRIDS.items()
     },
-    sizes=("patch_size", "kernel_size", "width", "depth", "num_heads", "mlp_dim"),
+    sizes=("patch_size", "kernel_size", "width", "depth", "num_heads", "mlp_dim", "rotary", *OF_SOME),
     initial={
         "vision_transformer": (*VIT, ("pos_embedding", normal(0.02)), ("*", lecun_normal)),
         "big_vision": (*VIT, ("pos_embedding", inverse_width_normal), ("*", lecun_normal)),
         "coyo": (
             *HEAD_AND_NORMS,
+            *PARTS,
             *VIT_BIASES,
             ("*/attn/*", glorot_normal),
             ("*/mlp/fc1/*", glorot_normal),

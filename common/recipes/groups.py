@@ -37,8 +37,8 @@ class Part(NamedTuple):
 
 
 Groups = tuple[Group, ...]
-HEAD = Group(r"((image|text)/)?head/(kernel|bias)", trained=True)
-NORMS = Group(r"(.*/)?(proj_|pre_)?norm\d?/(scale|bias)", trained=True)
+HEAD = Group(r"((image|text)/)?head(_dist)?/(kernel|bias)", trained=True)
+NORMS = Group(r"(.*/)?(\w+_)?norm\d?/(scale|bias)", trained=True)
 FROZEN: Groups = (Group(".*", trained=False),)  # a whole model, such as a teacher
 TRAIN_ONLY: dict[TrainOnly, Groups] = {"all": (), "head": (*FROZEN, HEAD), "norm": (*FROZEN, HEAD, NORMS)}
 DECAY_MASKS: dict[DecayMask, Groups] = {

@@ -45,8 +45,10 @@ def adapt_parts(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arr
     for name, part in parts.items():
         arrays |= within(name, adapt_parts(part, config.children[name], wanted.children[name], say))
     own, shapes = FAMILIES[type(wanted)].adapt(own, config, wanted, say), wanted.own_shapes()
-    width, classes = shapes.get("head/kernel", (None, None))
-    return arrays | adapt_head(own, classes, say, width, bias="head/bias" in shapes)
+    for name, tell in (("head", say), ("head_dist", lambda line: None)):  # the second, of a distilled ViT, as the first
+        width, classes = shapes.get(f"{name}/kernel", (None, None))
+        own = adapt_head(own, classes, tell, width, bias=f"{name}/bias" in shapes, name=name)
+    return arrays | own
 
 
 def adapt_channels(arrays: Arrays, say: Say, stem: str | None = Config.image_kernel) -> Arrays:
@@ -66,22 +68,24 @@ def adapt_head(
     width: int | None = None,
     *,
     bias: bool = True,
+    name: str = "head",
 ) -> Arrays:
     """A head of zeros where the file's is for another number of classes (the originals' rule), none where none is.
 
-    `width` is the number of features, for files without a head; `bias`: whether the head has one.
+    `width` is the number of features, for files without a head; `bias`: whether the head has one; `name`: the head's.
     """
-    rest = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    kernel, offset = f"{name}/kernel", f"{name}/bias"
+    rest = {each: array for each, array in arrays.items() if not each.startswith(f"{name}/")}
     if num_classes is None:
         return rest
     classes, dtype = (
-        arrays["head/kernel"].shape[-1] if "head/kernel" in arrays else None,
+        arrays[kernel].shape[-1] if kernel in arrays else None,
         next(iter(rest.values())).dtype,
     )
-    zeros = {"head/bias": np.zeros(num_classes, dtype)} if bias else {}
-    if classes == num_classes and (bias or "head/bias" not in arrays):
-        return arrays if "head/bias" in arrays or not bias else arrays | zeros
+    zeros = {offset: np.zeros(num_classes, dtype)} if bias else {}
+    if classes == num_classes and (bias or offset not in arrays):
+        return arrays if offset in arrays or not bias else arrays | zeros
     was = f"The head, for {classes} classes, is replaced by" if classes else "The weights have no head: the model gets"
     say(f"{was} one of zeros for {num_classes} classes.")
-    width = arrays["head/kernel"].shape[0] if classes else width
-    return rest | {"head/kernel": np.zeros((width, num_classes), dtype)} | zeros
+    width = arrays[kernel].shape[0] if classes else width
+    return rest | {kernel: np.zeros((width, num_classes), dtype)} | zeros

@@ -115,7 +115,8 @@ def sized(config: ModelConfig, image_size: tuple[int, int] | None) -> ModelConfi
 
 def with_head_bias(arrays: Arrays, value: float) -> Arrays:
     """`arrays` with another bias of the head, if there is a head."""
-    return {name: np.full_like(array, value) if name == "head/bias" else array for name, array in arrays.items()}
+    heads = ("head/bias", "head_dist/bias")
+    return {name: np.full_like(array, value) if name in heads else array for name, array in arrays.items()}
 
 
 def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:

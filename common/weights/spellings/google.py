@@ -17,6 +17,7 @@ google-research/vision_transformer; `architectures/bert/bert.py` of google/flaxf
 """
 
 from common.models import BertConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig
+from common.models.vit import PLAIN
 from common.weights.rows import slashed
 from common.weights.spellings import bit, mixer, resnet_v1, vit
 from common.weights.table import Table, prefixed
@@ -78,7 +79,7 @@ BIT, BIT_H5 = (
 NUMBERED = ((r"/standardized_conv2d_\d+/", "/standardized_conv2d/"),)  # some published files count their layers
 OLD_POSITIONS = ((r"^Transformer/pos_embedding$", "pos_embedding"),)  # big_vision before 2022
 
-OF_CLIP = {"stem_bias": (True,), "pre_norm": (False,), "head_bias": (True,)}  # what only CLIP's towers have otherwise
+OF_CLIP = PLAIN | {"stem_bias": (True,), "pre_norm": (False,), "head_bias": (True,)}  # CLIP's towers have others
 ONE_PATCH = {"kernel_size": (None,)}  # no FlexiViT
 LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP | ONE_PATCH
 CLASS_TOKEN = {"pooling": ("token",)} | LEARNED

@@ -12,6 +12,7 @@ Sources: `models/{vit,bit,siglip,siglip2,clip,bert}/modeling_*.py` of huggingfac
 """
 
 from common.models import BertConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig
+from common.models.vit import PLAIN
 from common.weights.rows import dotted
 from common.weights.spellings.google import CLASS_TOKEN, ONE_PATCH
 from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, MLP, NORM, PATCHES
@@ -109,9 +110,9 @@ def prefixes(tower: str) -> tuple:
 IDS = r"\.position_ids$"  # of older versions
 SIGLIP = {"computes": {"gelu": "tanh", "layer_norm_epsilon": 1e-6}, "ignored": IDS}
 CLIP = {"computes": {"gelu": "quick", "layer_norm_epsilon": 1e-5}, "ignored": IDS}
-PLAIN = {"positions": ("learned",), "pre_logits": (None,), "square": (True,)} | ONE_PATCH
-OF_SIGLIP = PLAIN | {"pooling": ("map",), "num_classes": (None,), "stem_bias": (True,), "pre_norm": (False,)}
-OF_CLIP = PLAIN | {"pooling": ("token",), "cls_position": (True,), "stem_bias": (False,), "pre_norm": (True,)}
+OF_TOWERS = PLAIN | {"positions": ("learned",), "pre_logits": (None,), "square": (True,)} | ONE_PATCH
+OF_SIGLIP = OF_TOWERS | {"pooling": ("map",), "num_classes": (None,), "stem_bias": (True,), "pre_norm": (False,)}
+OF_CLIP = OF_TOWERS | {"pooling": ("token",), "cls_position": (True,), "stem_bias": (False,), "pre_norm": (True,)}
 
 
 def siglip(spelling: str, patches: tuple) -> tuple[Table, Table]:

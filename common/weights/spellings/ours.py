@@ -15,9 +15,25 @@ def first(family: type) -> Table:
     return next(table for table in google.TABLES if table.family is family)
 
 
-PRE_NORM = tuple((f"pre_norm/{leaf}",) * 2 for leaf in ("scale", "bias"))
+def both(*names: str) -> tuple:
+    """Rows of arrays that no other spelling calls so."""
+    return tuple((name, name) for name in names)
+
+
+NORMS = (
+    "pre_norm",
+    "image_norm",
+    "embed_norm",
+    "blocks/{block}/attn/query_norm",
+    "blocks/{block}/attn/key_norm",
+)
+PARTS = (
+    *both("dist", "registers", "blocks/{block}/layer_scale1/scale", "blocks/{block}/layer_scale2/scale"),
+    *both(*(f"{name}/{leaf}" for name in NORMS for leaf in ("scale", "bias"))),
+    *both(*(f"{name}/{leaf}" for name in ("blocks/{block}/mlp/gate", "head_dist") for leaf in ("kernel", "bias"))),
+)
 VIT = tuple(dict.fromkeys(row for table in google.TABLES if table.family is ViTConfig for row in canonical(table)))
-VIT = (*VIT, *PRE_NORM)
+VIT = (*VIT, *PARTS)
 POOLER = tuple((f"pre_logits/{leaf}",) * 2 for leaf in ("kernel", "bias"))
 BACKBONE = Table("ours", ResNetV1Config, canonical(google.HYBRID[0].table))
 IMAGES = (
