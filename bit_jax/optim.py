@@ -149,6 +149,8 @@ def compiled_update(
             state["second"][path] = second
         else:
             w = w - numbers.rate * first
+        if part.bounds:
+            w = jnp.clip(w, *part.bounds)
         state["first"][path] = first.astype(state["first"][path].dtype)
         if recipe.ema:
             average = state["average"][path]

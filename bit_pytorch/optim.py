@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from common.recipes.groups import Part
 from common.recipes.moments import means
 from common.recipes.recipe import Recipe, UpdateNumbers
 
@@ -80,34 +81,34 @@ def update(optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradien
     if recipe.clip:
         norm = global_norm(gradients)
         torch._foreach_mul_([gradients[name] for name in optimizer.parameters], (recipe.clip / norm).clamp(max=1))
-    alike = {}  # by the same numbers: {name: whether it decays}
+    alike = {}  # by the same numbers: {name: what holds for it}
     for name, part in zip(optimizer.parameters, recipe.parts(optimizer.names)):
-        alike.setdefault(recipe.numbers_of(part, numbers), {})[name] = part.decayed
-    for own_numbers, decays in alike.items():
-        update_alike(optimizer, recipe, own_numbers, gradients, decays)
+        alike.setdefault(recipe.numbers_of(part, numbers), {})[name] = part
+    for own_numbers, parts in alike.items():
+        update_alike(optimizer, recipe, own_numbers, gradients, parts)
 
 
 def update_alike(
-    optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[str, Tensor], decays: dict[str, bool]
+    optimizer: Optimizer, recipe: Recipe, numbers: UpdateNumbers, gradients: dict[str, Tensor], parts: dict[str, Part]
 ) -> None:
-    """`update` of the parameters that `decays` names, by the same numbers."""
-    w, g = [optimizer.parameters[name] for name in decays], [gradients[name] for name in decays]
+    """`update` of the parameters that `parts` names, by the same numbers."""
+    w, g = [optimizer.parameters[name] for name in parts], [gradients[name] for name in parts]
     first, average = (
-        [optimizer.state[part][name] for name in decays] if part in optimizer.state else []
-        for part in ("first", "average")
+        [optimizer.state[kind][name] for name in parts] if kind in optimizer.state else []
+        for kind in ("first", "average")
     )
-    decayed = [number for number, decays in enumerate(decays.values()) if decays]
+    decayed = [number for number, part in enumerate(parts.values()) if part.decayed]
     if decayed and recipe.decay == "gradient":
         torch._foreach_add_([g[i] for i in decayed], [w[i] for i in decayed], alpha=recipe.weight_decay)
     elif decayed:
         torch._foreach_mul_([w[i] for i in decayed], 1 - numbers.decay)
     if recipe.optimizer == "adafactor":
-        g = [normalized(optimizer, name, value, numbers) for name, value in zip(decays, g)]
+        g = [normalized(optimizer, name, value, numbers) for name, value in zip(parts, g)]
     torch._foreach_mul_(first, recipe.first_decay)
     u = [m.to(value.dtype) for m, value in zip(first, w)]  # the same tensors, but for moments in bfloat16
     torch._foreach_add_(u, g, alpha=numbers.gain)
     if recipe.optimizer == "adam":
-        second = [optimizer.state["second"][name] for name in decays]
+        second = [optimizer.state["second"][name] for name in parts]
         torch._foreach_mul_(second, recipe.beta2)
         torch._foreach_addcmul_(second, g, g, value=1 - recipe.beta2)
         root = torch._foreach_sqrt(second)
@@ -115,6 +116,9 @@ def update_alike(
         torch._foreach_addcdiv_(w, u, root, value=-numbers.rate)
     else:
         torch._foreach_add_(w, u, alpha=-numbers.rate)
+    for part, value in zip(parts.values(), w):
+        if part.bounds:
+            value.clamp_(*part.bounds)
     for kept, value in zip(first, u):
         if kept is not value:
             kept.copy_(value)

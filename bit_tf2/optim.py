@@ -110,6 +110,8 @@ def update_on_one(
             state["second"][path].assign(second)
         else:
             w.assign_sub(numbers.rate * first)
+        if part.bounds:
+            w.assign(tf.clip_by_value(w, *part.bounds))
         state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
         if recipe.ema:
             state["average"][path].assign_sub((1 - numbers.ema) * (state["average"][path] - w))

@@ -233,6 +233,9 @@ class TextsConfig:
         rule="none",
         tasks=("contrastive",),
     )
+    most_temperature: float | None = replacing(
+        "largest exp(t) that an update leaves, and 1 the smallest; 0: any", least=0, most=1e6, tasks=("contrastive",)
+    )
     image_weights: str | None = flag(
         None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive",)
     )
@@ -315,7 +318,9 @@ class RunConfig:
         least=0,
     )
     log_every: int = flag(10, "steps between lines of metrics", scope="run", least=1)
-    keep_best: bool = flag(False, "write the weights that were best on val (top-1, or recall@1) instead of the last ones")
+    keep_best: bool = flag(
+        False, "write the weights that were best on val (top-1, or recall@1) instead of the last ones"
+    )
     tensorboard: bool = flag(
         False, "write scalars and first images for TensorBoard, too (extra `tensorboard`)", scope="run"
     )

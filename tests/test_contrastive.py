@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import math
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ from engines import recipe_of
 from golden.golden_params import image, param
 from jobs import places_of
 from test_two_towers import TABLE
+from tiny_models import TEXTS, random_arrays
 
 from common.models import ViTConfig
 from common.recipes import schedules
-from common.recipes.groups import Group, create_groups
+from common.recipes.groups import Group, create_groups, temperature_group
 from common.recipes.schedules import Schedule
 from common.recipes.task import Contrastive
 from common.weights.recognise import fit
@@ -160,3 +163,52 @@ def test_several_devices_train_as_one(engine, server, tmp_path, kind, count):
 def float64(engine):
     """Within it, JAX computes in float64, too."""
     return importlib.import_module("jax").enable_x64(True) if engine.name == "bit_jax" else contextlib.nullcontext()
+
+
+@pytest.mark.slow  # test_updates.py is quick
+@pytest.mark.parametrize("start", (6.0, -1.0))
+def test_the_temperature_is_that_of_a_run_of_open_clip(engine, start):
+    """Of t alone, from beyond either bound: equal after each update to 1e-12."""
+    config, rate, found = TEXTS["clip"], 0.1, []
+    groups = (*create_groups(locked="(?!t$).*"), temperature_group(100))
+    recipe = recipe_of((rate,) * 3, optimizer="adam", decay="decoupled", task=Contrastive("softmax"), groups=groups)
+    arrays = random_arrays(config) | {"t": np.full(1, start)}
+    model = engine.build(config, arrays, "float64", groups=groups)
+    optimizer, batches = engine.optim.create_optimizer(model, recipe), train_pairs.batches(8, 0, 8)
+    seen = train_pairs.Seen([batch | {"mask": np.ones(8, bool)} for batch in batches])
+    engine.loop.evaluate({"model": model}, seen, recipe.task)
+    for step, batch in enumerate(engine.devices.to_device(iter(batches), model.devices)):
+        engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)
+        found.append(engine.weights.dump(model)["t"][0])
+    embeddings = [seen.found[f"{kind}_embeddings embedding"].reshape(3, 8, -1) for kind in ("image", "text")]
+    np.testing.assert_allclose(found, by_open_clip(*embeddings, start, rate), rtol=1e-12)
+    assert found[0] == pytest.approx(math.log(100) if start > 0 else 0)
+
+
+def by_open_clip(images: np.ndarray, texts: np.ndarray, t: float, rate: float) -> list[float]:
+    """t after each update of open_clip's own loop, with embeddings [steps, B, E] that stay."""
+    torch, training = pytest.importorskip("torch"), pytest.importorskip("open_clip_train.train")
+    loss = importlib.import_module("open_clip").ClipLoss()
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logit_scale = torch.nn.Parameter(torch.tensor(t, dtype=torch.float64))
+
+        def forward(self, images, texts):
+            return {"image_features": images, "text_features": texts, "logit_scale": self.logit_scale.exp()}
+
+    class Loader(list):
+        num_batches, num_samples = 1, 8
+
+    model, found = Model(), []
+    optimizer = torch.optim.AdamW(model.parameters(), rate, (0.9, 0.999), 1e-8, weight_decay=0)
+    args = types.SimpleNamespace(
+        device="cpu", precision="fp64", accum_freq=1, distill=False, skip_scheduler=True, grad_clip_norm=None, rank=0,
+        log_every_n_steps=1, batch_size=8, world_size=1, distributed=False, wandb=False, save_logs=False, horovod=False,
+    )  # fmt: skip
+    for pair in zip(torch.from_numpy(images), torch.from_numpy(texts)):
+        data = types.SimpleNamespace(dataloader=Loader([pair]), set_epoch=lambda epoch: None)
+        training.train_one_epoch(model, {"train": data}, loss, 0, optimizer, None, None, None, args)
+        found.append(model.logit_scale.item())
+    return found

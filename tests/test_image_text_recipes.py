@@ -1,6 +1,8 @@
 """The recipes of images and texts hold the numbers of their sources; their flags belong to them alone."""
 
+import functools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -74,9 +76,30 @@ def test_three_towers_are_siglip_with_the_loss_of_clip_and_a_third_tower():
     assert (recipe.weight_decay, recipe.beta2, other.task.third_tower) == (other.weight_decay, other.beta2, "")
 
 
+def bounds_of_t(recipe) -> tuple[float, float] | None:
+    t, *others = recipe.parts(("t", *(name for name in NAMES if name != "t")))
+    assert not any(part.bounds for part in others)
+    return t.bounds
+
+
+def test_clip_alone_keeps_the_temperature_within_bounds():
+    clip = functools.partial(recipe_of, "clip", warmup_steps=1)
+    assert bounds_of_t(clip()) == (0, math.log(100))  # as its paper and open_clip
+    assert bounds_of_t(recipe_of("siglip", most_temperature=50.0)) == (0, math.log(50))
+    for recipe in (recipe_of("siglip"), recipe_of("lit"), recipe_of("clippo"), clip(most_temperature=0.0)):
+        assert bounds_of_t(recipe) is None
+    with pytest.raises(UserError, match="--most_temperature is 0.5, expected at least 1"):
+        recipe_of("siglip", most_temperature=0.5)
+    with pytest.raises(
+        UserError, match="--first_temperature 200 is above --most_temperature 100; give at most as much"
+    ):
+        clip(first_temperature=200.0)
+
+
 @pytest.mark.parametrize(
     ("flags", "found"),
     [
+        ({"most_temperature": 64.0}, bounds_of_t),
         ({"chunk": 64}, lambda r: r.task.chunk),
         ({"first_temperature": 5.0}, lambda r: r.task.first_temperature),
         ({"first_bias": -3.0}, lambda r: r.task.first_bias),
@@ -85,6 +108,7 @@ def test_three_towers_are_siglip_with_the_loss_of_clip_and_a_third_tower():
 )
 def test_a_flag_replaces_a_number_of_the_task_and_belongs_to_it(flags, found):
     ((name, value),) = flags.items()
+    value = (0, math.log(value)) if found is bounds_of_t else value
     assert found(recipe_of("siglip_lit", **flags)) == value != found(recipe_of("siglip_lit"))
     with pytest.raises(UserError, match=f"--{name} belongs to the task contrastive; classification has no use for it"):
         create_recipe(TrainConfig(**flags), 50_000, (32, 32), {})

@@ -100,7 +100,8 @@ def test_the_flags_tested_above_are_all_there_are():
     elsewhere |= {"randaugment_magnitude"}  # to RandAugment: below
     elsewhere |= {"rho_min", "gsam_alpha", "sam_group"}  # to SAM: test_sam.py
     elsewhere |= {"teacher", "distance", "temperature", "teacher_view", "variant"}  # tests/test_distill_recipes.py
-    elsewhere |= {"chunk", "first_temperature", "first_bias", "third_tower", "locked"}  # tests/test_image_text_recipes.py
+    elsewhere |= {"chunk", "first_temperature", "first_bias", "most_temperature"}  # tests/test_image_text_recipes.py
+    elsewhere |= {"third_tower", "locked"}
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
 
 

@@ -103,6 +103,7 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name):
 
 MIXER = MixerConfig((8, 8), 16, 2, 16, 32, 5, image_size=(16, 16))  # of a shape that builds at once
 LAYERS = (*create_groups(), Group("stem/.*", rate=0.25), Group("blocks/.*", rate=0.75), Group("blocks/0/.*", rate=0.5))
+BOUNDED = (*create_groups(), Group("norm/.*", bounds=(-0.5, 0.75)))
 UPDATES = {
     "sgd": {},
     "sgd decayed by the gradient": {"weight_decay": 0.1},
@@ -122,6 +123,7 @@ UPDATES = {
     "rate inside the momentum by layers": {"momentum_rate": "inside", "weight_decay": 0.1, "groups": LAYERS},
     "average": {"optimizer": "adam", "ema": 0.3},
     "average, faster at first": {"ema": 0.9999},
+    "within bounds": {"optimizer": "adam", "ema": 0.3, "groups": BOUNDED},
 }  # fmt: skip
 
 
@@ -186,6 +188,9 @@ def by_formula(numbers: dict, dtype: np.dtype) -> tuple[dict, dict]:
                 moved = moved + lr * u
             first[name] = rounded(first[name])
             w[name] = (w[name] - moved).astype(dtype)
+            if recipe.groups == BOUNDED and name.startswith("norm/"):
+                assert t > 1 or w[name].min() < -0.5 or w[name].max() > 0.75
+                w[name] = np.clip(w[name], -0.5, 0.75)
             decay = min(recipe.ema, (1 + t) / (10 + t))
             average[name] = decay * average[name] + (1 - decay) * w[name]
     return w, average

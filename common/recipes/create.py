@@ -4,7 +4,7 @@ import dataclasses
 
 from common import flags
 from common.recipes.bit import COMPAT
-from common.recipes.groups import Group, create_groups
+from common.recipes.groups import Group, create_groups, temperature_group
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
@@ -62,6 +62,9 @@ def create_recipe(
     own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""))
     if values.get("task") == Contrastive.name and values["loss"] == "softmax":
         own["groups"] += (Group("b", trained=False),)  # which it does not depend on
+    if most := values.get("most_temperature"):
+        check_temperature(most, values.get("first_temperature", Contrastive.first_temperature))
+        own["groups"] += (temperature_group(most),)
     recipe = Recipe(**{name: values[name] for name in fields} | own, task=create_task(values))
     check(recipe)
     return recipe
@@ -148,6 +151,14 @@ def check_chunk(recipe: Recipe) -> None:
     chunk = getattr(recipe.task, "chunk", 0)
     if chunk and recipe.batch % chunk:
         raise UserError(f"--chunk {chunk} does not divide the batch of {recipe.batch}; choose a divisor, or 0 for all.")
+
+
+def check_temperature(most: float, first: float) -> None:
+    """Raise UserError where exp(t) would have to be more than `most`."""
+    if most < 1:
+        raise UserError(f"--most_temperature is {most:g}, expected at least 1, below which exp(t) never is, or 0: any.")
+    if first > most:
+        raise UserError(f"--first_temperature {first:g} is above --most_temperature {most:g}; give at most as much.")
 
 
 def check_refused(recipe: Recipe) -> None:

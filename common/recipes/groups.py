@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ class Group:
     decayed: bool | None = None  # by the recipe's weight decay: none are
     rate: float | None = None  # what the learning rate is multiplied by: 1
     schedule: Schedule | None = None  # in the place of the recipe's
+    bounds: tuple[float, float] | None = None  # least and most, to which an update brings what it leads beyond: none
 
     def record(self) -> dict[str, Any]:
         """The pattern and its numbers, as JSON holds them."""
@@ -34,6 +36,7 @@ class Part(NamedTuple):
     decayed: bool = False
     rate: float = 1.0
     schedule: Schedule | None = None
+    bounds: tuple[float, float] | None = None
 
 
 Groups = tuple[Group, ...]
@@ -45,6 +48,11 @@ DECAY_MASKS: dict[DecayMask, Groups] = {
     "kernels": (Group(r"(.*/)?kernel", decayed=True),),
     "all": (Group(".*", decayed=True),),
 }
+
+
+def temperature_group(most: float) -> Group:
+    """Keeps exp(t) between 1 and `most`, at least 1, as `open_clip_train/train.py` of mlfoundations/open_clip does at 100."""
+    return Group("t", bounds=(0.0, math.log(most)))
 
 
 def create_groups(train_only: TrainOnly = "all", decay_mask: DecayMask = "kernels", locked: str = "") -> Groups:

@@ -66,8 +66,8 @@ def lit(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
 def clip(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
     """Train both towers with the softmax loss: Adam 0.0005, 32 epochs of batch 32,768, 2,000 steps of warm-up.
 
-    Source: CLIP (https://arxiv.org/abs/2103.00020, tables 18 and 20, ViT-B/32), which also keeps exp(t) below 100 and decays
-    embeddings; both are not built. Expected: 63.2 % zero-shot on ImageNet, after 400 million pairs that are not public.
+    Source: CLIP (https://arxiv.org/abs/2103.00020, section 2.5, tables 18 and 20, ViT-B/32), which keeps exp(t) below 100. It also
+    decays embeddings, which is not built. Expected: 63.2 % zero-shot on ImageNet, after 400 million pairs that are not public.
         python -m bit_jax.train --weights none --recipe clip --model CLIP-B/32 --dataset "wds:PATH/{000..099}.tar"
     """
     batch = flags.get("batch", 32_768)
@@ -75,6 +75,7 @@ def clip(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
         "resize_mode": "small_side",
         "loss": "softmax",
         "first_temperature": 1 / 0.07,
+        "most_temperature": 100.0,
         "decay": "decoupled",
         "weight_decay": 0.2,
         "clip": 0.0,
