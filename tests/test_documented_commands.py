@@ -33,11 +33,14 @@ ELSEWHERE = {  # the beginning of a command -> what it needs, and who runs it
     "sbatch": "a SLURM cluster; test_launch.py runs the launcher's --dry_run",
     ".venv/bin/python scripts/make_colabs.py": "it rewrites the notebooks; test_colabs.py runs them from top to bottom",
     "python -m common.vtab": "data that TFDS prepares; test_vtab.py runs it on some of its own",
+    "python -m bit_tf2.train --recipe siglip_lit --model LiT-B16B": "published towers and COCO; test_image_text_runs.py",
+    "python -m bit_jax.evaluate --model CLIP-B/32": "real classes of ImageNet; test_zero_shot.py has their names",
     "python -m bit_jax.evaluate --model vtab/": "a download and TFDS's data; test_vtab.py reads such data",
 }
 OURS = {  # what must be downloaded -> what takes its place
     "cifar10": ["cifar10-sample"],
     "BiT-M-R50x1": [DEFAULT_MODEL],
+    "SigLIP-B/16-224": ["SigLIP-T/8"],
     "ViT-B/16": ["ViT-mu/16", "--weights", "none"],
     "ViT-B/16-ILSVRC2012": ["ViT-mu/16", "--weights", "imagenet.npz"],
 }
@@ -45,6 +48,7 @@ SHORT = {
     r"bit_\w+\.train|scripts/demo\.py": "--steps 2 --warmup_steps 1 --batch 16 --resize 36 --crop 32 --batch_eval 250 --workers 1",
     r"bit_\w+\.(evaluate|predict)": "--resolution 32 --workers 1",
     r"scripts/parity\.py": "--steps 0 --resolution 32",
+    r"--sam_group": "--sam_group 8",
 }
 
 
@@ -81,11 +85,9 @@ def translated(command: str) -> list[str]:
     assert program == "python", f"No rule says how to run {program}: add one"
     named = " ".join(words)
     words = [str(ROOT / word) if word.startswith("scripts/") else word for word in words]
-    return [
-        sys.executable,
-        *words,
-        *(w for what, flags in SHORT.items() if re.search(what, named) for w in flags.split()),
-    ]
+    flags = [word for what, added in SHORT.items() if re.search(what, named) for word in added.split()]
+    end = words.index("--") if "--" in words else len(words)  # behind it are files
+    return [sys.executable, *words[:end], *flags, *words[end:]]
 
 
 def run(words: list[str], folder: Path) -> None:
@@ -101,6 +103,14 @@ def stage(tmp_path_factory) -> Path:
     with zipfile.ZipFile(SAMPLE) as archive:
         archive.extractall(root / "path" / "to" / "images")
     photo = root / "path" / "to" / "images" / "test" / "cat" / "0000.jpg"
+    captions = root / "path" / "to" / "captions"
+    for split in ("train", "test"):
+        (captions / split).mkdir(parents=True)
+        shutil.copy(photo, captions / split)
+        (captions / split / "captions.tsv").write_text("0000.jpg\ta cat\ta photo of a cat\n")
+    for name in ("siglip.npz", "siglip.json", "c4_en.model"):
+        shutil.copy(ROOT / "weights" / f"SigLIP-T_8{Path(name).suffix}", root / name)
+    (root / "mine.txt").write_text("a photo of a {}.\n")
     (root / "folder").mkdir()
     shutil.copy(photo, root / "photo.jpg"), shutil.copy(photo, root / "folder")
     write_imagenet(root / "data" / "imagenet2012")
