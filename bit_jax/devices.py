@@ -14,9 +14,11 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from common.data.batches import Static
 from common.system import processes
 from common.system.errors import UserError, reason
 
+jax.tree_util.register_static(Static)
 START_SECONDS = 120  # that the first process of a job waits for the last one
 HEARTBEAT_SECONDS = 40  # of silence, after which a process counts as dead
 
@@ -107,10 +109,11 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, A
         arrays = {
             name: jax.make_array_from_process_local_data(devices.place(*["devices"] * bool(value.ndim)), value)
             for name, value in batch.items()
+            if not isinstance(value, Static)
         }
         if ahead:
             yield ahead
-        ahead = arrays
+        ahead = {name: arrays.get(name, value) for name, value in batch.items()}
     if ahead:
         yield ahead
 

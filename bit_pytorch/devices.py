@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from common.data.batches import Static
 from common.system import processes
 from common.system.errors import UserError, reason
 
@@ -248,7 +249,8 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, T
     """Batches as tensors on the device, one ahead of the consumer."""
     ahead = None
     for batch in batches:
-        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        static = {name: value for name, value in batch.items() if isinstance(value, Static)}
+        tensors = {name: torch.as_tensor(value) for name, value in batch.items() if name not in static}
         if "labels" in tensors and tensors["labels"].ndim == 1:
             tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
         if devices.device.type == "cuda":
@@ -259,6 +261,6 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, T
             tensors = {name: value.to(devices.device) for name, value in tensors.items()}
         if ahead:
             yield ahead
-        ahead = tensors
+        ahead = tensors | static
     if ahead:
         yield ahead

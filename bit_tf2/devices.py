@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
 
+from common.data.batches import Static
 from common.system import processes
 from common.system.errors import UserError, reason
 
@@ -67,15 +68,18 @@ class Devices(processes.Devices):
                 extended._num_workers = workers
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """This process's slice of a batch as tensors, on each device a slice of it."""
+        """This process's slice of a batch as tensors, on each device a slice of it; what is static stays as it is."""
+        static = {name: value for name, value in batch.items() if isinstance(value, Static)}
+        batch = {name: value for name, value in batch.items() if name not in static}
         if not self.strategy:
             with tf.device(self.device):
-                return {name: tf.convert_to_tensor(value) for name, value in batch.items()}
+                return {name: tf.convert_to_tensor(value) for name, value in batch.items()} | static
         slices = {name: np.split(value, self.num_local) for name, value in batch.items() if value.ndim}
         parts = iter([batch | {name: values[i] for name, values in slices.items()} for i in range(self.num_local)])
-        return self.strategy.experimental_distribute_values_from_function(
+        distributed = self.strategy.experimental_distribute_values_from_function(
             lambda _: {name: tf.convert_to_tensor(value) for name, value in next(parts).items()}
         )
+        return distributed | static
 
     def mean(self, function: Callable[[dict], tuple[Tensor, ...]], batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """Within a graph: what `function` makes of each device's slice of a batch, averaged, on every device."""

@@ -26,7 +26,7 @@ def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
         chunks = {
             name: tf.reshape(value, (recipe.num_parts, -1, *value.shape[1:]))
             for name, value in batch.items()
-            if value.shape.rank
+            if not isinstance(value, tuple) and value.shape.rank
         }
 
         def of_part(part: Tensor | int) -> tuple[Tensor, ...]:
@@ -81,7 +81,8 @@ def add_sharp(
     devices, count = models["model"].devices, recipe.num_ascents
 
     def cut(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        groups = {name: tf.reshape(v, (count, -1, *v.shape[1:])) for name, v in batch.items() if v.shape.rank}
+        arrays = {name: value for name, value in batch.items() if not isinstance(value, tuple)}
+        groups = {name: tf.reshape(v, (count, -1, *v.shape[1:])) for name, v in arrays.items() if v.shape.rank}
         return batch | {name: values[number] for name, values in groups.items()}
 
     def add(clean: dict[optim.Path, Tensor], sharp: dict[optim.Path, Tensor], sums: dict[optim.Path, Tensor]) -> dict:

@@ -22,6 +22,7 @@ from common.recipes.choices import (
     TrainOnly,
 )  # fmt: skip
 from common.recipes.distill import VARIANTS
+from common.recipes.patch_sizes import sides
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
@@ -260,6 +261,12 @@ class UpdateConfig:
     dropout: float | None = replacing("part of the activations that dropout zeroes, in [0, 1)", least=0, below=1)
     stochastic_depth: float | None = replacing(
         "part of the examples that skip a branch of the last block, in [0, 1)", least=0, below=1
+    )
+    patch_sizes: str | None = replacing(
+        "sides in pixels of a ViT's patches, of which each step draws one: 8,12,16, or with weights 8:1,12:2,16:1",
+        rule="the recipe's, or one size",
+        check=sides,
+        tasks=("classification", "distillation"),
     )
     patch_dropout: float | None = replacing(
         "part of an image's patches that a ViT does not see in training, in [0, 1)", least=0, below=1

@@ -107,20 +107,26 @@ def trained(engine, monkeypatch, case: Case) -> tuple[list[float], list[float], 
 )
 def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_split):
     """Losses within 1e-8, gradients and every parameter within 1e-9; in parts as at once."""
-    case = Case(name, batch_split=batch_split)
+    assert_original(engine, monkeypatch, Case(name, batch_split=batch_split))
+
+
+def assert_original(engine, monkeypatch, case: Case, noise: float = 0.0) -> None:
+    """`noise` is that of the original itself, which differs from one processor to another."""
     losses, norms, first, found = trained(engine, monkeypatch, case)
-    np.testing.assert_allclose(losses, case.expected("distill_loss"), rtol=0, atol=1e-8)
-    np.testing.assert_allclose(norms, case.expected("grad_global_norm"), rtol=1e-9)
+    np.testing.assert_allclose(losses, case.expected("distill_loss"), rtol=0, atol=1e-8 + noise)
+    np.testing.assert_allclose(norms, case.expected("grad_global_norm"), rtol=1e-9, atol=noise)
     for ours, theirs in case.names.items():
         expected, slope = case.golden["gradients_first_step"][theirs], first[ours]
-        assert np.linalg.norm(slope) == pytest.approx(expected["l2"], rel=1e-9, abs=1e-12), theirs
-        np.testing.assert_allclose(slope.ravel()[:4], expected["first4"], rtol=1e-8, atol=1e-12, err_msg=theirs)
+        assert np.linalg.norm(slope) == pytest.approx(expected["l2"], rel=1e-9, abs=1e-12 + noise), theirs
+        np.testing.assert_allclose(slope.ravel()[:4], expected["first4"], rtol=1e-8, atol=1e-12 + noise, err_msg=theirs)
         if theirs.endswith("key/bias"):
             continue  # its gradient is nothing but rounding, and so is what Adam makes of it
         expected, moved = case.golden["final_params"][theirs], found[ours] - case.arrays[ours].astype(float)
-        assert np.linalg.norm(found[ours]) == pytest.approx(expected["l2"], rel=1e-9), theirs
-        assert np.linalg.norm(moved) == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10), theirs
-        np.testing.assert_allclose(found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
+        assert np.linalg.norm(found[ours]) == pytest.approx(expected["l2"], rel=1e-9, abs=1e-12 + noise), theirs
+        assert np.linalg.norm(moved) == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10 + noise), theirs
+        np.testing.assert_allclose(
+            found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11 + noise, err_msg=theirs
+        )
 
 
 @pytest.mark.slow

@@ -50,14 +50,18 @@ def test_kernels_are_resized_as_the_original_does(name):
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-14)
     np.testing.assert_allclose(found, single, rtol=0, atol=2e-7)
     theirs = np.einsum("abij,ijco->abco", flexi_original.kernel_matrix(tuple(shape[:2]), new).astype(float), kernel)
-    np.testing.assert_allclose(theirs, single, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(theirs, single, rtol=0, atol=1e-9 if flexi_original.is_rounded_alike() else 1e-7)
 
 
 @pytest.mark.parametrize("as_there", (True, False))
 @pytest.mark.parametrize("name", CASES)
 def test_float64_equals_the_original(engine, monkeypatch, name, as_there):
-    """At every size of patches within 1e-9 with the original's float32 matrix; with our exact one, within 5e-6."""
+    """At every size of patches within 1e-9 with the original's float32 matrix; with our exact one, within 5e-6.
+
+    Where a processor rounds that matrix as the original's did; else within 1e-6.
+    """
     golden, config, arrays = model_of(name)
+    close = 1e-9 if flexi_original.is_rounded_alike() else 1e-6
     if as_there:
         flexi_original.use(engine, monkeypatch)
     model = engine.build(config, arrays, "float64")
@@ -70,7 +74,9 @@ def test_float64_equals_the_original(engine, monkeypatch, name, as_there):
             (model.logits(features), "logits" if first else f"logits_seqhw{number}"),
         ):
             expected = np.array(golden["outputs"][output]["data"])
-            np.testing.assert_allclose(engine.array(found), expected, rtol=0, atol=1e-9 if as_there or first else 5e-6)
+            np.testing.assert_allclose(
+                engine.array(found), expected, rtol=0, atol=1e-9 if first else close if as_there else 5e-6
+            )
 
 
 @pytest.mark.parametrize("patch", ((8, 8), (4, 4), (16, 16), (8, 4)))

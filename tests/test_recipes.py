@@ -65,6 +65,7 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("dropout", 0.2, lambda r: r.dropout),
         ("stochastic_depth", 0.3, lambda r: r.stochastic_depth),
         ("patch_dropout", 0.3, lambda r: r.patch_dropout),
+        ("patch_sizes", "8,16:2", lambda r: r.patch_sizes),
         ("resize", 300, lambda r: r.resize),
         ("crop", 24, lambda r: r.crop),
         ("crop_min_area", 0.5, lambda r: r.crop_min_area),

@@ -2,7 +2,7 @@
 
 A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
-[B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}; an evaluation batch is {images, labels, mask bool [B]}. Scaling, mixup and casts happen on the device.
+[B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)}; an evaluation batch is {images, labels, mask bool [B]}. Scaling, mixup and casts happen on the device.
 """
 
 import collections
@@ -17,11 +17,19 @@ from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images
 from common.data.split import Split
 from common.models import ModelConfig, num_kept
 from common.models.cards import Preprocessing
+from common.recipes.patch_sizes import drawn
 from common.recipes.recipe import Recipe, check_sharing
 from common.system.processes import Devices
 
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
-NOISE = ("kept_branches", "dropout_seeds", "kept_patches")  # what a batch holds for the model beside images
+# What a batch holds for the model beside images.
+NOISE = ("kept_branches", "dropout_seeds", "kept_patches", "patch_size")
+
+
+class Static(tuple):
+    """Whole numbers in a batch that are no array: a step is compiled for each of their values."""
+
+    ndim = 0  # as of a number: parts of a batch all have the whole
 
 
 class TrainBatches:
@@ -61,7 +69,10 @@ class TrainBatches:
 
     def _noise(self, step: int) -> Arrays:
         """The residual branches that every example keeps, the seeds of its dropouts, and the patches that it keeps."""
-        noise, recipe = {}, self.recipe
+        noise, recipe, config = {}, self.recipe, self.config
+        if recipe.patch_sizes:
+            noise["patch_size"] = Static([drawn(recipe.patch_sizes, self.seed, step)] * 2)
+            config = config.at_patch(noise["patch_size"])
         if recipe.stochastic_depth > 0:
             rates = branch_drop_rates(self.config.num_branches, recipe.stochastic_depth)
             draws = np.random.default_rng([self.seed, 2, step]).random((recipe.batch, len(rates)))
@@ -70,8 +81,8 @@ class TrainBatches:
             rng, shape = np.random.default_rng([self.seed, 3, step]), (recipe.batch, self.config.num_dropouts, 2)
             noise["dropout_seeds"] = rng.integers(-(2**31), 2**31, shape, np.int32)[self.rows]
         if recipe.patch_dropout > 0:
-            draws = self._draws(Stream("patches", 8, (self.config.num_patches,)), step)[0][self.rows]
-            noise["kept_patches"] = kept_patches(draws, num_kept(self.config.num_patches, recipe.patch_dropout))
+            draws = self._draws(Stream("patches", 8, (config.num_patches,)), step)[0][self.rows]
+            noise["kept_patches"] = kept_patches(draws, num_kept(config.num_patches, recipe.patch_dropout))
         return noise
 
     def _examples(self, positions: np.ndarray) -> np.ndarray:

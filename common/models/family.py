@@ -5,7 +5,7 @@ common/models/families.py lists the rows.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +63,10 @@ class Config:
         if side is not None:
             raise UserError(f"--patch_size {side} is for ViTs, which have patches of one size; leave it out.")
         return self
+
+    def resizable(self, sides: Iterable[int]) -> "Config":
+        """The same model for square patches of any of these sides. Raises UserError where it has none such."""
+        raise UserError("--patch_sizes is for ViTs, which have patches; leave it out.")
 
     def fixed(self) -> "Config":
         """The model for patches of its own size alone."""

@@ -95,6 +95,10 @@ class Patches(Config):
         """The same model for square patches of `side` pixels; None: its own. Raises UserError where they fill no image."""
         return self if side is None else self.filled_by((side,)).with_patch((side, side))
 
+    def resizable(self, sides: Iterable[int]) -> Self:
+        """The same model, with the same parameters, for square patches of any of these sides. Raises UserError."""
+        return self.filled_by(sides).flexible()
+
     def filled_by(self, sides: Iterable[int]) -> Self:
         """This model. Raises UserError where square patches of one of these sides do not fill its images."""
         if self.backbone:

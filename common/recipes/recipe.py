@@ -69,6 +69,9 @@ class Recipe:
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
+    patch_sizes: str = (
+        ""  # sides in pixels of a ViT's patches, of which each step draws one (common/recipes/patch_sizes.py)
+    )
     patch_dropout: float = 0.0  # part of a training image's patches that the model does not see
     task: Task = dataclasses.field(default=Classification())
     head_bias: float = 0.0  # initial bias of a new head
@@ -77,11 +80,10 @@ class Recipe:
     beta2: float = 0.999  # of adafactor: the most that stays of the second moment
     epsilon: float = 1e-8
     epsilon_hat: bool = False  # added before the bias of the second moment is corrected, as Keras and coyo-vit do
-    # How the first moment is kept between updates: float32, or the parameters' float64; or bfloat16, as optax's
-    # `mu_dtype` and `accumulator_dtype` do: momentum or beta1, and its product with the moment, are rounded, too.
+    # How the first moment is kept: float32, or the parameters' float64; or bfloat16, as optax's `mu_dtype` and
+    # `accumulator_dtype` do: momentum or beta1, and its product with the moment, are rounded, too.
     first_moment: Literal["float32", "bfloat16"] = "float32"
-    # Of the first moment of sgd; inside, a change of the rate takes effect slowly
-    momentum_rate: Literal["outside", "inside"] = "outside"
+    momentum_rate: Literal["outside", "inside"] = "outside"  # of sgd; inside, a change of the rate takes effect slowly
     clip: float = 0.0  # longest global norm of the gradients; 0: any
     base_lr: float = 1.0  # where the schedule's factor is 1
     # gradient:    g = g + weight_decay * w, before the moments

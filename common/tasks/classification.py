@@ -11,6 +11,7 @@ from common.data.split import Split
 from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import find_model, with_noise
+from common.recipes.patch_sizes import sides
 from common.tasks.start import Start, prepared
 
 
@@ -22,6 +23,8 @@ def models(plan: Any) -> dict[str, Start]:
         find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
         image_size=(recipe.crop, recipe.crop), patch_size=config.patch_size, head_bias=recipe.head_bias, say=plan.notes.append,
     )  # fmt: skip
+    if recipe.patch_sizes:
+        model_config = model_config.resizable(sides(recipe.patch_sizes))
     model_config = with_noise(model_config, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif))}
 
