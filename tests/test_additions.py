@@ -52,7 +52,8 @@ def quoted(test: str) -> set[str]:
 def test_a_recipe_is_complete(name):
     """It makes numbers, they are held to the source's, and its page and its docstring describe it."""
     needed = {"distill": {"teacher": "runs/teacher"}, "three_towers": {"third_tower": "runs/third"}}  # others name their own
-    elsewhere = quoted("tests/test_distill_recipes.py") | quoted("tests/test_image_text_recipes.py")
+    pages = ("test_distill_recipes", "test_flexi_recipes", "test_image_text_recipes")
+    elsewhere = set().union(*(quoted(f"tests/{page}.py") for page in pages))
     assert create_recipe(TrainConfig(recipe=name, steps=30_000, **needed.get(name, {})), 50_000, (32, 32), {}).name == name
     assert name in {*PUBLISHED, *BY_HAND} | elsewhere, "no test holds its numbers to a source"
     assert name in names("docs/recipes.md") | names("docs/distillation.md")

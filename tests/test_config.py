@@ -224,7 +224,7 @@ def test_a_value_of_another_type_is_refused(flags, expected):
 
 
 def test_words_of_a_recipe_and_of_a_models_preprocessing_choose_but_for_a_name():
-    for cls, free in ((Recipe, {"name"}), (Preprocessing, set())):
+    for cls, free in ((Recipe, {"name", "patch_sizes"}), (Preprocessing, set())):
         assert {f.name for f in dataclasses.fields(cls) if f.type in (str, str | None)} == free
     with pytest.raises(UserError, match="A model's rounding is 'timm', expected big_vision or torchvision or hugging"):
         Preprocessing(rounding="timm")
