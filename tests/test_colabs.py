@@ -120,6 +120,7 @@ CHEAP = ("analyze_metrics",)
 NEEDS = {
     "compare_frameworks": ENGINES,
     "vit_and_mixer": ("bit_pytorch",),
+    "image_text": ("bit_pytorch",),
     "analyze_metrics": (),
 }  # the others: their own
 
