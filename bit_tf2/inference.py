@@ -56,14 +56,14 @@ def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
 
 
 def evaluate_main(job: Evaluation) -> None:
-    """Print accuracy and loss on every split, and write features and logits on request."""
+    """Print accuracy and loss on every split of every dataset, and write features and logits on request."""
     with FirstDevice() as devices:
         model = build_once(job, devices)
-        for split in job.split_names:
-            if job.config.output and job.computes_scores:
-                job.write(split, predict_and_score(model, job.batches(split), loss=job.task.loss))
+        for own, split in ((own, split) for own in job.sets for split in own.split_names):
+            if own.config.output and own.computes_scores:
+                own.write(split, predict_and_score(model, own.batches(split), loss=own.task.loss))
             else:
-                job.show(split, evaluate({"model": model}, job.evaluator(split), job.task))
+                own.show(split, evaluate({"model": model}, own.evaluator(split), own.task))
 
 
 def predict_main(job: Prediction) -> None:

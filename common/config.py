@@ -417,6 +417,9 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
     Flags of `python -m bit_*.evaluate`.
     """
 
+    dataset: str = flag(
+        DataConfig.dataset, "the data set, as in train; may be given again: one after the other", repeats=True
+    )
     split: str | None = flag(
         None, "split to evaluate, or several: val,v2,real", rule="test, or val where there is no test"
     )
@@ -431,7 +434,9 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
         rule="clip_paper",
     )
     output: str | None = flag(
-        None, "a folder for SPLIT.npz: features [N, D], logits [N, K], labels of its images", rule="none"
+        None,
+        "a folder for SPLIT.npz: features [N, D], logits [N, K], labels of its images; of several data sets, one in it for each",
+        rule="none",
     )
 
 

@@ -13,7 +13,7 @@ from PIL import Image as pillow
 
 from common import probe, weights
 from common.config import EvaluateConfig, TrainConfig
-from common.data.catalogue import open_dataset
+from common.data.catalogue import listed, open_dataset
 from common.data.text import open_tokenizer
 from common.data.text.prompts import PROMPTS, prompted
 from common.models import TextConfig, TwoTowersConfig, ViTConfig
@@ -84,6 +84,52 @@ def test_zero_shot_is_what_the_towers_say(engine, folder, capsys):
 
 def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def birds(tmp_path) -> Path:
+    """Forty test images of the sample in two classes."""
+    split = open_dataset("cifar10-sample").splits["test"]
+    for number, name in ((2, "bird"), (8, "ship")):
+        (tmp_path / "birds" / "test" / name).mkdir(parents=True)
+        for i in np.flatnonzero(split.labels == number)[:20]:
+            pillow.fromarray(split.decode(i)).save(tmp_path / "birds" / "test" / name / f"{i}.png")
+    return tmp_path / "birds"
+
+
+def test_several_data_sets_are_evaluated_as_each_alone(engine, folder, birds, capsys):
+    """One after the other, by their own prompts and with their own files."""
+    sets, lines = (str(birds), "cifar10-sample"), []
+    for name in sets:
+        engine.inference.evaluate_main(job(folder, "--dataset", name, "--prompts", "clip_best"))
+        lines += capsys.readouterr().out.splitlines()
+    flags = [word for name in sets for word in ("--dataset", name)]
+    engine.inference.evaluate_main(job(folder, *flags, "--prompts", "clip_best"))
+    assert capsys.readouterr().out.splitlines() == lines and lines[0].startswith(f"{birds} test, 40 images, 8 prompts")
+    engine.inference.evaluate_main(job(folder, *flags, "--prompts", "clip_best", "--output", str(folder / "out")))
+    told = capsys.readouterr().out
+    for name, count in (("birds", 40), ("cifar10-sample", 500)):
+        assert f"Wrote {folder / 'out' / name / 'test.npz'}" in told
+        assert len(probe.read_features(folder / "out" / name / "test.npz")[1]) == count
+
+
+def test_a_comma_of_a_pattern_or_a_folder_does_not_part_data_sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    assert listed("a,b") == ["a,b"] and listed("a,c,a") == ["a", "c"]
+    assert listed("wds:x/{0,1}.tar,cifar10,parquet:{a,b}.p") == ["wds:x/{0,1}.tar", "cifar10", "parquet:{a,b}.p"]
+    config = parse(EvaluateConfig, ["--dataset", "cifar10", "--dataset=wds:{0,1}.tar"], "evaluate", "")
+    assert listed(config.dataset) == ["cifar10", "wds:{0,1}.tar"]
+
+
+def test_what_one_of_several_data_sets_lacks_is_told_before_any_is_evaluated(folder, birds, tmp_path):
+    with pytest.raises(UserError, match=r"birds has no split 'val'; choose of test"):
+        job(folder, "--dataset", "cifar10-sample", "--dataset", str(birds), "--split", "val")
+    shutil.copytree(birds, tmp_path / "other" / birds.name)
+    with pytest.raises(
+        UserError, match=r"Several data sets would be kept in out/birds; evaluate '.*' by itself"
+    ):
+        job(folder, "--dataset", str(birds), "--dataset", str(tmp_path / "other" / birds.name), "--output", "out")
 
 
 def test_prompts_of_a_file_are_taken_and_clips_are_left_as_they_are(folder, monkeypatch):

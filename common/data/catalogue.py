@@ -1,6 +1,8 @@
 """The datasets that `--dataset` takes: those with a name, and the sources of all others."""
 
 import dataclasses
+import os
+import re
 from pathlib import Path
 
 from common.data.lists import lookalikes
@@ -66,6 +68,11 @@ SOURCES: dict[str, Opener] = {  # how a name begins -> what opens the rest of it
     captioned.COCO: captioned.open_coco,
     "": open_path,
 }
+
+
+def listed(names: str) -> list[str]:
+    """The data sets of a flag that takes several, with commas between: not those of a pattern's braces, nor of a folder."""
+    return [names] if os.path.exists(names) else list(dict.fromkeys(re.findall(r"(?:\{[^{}]*\}|[^,])+", names)))
 
 
 def open_dataset(

@@ -1,8 +1,9 @@
 """What `evaluate` prepares before an engine computes, and what it shows of its numbers; what it shares with `predict`."""
 
+import copy
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from common import weights
 from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches, prefetch
+from common.data.catalogue import listed
 from common.data.checked import checked, open_turned
 from common.data.sources import Opener
 from common.data.split import Dataset, Split, typical_size
@@ -23,7 +25,8 @@ from common.models import find_model
 from common.models.cards import Preprocessing
 from common.recipes import hyperrule
 from common.recipes.task import Classification
-from common.system.errors import UserError
+from common.system.errors import UserError, shortened
+from common.system.files import in_one_word
 from common.system.progress import follow, note, result, show
 
 
@@ -93,13 +96,21 @@ class Inference:
 
 
 class Evaluation(Inference):
-    """`evaluate`: splits of a dataset through one model."""
+    """`evaluate`: splits of a dataset through one model; `sets` holds this and the same for every other dataset."""
 
     computes_scores = True  # whether the engine gives features and scores in one pass
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
-        dataset = open_turned(config, open_torchvision, self.exif)
+        names = listed(config.dataset)
+        self.sets = [self, *(copy.copy(self) for _ in names[1:])]
+        for own, name in zip(self.sets, names):
+            own.config = dataclasses.replace(config, dataset=name, output=own_folder(name, names, config.output))
+            own.open(open_torchvision)
+
+    def open(self, open_torchvision: Opener | None) -> None:
+        """Find the splits of the dataset. Raises UserError."""
+        config, dataset = self.config, open_turned(self.config, open_torchvision, self.exif)
         self.split_names = list(dict.fromkeys((config.split or dataset.held_out).split(",")))
         for name in self.split_names:
             if name not in dataset.splits:
@@ -170,6 +181,20 @@ class Evaluation(Inference):
         write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
         self.show(split, evaluator.result())
         self.tell(f"Wrote {path}")
+
+
+def own_folder(name: str, names: Sequence[str], output: str | None) -> str | None:
+    """Where --output keeps what is of the data set `name`: of one alone, the folder itself. Raises UserError."""
+    if output is None or len(names) == 1:
+        return output
+    places = [in_one_word(Path(name).name) for name in names]
+    place = in_one_word(Path(name).name)
+    if places.count(place) > 1:
+        raise UserError(
+            f"Several data sets would be kept in {Path(output) / place}; evaluate {shortened(name)!r} by itself, with another "
+            "--output."
+        )
+    return str(Path(output) / place)
 
 
 def is_imagenet(dataset: Dataset) -> bool:

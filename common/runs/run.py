@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import secrets
 import shlex
 import time
@@ -33,6 +32,7 @@ from common.runs.log import Log, check_finite
 from common.runs.plan import Plan
 from common.runs.run_folder import Folder
 from common.system.errors import UserError, is_out_of_memory, of_memory, reason
+from common.system.files import in_one_word
 from common.system.interruption import Interruption
 from common.system.processes import MOST, Devices, together
 from common.system.progress import follow
@@ -316,5 +316,4 @@ def named(config: TrainConfig) -> TrainConfig:
     if config.name:
         return config
     moment = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"  # runs may start in the same second
-    name = f"{Path(config.dataset).name}_{config.model}_{moment}"
-    return dataclasses.replace(config, name=re.sub("[/:{}*?,]", "_", name))  # of patterns, too
+    return dataclasses.replace(config, name=in_one_word(f"{Path(config.dataset).name}_{config.model}_{moment}"))

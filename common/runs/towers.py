@@ -55,8 +55,9 @@ class Towers(Evaluation):
 
     computes_scores = False
 
-    def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
-        super().__init__(config, open_torchvision)
+    def open(self, open_torchvision: Opener | None) -> None:
+        """Find the splits of the dataset, and the vocabulary. Raises UserError."""
+        super().open(open_torchvision)
         self.tokenizer = tokenizer_of(self)
 
     def check_model(self) -> None:

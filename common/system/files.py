@@ -25,6 +25,11 @@ MAX_READ_BYTES = 2**30  # of a file that is read at once
 KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}  # others are devices
 
 
+def in_one_word(text: str) -> str:
+    """A name for a file, of text that may be of paths and patterns."""
+    return re.sub("[/:{}*?,]", "_", text)
+
+
 def open_regular(path: Path | str, max_bytes: float = math.inf) -> BinaryIO:
     """`open(path, "rb")` for regular files of at most `max_bytes` alone.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from common import weights
 from common.data.batches import EvalBatches
+from common.data.catalogue import listed
 from common.data.checked import open_turned
 from common.data.columns import Column, captions, check_captions, eval_images, train_images
 from common.data.split import Dataset, Split
@@ -149,7 +150,7 @@ def image_batches(plan: Any, split: Split) -> EvalBatches:
 
 def zero_shot_sets(config: Any) -> list[str]:
     """The names of the data sets of --zero_shot."""
-    return list(filter(None, (config.zero_shot or "").split(",")))
+    return listed(config.zero_shot) if config.zero_shot else []
 
 
 def zero_shot(plan: Any, texts: Texts, name: str) -> Evaluator:
