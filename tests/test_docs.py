@@ -32,7 +32,7 @@ from test_rooms import COMMANDS, ORDER
 
 import common.runs.command
 from common.config import EvaluateConfig, ExportConfig, ModelConfig, PredictConfig, TrainConfig
-from common.data.catalogue import NAMED
+from common.data.catalogue import NAMED, listed
 from common.models import DEFAULT_MODEL, find_model, published_models
 from common.models.published import read_manifest
 
@@ -105,9 +105,8 @@ def check_python(words: list[str], parsed) -> None:
             Path(config.weights).suffix in known
         )  # fmt: skip
     if isinstance(config, TrainConfig | EvaluateConfig):
-        assert config.dataset in NAMED or re.match(
-            r"(tfds|torchvision|vtab|wds|parquet|coco):\w|path/to/", config.dataset
-        ), config.dataset
+        for name in listed(config.dataset):
+            assert name in NAMED or re.match(r"(tfds|torchvision|vtab|wds|parquet|coco):\w|path/to/", name), name
 
 
 def check_download(words: list[str]) -> None:

@@ -123,12 +123,10 @@ def test_a_comma_of_a_pattern_or_a_folder_does_not_part_data_sets(tmp_path, monk
 
 
 def test_what_one_of_several_data_sets_lacks_is_told_before_any_is_evaluated(folder, birds, tmp_path):
-    with pytest.raises(UserError, match=r"birds has no split 'val'; choose of test"):
-        job(folder, "--dataset", "cifar10-sample", "--dataset", str(birds), "--split", "val")
+    with pytest.raises(UserError, match=r"birds has no split 'train'; choose of test"):
+        job(folder, "--dataset", "cifar10-sample", "--dataset", str(birds), "--split", "train")
     shutil.copytree(birds, tmp_path / "other" / birds.name)
-    with pytest.raises(
-        UserError, match=r"Several data sets would be kept in out/birds; evaluate '.*' by itself"
-    ):
+    with pytest.raises(UserError, match=r"Several data sets would be kept in out/birds; evaluate '.*' by itself"):
         job(folder, "--dataset", str(birds), "--dataset", str(tmp_path / "other" / birds.name), "--output", "out")
 
 
