@@ -15,6 +15,7 @@ from common.recipes.choices import (
     Distance,
     Exif,
     OnBrokenImage,
+    Optimizer,
     Precision,
     ResizeKind,
     ResizeMode,
@@ -281,6 +282,9 @@ class UpdateConfig:
         "regular expression of whole names of parameters that stay as they are, such as image/.*",
         rule="the recipe's, or none",
         check=check_pattern,
+    )
+    optimizer: Optimizer | None = replacing(
+        "how gradients become updates: sgd with momentum, adam, or adafactor; each needs a --base_lr of its own"
     )
     weight_decay: float | None = replacing("weight decay, by the recipe's convention", least=0, most=1e6)
     clip: float | None = replacing("longest global norm of the gradients; 0: any", least=0, most=1e30)

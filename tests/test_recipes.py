@@ -59,6 +59,7 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("mixup", 0.3, lambda r: r.mixup),
         ("schedule", "linear", lambda r: "linear" if is_falling_line(r.lrs[-9:]) else "another"),
         ("label_smoothing", 0.1, lambda r: r.task.label_smoothing),
+        ("optimizer", "adafactor", lambda r: r.optimizer),
         ("weight_decay", 0.3, lambda r: r.weight_decay),
         ("clip", 2.0, lambda r: r.clip),
         ("ema", 0.9, lambda r: r.ema),
@@ -81,6 +82,17 @@ def test_the_rule_for_a_small_set_of_large_images():
 def test_every_flag_overrides_the_rule(recipe, flag, value, found):
     assert found(recipe_of(recipe=recipe, **{flag: value})) == value
     assert found(recipe_of(recipe=recipe)) != value
+
+
+def test_another_optimizer_leaves_all_other_numbers_as_they_are():
+    """Also those that only it reads; of one without momentum, the place of the rate is refused."""
+    theirs, ours = (recipe_of(recipe="clip", warmup_steps=1, **flags) for flags in ({}, {"optimizer": "sgd"}))
+    assert ours == dataclasses.replace(theirs, optimizer="sgd") and theirs.optimizer == "adam"
+    assert recipe_of(recipe="coyo_finetune", optimizer="sgd").momentum_rate == "inside"
+    with pytest.raises(
+        UserError, match="--optimizer adafactor has no momentum, and coyo_finetune keeps its rate inside"
+    ):
+        recipe_of(recipe="coyo_finetune", optimizer="adafactor")
 
 
 def test_a_flag_of_what_is_off_is_refused():

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 Precision = Literal["float32", "bfloat16", "float64"]
 TrainOnly = Literal["all", "norm", "head"]
+Optimizer = Literal["sgd", "adam", "adafactor"]
 Loss = Literal["softmax", "sigmoid"]
 Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # DISTANCES of every engine
 TeacherView = Literal["same", "own", "fixed"]

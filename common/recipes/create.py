@@ -45,6 +45,7 @@ def create_recipe(
     check_use(config, "tasks", rule.get("task", "classification"))
     check_length(config, rule, wanted)
     check_distance(rule, wanted)
+    check_optimizer(config, rule)
     values = rule | wanted
     if values.get("third_tower") == "":
         raise UserError(
@@ -99,6 +100,15 @@ def check_distance(rule: dict, wanted: dict) -> None:
                 raise UserError(
                     f"--{name} belongs to --distance {user}; {distance} has no use for it, so leave it out."
                 )
+
+
+def check_optimizer(config, rule: dict) -> None:
+    """Raise UserError for an --optimizer without the momentum that the recipe says how to keep."""
+    if config.optimizer not in (None, "sgd") and rule.get("momentum_rate") == "inside":
+        raise UserError(
+            f"--optimizer {config.optimizer} has no momentum, and {config.recipe} keeps its rate inside of one; leave the flag "
+            "out, or choose another recipe."
+        )
 
 
 def check_length(config, rule: dict, wanted: dict) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.flags import check_choices
 from common.recipes import schedules
-from common.recipes.choices import ResizeKind, ResizeMode
+from common.recipes.choices import Optimizer, ResizeKind, ResizeMode
 from common.recipes.groups import Groups, Part, create_groups, parts
 from common.recipes.schedules import Schedule
 from common.recipes.task import Classification, Task, task_record
@@ -75,7 +75,7 @@ class Recipe:
     patch_dropout: float = 0.0  # part of a training image's patches that the model does not see
     task: Task = dataclasses.field(default=Classification())
     head_bias: float = 0.0  # initial bias of a new head
-    optimizer: Literal["sgd", "adam", "adafactor"] = "sgd"
+    optimizer: Optimizer = "sgd"
     beta1: float = 0.9
     beta2: float = 0.999  # of adafactor: the most that stays of the second moment
     epsilon: float = 1e-8
