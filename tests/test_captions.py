@@ -255,12 +255,13 @@ def test_columns_of_captions(tmp_path):
         ("deep/0.png\t \t\n", r"Line 1 of .* is 'deep/0\.png', expected"),
         ("\ta cat\n", "Line 1 of .* is 'a cat', expected"),
         ("deep/0.png\ta\ndeep/9.png\ta\n", r"Line 2 of .* lists deep/9\.png, which is not there"),
+        ("deep/0.png\ta\ndeep/1.png\tcaf\udce9\n", r"Line 2 of .* holds captions that are not in UTF-8, such as caf.*xe9; save"),
         ("deep/0.png\ta\ndeep/../deep/0.png\ta\n", r"Line 2 of .* lists deep/0\.png again"),
     ],
 )
 def test_lines_that_fit_nothing(tmp_path, text, words):
     name = write_list(tmp_path)
-    (tmp_path / "train/captions.tsv").write_text(text)
+    (tmp_path / "train/captions.tsv").write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=words):
         open_dataset(name)
 

@@ -13,6 +13,7 @@ from common.models import find_model
 from common.models.cards import Card
 from common.models.initial import initial_parameters
 from common.runs.command import parse
+from common.runs.prediction import percentage
 from common.runs.towers import prediction
 from common.system.errors import UserError
 
@@ -53,8 +54,26 @@ def test_images_are_compared_with_texts(engine, folder, photos, capsys, loss):  
     assert [file.rsplit("/")[-1] for file in written["files"]] == ["0.png", "1.png", "2.png"] and images.shape[0] == 3
     shares = 1 / (1 + np.exp(-logits)) if loss == "sigmoid" else np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     best, other = np.argsort(-shares[0], kind="stable")
-    line = f"{photos}/0.png: {TEXTS[best]} {shares[0, best]:.1%}, {TEXTS[other]} {shares[0, other]:.1%}"
+    line = f"{photos}/0.png: {TEXTS[best]} {percentage(shares[0, best])}, {TEXTS[other]} {percentage(shares[0, other])}"
     assert capsys.readouterr().out.splitlines()[0] == line
+
+
+def test_a_small_share_shows_its_first_digit():
+    """Of a sigmoid loss all may be small, and 0.0 % beside 0.0 % tells nothing."""
+    shown = {0.981: "98.1%", 0.0005: "0.1%", 0.00049: "0.05%", 3.2e-7: "0.00003%", 1.0: "100.0%", 0.0: "0%"}
+    assert {share: percentage(share) for share in shown} == shown
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (("a cat", " "), "One of --texts is empty, of which no image can be; write it, or leave it out"),
+        (("a cat", "a dog", "a cat"), "--texts name 'a cat' twice; give every text once"),
+    ],
+)
+def test_texts_that_say_nothing_are_refused(folder, photos, texts, words):  # noqa: F811
+    with pytest.raises(UserError, match=words):
+        job(folder, "--texts", *texts, "--", photos)
 
 
 def test_what_does_not_fit_is_refused(folder, photos):  # noqa: F811

@@ -228,6 +228,7 @@ def test_which_files_a_name_means(tmp_path):
     [
         ("/train-{000..002}.tar", r"names nothing: there is no file .*train-002\.tar; give"),
         ("/none", "names nothing: there is no file .*none; give a file, a pattern such as wds:PATH/{000..099}.tar"),
+        ("/train-{002..000}.tar", "names nothing: its range ends before it begins; give"),
         ("/empty", r"names nothing: the folder holds no \*\.tar; give"),
         ("/{train-000,train-000}.tar", r"names .*train-000\.tar twice"),
         ("/{0..99999999}.tar", "more than 100,000 files"),

@@ -194,7 +194,7 @@ class Dataset:
         if not self.class_names:
             raise UserError(
                 f"The images of {self.name} have captions and no labels, which classification needs; choose a dataset with "
-                "labels, or a recipe that trains on captions."
+                "labels, or train and judge by captions, with --recipe siglip_lit and --evaluator retrieval."
             )
 
 

@@ -84,11 +84,16 @@ class Prediction(Inference):
     def describe(self, logits: np.ndarray) -> str:
         """`cat 98.1%, dog 1.2%, ...` of one image's logits [K]."""
         top = self.likeliest(logits)
-        return ", ".join(f"{name} {share:.1%}" for name, share in top)
+        return ", ".join(f"{printable(name)} {percentage(share)}" for name, share in top)
 
     def likeliest(self, logits: np.ndarray) -> list[tuple[str, float]]:
         """The --top classes of one image's logits [K], with their probabilities."""
         return likeliest(logits, self.class_names, self.config.top)
+
+
+def percentage(share: float) -> str:
+    """`98.1%`; of what that would show as 0.0 %, the first digit: `0.003%`."""
+    return f"{share:.1%}" if share >= 5e-4 else f"{float(f'{100 * share:.1g}'):.12f}".rstrip("0").rstrip(".") + "%"
 
 
 def likeliest(logits: np.ndarray, names: list[str] | tuple[str, ...], top: int) -> list[tuple[str, float]]:

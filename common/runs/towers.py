@@ -22,7 +22,7 @@ from common.evaluation.zero_shot import ZeroShotEvaluator
 from common.models import TwoTowersConfig, find_model
 from common.runs.inference import Evaluation, Inference
 from common.runs.prediction import Prediction
-from common.system.errors import UserError
+from common.system.errors import UserError, printable, shortened
 
 DEFAULT_PROMPTS = "clip_paper"
 
@@ -158,8 +158,15 @@ class Comparison(Prediction):
         check_texts(self, "which --texts are")
 
     def names(self) -> Sequence[str]:
-        """The texts. Raises UserError where there are none."""
-        if not self.config.texts:
+        """The texts. Raises UserError where there are none, or one is empty or there twice."""
+        texts = self.config.texts or ()
+        blank = next((text for text in texts if not text.strip()), None)
+        twice = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
+        if blank is not None:
+            raise UserError("One of --texts is empty, of which no image can be; write it, or leave it out.")
+        if twice is not None:
+            raise UserError(f"--texts name {shortened(printable(twice))!r} twice; give every text once.")
+        if not texts:
             raise UserError(
                 f"{self.config.model} compares images with texts and there are none; give --texts, such as --texts cat dog -- "
                 f"{self.config.images[0]}."

@@ -27,7 +27,7 @@ from common.data.sources.index import Arrays, indexed
 from common.data.sources.listed import Seen
 from common.data.sources.shards import Shards, find_shards
 from common.data.split import Dataset, MultiLabels, Split
-from common.system.errors import UserError, printable, reason
+from common.system.errors import UserError, printable, reason, shortened
 from common.system.files import read_regular
 from common.system.progress import Count
 
@@ -79,10 +79,22 @@ def listed_rows(path: Path) -> Iterator[Row]:
             )
             if not file.strip() or not texts:
                 raise UserError(f"{where} is {line.strip()!r}, {EXPECTED}; mend the line.")
+            check_unicode(texts, where)
             yield seen.file(file, where), texts
             count.advance(len(line) + 1)
     if not seen.files:
         raise UserError(f"{path} lists no image; {EXPECTED} on each line.")
+
+
+def check_unicode(texts: Sequence[str], where: str) -> None:
+    """Raise UserError, which begins with `where`, for captions of another encoding than the list's."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds captions that are not in UTF-8, such as {shortened(printable(' '.join(texts)))}; save the list again, "
+            "as plain text in UTF-8."
+        ) from error
 
 
 def open_sample(name: str, places: Places) -> Dataset:

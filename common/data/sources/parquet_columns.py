@@ -91,6 +91,11 @@ def find_columns(source: Any, path: Path) -> Columns:
     classes = classes or [name for name in types if name in LABELS]
     image = only(holding, IMAGES, "images", path)
     captions = next(filter(None, (numbered_columns(types, name) for name in CAPTIONS)), ())
+    if not classes and not captions:
+        raise UserError(
+            f"The file {path} has 0 columns of labels, expected one, or one called {' or '.join(LABELS)}, or captions in one called "
+            f"{' or '.join(CAPTIONS)}; rename columns, and {AGAIN}."
+        )
     label = only(classes, LABELS, "labels", path) if classes or not captions else None
     names = features.get(label, {}).get("names")
     names = tuple(map(str, names)) if isinstance(names, list) else None

@@ -49,7 +49,8 @@ def find_shards(prefix: str, name: str, ending: str) -> Shards:
         raise UserError(f"--dataset {prefix}{shortened(name)} names {again} twice; name every file once.")
     missing = next((path for path in paths if not path.is_file()), None)
     if missing or not paths:
-        found = f"there is no file {missing}" if missing else f"the folder holds no *{ending}"
+        none = f"the folder holds no *{ending}" if os.path.isdir(name) else "its range ends before it begins"
+        found = f"there is no file {missing}" if missing else none
         raise UserError(
             f"--dataset {prefix}{shortened(name)} names nothing: {found}; give a file, a pattern such as "
             f"{prefix}PATH/{{000..099}}{ending}, or a folder that holds such files."
