@@ -9,8 +9,10 @@ from common.runs.towers import evaluation
 
 def load_main():
     """The function that `evaluate` calls with its checked flags; imports the framework."""
+    from bit_jax.compiled import keep_compiled
     from bit_jax.inference import evaluate_main
 
+    keep_compiled()
     return evaluate_main
 
 

@@ -9,8 +9,10 @@ from common.runs.towers import prediction
 
 def load_main():
     """The function that `predict` calls with its checked flags; imports the framework."""
+    from bit_jax.compiled import keep_compiled
     from bit_jax.inference import predict_main
 
+    keep_compiled()
     return predict_main
 
 

@@ -11,8 +11,10 @@ from common.runs.run import Run
 
 def load_main():
     """The function that `train` calls with its checked flags; imports the framework."""
+    from bit_jax.compiled import keep_compiled
     from bit_jax.loop import main
 
+    keep_compiled()
     return main
 
 

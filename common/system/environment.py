@@ -40,6 +40,13 @@ def processor() -> str:
     return next(names, platform.machine())
 
 
+def instructions() -> str:
+    """What tells processors apart that run one another's programs from those that may not: name, kind and features."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    features = (line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features")))
+    return f"{processor()} {platform.machine()} {next(features, '')}"
+
+
 def accelerators() -> str:
     """The machine's GPUs, such as `2 x NVIDIA H100`, whether the engine uses them or not; empty without NVIDIA's driver."""
     models = [

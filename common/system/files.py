@@ -30,6 +30,11 @@ def in_one_word(text: str) -> str:
     return re.sub("[/:{}*?,]", "_", text)
 
 
+def cache_folder() -> Path:
+    """The user's folder for what this project could make again; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bit-zoo"
+
+
 def open_regular(path: Path | str, max_bytes: float = math.inf) -> BinaryIO:
     """`open(path, "rb")` for regular files of at most `max_bytes` alone.
 

@@ -5,12 +5,12 @@ What is read from there is copied to this machine first; a run writes there by c
 
 import contextlib
 import hashlib
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.system.errors import UserError
+from common.system.files import cache_folder
 from common.system.progress import Count
 
 
@@ -57,8 +57,7 @@ def local_folder(path: str | Path, part: str) -> Path:
 
 def staging_folder(url: str) -> Path:
     """The folder with the copies of a remote folder on this machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return cache / "bit-zoo" / hashlib.sha256(url.encode()).hexdigest()[:24]
+    return cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:24]
 
 
 @contextlib.contextmanager
