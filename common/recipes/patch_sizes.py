@@ -18,7 +18,7 @@ def sides(patch_sizes: str) -> dict[int, float]:
 
 
 def parsed(patch_sizes: str) -> Iterator[tuple[int, float]]:
-    """(side, weight) of each."""
+    """(side, weight) of each. Raises UserError for what is no list of them."""
     found = [re.fullmatch(r"([1-9][0-9]{0,4})(?::([0-9.]{1,12}))?", part) for part in patch_sizes.split(",")]
     try:
         pairs = [(int(part[1]), float(part[2] or 1)) for part in found]
