@@ -34,6 +34,7 @@ ELSEWHERE = {  # the beginning of a command -> what it needs, and who runs it
     ".venv/bin/python scripts/make_colabs.py": "it rewrites the notebooks; test_colabs.py runs them from top to bottom",
     "python -m common.vtab": "data that TFDS prepares; test_vtab.py runs it on some of its own",
     "python -m bit_tf2.train --recipe siglip_lit --model LiT-B16B": "published towers and COCO; test_image_text_runs.py",
+    "python -m common.convert weights/FlexiViT": "a published file; test_flexivit_files.py converts one like it",
     "python -m bit_jax.evaluate --model CLIP-B/32": "real classes of ImageNet; test_zero_shot.py has their names",
     "python -m bit_jax.evaluate --model vtab/": "a download and TFDS's data; test_vtab.py reads such data",
 }
@@ -43,12 +44,16 @@ OURS = {  # what must be downloaded -> what takes its place
     "SigLIP-B/16-224": ["SigLIP-T/8"],
     "ViT-B/16": ["ViT-mu/16", "--weights", "none"],
     "ViT-B/16-ILSVRC2012": ["ViT-mu/16", "--weights", "imagenet.npz"],
+    "weights/SigLIP-T_8.npz": [str(ROOT / "weights" / "SigLIP-T_8.npz")],
+    "FlexiViT-S-i1k-1200ep": ["ViT-mu/16", "--weights", "imagenet.npz"],
 }
 SHORT = {
     r"bit_\w+\.train|scripts/demo\.py": "--steps 2 --warmup_steps 1 --batch 16 --resize 36 --crop 32 --batch_eval 250 --workers 1",
     r"bit_\w+\.(evaluate|predict)": "--resolution 32 --workers 1",
     r"scripts/parity\.py": "--steps 0 --resolution 32",
     r"--sam_group": "--sam_group 8",
+    r"--patch_size ": "--patch_size 8",
+    r"--patch_sizes": "--crop 48 --resize 52",
 }
 
 

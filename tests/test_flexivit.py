@@ -53,8 +53,16 @@ def test_kernels_are_resized_as_the_original_does(name):
     np.testing.assert_allclose(theirs, single, rtol=0, atol=1e-9 if flexi_original.is_rounded_alike() else 1e-7)
 
 
-@pytest.mark.parametrize("as_there", (True, False))
-@pytest.mark.parametrize("name", CASES)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "as_there"),
+    [
+        ("tiny_tok_48", True),
+        *(pytest.param(*case, marks=SLOW) for case in (("tiny_gap_64", True), *((name, False) for name in CASES))),
+    ],
+)
 def test_float64_equals_the_original(engine, monkeypatch, name, as_there):
     """At every size of patches within 1e-9 with the original's float32 matrix; with our exact one, within 5e-6.
 
@@ -79,7 +87,7 @@ def test_float64_equals_the_original(engine, monkeypatch, name, as_there):
             )
 
 
-@pytest.mark.parametrize("patch", ((8, 8), (4, 4), (16, 16), (8, 4)))
+@pytest.mark.parametrize("patch", ((8, 4), *(pytest.param((side, side), marks=SLOW) for side in (4, 8, 16))))
 def test_a_fixed_model_equals_the_flexible_one_at_its_size(engine, patch):
     """Whose kernel and positions `adapt` has resized; in float32 there, in float64 but for the rounding of the arrays."""
     config = CONFIG.with_patch(patch)

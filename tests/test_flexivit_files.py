@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -59,6 +60,24 @@ def test_a_card_tells_it_too(published, tmp_path):
     assert read_model(big_vision).config == CONFIG
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kernel_size": [0, 32]}, {"kernel_size": "32"}, {"kernel_size": [32]}, {"kernel_size": [16, 16]}, {"kernel_size": None},
+        {"position_grid": None}, {"position_grid": [7, 8]}, {"position_grid": [2**31, 2]}, {"position_grid": [[7], 7]},
+        {"patch_size": [480, 480]}, {"patch_size": None}, {"positions": "sincos2d"}, {"positions": "rotary"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_card_that_lies_is_one_sentence(published, tmp_path, fields):
+    path = convert(published, tmp_path / "a.npz", model=NAME)
+    card = json.loads(path.with_suffix(".json").read_text())
+    card["config"] |= fields
+    path.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(UserError):
+        read_model(path)
+
+
 def test_prediction_and_conversion_resize_once_and_alike(published, tmp_path):
     """Bit for bit: what `predict --patch_size` computes with is what `convert --patch_size` writes."""
     lines = []
@@ -66,7 +85,9 @@ def test_prediction_and_conversion_resize_once_and_alike(published, tmp_path):
     assert any("kernel is resized from 32 x 32 to 24 x 24 pixels" in line for line in lines)
     assert any("from 7 x 7 to 10 x 10 patches (linear, antialiased)" in line for line in lines)
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
-    job = Prediction(PredictConfig(model=NAME, weights=str(published), patch_size=24, images=(str(tmp_path / "photo.png"),)))
+    job = Prediction(
+        PredictConfig(model=NAME, weights=str(published), patch_size=24, images=(str(tmp_path / "photo.png"),))
+    )
     written = read_model(path)
     assert job.model_config == written.config == CONFIG.with_patch((24, 24)).fixed()
     assert all(np.array_equal(job.arrays[name], array) for name, array in written.arrays.items())
@@ -115,9 +136,10 @@ def test_a_side_that_is_none_ends_with_a_sentence(published, tmp_path, side, cap
 
 
 def test_families_without_patches_refuse_the_flag():
-    for name in ("BiT-M-R50x1", "Mixer-B/16", "R26+ViT-S/32"):
+    normed = dataclasses.replace(CONFIG.fixed(), patch_norms=("pre",))
+    for config in (normed, *(find_model(name).config() for name in ("BiT-M-R50x1", "Mixer-B/16", "R26+ViT-S/32"))):
         with pytest.raises(UserError, match=r"one size"):
-            find_model(name).config().with_side(8)
+            config.with_side(8)
     with pytest.raises(UserError, match="do not fill"):
         find_model("ViT-B/16").config().with_side(LONGEST_SIDE)
 

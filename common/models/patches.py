@@ -101,8 +101,10 @@ class Patches(Config):
 
     def filled_by(self, sides: Iterable[int]) -> Self:
         """This model. Raises UserError where square patches of one of these sides do not fill its images."""
-        if self.backbone:
-            raise UserError("The patches of a hybrid are of one size; choose a plain ViT for others.")
+        if self.backbone or "pre" in self.patch_norms:
+            raise UserError(
+                "The patches of hybrids, and those whose pixels are normalised, are of one size; choose a plain ViT for others."
+            )
         common = math.gcd(*self.image_size)
         for side in sides:
             if common % side:

@@ -142,7 +142,7 @@ def lit(variant: str, bert: str, embedding: int | None) -> TwoTowersConfig:
 
 def tiny() -> TwoTowersConfig:
     """The embedded model's: towers 128 wide, for images of 32 pixels and short texts."""
-    image = ViTConfig((8, 8), 128, 4, 4, 512, None, (32, 32), pooling="map")
+    image = vit("T", 8, 32, pooling="map")
     return TwoTowersConfig(image, TextConfig(1000, 16, 128, 2, 4, 512, 128))
 
 

@@ -196,6 +196,7 @@ PLAIN = {
 # Table 1 of the ViT paper and table 2 of https://arxiv.org/abs/2106.04560; mu, M, So400m, g-opt and G-opt: big_vision.
 VIT_VARIANTS = {  # name -> (width, depth, heads, MLP width, patch sizes of published models)
     "mu": (32, 1, 2, 128, (16,)),
+    "T": (128, 4, 4, 512, (8,)),  # the image tower of the embedded SigLIP-T/8
     "Ti": (192, 12, 3, 768, (16,)),
     "S": (384, 12, 6, 1536, (16, 32)),
     "M": (512, 12, 8, 2048, (16, 32)),

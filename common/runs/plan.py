@@ -150,7 +150,7 @@ class Plan:
         return (
             f"{config.model} on {config.dataset} ({shown}; {sizes} images), {engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
-            f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._frozen()}"
+            f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._patches()}{self._frozen()}"
         )
 
     def card(self, engine: str) -> dict[str, Any]:
@@ -162,6 +162,10 @@ class Plan:
             "config": dump_config(self.model_config.after_training),
             "source": f"{engine}, {config.dataset}, {recipe.name}, {recipe.num_steps} steps",
         }
+
+    def _patches(self) -> str:
+        """Which sizes patches have where that differs, in words."""
+        return f", patches of {self.recipe.patch_sizes.replace(',', ', ')} px" if self.recipe.patch_sizes else ""
 
     def _frozen(self) -> str:
         """What is left to train where that is not everything, in words."""
