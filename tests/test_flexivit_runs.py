@@ -93,6 +93,16 @@ def test_evaluation_resizes_once(tmp_path, monkeypatch):
     assert found[8]["loss"] == pytest.approx(told["test/loss"], rel=1e-6)
 
 
+def test_a_run_with_patches_of_another_size_is_read_with_any(tmp_path):
+    """Trained for 4 pixels as a model that is published for 16, and neither flexible."""
+    train(INSTALLED[0], tmp_path, steps=2, checkpoint_every=0, patch_size=4, patch_sizes=None)
+    flags = {"model": "ViT-mu/16", "weights": str(tmp_path / "runs" / "a"), "dataset": "cifar10-sample"}
+    for side in (4, 8, 16):
+        assert Evaluation(EvaluateConfig(**flags, patch_size=side)).model_config.patch_size == (side, side)
+    with pytest.raises(UserError, match=r"patch_size \(4, 4\) instead of \(16, 16\)\); .*, or give --patch_size"):
+        Evaluation(EvaluateConfig(**flags))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ((), ("--shard_parameters",)))
 @pytest.mark.parametrize("name", INSTALLED)

@@ -50,8 +50,8 @@ class Config:
         """The same model for images of this height and width in pixels."""
         return dataclasses.replace(self, image_size=image_size)
 
-    def like(self, wanted: "Config") -> "Config":
-        """This model, whose sizes are compared with those of `wanted`, but for what can be made to fit."""
+    def like(self, wanted: "Config", *, resizes: bool = False) -> "Config":
+        """This model, whose sizes are compared with those of `wanted`, but for what is made to fit: with `resizes`, patches."""
         return self
 
     def as_published(self, published: "Config") -> "Config":

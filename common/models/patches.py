@@ -115,9 +115,9 @@ class Patches(Config):
                 )
         return self
 
-    def like(self, wanted: Config) -> Config:
-        """This model, with the patches of `wanted` where one of the two has patches of any size."""
-        if type(wanted) is not type(self) or not (self.kernel_size or wanted.kernel_size):
+    def like(self, wanted: Config, *, resizes: bool = False) -> Config:
+        """This model, with the patches of `wanted` where one of the two has patches of any size, or where they are resized."""
+        if type(wanted) is not type(self) or not (resizes or self.kernel_size or wanted.kernel_size):
             return self
         fields = ("patch_size", "image_size", "kernel_size", "position_grid", "positions")
         return dataclasses.replace(self, **{name: getattr(wanted, name) for name in fields})

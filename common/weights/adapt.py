@@ -18,8 +18,9 @@ def check_same_model(found: ModelConfig, wanted: ModelConfig, where: object) -> 
     theirs, ours = sizes(found), sizes(wanted)
     differing = [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]]
     if differing:
+        other = ", or give --patch_size" if any("patch_size" in one for one in differing) else ""
         raise UserError(
-            f"{where} does not fit the model ({', '.join(differing)}); choose the --model that the file was made for."
+            f"{where} does not fit the model ({', '.join(differing)}); choose the --model that the file was made for{other}."
         )
 
 

@@ -87,7 +87,7 @@ def starting_values(
     if path is None:
         config = sized(model.config(num_classes), size).with_side(patch_size)
         return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card(text=model.text))
-    source = read_source(path, model.config(), say)
+    source = read_source(path, model.config(), say, resizes=patch_size is not None)
     found = source.config.as_published(model.config())
     config = sized(found.with_classes(head_classes(num_classes, found.num_classes)), size).with_side(patch_size)
     arrays = adapt(source.arrays, source.config, config, say)
@@ -119,10 +119,13 @@ def with_head_bias(arrays: Arrays, value: float) -> Arrays:
     return {name: np.full_like(array, value) if name in heads else array for name, array in arrays.items()}
 
 
-def read_source(path: str | Path, config: ModelConfig, say: Say) -> Source:
-    """The model in `path`, which has the family and the sizes of `config`. Raises UserError."""
+def read_source(path: str | Path, config: ModelConfig, say: Say, *, resizes: bool = False) -> Source:
+    """The model in `path`, which has the family and the sizes of `config`, but for the patches where it `resizes` them.
+
+    Raises UserError.
+    """
     path = remote.local_file(path, card_name(Path(path)), *BESIDE)
-    source = read_model(path, check=lambda found: check_same_model(meant(found, config), config, path))
+    source = read_model(path, check=lambda found: check_same_model(meant(found, config, resizes=resizes), config, path))
     if name := tower_for(source.config, config):
         say(f"{path} holds an image-text model: its tower for {name}s is read, without a projection.")
         source = alone(source, name)
@@ -140,10 +143,10 @@ def tower_for(found: ModelConfig, wanted: ModelConfig) -> str | None:
     return next((name for name, child in found.children.items() if type(child) is type(wanted)), None)
 
 
-def meant(found: ModelConfig, wanted: ModelConfig) -> ModelConfig:
-    """What a file has for a `wanted` model."""
+def meant(found: ModelConfig, wanted: ModelConfig, *, resizes: bool = False) -> ModelConfig:
+    """What a file has for a `wanted` model, which `resizes` its patches where they have another size."""
     name = tower_for(found, wanted)
-    return (getattr(found, name) if name else found).like(wanted)
+    return (getattr(found, name) if name else found).like(wanted, resizes=resizes)
 
 
 def alone(source: Source, name: str) -> Source:
