@@ -15,6 +15,7 @@ from common.models import ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, 
 from common.recipes.create import create_recipe
 from common.recipes.groups import Group, create_groups
 from common.recipes.task import Contrastive
+from common.runs.run import Run
 from common.system.errors import UserError
 
 IMAGE = ViTConfig((4, 4), 16, 2, 2, 32, None, (16, 16), pooling="map")
@@ -183,3 +184,24 @@ def test_runs_are_the_same_and_are_judged_by_all_patches(run, tmp_path):
     told, folder = metrics(tmp_path, INSTALLED[0])[-1], tmp_path / "runs" / INSTALLED[0]
     given = ("--weights", folder, "--dataset", "captions-sample", "--evaluator", "retrieval", "--precision", "float64")
     assert f"recall@1 {told['test/img2txt_recall@1']:.2%}, " in run(f"{INSTALLED[0]}.evaluate", *given).stdout
+
+
+def test_patches_of_several_sizes_are_left_out_alike():
+    """Of each size in a step, as many as it has; a rate that leaves none of the largest is refused before the run."""
+    flags = {
+        "recipe": "vit_s16_i1k",
+        "model": "ViT-mu/16",
+        "weights": "none",
+        "crop": 48,
+        "patch_sizes": "8,24",
+        "warmup_steps": 1,
+    }
+    flags |= {"batch": 4, "steps": 3, "name": "a", "patch_dropout": 0.7}
+    run = Run(TrainConfig(**flags), engine="numpy")
+    batches = TrainBatches(run.plan.splits["train"], run.recipe, 0, config=run.plan.model_config)
+    plans = [batches.plan(step) for step in range(8)]
+    kept = {plan["patch_size"][0]: plan["kept_patches"] for plan in plans}
+    assert {side: found.shape[1] for side, found in kept.items()} == {8: 10, 24: 1}
+    assert all(found.max() < (48 // side) ** 2 for side, found in kept.items())
+    with pytest.raises(UserError, match="--patch_dropout 0.8 leaves none of the 4 patches of an image; give less"):
+        Run(TrainConfig(**flags | {"patch_dropout": 0.8}), engine="numpy")

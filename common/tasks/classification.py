@@ -25,6 +25,8 @@ def models(plan: Any) -> dict[str, Start]:
     )  # fmt: skip
     if recipe.patch_sizes:
         model_config = model_config.resizable(sides(recipe.patch_sizes))
+        fewest = model_config.at_patch([max(sides(recipe.patch_sizes))] * 2)
+        with_noise(fewest, 0.0, 0.0, recipe.patch_dropout)  # to be refused where it leaves none of the largest patches
     model_config = with_noise(model_config, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif))}
 
