@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from engines import INSTALLED, Engine, recipe_of
-from jobs import metrics
+from jobs import metrics, places_of
 from test_image_text_runs import FLAGS, assert_same
 from tiny_models import CONFIGS, TEXTS, random_arrays
 
@@ -282,3 +282,33 @@ def test_a_run_is_resumed_with_the_same_third_tower_only(run, tmp_path):
     shutil.copy(BIT, tmp_path / "third.npz")
     run(f"{second}.train", *flags, "--name", "half")
     assert_same(metrics(tmp_path, "whole"), metrics(tmp_path, "half"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ((), ("--shard_parameters",)), ids=("copies", "shards"))
+@pytest.mark.parametrize("name", INSTALLED)
+def test_two_processes_train_as_one(name, server, run, tmp_path, flag):
+    """The loss is over the global batch, and the third tower may be cut in shards, too."""
+    if flag and name == "bit_tf2":
+        pytest.skip("TensorFlow keeps all parameters on every device")
+    flags = (
+        *FLAGS,
+        "--recipe",
+        "three_towers",
+        "--third_tower",
+        BIT,
+        "--zero_shot",
+        "",
+        "--eval_every",
+        0,
+        "--batch_split",
+        2,
+    )
+    run(f"{name}.train", *flags, "--name", "one")
+    variables = {"CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        server(name).start(f"{name}.train", (*flags, "--name", "two", *flag), tmp_path, variables | place)
+        for place in places_of(2)
+    ]
+    assert [process.wait(300) for process in started] == [0, 0], started[0].output
+    assert_same(metrics(tmp_path, "one"), metrics(tmp_path, "two"))
