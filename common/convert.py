@@ -56,6 +56,7 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "big_transfer": (".npz",),
     "big_transfer_h5": (".h5", ".hdf5"),
     "timm": (".safetensors",),
+    "facebook": (".safetensors",),
     "huggingface": (".safetensors",),
     "huggingface_v5": (".safetensors",),
     "huggingface_siglip2": (".safetensors",),

@@ -20,6 +20,7 @@ VISION = ("big_vision", "big_vision_scan")
 HUGGING = ("huggingface", "huggingface_v5")
 SIGLIP = ("huggingface", "huggingface_siglip2")
 TOWER = SMALL | {"num_classes": None}
+PARTS = {"layer_scale": True, "gelu": "erf"}
 TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24, "num_classes": 32}
 BERT = TEXT | {"width": 128}  # no other of so few has a number of heads that is known
 CLIP_IMAGE = {"stem_bias": False, "pre_norm": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
@@ -52,6 +53,50 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "vit_gap_sincos": (
         ViTConfig(**SMALL, pooling="gap", positions="sincos2d", cls_position=False),
         (*GOOGLE, *VISION, "timm"),
+    ),
+    "vit_dinov2": (ViTConfig(**TOWER | PARTS, registers=3), ("facebook", "huggingface")),
+    "vit_dinov2_patches": (
+        ViTConfig(**TOWER | PARTS, registers=3, cls_position=False),
+        ("facebook", "timm", "huggingface"),
+    ),
+    "vit_dinov2_gated": (
+        ViTConfig(**TOWER | PARTS, swiglu=True),
+        ("facebook", "timm", "huggingface"),
+    ),
+    "vit_deit3": (ViTConfig(**SMALL | PARTS, cls_position=False), ("facebook", "timm")),
+    "vit_dinov3": (
+        ViTConfig(
+            **TOWER | PARTS,
+            registers=3,
+            layer_norm_epsilon=1e-5,
+            positions="rotary",
+            cls_position=False,
+            attn_biases=("query", "value", "out"),
+        ),
+        ("timm", "huggingface"),
+    ),
+    "vit_distilled": (ViTConfig(**SMALL, distilled=True, gelu="erf"), ("timm", *HUGGING)),
+    "vit_register_of_deit": (
+        ViTConfig(**SMALL, registers=1, register_positions=True, gelu="erf"),
+        ("timm", *HUGGING),
+    ),
+    "vit_registers_gap": (
+        ViTConfig(**SMALL, pooling="gap", registers=2, register_positions=True, qk_norm=True, attn_biases=("out",)),
+        ("timm",),
+    ),
+    "vit_22b": (
+        ViTConfig(
+            **SMALL,
+            pooling="map",
+            parallel=True,
+            qk_norm=True,
+            attn_biases=("out",),
+            patch_norms=("pre", "post"),
+            layer_scale=True,
+            swiglu=True,
+            registers=2,
+        ),
+        (),
     ),
     "vit_map": (ViTConfig(**SMALL, pooling="map"), (*VISION, "timm")),
     "vit_unpooled": (ViTConfig(**SMALL, pooling="none"), (*GOOGLE, *VISION)),

@@ -60,11 +60,6 @@ class TextConfig(transformer.BlocksConfig):
         return self.length
 
     @property
-    def has_head(self) -> bool:
-        """Whether a projection follows the features."""
-        return self.num_classes is not None
-
-    @property
     def feature_width(self) -> int:
         """Number of features before the head."""
         return self.width

@@ -18,6 +18,11 @@ class BlocksConfig(Config):
     swiglu: ClassVar[bool] = False
     parallel: ClassVar[bool] = False
 
+    @property
+    def has_head(self) -> bool:
+        """Whether a head follows the features."""
+        return self.num_classes is not None
+
 
 def attention(name: str, width: int, biases: tuple[str, ...] = ATTENTION) -> Shapes:
     """Four dense layers; the columns of query, key and value are ordered by head and then within it, like the rows of out."""

@@ -1,7 +1,7 @@
 """The `config.json` beside Hugging Face's weights: read, and written.
 
-SigLIP, CLIP and BERT: huggingface_towers.py. Sources: `models/vit/configuration_vit.py`, `models/bit/configuration_bit.py`
-of huggingface/transformers.
+ViT, DeiT, DINOv2 and their like: huggingface_vits.py; SigLIP, CLIP and BERT: huggingface_towers.py. Source:
+`models/bit/configuration_bit.py` of huggingface/transformers.
 """
 
 from typing import Any
@@ -9,15 +9,8 @@ from typing import Any
 from common.models import ModelConfig, ResNetConfig, ViTConfig
 from common.models.cards import Card
 from common.system.errors import UserError
-from common.weights import processors
-from common.weights.huggingface_towers import (
-    TYPES,
-    describe_towers,
-    described,
-    gelu_of,
-    is_tower,
-    read_towers,
-)
+from common.weights import huggingface_vits, processors
+from common.weights.huggingface_towers import TYPES, describe_towers, is_tower, read_towers
 from common.weights.timm_config import in_order
 
 FIXED_BIT = {  # what a BiT's config.json must say to be the model of the paper
@@ -40,13 +33,10 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
             if config.get(name, value) != value:
                 raise UserError(f"The config.json has {name} {config[name]!r}, expected {value!r}, as BiT has it.")
         facts["num_groups"] = config.get("num_groups", 32)
-    elif config.get("model_type") == "vit":
-        facts["gelu"] = gelu_of(config.get("hidden_act", "gelu"))
-        facts["layer_norm_epsilon"] = config.get("layer_norm_eps", 1e-12)
-        facts["num_heads"] = config.get("num_attention_heads", 12)
-        facts["image_size"] = processors.pair(config.get("image_size", 224))
+    elif config.get("model_type") in huggingface_vits.DEFAULTS:
+        facts |= huggingface_vits.read_config(config)
     else:
-        known = ", ".join(("vit", "bit", *TYPES))
+        known = ", ".join((*huggingface_vits.DEFAULTS, "bit", *TYPES))
         raise UserError(f"The config.json has model_type {config.get('model_type')!r}, expected one of {known}.")
     problem = config.get("problem_type")
     if problem is not None:
@@ -105,22 +95,4 @@ def describe_bit(config: ResNetConfig, kind: str) -> dict[str, Any]:
     }
 
 
-def describe_vit(config: ViTConfig, kind: str) -> dict[str, Any]:
-    """The same of a ViT, but for its classes."""
-    return {
-        "architectures": [f"ViT{kind}"],
-        "model_type": "vit",
-        **described(config),
-        "image_size": single(config.image_size),
-        "patch_size": single(config.patch_size),
-        "num_channels": 3,
-        "qkv_bias": True,
-    }
-
-
-DESCRIBED = {ResNetConfig: describe_bit, ViTConfig: describe_vit}
-
-
-def single(size: tuple[int, int]) -> int | list[int]:
-    """One number for a square."""
-    return size[0] if size[0] == size[1] else list(size)
+DESCRIBED = {ResNetConfig: describe_bit, ViTConfig: huggingface_vits.describe}

@@ -151,11 +151,15 @@ PROCESSORS = {
     "Siglip2": Processor({}, 2, HALVES, HALVES),
     "Siglip": Processor({"height": 224, "width": 224}, 3, HALVES, HALVES),
 }
-OF_A_MODEL = {"vit": "ViT", "bit": "Bit"} | {
-    f"{kind}{tower}": name
-    for kind, name in (("siglip", "Siglip"), ("siglip2", "Siglip2"), ("clip", "CLIP"))
-    for tower in ("", "_vision_model")
-}
+OF_A_MODEL = (
+    {"vit": "ViT", "vit_mae": "ViT", "deit": "DeiT", "bit": "Bit"}
+    | {kind: "Bit" for kind in ("dinov2", "dinov2_with_registers", "dinov3_vit")}
+    | {
+        f"{kind}{tower}": name
+        for kind, name in (("siglip", "Siglip"), ("siglip2", "Siglip2"), ("clip", "CLIP"))
+        for tower in ("", "_vision_model")
+    }
+)
 
 
 def read_huggingface(told: dict[str, Any], model_type: str) -> Told:

@@ -10,8 +10,8 @@ whose names stand below those prefixes here and there; it counts the child's blo
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
 
 from common.models.cards import Card
 from common.models.family import Arrays, Config
@@ -30,6 +30,22 @@ def canonical_shapes(config: Config, channels: int) -> dict[str, Shape]:
         return shapes
     *size, _, width = shapes[config.image_kernel]
     return shapes | {config.image_kernel: (*size, channels, width)}
+
+
+class AtLeast:
+    """The numbers that a table holds in a field: all from a least one."""
+
+    def __init__(self, least: int):
+        self.least = least
+
+    def __contains__(self, value: int) -> bool:
+        return value >= self.least
+
+    def __iter__(self) -> Iterator[Self]:
+        yield self
+
+    def __repr__(self) -> str:
+        return f"at least {self.least}"
 
 
 class Match(NamedTuple):

@@ -26,7 +26,7 @@ KNOWN = {
     "no_embed_class", "reg_tokens", "pre_norm", "final_norm", "fc_norm", "pool_include_prefix", "dynamic_img_size",
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init",
     "fix_init", "layers", "channels", "width_factor", "stem_chs", "num_blocks", "nlhb", "zero_init_last", "device",
-    "dtype", "features_only", "exportable", "scriptable", "cache_dir",
+    "dtype", "features_only", "exportable", "scriptable", "cache_dir", "num_reg_tokens", "qkv_fused",
 }  # fmt: skip
 # Others change what is computed of the same arrays: what this project computes.
 COMPUTED = {
@@ -34,7 +34,8 @@ COMPUTED = {
     "embed_norm_layer": (None,), "embed_layer": (None,), "block_fn": (None, "Block"), "attn_layer": (None, "Attention", "attn"),
     "mlp_layer": (None, "Mlp", "mlp"), "block_layer": (None,), "conv_layer": (None,), "output_stride": (32,),
     "stem_type": ("fixed",), "avg_down": (False,), "preact": (True,), "basic": (False,), "bottle_ratio": (0.25,),
-    "stem_norm": (False,),
+    "stem_norm": (False,), "rope_type": ("dinov3",), "rope_temperature": (100,), "rope_rotate_half": (True,),
+    "use_rot_pos_emb": (True,), "use_abs_pos_emb": (False,), "use_fc_norm": (False,),
 }  # fmt: skip
 POOLING = {"token": "token", "avg": "gap", "map": "map"}
 POOLED = {ours: theirs for theirs, ours in POOLING.items()}
@@ -156,24 +157,54 @@ def describe_mixer(config: MixerConfig) -> tuple[str | None, dict[str, Any]]:
 
 def describe_vit(config: ViTConfig) -> tuple[str | None, dict[str, Any]]:
     """See `describe`; the arguments say the sizes."""
+    if config.rotary or config.swiglu or config.distilled:
+        return describe_modern(config)
     if config.backbone:
         architecture = HYBRIDS.get(config.backbone.num_units) if config.backbone.width_factor == 1 else None
     else:
         clip = "clip_quickgelu_" if config.gelu == "quick" else "clip_"
         architecture = f"vit_base_patch16_{clip if config.pre_norm else ''}224"
-    return architecture, {
+    return architecture, arguments(config) | {"act_layer": ACTIVATED[config.gelu]} | of_vits(config)
+
+
+def describe_modern(config: ViTConfig) -> tuple[str, dict[str, Any]]:
+    """See `describe`, of a DINOv3, of one with a gated MLP, or of a distilled one."""
+    if config.rotary:
+        own = {"num_reg_tokens": config.registers, "qkv_bias": "query" in config.attn_biases}
+        return "vit_small_patch16_dinov3", arguments(config) | own
+    if config.swiglu:  # its first layer holds both
+        return "vit_giant_patch14_dinov2", arguments(config) | of_vits(config) | {
+            "mlp_ratio": 2 * config.mlp_dim / config.width
+        }
+    return "deit_base_distilled_patch16_224", arguments(config) | {"act_layer": ACTIVATED[config.gelu]}
+
+
+def arguments(config: ViTConfig) -> dict[str, Any]:
+    """The sizes of every ViT."""
+    return {
         "img_size": list(config.image_size),
         "patch_size": list(config.patch_size) if not config.backbone else config.patch_size[0],
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.num_heads,
         "mlp_ratio": config.mlp_dim / config.width,
-        "act_layer": ACTIVATED[config.gelu],
         "global_pool": POOLED[config.pooling],
-        "class_token": config.pooling == "token",
-        "no_embed_class": not config.cls_position,
-        "fc_norm": False,
     }
+
+
+def of_vits(config: ViTConfig) -> dict[str, Any]:
+    """What a `VisionTransformer` may have."""
+    facts = {"class_token": config.pooling == "token", "fc_norm": False}
+    facts["no_embed_class"] = not (
+        config.cls_position if config.num_cls else config.register_positions or not config.registers
+    )
+    parts = {
+        "reg_tokens": config.registers,
+        "qk_norm": config.qk_norm,
+        "init_values": 1e-5 if config.layer_scale else None,
+    }
+    parts |= {} if "query" in config.attn_biases else {"qkv_bias": False}
+    return facts | {name: value for name, value in parts.items() if value not in (0, False, None) or name == "qkv_bias"}
 
 
 DESCRIBED = {ResNetConfig: describe_bit, MixerConfig: describe_mixer, ViTConfig: describe_vit}

@@ -1,12 +1,13 @@
 """The published layouts of the weights as tables: which name is which, one file for each project."""
 
-from common.weights.spellings import coyo, google, huggingface, open_clip, ours, timm, torchvision
+from common.weights.spellings import coyo, facebook, google, huggingface, open_clip, ours, timm, torchvision
 
 TABLES = (
     *ours.TABLES,
     *google.TABLES,
     *coyo.TABLES,
     *timm.TABLES,
+    *facebook.TABLES,
     *huggingface.TABLES,
     *open_clip.TABLES,
     *torchvision.TABLES,

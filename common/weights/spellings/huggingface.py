@@ -1,23 +1,27 @@
 """The spelling of Hugging Face transformers: safetensors with a `config.json` (common/weights/huggingface_config.py).
 
-    huggingface          ViT in the names that every version saves and loads; BiT; SigLIP, CLIP, their towers alone, and BERT
-    huggingface_v5       ViT in the names that modules bear since version 5
+    huggingface          ViT, DeiT, the encoder of ViTMAE, DINOv2 and DINOv3 in the names that every version saves and loads;
+                         BiT; SigLIP, CLIP, their towers alone, and BERT
+    huggingface_v5       ViT and DeiT in the names that modules bear since version 5
     huggingface_siglip2  SigLIP 2 in the names of `Siglip2Model`, which takes images as rows of patches; the published ones
                          of a fixed resolution are a `SiglipModel`
 
 Models without a head (`ViTModel`, `BitModel`) have the names without `vit.` or `bit.` before them; a `ViTModel` has a
 pooler as well, which no other part of it uses. Towers alone may lack what stands before their names, too.
 
-Sources: `models/{vit,bit,siglip,siglip2,clip,bert}/modeling_*.py` of huggingface/transformers.
+Sources: `models/{vit,deit,vit_mae,dinov2,dinov2_with_registers,dinov3_vit,bit,siglip,siglip2,clip,bert}/modeling_*.py` of huggingface/transformers.
 """
 
+import itertools
+
 from common.models import BertConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig
+from common.models.transformer import ATTENTION as BIASED
 from common.models.vit import PLAIN
 from common.weights.rows import dotted
 from common.weights.spellings.google import CLASS_TOKEN, ONE_PATCH
-from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, MLP, NORM, PATCHES
+from common.weights.spellings.timm import BIT_COMPUTES, CONV, DENSE, MLP, NORM, PATCHES, fused
 from common.weights.spellings.timm import CELL as TIMM_CELL
-from common.weights.table import Table, prefixed
+from common.weights.table import AtLeast, Table, prefixed
 
 BLOCK = (
     *dotted("norm1", "layernorm_before", NORM),
@@ -47,24 +51,78 @@ BIT = (
 )
 
 
-def vit_rows(block: str, rows: tuple) -> tuple:
-    """Rows of a ViT."""
+SCALES = (("layer_scale1/scale", "layer_scale1.lambda1"), ("layer_scale2/scale", "layer_scale2.lambda1"))
+DINOV2_BLOCK = (
+    *dotted("norm1", "norm1", NORM),
+    *(row for row in BLOCK if row[0].startswith("attn/")),
+    *dotted("norm2", "norm2", NORM),
+    *SCALES,
+)
+GATED = (*fused(("mlp/gate", "mlp/fc1"), "mlp.weights_in"), *dotted("mlp/fc2", "mlp.weights_out", DENSE))
+DINOV3_BLOCK = (
+    *dotted("norm1", "norm1", NORM),
+    *(row for row in BLOCK_V5 if row[0].startswith("attn/")),
+    *dotted("norm2", "norm2", NORM),
+    *SCALES,
+    *dotted("mlp/gate", "mlp.gate_proj", DENSE),
+    *dotted("mlp/fc1", "mlp.up_proj", DENSE),
+    *dotted("mlp/fc2", "mlp.down_proj", DENSE),
+)
+
+
+def vit_rows(block: str, rows: tuple, root: str = "vit.") -> tuple:
+    """Rows of a ViT, whose names begin with `root`."""
     return (
-        ("cls", "vit.embeddings.cls_token"),
-        ("pos_embedding", "vit.embeddings.position_embeddings"),
-        *dotted("stem", "vit.embeddings.patch_embeddings.projection", PATCHES),
-        *dotted("blocks/{block}", block, rows),
-        *dotted("norm", "vit.layernorm", NORM),
+        ("cls", f"{root}embeddings.cls_token"),
+        ("registers", f"{root}embeddings.register_tokens"),
+        ("pos_embedding", f"{root}embeddings.position_embeddings"),
+        *dotted("stem", f"{root}embeddings.patch_embeddings.projection", PATCHES),
+        *dotted("blocks/{block}", f"{root}{block}", rows),
+        *dotted("norm", f"{root}layernorm", NORM),
         *dotted("head", "classifier", DENSE),
     )
 
 
+def deit_rows(block: str, rows: tuple, distilled: bool) -> tuple:
+    """Rows of a DeiT. One with a single head makes nothing of its distillation token, which is a register therefore."""
+    names = {"registers": ("dist" if distilled else "registers", "deit.embeddings.distillation_token")}
+    table = tuple(names.get(row[0], row) for row in vit_rows(block, rows, "deit."))
+    if not distilled:
+        return table
+    heads = (*dotted("head", "cls_classifier", DENSE), *dotted("head_dist", "distillation_classifier", DENSE))
+    return (*(row for row in table if not row[0].startswith("head/")), *heads)
+
+
+DINOV3_ROWS = (
+    ("cls", "embeddings.cls_token"),
+    ("registers", "embeddings.register_tokens"),
+    *dotted("stem", "embeddings.patch_embeddings", PATCHES),
+    *dotted("blocks/{block}", "layer.{block}", DINOV3_BLOCK),
+    *dotted("norm", "norm", NORM),
+)
+
+
 VIT = {
     "aliases": ((r"^(embeddings|encoder|layers|layernorm|pooler)\.", r"vit.\1."),),
-    "ignored": r"^vit\.pooler\.|^vit\.embeddings\.mask_token$|^decoder\.0\.",  # of ViTForMaskedImageModeling
-    "holds": CLASS_TOKEN | {"pre_logits": (None,)},
+    "ignored": r"^vit\.pooler\.|^vit\.embeddings\.mask_token$|^decoder\.",  # of ViTForMaskedImageModeling, ViTMAE
+    "holds": CLASS_TOKEN | {"pre_logits": (None,), "attn_biases": (BIASED, ("out",))},
     "computes": {"gelu": "erf", "layer_norm_epsilon": 1e-12},
 }
+DEIT = VIT | {
+    "aliases": ((r"^(embeddings|encoder|layers|layernorm|pooler)\.", r"deit.\1."),),
+    "ignored": r"^deit\.pooler\.|^deit\.embeddings\.mask_token$|^decoder\.",
+}
+TOKEN_AS_REGISTER = VIT["holds"] | {"registers": (1,), "register_positions": (True,)}
+DINOV2 = VIT["holds"] | {"num_classes": (None,), "layer_scale": (True,), "registers": AtLeast(0)}
+DINOV2_FILE = {
+    "aliases": ((r"^dinov2(_with_registers)?\.", ""),), "ignored": r"^embeddings\.mask_token$",
+    "computes": {"gelu": "erf", "layer_norm_epsilon": 1e-6},
+}  # fmt: skip
+DINOV3 = DINOV2 | {
+    "registers": AtLeast(1),
+    "positions": ("rotary",), "swiglu": (False, True), "cls_position": (True, False), "register_positions": (False, True),
+    "attn_biases": tuple(choice for size in range(5) for choice in itertools.combinations(BIASED, size)),
+}  # fmt: skip
 # --- SigLIP and CLIP: towers of one kind of block
 
 TOWER_BLOCK = (
@@ -187,8 +245,27 @@ TABLES = (
         "huggingface", ResNetConfig, BIT,
         computes=BIT_COMPUTES, first_unit=0, aliases=((r"^(embedder|encoder|norm)\.", r"bit.\1."),),
     ),
-    Table("huggingface", ViTConfig, vit_rows("vit.encoder.layer.{block}", BLOCK), **VIT),
-    Table("huggingface_v5", ViTConfig, vit_rows("vit.layers.{block}", BLOCK_V5), **VIT),
+    *(
+        Table(spelling, ViTConfig, rows, **options)
+        for spelling, block, parts in (("huggingface", "encoder.layer.{block}", BLOCK), ("huggingface_v5", "layers.{block}", BLOCK_V5))
+        for rows, options in (
+            (vit_rows(block, parts), VIT),
+            (deit_rows(block, parts, True), DEIT | {"holds": VIT["holds"] | {"distilled": (True,), "has_head": (True,)}}),
+            (deit_rows(block, parts, False), DEIT | {"holds": TOKEN_AS_REGISTER}),
+        )
+    ),
+    Table(
+        "huggingface", ViTConfig, vit_rows("encoder.layer.{block}", (*DINOV2_BLOCK, *dotted("mlp", "mlp", MLP)), ""),
+        holds=DINOV2, **DINOV2_FILE,
+    ),
+    Table(
+        "huggingface", ViTConfig, vit_rows("encoder.layer.{block}", (*DINOV2_BLOCK, *GATED), ""),
+        holds=DINOV2 | {"swiglu": (True,)}, **DINOV2_FILE,
+    ),
+    Table(
+        "huggingface", ViTConfig, DINOV3_ROWS, holds=DINOV3, ignored=r"^embeddings\.mask_token$",
+        computes={"gelu": "erf", "layer_norm_epsilon": 1e-5, "positions": "rotary"},
+    ),
     *SIGLIP_TOWERS,
     SIGLIP2_TOWERS[0],  # its texts' tower is SigLIP's
     *CLIP_TOWERS,

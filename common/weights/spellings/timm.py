@@ -1,6 +1,8 @@
 """The spelling of timm: PyTorch names in safetensors, with a `config.json` (common/weights/timm_config.py).
 
-Sources: `models/vision_transformer.py`, `vision_transformer_hybrid.py`, `mlp_mixer.py`, `resnetv2.py`, `_hub.py` of
+Facebook's DINO, MAE and DeiT have these names, too; what is theirs alone stands in facebook.py.
+
+Sources: `models/vision_transformer.py`, `deit.py`, `eva.py` (DINOv3), `vision_transformer_hybrid.py`, `mlp_mixer.py`, `resnetv2.py`, `_hub.py` of
 huggingface/pytorch-image-models.
 """
 
@@ -10,9 +12,10 @@ from common.models import (
     ResNetV1Config,
     ViTConfig,
 )
+from common.models.transformer import ATTENTION as BIASED
 from common.weights.rows import dotted
 from common.weights.spellings.google import OF_CLIP, ONE_PATCH
-from common.weights.table import Table, prefixed
+from common.weights.table import AtLeast, Table, prefixed
 
 DENSE = (("kernel", "weight", "IO -> OI"), ("bias", "bias"))
 CONV = (("kernel", "weight", "HWIO -> OIHW"),)
@@ -26,11 +29,29 @@ def fused(ours: tuple[str, ...], theirs: str) -> tuple:
 
 
 MLP = (*dotted("fc1", "fc1", DENSE), *dotted("fc2", "fc2", DENSE))
-BLOCK = (
+NORMS_AND_OUT = (
     *dotted("norm1", "norm1", NORM),
-    *fused(("attn/query", "attn/key", "attn/value"), "attn.qkv"),
+    *dotted("attn/query_norm", "attn.q_norm", NORM),
+    *dotted("attn/key_norm", "attn.k_norm", NORM),
     *dotted("attn/out", "attn.proj", DENSE),
     *dotted("norm2", "norm2", NORM),
+)
+SCALES = (("layer_scale1/scale", "ls1.gamma"), ("layer_scale2/scale", "ls2.gamma"))
+ATTENTION = (*NORMS_AND_OUT, *fused(("attn/query", "attn/key", "attn/value"), "attn.qkv"))
+BLOCK = (*ATTENTION, *SCALES, *dotted("mlp", "mlp", MLP))
+GATED_BLOCK = (
+    *ATTENTION,
+    *SCALES,
+    *fused(("mlp/gate", "mlp/fc1"), "mlp.fc1"),
+    *dotted("mlp/fc2", "mlp.fc2", DENSE),
+)
+DINOV3_BLOCK = (
+    *NORMS_AND_OUT,
+    (tuple(f"attn/{part}/kernel" for part in ("query", "key", "value")), "attn.qkv.weight", "IO -> OI"),
+    ("attn/query/bias", "attn.q_bias"),
+    ("attn/value/bias", "attn.v_bias"),
+    ("layer_scale1/scale", "gamma_1"),
+    ("layer_scale2/scale", "gamma_2"),
     *dotted("mlp", "mlp", MLP),
 )
 POOL = (
@@ -41,15 +62,25 @@ POOL = (
     *dotted("norm", "norm", NORM),
     *dotted("mlp", "mlp", MLP),
 )
-VIT = (
-    ("cls", "cls_token"),
-    ("pos_embedding", "pos_embed"),
-    *dotted("stem", "patch_embed.proj", PATCHES),
-    *dotted("blocks/{block}", "blocks.{block}", BLOCK),
-    *dotted("norm", "norm", NORM),
-    *dotted("pool", "attn_pool", POOL),
-    *dotted("head", "head", DENSE),
-)
+
+
+def vit_rows(block: tuple, registers: str = "reg_token") -> tuple:
+    """Rows of a ViT with such blocks."""
+    return (
+        ("cls", "cls_token"),
+        ("dist", "dist_token"),
+        ("registers", registers),
+        ("pos_embedding", "pos_embed"),
+        *dotted("stem", "patch_embed.proj", PATCHES),
+        *dotted("blocks/{block}", "blocks.{block}", block),
+        *dotted("norm", "norm", NORM),
+        *dotted("pool", "attn_pool", POOL),
+        *dotted("head", "head", DENSE),
+        *dotted("head_dist", "head_dist", DENSE),
+    )
+
+
+VIT = vit_rows(BLOCK)
 CLIP = (*VIT, *dotted("pre_norm", "norm_pre", NORM))
 CONVOLUTIONS = tuple(row for i in (1, 2, 3) for row in (
     *dotted(f"conv{i}", f"conv{i}", CONV), *dotted(f"norm{i}", f"norm{i}", NORM)
@@ -79,8 +110,18 @@ MIXER = (
 )
 
 
+OTHERS = r"^mask_token$|^decoder_"  # of what facebook trained as an autoencoder, or to predict
 ERF = {"gelu": "erf", "layer_norm_epsilon": 1e-6}
 HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)} | OF_CLIP | ONE_PATCH
+MODERN = HOLDS | {  # but for qk_norm, what DeiT III, DINOv2 and its like have
+    "layer_scale": (False, True), "qk_norm": (False, True), "attn_biases": (BIASED, ("out",)),
+    "registers": AtLeast(0), "register_positions": (False, True), "mixed_positions": (False,), "cls_position": (True, False),
+}  # fmt: skip
+DISTILLED = HOLDS | {"pooling": ("token",), "cls_position": (True,), "distilled": (True,)}
+DINOV3 = MODERN | {
+    "pooling": ("token",), "positions": ("rotary",), "qk_norm": (False,), "layer_scale": (True,),
+    "attn_biases": (("out",), ("query", "value", "out")), "gelu": ("erf",),
+}  # fmt: skip
 OF_CLIPS = HOLDS | {"pooling": ("token", "gap"), "stem_bias": (False,), "pre_norm": (True,)}
 STANDARDIZATION = {"standardization": "variance", "standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5}
 BIT_COMPUTES = {
@@ -98,7 +139,13 @@ BACKBONES = (
 
 TABLES = (
     Table("timm", ResNetConfig, BIT, computes=BIT_COMPUTES, first_unit=0),
-    Table("timm", ViTConfig, VIT, holds=HOLDS, computes=ERF),
+    Table("timm", ViTConfig, VIT, holds=MODERN, computes=ERF, ignored=OTHERS),
+    Table("timm", ViTConfig, vit_rows(GATED_BLOCK), holds=MODERN | {"swiglu": (True,)}, computes=ERF),
+    Table("timm", ViTConfig, VIT, holds=DISTILLED, computes=ERF),
+    Table(
+        "timm", ViTConfig, vit_rows(DINOV3_BLOCK), holds=DINOV3,
+        computes=ERF | {"layer_norm_epsilon": 1e-5, "positions": "rotary"},
+    ),
     Table("timm", ViTConfig, CLIP, holds=OF_CLIPS, computes=ERF | {"layer_norm_epsilon": 1e-5}),
     *(
         Table(

@@ -1,0 +1,227 @@
+"""Later ViTs of running peers, in float64: DeiT, DeiT III, MAE's encoder, DINOv2, DINOv3 of timm and transformers.
+
+Random weights with every optional part away from its default give our engines' outputs; and peers load our files strictly.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_peers import assert_same, images, no_waiting_for_the_disk, peer_logits, randomise, relative, timm_vit
+
+from common.convert import convert
+from common.models.positions import rotary
+from common.system.errors import UserError
+from common.weights.source import read_model
+
+torch = pytest.importorskip("torch")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+__all__ = ["no_waiting_for_the_disk"]
+BOUND = 1e-9
+TIMM = {
+    "dinov2": lambda: timm_vit(init_values=1e-5),
+    "dinov2_registers": lambda: timm_vit(init_values=1e-5, reg_tokens=3, no_embed_class=True),
+    "dinov2_gated": lambda: timm_vit("vit_giant_patch14_dinov2", mlp_ratio=3.0),
+    "deit3": lambda: timm_vit("deit3_small_patch16_224"),
+    "registers_with_positions": lambda: timm_vit(reg_tokens=3),
+    "registers_gap": lambda: timm_vit(class_token=False, global_pool="avg", fc_norm=False, reg_tokens=2),
+    "qk_norm": lambda: timm_vit(qk_norm=True, qkv_bias=False),
+    "deit_distilled": lambda: timm_vit("deit_base_distilled_patch16_224"),
+    "dinov3": lambda: timm_vit("vit_small_patch16_dinov3", global_pool="token"),
+    "dinov3_biased": lambda: timm_vit("vit_small_patch16_dinov3_qkvb", global_pool="token", num_classes=0),
+}
+
+
+def hugging(name: str, **changes):
+    """A model of transformers; `name` is that of its class."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    sizes |= {"attn_implementation": "sdpa", "num_labels": 5} | ({} if "inov2" in name else {"intermediate_size": 64})
+    kind = name.split("For")[0].removesuffix("Model")
+    return getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**sizes | changes))
+
+
+HUGGING_FACE = {
+    "dinov2": lambda: hugging("Dinov2Model", mlp_ratio=2),
+    "dinov2_gated": lambda: hugging("Dinov2Model", mlp_ratio=3, use_swiglu_ffn=True),
+    "dinov2_registers": lambda: hugging("Dinov2WithRegistersModel", num_register_tokens=3, mlp_ratio=2),
+    "dinov3": lambda: hugging("DINOv3ViTModel", num_register_tokens=3),
+    "dinov3_gated": lambda: hugging(
+        "DINOv3ViTModel", use_gated_mlp=True, hidden_act="silu", query_bias=False, num_register_tokens=4
+    ),
+    "mae": lambda: hugging("ViTMAEModel", mask_ratio=0.0),
+    "deit_distilled": lambda: hugging("DeiTForImageClassificationWithTeacher"),
+    "deit": lambda: hugging("DeiTForImageClassification"),
+    "deit_features": lambda: hugging("DeiTModel"),
+    "vit_without_biases": lambda: hugging("ViTForImageClassification", qkv_bias=False),
+}
+
+
+@functools.cache
+def model_of(peer: str, name: str):
+    """A peer's model in float32, its values random."""
+    torch.manual_seed(0)
+    model = {"timm": TIMM, "huggingface": HUGGING_FACE}[peer][name]()
+    randomise(model)
+    return model.eval()
+
+
+class Turning(torch.nn.Module):
+    """Rotary positions in float64, in the place of a peer's, which are float32: a test below compares those."""
+
+    def __init__(self, theirs):
+        super().__init__()
+        self.values = torch.from_numpy(rotary(4, 4, 8))
+        self.is_timm = hasattr(theirs, "get_embed")
+
+    def forward(self, pixels):
+        return self.values[0], self.values[1]
+
+    def get_embed(self, *_, **__):
+        return torch.cat([self.values[1], self.values[0]], -1)
+
+
+def expected(peer: str, name: str) -> np.ndarray:
+    """Logits, or features, of a peer's model in float64."""
+    import copy
+
+    model = copy.deepcopy(model_of(peer, name)).double()
+    for part in ("rope", "rope_embeddings"):
+        if getattr(model, part, None) is not None:
+            setattr(model, part, Turning(getattr(model, part)))
+    pixels = torch.from_numpy(images()).double().permute(0, 3, 1, 2)
+    order = {"noise": torch.arange(16.0).repeat(3, 1)} if name == "mae" else {}  # patches stay where they are
+    with torch.no_grad():
+        found = model(pixels, **order)
+    if not hasattr(found, "last_hidden_state"):
+        return np.asarray(getattr(found, "logits", found))
+    return found.last_hidden_state[:, 0].numpy()
+
+
+def saved(peer: str, name: str, folder: Path) -> Path:
+    """The folder of a peer's model, as it saves it."""
+    if peer == "timm":
+        from timm.models import save_for_hf
+
+        arguments = {"global_pool": "token"} if name.startswith("dinov3") else {}
+        save_for_hf(model_of(peer, name), folder, safe_serialization=True, model_args=arguments | {"num_heads": 4})
+    else:
+        model_of(peer, name).save_pretrained(folder)
+    return folder
+
+
+CASES = [("timm", name) for name in TIMM] + [("huggingface", name) for name in HUGGING_FACE]
+
+
+@pytest.mark.parametrize(("peer", "name"), CASES)
+def test_later_vits_compute_what_their_peers_do(engine, peer, name, tmp_path):
+    found = read_model(saved(peer, name, tmp_path))
+    ours = engine.build(found.config, found.arrays, "float64")
+    assert relative(engine.logits(ours, images().astype(np.float64)), expected(peer, name)) < BOUND
+
+
+@pytest.mark.parametrize(("peer", "name"), CASES)
+def test_peers_load_our_files_of_later_vits_strictly(peer, name, tmp_path):
+    """Converted to ours and back, their own loaders take every tensor and compute the very same outputs."""
+    theirs = saved(peer, name, tmp_path / "theirs")
+    ours = convert(theirs, tmp_path / "ours.safetensors")
+    assert_same(ours, theirs)
+    path = convert(ours, tmp_path / "back", peer)
+    assert_same(path, theirs)
+    model, pixels = model_of(peer, name), torch.from_numpy(images()).permute(0, 3, 1, 2)
+    if peer == "timm":
+        again = pytest.importorskip("timm").create_model(f"local-dir:{path.parent}", pretrained=True)
+        again.load_state_dict(safetensors_torch.load_file(path), strict=True)
+        np.testing.assert_array_equal(peer_logits(again, (32, 32)), peer_logits(model, (32, 32)))
+        return
+    again, info = type(model).from_pretrained(path.parent, output_loading_info=True, attn_implementation="sdpa")
+    allowed = {"embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"}  # which no output here depends upon
+    assert set(info.pop("missing_keys")) <= allowed and not any(info.values()), info
+    if name != "mae":
+        with torch.no_grad():
+            found, wanted = (one.eval()(pixels) for one in (again, model))
+        part = (lambda out: out.last_hidden_state) if hasattr(found, "last_hidden_state") else lambda out: out.logits
+        np.testing.assert_array_equal(part(found), part(wanted))
+
+
+def test_rotary_positions_are_those_of_both_peers():
+    """Within their float32; of a grid that is no square as well."""
+    timm = pytest.importorskip("timm")
+    cosine, sine = rotary(3, 5, 8)
+    theirs = timm.layers.RotaryEmbeddingDinoV3(8, feat_shape=[3, 5]).get_embed()
+    np.testing.assert_allclose(np.concatenate([sine, cosine], -1), theirs, rtol=0, atol=2e-6)
+    found = model_of("huggingface", "dinov3").rope_embeddings(torch.zeros(1, 3, 24, 40))
+    np.testing.assert_allclose(rotary(3, 5, 8), torch.stack(found), rtol=0, atol=2e-6)
+
+
+def test_dinov2_goes_from_hugging_face_to_timm_and_facebook(tmp_path):
+    """timm has the class token's position within the token; facebook's original has it beside."""
+    source = saved("huggingface", "dinov2_registers", tmp_path / "theirs")
+    path, lines = convert(source, tmp_path / "facebook.safetensors", "facebook"), []
+    found = read_model(path)
+    assert found.spelling == "facebook" and found.config.registers == 3 and found.config.cls_position
+    assert {"register_tokens", "blocks.0.ls1.gamma"} <= safetensors_torch.load_file(path).keys()
+    assert_same(path, source)
+    path = convert(source, tmp_path / "timm", "timm", say=lines.append)
+    assert any("cannot be undone" in line for line in lines)
+    again = pytest.importorskip("timm").create_model(f"local-dir:{path.parent}", pretrained=True)
+    theirs = model_of("huggingface", "dinov2_registers")
+    with torch.no_grad():
+        pixels = torch.from_numpy(images()).permute(0, 3, 1, 2)
+        assert relative(again(pixels).numpy(), theirs(pixels).pooler_output.numpy()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ("dinov2", "dinov2_gated"))
+def test_timm_reads_facebooks_own_names(name, tmp_path):
+    """`_convert_dinov2` of timm is what its own loader does with facebook's state dicts."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    spelling = "facebook" if name == "dinov2_gated" else "timm"  # whose names the others have
+    path = convert(saved("huggingface", name, tmp_path / "theirs"), tmp_path / "facebook.safetensors", spelling)
+    states = safetensors_torch.load_file(path) | {"mask_token": torch.zeros(1, 32)}
+    safetensors_torch.save_file(states, tmp_path / "with.safetensors")
+    found = read_model(tmp_path / "with.safetensors", given={"num_heads": 4})
+    assert found.spelling == spelling and found.unused == ["mask_token"]
+    again = timm_vit(init_values=1.0, num_classes=0) if name == "dinov2" else None
+    again = again or timm_vit("vit_giant_patch14_dinov2", num_classes=0, mlp_ratio=2 * found.config.mlp_dim / 32)
+    again.load_state_dict(checkpoint_filter_fn(states, again), strict=True)
+    with torch.no_grad():
+        pixels = torch.from_numpy(images()).permute(0, 3, 1, 2)
+        assert (
+            relative(again.eval()(pixels).numpy(), model_of("huggingface", name)(pixels).pooler_output.numpy()) < 1e-5
+        )
+
+
+def test_a_masked_autoencoder_is_read_without_its_decoder(tmp_path):
+    """Facebook's names: those of timm for the encoder, with a decoder and a mask token beside them."""
+    states = {key: value for key, value in timm_vit(num_classes=0).state_dict().items()}
+    more = {"mask_token": torch.zeros(1, 1, 16), "decoder_pos_embed": torch.zeros(1, 17, 16)}
+    more |= {"decoder_blocks.0.norm1.weight": torch.ones(16), "decoder_pred.bias": torch.zeros(192)}
+    safetensors_torch.save_file(states | more, tmp_path / "mae.safetensors")
+    found = read_model(tmp_path / "mae.safetensors", given={"num_heads": 4})
+    assert found.unused == sorted(more) and found.config.num_classes is None
+    np.testing.assert_array_equal(found.arrays["cls"], states["cls_token"])
+
+
+def changed(states: dict, *gone: str, **more) -> dict:
+    return {key: value for key, value in states.items() if key not in gone} | more
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("deit_distilled", lambda s: changed(s, "head_dist.weight", "head_dist.bias"), "missing: head_dist.weight"),
+        ("deit_distilled", lambda s: changed(s, "dist_token"), "18 positions"),
+        ("dinov2_registers", lambda s: changed(s, reg_token=torch.zeros(1, 0, 32)), "reg_token"),
+        ("registers_with_positions", lambda s: changed(s, reg_token=torch.zeros(1, 2, 32)), "19|20 positions"),
+        ("dinov2", lambda s: changed(s, "blocks.1.ls2.gamma"), "missing: blocks.1.ls2.gamma"),
+        ("qk_norm", lambda s: changed(s, "blocks.0.attn.k_norm.bias"), "missing: blocks.0.attn.k_norm.bias"),
+        ("dinov3", lambda s: changed(s, "blocks.0.gamma_1"), "missing: blocks.0.gamma_1"),
+    ],
+)
+def test_files_of_which_a_part_is_missing_are_refused_in_a_sentence(name, change, words, tmp_path):
+    states = change(model_of("timm", name).state_dict())
+    safetensors_torch.save_file(dict(states), tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=words):
+        read_model(tmp_path / "a.safetensors", given={"num_heads": 4})
