@@ -93,7 +93,12 @@ def test_a_run_leaves_what_the_readme_says_and_others_can_use_it(name, run, tmp_
 ADAM = (*SMALLEST, "--recipe", "mixer_i1k", "--warmup_steps", 1, "--ema", 0.9)
 
 
-@pytest.mark.parametrize("flags", ((), ADAM), ids=("sgd", "adam"))
+ADAFACTOR = (*ADAM, "--optimizer", "adafactor")
+
+
+@pytest.mark.parametrize(
+    "flags", ((), ADAM, pytest.param(ADAFACTOR, marks=pytest.mark.slow)), ids=("sgd", "adam", "adafactor")
+)
 def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path, pets, flags):
     other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
     common = ("--dataset", pets, "--weights", "none", "--checkpoint_every", 4, "--batch_split", 2, "--mixup", 0.2)

@@ -22,6 +22,7 @@ from common.models.initial import initial_parameters
 from common.models.published import PublishedModel
 from common.models.tokens import Text
 from common.reports import curves, mistakes, record
+from common.runs.checkpoint import CURRENT, PREVIOUS
 from common.runs.command import parse
 from common.runs.run import Run
 from common.runs.towers import evaluation
@@ -262,17 +263,43 @@ def test_images_without_captions_or_classes_are_refused(folder, captions):
 # --- in training
 
 
-def test_a_run_judges_retrieval_and_zero_shot_by_period(folder, captions, monkeypatch, capsys):
-    """In one engine, whose `main` is the text of all; tests/test_image_text_runs.py compares the engines."""
+@pytest.fixture
+def flags(folder, captions, monkeypatch) -> tuple[str, ...]:
+    """Of a run on the captions, from initial values."""
     shutil.copytree(captions / "test", captions / "train")
-    (folder / "tiny.npz").unlink()  # from initial values
+    (folder / "tiny.npz").unlink()
     monkeypatch.setattr(PublishedModel, "card", Card(resolution=32, text=TEXT))
     monkeypatch.chdir(folder)
-    flags = ("--model", "SigLIP-B/16-224", "--weights", "none", "--bit_pretrained_dir", str(folder), "--recipe", "siglip",
-             "--dataset", str(captions), "--val_fraction", "0.3", "--batch", "7", "--steps", "4", "--warmup_steps", "1",
-             "--resize", "32", "--crop", "32", "--batch_eval", "11", "--zero_shot", "cifar10-sample",
-             "--eval_every", "val:2,cifar10-sample:3", "--log_every", "1", "--name", "a", "--workers", "2")  # fmt: skip
+    return ("--model", "SigLIP-B/16-224", "--weights", "none", "--bit_pretrained_dir", str(folder), "--recipe", "siglip",
+            "--dataset", str(captions), "--val_fraction", "0.3", "--batch", "7", "--steps", "4", "--warmup_steps", "1",
+            "--resize", "32", "--crop", "32", "--batch_eval", "11", "--log_every", "1", "--workers", "2")  # fmt: skip
+
+
+def train(*flags: str) -> None:
     Engine(INSTALLED[0]).loop.main(Run(parse(TrainConfig, flags, "train", ""), INSTALLED[0]))
+
+
+def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(folder, flags):
+    """In one engine; tests/test_image_text_runs.py kills runs of all, and goes on in another."""
+    flags += ("--optimizer", "adafactor", "--checkpoint_every", "2", "--eval_every", "2")
+    train(*flags, "--name", "a")
+    whole = record.read_record(folder / "runs" / "a")
+    with np.load(folder / "runs" / "a" / "weights.npz") as file:
+        expected = {name: file[name].tobytes() for name in file.files}
+    (folder / "runs" / "a" / "weights.npz").unlink()
+    (folder / "runs" / "a" / PREVIOUS).replace(folder / "runs" / "a" / CURRENT)  # of step 2
+    train(*flags, "--name", "a")
+    with np.load(folder / "runs" / "a" / "weights.npz") as file:
+        assert {name: file[name].tobytes() for name in file.files} == expected
+    found = record.read_record(folder / "runs" / "a")
+    for metric in ("train/loss", "train/temperature", "val/loss", "val/img2txt_recall@1", "test/loss"):
+        assert found.points(metric) == whole.points(metric) != []
+
+
+def test_a_run_judges_retrieval_and_zero_shot_by_period(folder, flags, capsys):
+    """In one engine, whose `main` is the text of all; tests/test_image_text_runs.py compares the engines."""
+    periods = ("--zero_shot", "cifar10-sample", "--eval_every", "val:2,cifar10-sample:3")
+    train(*flags, *periods, "--name", "a")
     found = record.read_record(folder / "runs" / "a")
     steps = {metric: [step for step, _ in found.points(metric)] for line in found.lines for metric in line}
     assert steps["val/txt2img_recall@5"] == steps["val/loss"] == [2, 4] and steps["cifar10-sample/top5"] == [3, 4]

@@ -1,14 +1,18 @@
 """Runs of image-text models, as a user starts them: their evaluations are the same in every engine, on one device or two."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engines import INSTALLED
 from jobs import metrics, places_of
+from PIL import Image
+from test_resume import STEPS, Runs
 
 from common.evaluation.pairs import read_pairs
+from common.runs.checkpoint import PREVIOUS
 
 FLAGS = ("--recipe", "siglip", "--model", "SigLIP-T/8", "--weights", "none", "--dataset", "captions-sample", "--batch", 16,
          "--steps", 4, "--warmup_steps", 1, "--resize", 32, "--crop", 32, "--val_fraction", 0.05, "--batch_eval", 64,
@@ -94,3 +98,49 @@ def test_a_run_is_evaluated_and_reported(run, tmp_path):
     assert f"{380 - found.num_wrong} of 380 test texts find their image" in page and "found this (" in page
     assert ">Recall@1<" in page and page.count("data:image/jpeg") > 0
     assert json.loads((tmp_path / "runs" / "a" / "card.json").read_text())["text"]["kind"] == "sentencepiece"
+
+
+# --- runs that are stopped
+
+
+PAIRS = ("--recipe", "siglip", "--model", "SigLIP-T/8", "--weights", "none", "--dataset", "pairs", "--batch_split", 2,
+         "--resize", 32, "--log_every", 1, "--checkpoint_every", 2, "--eval_every", 3)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Twelve pictures to train with and four to test on, of one to three captions each, in `pairs`."""
+    for split, count in (("train", 12), ("test", 4)):
+        (tmp_path / "pairs" / split).mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pairs" / split / f"{i}.png")
+            lines.append("\t".join([f"{i}.png", *(f"a picture of {i} {'cats ' * n}" for n in range(1 + i % 3))]))
+        (tmp_path / "pairs" / split / "captions.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.mark.slow  # test_evaluate_towers.py has a quick one
+def test_a_killed_run_goes_on_bit_for_bit(name, server, folder):
+    """The same captions, in parts of a batch as before."""
+    runs = Runs(server(name), folder, small=False)
+    runs.train("whole", *PAIRS)
+    previous = f"runs/killed/{PREVIOUS}"
+    killed = runs.train("killed", *PAIRS, once=previous, sends=signal.SIGKILL, slow_disk=0.1)
+    assert killed["status"] == -signal.SIGKILL and not runs.is_finished("killed") and 0 < runs.step("killed") < STEPS
+    runs.train("killed", *PAIRS)
+    runs.assert_same("killed", "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ((), ("--optimizer", "adafactor", "--ema", 0.5, "--locked", "image/.*")), ids=str)
+def test_a_run_begun_in_one_engine_ends_in_another(name, server, folder, flags):
+    double = ("--precision", "float64")
+    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
+    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
+    begun.train("whole", *PAIRS, *double, *flags)
+    begun.train("begun", *PAIRS, *double, *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
+    assert 0 < begun.step("begun") < STEPS and not begun.is_finished("begun")
+    ended.train("begun", *PAIRS, *double, *flags)
+    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))

@@ -210,24 +210,28 @@ def test_a_hundred_kills_at_random_moments(engine, server, tmp_path_factory):
     assert kill_often(runs, -(-100 // len(INSTALLED)), seed=1) >= 1
 
 
-ADAM = ("--model", "ViT-mu/16", "--weights", "none", "--recipe", "vit_s16_i1k", "--ema", 0.5, "--eval_resize", 0)
+BEYOND = ("--model", "ViT-mu/16", "--weights", "none", "--recipe", "vit_s16_i1k", "--ema", 0.5, "--eval_resize", 0)
+OPTIMIZERS = {  # flags, and what is kept
+    "adam": ((), {"first", "second", "average"}),
+    "adafactor": (("--optimizer", "adafactor"), {"first", "second", "rows", "columns", "average"}),
+}
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     "runs",
     [pytest.param(name, marks=() if name == INSTALLED[0] else pytest.mark.slow) for name in INSTALLED],
     indirect=True,
 )
-def test_adam_and_a_moving_average_go_on_bit_for_bit(runs):
+def test_moments_and_a_moving_average_go_on_bit_for_bit(runs, optimizer):
     """Killed after the first checkpoint, with a first moment in bfloat16; ends as if nothing had happened."""
-    runs.train("adam", *ADAM)
-    runs.stopped("adam_killed", *ADAM, after=2)
-    runs.train("adam_killed", *ADAM)
-    state = {
-        name.split("/")[1] for name in read(runs.folder / "runs" / "adam" / CURRENT).arrays if "optimizer/" in name
-    }
-    assert state == {"first", "second", "average"}
-    runs.assert_same("adam_killed", "adam")
+    flags, kept = OPTIMIZERS[optimizer]
+    runs.train(optimizer, *BEYOND, *flags)
+    runs.stopped(f"{optimizer}_killed", *BEYOND, *flags, after=2)
+    runs.train(f"{optimizer}_killed", *BEYOND, *flags)
+    names = read(runs.folder / "runs" / optimizer / CURRENT).arrays
+    assert {name.split("/")[1] for name in names if "optimizer/" in name} == kept
+    runs.assert_same(f"{optimizer}_killed", optimizer)
 
 
 # --- SIGTERM and Ctrl-C
