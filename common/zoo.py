@@ -17,7 +17,7 @@ from common.models.cards import Card, Preprocessing, nameless
 from common.recipes import hyperrule
 from common.recipes.choices import LONGEST_SIDE
 from common.runs.prediction import find_images, likeliest
-from common.system.errors import UserError
+from common.system.errors import UserError, shortened
 from common.system.files import read_regular
 from common.weights import Start, choose_file, starting_values
 
@@ -93,7 +93,10 @@ def tokenize(known: Known, texts: str | Sequence[str], folder: str | Path) -> np
         raise UserError(
             "The model takes no texts, or its card does not say how; choose an image-text model such as SigLIP-T/8."
         )
-    found = kept_tokenizer(card.text, folder=str(folder)).encode([texts] if isinstance(texts, str) else list(texts))
+    texts = [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, bytes) or not hasattr(texts, "__iter__"):
+        raise UserError(f"The texts are {shortened(repr(texts))}, expected one text or a list of them.")
+    found = kept_tokenizer(card.text, folder=str(folder)).encode(list(texts))
     return preprocessing.scale(found) if found.ndim == 4 else found
 
 
@@ -123,7 +126,7 @@ def opened(picture: Any, number: int) -> list[tuple[str, Callable[[], bytes | np
     if hasattr(picture, "convert"):  # an image of Pillow
         return [(name, lambda: images.to_rgb(picture))]
     pixels = np.asarray(picture)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UserError(
             f"Image {name} is a {type(picture).__name__} of {pixels.dtype} {list(pixels.shape)}, expected a path, bytes, an "
             "image of Pillow or uint8 [height, width, 3]."

@@ -97,5 +97,8 @@ def test_tokenize_gives_what_the_card_states(engine):
     text = find_model("SigLIP-T/8").card.text
     np.testing.assert_array_equal(found, open_tokenizer(text).encode(["A photo of a Cat!"] * 2))
     assert (engine.array(package.tokenize("SigLIP-T/8", "a photo of a cat")) == found[:1]).all()
+    for texts in (None, 3, b"a cat", ["a cat", None]):
+        with pytest.raises(UserError, match="The texts are .*, expected (one text or )?a list of "):
+            package.tokenize("SigLIP-T/8", texts)
     with pytest.raises(UserError, match="takes no texts"):
         package.tokenize("BiT-T-R26x0.5", "a cat")

@@ -105,6 +105,7 @@ def test_one_image_is_a_batch_of_one(engine, photos):
         ("missing.png", "There is no image or folder .missing.png"),
         ([], "There is no image in an empty list"),
         (b"no image", "The image number 0 "),
+        (np.zeros((0, 4, 3), np.uint8), "number 0 is a ndarray of uint8 .0, 4, 3., expected a path"),
         ([np.zeros((4, 4, 3), np.float32)], "number 0 is a ndarray of float32 .4, 4, 3., expected a path"),
         (np.zeros((4, 4), np.uint8), r"of uint8 \[4, 4\], expected"),
         (7, "number 0 is a int of int64"),
