@@ -1,5 +1,6 @@
 """Prompts, zero-shot classification and retrieval: the numbers of big_vision's evaluators, their edges, ties and memory."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -13,8 +14,8 @@ import pytest
 from golden.golden_params import image
 
 from common.data.batches import prefetch
-from common.data.split import MultiLabels
-from common.data.text.prompts import PROMPTS, canonical, names_of, prompted, read_prompts
+from common.data.split import Dataset, MultiLabels
+from common.data.text.prompts import PROMPTS, canonical, doubts, names_of, prompted, read_prompts
 from common.data.text.text_batches import form_of, text_batches
 from common.evaluation import retrieval
 from common.evaluation.contrastive import pair_losses
@@ -85,6 +86,14 @@ def test_texts_are_made_canonical_as_by_the_original(text):
         canonical(text, "{}" if "{}" in text else ",")
         == (ZERO_SHOT["canonicalisation"]["canonicalize_text examples"][text])
     )
+
+
+def test_numbered_classes_are_told():
+    """As archives have them without a list of names: a prompt of a number says little, unless it is of digits."""
+    named = Dataset("cifar", ("cat", "dog"), {})
+    (sentence,) = doubts(dataclasses.replace(named, class_names=("0", "1")))
+    assert sentence.startswith("The classes of cifar are called 0, 1, ..., and so prompts speak of numbers; name them")
+    assert doubts(named) == [] == doubts(dataclasses.replace(named, class_names=("1", "0")))
 
 
 def test_class_names_are_made_canonical_as_by_the_original():

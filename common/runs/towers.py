@@ -11,7 +11,7 @@ from common.data.batches import EvalBatches
 from common.data.sources import Opener
 from common.data.split import Dataset, Split
 from common.data.text import Renderer, Tokenizer, fitting, open_tokenizer
-from common.data.text.prompts import prompts_of, read_prompts
+from common.data.text.prompts import doubts, prompts_of, read_prompts
 from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.embeddings import Embeddings, similarities
 from common.evaluation.evaluator import Evaluator, Prepared
@@ -23,6 +23,7 @@ from common.models import TwoTowersConfig, find_model
 from common.runs.inference import Evaluation, Inference
 from common.runs.prediction import Prediction
 from common.system.errors import UserError, printable, shortened
+from common.system.progress import note
 
 DEFAULT_PROMPTS = "clip_paper"
 
@@ -98,6 +99,8 @@ class ZeroShot(Towers):
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are; their classes' names become prompts. Raises UserError for images without classes."""
         dataset.check_labels()
+        for line in doubts(dataset):
+            note(line)
         self.texts, self.classes = prompts_of(dataset, self.prompts, self.card.text)
         self.num_classes = dataset.num_classes
         return dataset.splits

@@ -14,7 +14,7 @@ from common.data.checked import open_turned
 from common.data.columns import Column, captions, check_captions, eval_images, train_images
 from common.data.split import Dataset, Split
 from common.data.text import Renderer, Tokenizer, fitting, kept_tokenizer
-from common.data.text.prompts import PROMPTS, prompts_of
+from common.data.text.prompts import PROMPTS, doubts, prompts_of
 from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.retrieval import RetrievalEvaluator
@@ -46,7 +46,7 @@ def models(plan: Any) -> dict[str, Start]:
     check_first(config, row.config())
     check_captions(plan.splits["train"])
     for name in zero_shot_sets(config):
-        classes_of(config, name)
+        plan.notes.extend(doubts(classes_of(config, name)))
     size = (recipe.crop, recipe.crop)
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append

@@ -12,6 +12,7 @@ image's header, which is checked whenever the image is read.
 import errno
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,9 +195,10 @@ def read_json(text: str, name: str, path: Path) -> dict[str, Any]:
 def label_of(cls: str | None, facts: dict[str, Any], name: str, path: Path) -> Label | None:
     """The class of an image, by number or name; None where nothing says. UserError for no class."""
     label = facts.get("label") if cls is None else cls.strip()
-    if isinstance(label, str) and label.isascii() and label.isdecimal() and len(label) < 8:
+    is_number = isinstance(label, str) and re.fullmatch("[+-]?[0-9]+", label)
+    if is_number and label.isdecimal() and len(label) < 8:
         return int(label)
-    if label is None or isinstance(label, str) and label or type(label) is int and 0 <= label < 10**7:
+    if label is None or isinstance(label, str) and label and not is_number or type(label) is int and 0 <= label < 10**7:
         return label
     raise UserError(f"The label {label!r} beside {printable(name)} in {path} is neither a number from 0 on nor a name.")
 

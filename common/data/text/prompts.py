@@ -178,6 +178,16 @@ def names_of(dataset: str, class_names: Sequence[str]) -> Sequence[str]:
     return [known[name] for name in class_names]
 
 
+def doubts(dataset: Dataset) -> list[str]:
+    """A sentence where the classes are only numbered, as those of archives without a list are; or none."""
+    if [*dataset.class_names] != [*map(str, range(len(dataset.class_names)))]:
+        return []
+    return [
+        f"The classes of {dataset.name} are called 0, 1, ..., and so prompts speak of numbers; name them, for archives by a list "
+        "classnames.txt beside them, unless numbers is what they are."
+    ]
+
+
 def prompts_of(dataset: Dataset, prompts: Sequence[str], text: Text) -> tuple[list[str], np.ndarray]:
     """`prompted` names of a dataset's classes, for a model that takes texts so.
 
