@@ -164,7 +164,7 @@ def test_models_of_timm_are_called_by_their_names(tmp_path):
     small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 5}
     for name, more, words in (
         ("vit_base_patch16_224", {"global_pool": "avg", "class_token": False}, "fc_norm"),
-        ("eva02_tiny_patch14_224", {"use_fc_norm": False}, "gated MLP of three layers"),
+        ("eva02_base_patch14_224", {}, "gated MLP of three layers"),
         ("beit_base_patch16_224", {}, "BEiT"),
         ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "depths": (1,), "num_heads": (2,), "embed_dim": 32}, "Swin"),
         ("convnext_atto", {}, "ConvNeXt"),

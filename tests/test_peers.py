@@ -374,9 +374,16 @@ def check_recognised(found: dict) -> None:
             continue
         block = model.blocks[0]
         mlp = block.mlp if isinstance(config, ViTConfig) else block.mlp_tokens
+        if getattr(config, "swiglu", False):
+            assert "SiLU" in type(mlp.act).__name__, name
+            continue
         assert config.layer_norm_epsilon == block.norm1.eps, name
-        assert config.gelu == ("tanh" if "Tanh" in type(mlp.act).__name__ else "erf"), name
-        assert not isinstance(config, ViTConfig) or config.num_heads == block.attn.num_heads, name
+        kinds = {"GELUTanh": "tanh", "QuickGELU": "quick"}
+        assert config.gelu == kinds.get(type(mlp.act).__name__, "erf"), name
+        if isinstance(config, ViTConfig):
+            assert config.num_heads == block.attn.num_heads, name
+            assert config.rotary == (getattr(model, "rope", None) is not None), name
+            assert config.registers + config.num_cls == model.num_prefix_tokens, name
 
 
 def test_timm_architectures_tell_what_their_config_does_not():

@@ -12,7 +12,9 @@ from test_peers import assert_same, images, no_waiting_for_the_disk, peer_logits
 
 from common.convert import convert
 from common.models.positions import rotary
+from common.models.resizing import cubic
 from common.system.errors import UserError
+from common.weights.adapt import adapt
 from common.weights.source import read_model
 
 torch = pytest.importorskip("torch")
@@ -225,3 +227,43 @@ def test_files_of_which_a_part_is_missing_are_refused_in_a_sentence(name, change
     safetensors_torch.save_file(dict(states), tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=words):
         read_model(tmp_path / "a.safetensors", given={"num_heads": 4})
+
+
+# --- positions for another size of image
+
+
+@pytest.mark.parametrize(("old", "new"), [(7, 3), (7, 4), (4, 7), (5, 5), (2, 9), (1, 3)])
+@pytest.mark.parametrize("antialias", (False, True))
+def test_cubic_interpolation_is_that_of_pytorch(old, new, antialias):
+    values = np.random.default_rng(old).normal(size=(old, old, 3))
+    tensor = torch.from_numpy(values).permute(2, 0, 1)[None]
+    options = {"mode": "bicubic", "antialias": antialias}
+    resized = torch.nn.functional.interpolate(tensor, size=(new, new), **options)
+    expected = resized[0].permute(1, 2, 0).numpy()
+    matrix = cubic(old, new, antialias=antialias)
+    np.testing.assert_allclose(np.einsum("ai,bj,ijc->abc", matrix, matrix, values), expected, rtol=0, atol=1e-12)
+    scaled = torch.nn.functional.interpolate(tensor, scale_factor=((new + 0.1) / old,) * 2, mode="bicubic")
+    matrix = cubic(old, new, antialias=False, offset=0.1)
+    expected = scaled[0].permute(1, 2, 0).numpy()  # as DINOv2's original calls it
+    np.testing.assert_allclose(np.einsum("ai,bj,ijc->abc", matrix, matrix, values), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ("dinov2", "dinov2_registers"))
+def test_dinov2_at_another_size_of_images(name, tmp_path):
+    """With registers, Hugging Face resizes as the original does; without, it has not the original's offset of 0.1."""
+    model, lines = model_of("huggingface", name), []
+    source = read_model(saved("huggingface", name, tmp_path))
+    wanted = source.config.at((24, 48))
+    arrays = adapt(source.arrays, source.config, wanted, lines.append)
+    assert any("bicubic" in line for line in lines)
+    with torch.no_grad():
+        theirs = model.embeddings.interpolate_pos_encoding(torch.zeros(1, 19, 32), 24, 48).numpy()
+    if name == "dinov2_registers":
+        np.testing.assert_allclose(arrays["pos_embedding"], theirs, rtol=0, atol=1e-6)
+        return
+    rows = torch.from_numpy(source.arrays["pos_embedding"][:, 1:]).reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
+    original = torch.nn.functional.interpolate(rows, scale_factor=(3.1 / 4, 6.1 / 4), mode="bicubic")
+    assert original.shape[2:] == (3, 6)
+    original = original.permute(0, 2, 3, 1).reshape(1, -1, 32)
+    np.testing.assert_allclose(arrays["pos_embedding"][:, 1:], original, rtol=0, atol=1e-6)
+    assert np.abs(theirs[:, 1:] - original.numpy()).max() > 1e-3

@@ -5,14 +5,32 @@ Functions that take arrays take those of a ViT without its children's.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from common.models.family import Arrays, Config, Say, Shapes, Undecided
-from common.models.resizing import kernel_matrices, position_matrices, resized
+from common.models.resizing import Matrices, cubic, kernel_matrices, position_matrices, resized
 
 Pair = tuple[int, int]
+
+
+def of_dinov2(old: Pair, new: Pair) -> Matrices:
+    """`interpolate_pos_encoding` of facebookresearch/dinov2's `vision_transformer.py`, of models without registers."""
+    return tuple(cubic(was, becomes, antialias=False, offset=0.1) for was, becomes in zip(old, new))
+
+
+def of_dinov2_registers(old: Pair, new: Pair) -> Matrices:
+    """The same of models with registers; timm's `resample_abs_pos_embed` of all models."""
+    return tuple(cubic(was, becomes, antialias=True) for was, becomes in zip(old, new))
+
+
+WAYS = {  # field `position_resize` of a ViT -> (in words, matrices for the two axes; None: `resize_positions`)
+    "corners": ("bilinear, corners aligned", None),
+    "dinov2": ("bicubic, as DINOv2 does", of_dinov2),
+    "dinov2_registers": ("bicubic, antialiased", of_dinov2_registers),
+}
 
 
 def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
@@ -169,16 +187,19 @@ def adapt_positions(arrays: Arrays, config: Config, wanted: Config, say: Say) ->
     old, new = config.stored_grid, wanted.stored_grid
     if old == new:
         return arrays
-    way = "linear, antialiased" if config.position_grid else "bilinear, corners aligned"
+    way, matrices = ("linear, antialiased", position_matrices) if config.position_grid else WAYS[config.position_resize]
     say(f"Positions are resized from {in_words(old)} to {in_words(new)} patches ({way}).")
-    resize = regrid if config.position_grid else resize_positions
-    return arrays | {"pos_embedding": resize(arrays["pos_embedding"], old, new)}
+    if matrices is None:
+        return arrays | {"pos_embedding": resize_positions(arrays["pos_embedding"], old, new)}
+    return arrays | {"pos_embedding": regrid(arrays["pos_embedding"], old, new, matrices)}
 
 
-def regrid(positions: np.ndarray, grid: Pair, new_grid: Pair) -> np.ndarray:
-    """`resize_positions` as a FlexiViT does."""
+def regrid(
+    positions: np.ndarray, grid: Pair, new_grid: Pair, matrices: Callable[[Pair, Pair], Matrices] = position_matrices
+) -> np.ndarray:
+    """`resize_positions` as a FlexiViT does, or with other matrices."""
     first, rows = np.split(positions, [positions.shape[1] - grid[0] * grid[1]], axis=1)
-    new = resized(rows.reshape(*grid, -1), position_matrices(grid, new_grid))
+    new = resized(rows.reshape(*grid, -1), matrices(grid, new_grid))
     return np.concatenate([first, new.reshape(1, -1, positions.shape[-1])], axis=1)
 
 

@@ -23,6 +23,27 @@ def linear(old: int, new: int, *, antialias: bool) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
+def cubic(old: int, new: int, *, antialias: bool, offset: float = 0.0) -> np.ndarray:
+    """float64 [new, old]: cubic interpolation as `torch.nn.functional.interpolate` does it, without aligned corners.
+
+    With `antialias` as wide as a new pixel, and another cubic; with an `offset`, as if there were so much more than `new`.
+    """
+    step = old / (new + offset)
+    width, sharpness = (max(step, 1.0), -0.5) if antialias else (1.0, -0.75)
+    middles = (np.arange(new)[:, None] + 0.5) * step - 0.5
+    reach = int(np.ceil(2 * width)) + 1
+    places = np.floor(middles).astype(int) + np.arange(-reach, reach + 1)
+    far = np.abs(places - middles) / width
+    near = ((sharpness + 2) * far - (sharpness + 3)) * far**2 + 1
+    outer = sharpness * (((far - 5) * far + 8) * far - 4)
+    weights = np.where(far <= 1, near, np.where(far < 2, outer, 0.0))
+    if antialias:  # what lies outside counts for nothing; else the outermost pixels go on for ever
+        weights = np.where((places >= 0) & (places < old), weights, 0.0)
+    matrix = np.zeros((new, old))
+    np.add.at(matrix, (np.arange(new)[:, None], places.clip(0, old - 1)), weights)
+    return matrix / matrix.sum(1, keepdims=True)
+
+
 @functools.cache
 def kernel_matrices(old: Pair, new: Pair) -> Matrices:
     """What makes a kernel for patches of `new` pixels of one for `old` pixels: the pseudo-inverse of resizing.

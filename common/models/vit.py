@@ -32,14 +32,14 @@ from common.models.draws import (
 )
 from common.models.family import Family, Seen, Shapes, Undecided, check_image, dense, norm
 from common.models.patches import Patches
-from common.models.positions import adapt, express, express_config, infer_depth, infer_grid, restore
+from common.models.positions import WAYS, adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
 from common.system.errors import UserError
 
 KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT, "num_classes": OPTIONAL,
     "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none"),
-    "positions": choice("learned", "sincos2d", "rotary"), "cls_position": FLAG, "pre_logits": OPTIONAL,
+    "positions": choice("learned", "sincos2d", "rotary"), "position_resize": choice(*WAYS), "cls_position": FLAG, "pre_logits": OPTIONAL,
     "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
     "stem_bias": FLAG, "pre_norm": FLAG, "head_bias": FLAG, "kernel_size": OPTIONAL_PAIR, "position_grid": OPTIONAL_PAIR,
     "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
@@ -110,6 +110,7 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     qk_norm: bool = False  # a layer norm of the queries and of the keys of each head
     layer_scale: bool = False  # a factor for each channel of what a residual branch adds
     swiglu: bool = False  # in the MLP, swish(gate) * fc1 in the place of the GELU
+    position_resize: str = "corners"  # how learned positions become those of another grid: positions.py
     parallel: bool = False  # attention and MLP take the same input, behind one norm
 
     def __post_init__(self):
@@ -246,7 +247,7 @@ def infer(seen: Seen) -> ViTConfig:
     sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None}
     sizes |= {"stem_bias": "stem/bias" in shapes, "pre_norm": "pre_norm/scale" in shapes}
     sizes |= {"head_bias": "head/bias" in shapes or "head/kernel" not in shapes}
-    sizes |= infer_parts(shapes)
+    sizes |= infer_parts(shapes) | {"position_resize": seen.facts.get("position_resize", "corners")}
     image_size = seen.facts.get("image_size")
     if "pos_embedding" not in shapes:
         turning = "rotary" in (seen.facts.get("positions"), seen.computes.get("positions"))

@@ -19,6 +19,7 @@ DEFAULTS = {  # model_type -> what its class takes for absent keys
     "dinov2_with_registers": VIT | {"layer_norm_eps": 1e-6},
     "dinov3_vit": VIT | {"layer_norm_eps": 1e-5, "num_attention_heads": 6, "rope_theta": 100.0, "mlp_bias": True},
 }
+RESIZED = {"dinov2": "dinov2", "dinov2_with_registers": "dinov2_registers"}  # as the originals do, not transformers
 FIXED = {"num_channels": 3, "rope_theta": 100.0, "mlp_bias": True}  # what must be so to be a model of this project
 
 
@@ -36,6 +37,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         "layer_norm_epsilon": told["layer_norm_eps"],
         "num_heads": told["num_attention_heads"],
         "image_size": processors.pair(told["image_size"]),
+        **{"position_resize": way for kind, way in RESIZED.items() if kind == config["model_type"]},
     }
 
 

@@ -14,6 +14,7 @@ from common.system.errors import UserError
 from common.weights import processors
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
+OTHER_ROTARY = r"eva|vit_pe_|.*_rope(_|$)"  # and no part of a file says so
 HEADS = {"vit_base_patch16_gap_224": 16}  # architectures whose heads follow from neither arrays nor published sizes
 ACTIVATIONS = {
     "gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}, "quick_gelu": {"gelu": "quick"},
@@ -52,6 +53,11 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     arguments = {**config, **config.get("model_args", {})}
     check_options(config.get("model_args", {}), KNOWN, COMPUTED)
     architecture = str(config.get("architecture", ""))
+    if re.match(OTHER_ROTARY, architecture):
+        raise UserError(
+            f"The config.json names the architecture {architecture}, whose rotary positions are others than DINOv3's, and of "
+            "which arrays tell nothing; choose another file."
+        )
     known = {"relu": {}} if architecture.startswith("resnetv2") else ACTIVATIONS
     activation = arguments.get("act_layer") or usual_activation(architecture)
     if activation not in known:
@@ -67,6 +73,8 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size")
     if size:
         facts["image_size"] = processors.pair(size)
+    if "_dinov2" in architecture:
+        facts["position_resize"] = "dinov2_registers" if "_reg" in architecture else "dinov2"
     names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
     if names:
         facts["class_names"] = names if isinstance(names, list) else in_order(names)

@@ -27,10 +27,10 @@ DEIT3_BLOCK = (
 )
 DINOV2 = HOLDS | {"pooling": ("token",), "cls_position": (True,), "num_classes": (None,), "layer_scale": (True,)}
 TABLES = (
-    Table("facebook", ViTConfig, vit_rows(BLOCK, "register_tokens"), holds=DINOV2 | {"registers": AtLeast(1)}, computes=ERF, ignored=OTHERS),
+    Table("facebook", ViTConfig, vit_rows(BLOCK, "register_tokens"), holds=DINOV2 | {"registers": AtLeast(1)}, computes=ERF | {"position_resize": "dinov2_registers"}, ignored=OTHERS),
     Table(
         "facebook", ViTConfig, vit_rows(GATED_BLOCK, "register_tokens"), holds=DINOV2 | {"registers": AtLeast(0), "swiglu": (True,)},
-        computes=ERF, ignored=OTHERS,
+        computes=ERF | {"position_resize": "dinov2"}, ignored=OTHERS,
     ),
     Table(
         "facebook", ViTConfig, vit_rows(DEIT3_BLOCK),
