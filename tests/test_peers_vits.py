@@ -113,7 +113,12 @@ def saved(peer: str, name: str, folder: Path) -> Path:
     return folder
 
 
-CASES = [("timm", name) for name in TIMM] + [("huggingface", name) for name in HUGGING_FACE]
+QUICK = {"timm": ("dinov2_registers", "deit_distilled"), "huggingface": ("dinov3_gated", "dinov2_registers")}
+CASES = [
+    pytest.param(peer, name, marks=() if name in QUICK[peer] else pytest.mark.slow)
+    for peer, names in (("timm", TIMM), ("huggingface", HUGGING_FACE))
+    for name in names
+]
 
 
 @pytest.mark.parametrize(("peer", "name"), CASES)
