@@ -28,7 +28,6 @@ COMMON = {
 }  # fmt: skip
 ARMS = {  # what a line is called, and its flags
     "flexible": ("FlexiViT", {"patch_sizes": ",".join(map(str, SIDES)), "patch_size": 8}),
-    "4": ("ViT-T/4", {"patch_size": 4}),
     "8": ("ViT-T/8", {"patch_size": 8}),
     "16": ("ViT-T/16", {"patch_size": 16}),
 }
