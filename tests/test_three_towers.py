@@ -17,7 +17,7 @@ from common.models import PACKAGED_WEIGHTS
 from common.models.cards import Preprocessing
 from common.models.family import within
 from common.recipes.create import create_recipe
-from common.recipes.groups import FROZEN, Group, create_groups
+from common.recipes.groups import FROZEN, Group, create_groups, trained
 from common.recipes.task import Contrastive
 from common.runs.run import Run
 from common.system.errors import UserError
@@ -225,6 +225,15 @@ def test_what_is_no_third_tower_is_one_sentence(tmp_path, third, sentence):
     with pytest.raises(UserError, match=sentence) as raised:
         run_of(tmp_path, third(tmp_path))
     assert "\n" not in str(raised.value) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("train_only", ("all", "norm", "head"))
+def test_projections_are_trained_whatever_else_is(train_only):
+    names, flags = ("third/text/kernel", "image/head/kernel", "image/stem/kernel"), {"train_only": train_only}
+    recipe = create_recipe(TrainConfig(recipe="three_towers", third_tower="x", **flags), 50_000, (32, 32), {})
+    assert trained(recipe.groups, names) == {*names} - ({"image/stem/kernel"} if train_only != "all" else set())
+    without = create_recipe(TrainConfig(recipe="siglip", **flags), 50_000, (32, 32), {})
+    assert not any(group.pattern.startswith("third") for group in without.groups)
 
 
 def test_three_towers_need_a_third_one():

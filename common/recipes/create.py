@@ -63,6 +63,8 @@ def create_recipe(
     own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""))
     if values.get("task") == Contrastive.name and values["loss"] == "softmax":
         own["groups"] += (Group("b", trained=False),)  # which it does not depend on
+    if values.get("third_tower") and config.train_only != "all":
+        own["groups"] += (Group("third/.*", trained=True),)  # new projections, without which its features are noise
     if most := values.get("most_temperature"):
         check_temperature(most, values.get("first_temperature", Contrastive.first_temperature))
         own["groups"] += (temperature_group(most),)
