@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow import Tensor
 
+from bit_tf2 import optim
 from bit_tf2.bert import Bert
 from bit_tf2.layers import Dense, Layer, registered
 from bit_tf2.mixer import Mixer
@@ -93,17 +94,24 @@ class TwoTowers(Model):
         def encode_part(own: Tensor, *drawn: Tensor) -> Tensor:
             return encode(own, **dict(zip(noise, drawn)))
 
+        trained = {value.ref() for value in optim.trained(self).values()}  # the loop would compute for others, too
+
         @tf.custom_gradient  # TensorFlow cannot compile tf.recompute_grad within a loop
         def encoded(*cut: Tensor) -> tuple[Tensor, Callable]:
-            def gradient(slopes: Tensor, variables: list[tf.Variable]) -> tuple[list[None], list[Tensor]]:
-                def add(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
-                    with tf.GradientTape() as tape:
-                        found = encode_part(*(rows[part] for rows in cut))
-                    own = tape.gradient(found, variables, slopes[part], unconnected_gradients="zero")
-                    return part + 1, *(total + tf.convert_to_tensor(value) for total, value in zip(sums, own))
+            def gradient(slopes: Tensor, variables: list[tf.Variable]) -> tuple[list[None], list[Tensor | None]]:
+                own = [value for value in variables if value.ref() in trained]
 
-                is_left, start = lambda part, *_: part < parts, (tf.constant(0), *map(tf.zeros_like, variables))
-                return [None] * len(cut), list(tf.while_loop(is_left, add, start, parallel_iterations=1)[1:])
+                def add(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+                    with tf.GradientTape(watch_accessed_variables=False) as tape:
+                        tape.watch(own)
+                        found = encode_part(*(rows[part] for rows in cut))
+                    of_part = tape.gradient(found, own, slopes[part], unconnected_gradients="zero")
+                    return part + 1, *(total + tf.convert_to_tensor(value) for total, value in zip(sums, of_part))
+
+                is_left, start = lambda part, *_: part < parts, (tf.constant(0), *map(tf.zeros_like, own))
+                sums = tf.while_loop(is_left, add, start, parallel_iterations=1)[1:] if own else ()
+                found = dict(zip((value.ref() for value in own), sums))
+                return [None] * len(cut), [found.get(value.ref()) for value in variables]
 
             whole = tf.map_fn(
                 lambda rows: encode_part(*rows), cut, parallel_iterations=1, fn_output_signature=self.dtype
