@@ -55,6 +55,17 @@ def models():
     return model_of
 
 
+@pytest.mark.parametrize("changes", ({"pre_norm": True, "registers": 2}, {"positions": "rotary", "registers": 2}, {}))
+def test_parts_of_later_vits_are_read_from_keras_files(changes, tmp_path):
+    """The arrays of a model itself bear numbers alone, and of two norms Keras says which was made first."""
+    parts = {"registers": 3, "distilled": True, "layer_scale": True, "swiglu": True, "patch_norms": ("pre", "post")}
+    config = ViTConfig(**VIT | {"depth": 1}, num_classes=5, **changes or parts, qk_norm=True)
+    api.build(config, random_arrays(config)).save_weights(tmp_path / "model.weights.h5")
+    found, expected = read_model(tmp_path / "model.weights.h5"), random_arrays(config)
+    assert found.config == config and found.arrays.keys() == expected.keys()
+    assert all(np.array_equal(found.arrays[name], value) for name, value in expected.items())
+
+
 def logits(model) -> np.ndarray:
     return np.asarray(model(IMAGES))
 
