@@ -20,6 +20,7 @@ from common.weights.layouts import layout
 from common.weights.recognise import recognise
 from common.weights.source import read_model
 from common.weights.spellings import SPELLINGS, TABLES
+from scripts import formats
 
 SAME = ("vision_transformer", "big_transfer")  # how a file may be recognised that another spelling writes alike
 HELD = [(case, spelling) for case, (_, spellings) in CASES.items() for spelling in ("ours", *spellings)]
@@ -233,6 +234,11 @@ def test_written_out_positions_that_were_trained_stay_learned(tmp_path):
     found = read_model(path)
     assert found.config.positions == "learned"
     np.testing.assert_array_equal(found.arrays["pos_embedding"], arrays["pos_embed"])
+
+
+def test_the_table_of_the_page_is_what_its_writer_writes():
+    page = formats.PAGE.read_text()
+    assert formats.written(page) == page and "| DINOv2 with registers |" in page
 
 
 # --- other forms of the same spellings

@@ -34,6 +34,6 @@ TABLES = (
     ),
     Table(
         "facebook", ViTConfig, vit_rows(DEIT3_BLOCK),
-        holds=HOLDS | {"pooling": ("token",), "cls_position": (False,), "layer_scale": (True,)}, computes=ERF,
+        holds=HOLDS | {"pooling": ("token",), "cls_position": (False,), "layer_scale": (True,), "has_head": (True,)}, computes=ERF,
     ),
 )  # fmt: skip
