@@ -131,15 +131,28 @@ class LayerNorm(nnx.Module):
 
 
 class Dense(nnx.Module):
-    """Dense layer in the type of its input."""
+    """Dense layer in the type of its input; with `adapt`, LoRA's matrices learn in the place of its kernel."""
+
+    lora_a: nnx.Param | None = None
+    lora_b: nnx.Param | None = None
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool = True):
         self.kernel = nnx.Param(jnp.zeros((in_width, out_width)))
         self.bias = nnx.Param(jnp.zeros(out_width)) if bias else None
 
+    def adapt(self, rank: int, scale: float) -> None:
+        """Add lora_a [in, rank] and lora_b [rank, out], whose product, times `scale`, is added to the kernel."""
+        in_width, out_width = self.kernel.shape
+        self.lora_a, self.lora_b = nnx.Param(jnp.zeros((in_width, rank))), nnx.Param(jnp.zeros((rank, out_width)))
+        self.lora_scale = scale
+
     def __call__(self, x: Array) -> Array:  # [..., D]
-        rows = jnp.dot(x.reshape(-1, x.shape[-1]), self.kernel[...].astype(x.dtype), precision=HIGHEST)
+        flat = x.reshape(-1, x.shape[-1])
+        rows = jnp.dot(flat, self.kernel[...].astype(x.dtype), precision=HIGHEST)
         rows = rows if self.bias is None else rows + self.bias[...].astype(x.dtype)
+        if self.lora_a is not None:
+            inner = jnp.dot(flat, self.lora_a[...].astype(x.dtype), precision=HIGHEST)
+            rows = rows + self.lora_scale * jnp.dot(inner, self.lora_b[...].astype(x.dtype), precision=HIGHEST)
         return rows.reshape(*x.shape[:-1], -1)
 
 

@@ -74,10 +74,24 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Dense(nn.Linear):
-    """Dense layer in the type of its input."""
+    """Dense layer in the type of its input; with `adapt`, LoRA's matrices learn in the place of its kernel."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.register_parameter("lora_a", None)
+        self.register_parameter("lora_b", None)
+
+    def adapt(self, rank: int, scale: float) -> None:
+        """Add lora_a [in, rank] and lora_b [rank, out], whose product, times `scale`, is added to the kernel."""
+        self.lora_a = nn.Parameter(torch.zeros(self.in_features, rank))
+        self.lora_b = nn.Parameter(torch.zeros(rank, self.out_features))
+        self.lora_scale = scale
 
     def forward(self, x: Tensor) -> Tensor:  # [..., D]
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        out = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        if self.lora_a is None:
+            return out
+        return out + self.lora_scale * (x @ self.lora_a.to(x.dtype) @ self.lora_b.to(x.dtype))
 
 
 class PatchEmbedding(nn.Conv2d):

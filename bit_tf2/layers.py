@@ -160,17 +160,29 @@ class LayerNorm(Layer):
 
 @registered
 class Dense(Layer):
-    """Dense layer in the type of its input."""
+    """Dense layer in the type of its input; with `adapt`, LoRA's matrices learn in the place of its kernel."""
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.kernel = self.add_weight((in_width, out_width), uninitialized, name="kernel")
         self.bias = self.add_weight((out_width,), "zeros", name="bias") if bias else None
+        self.lora_a = self.lora_b = None
+
+    def adapt(self, rank: int, scale: float) -> None:
+        """Add lora_a [in, rank] and lora_b [rank, out], whose product, times `scale`, is added to the kernel."""
+        in_width, out_width = self.kernel.shape
+        self.lora_a = self.add_weight((in_width, rank), "zeros", name="lora_a")
+        self.lora_b = self.add_weight((rank, out_width), "zeros", name="lora_b")
+        self.lora_scale = scale
 
     def call(self, x: Tensor) -> Tensor:  # [..., D]
         # As one product of matrices: of a batch of them, TensorFlow sums the kernel's gradients afterwards.
-        rows = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), tf.cast(self.kernel, x.dtype))
+        flat = tf.reshape(x, (-1, x.shape[-1]))
+        rows = tf.matmul(flat, tf.cast(self.kernel, x.dtype))
         rows = rows if self.bias is None else tf.nn.bias_add(rows, tf.cast(self.bias, x.dtype))
+        if self.lora_a is not None:
+            inner = tf.matmul(flat, tf.cast(self.lora_a, x.dtype))
+            rows += self.lora_scale * tf.matmul(inner, tf.cast(self.lora_b, x.dtype))
         return tf.reshape(rows, (-1, *x.shape[1:-1], rows.shape[-1]))
 
 

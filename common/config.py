@@ -1,6 +1,7 @@
 """The flags of the commands, the same for the three engines: declarations only (common/flags.py reads them)."""
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -51,12 +52,12 @@ def check_name(name: str) -> None:
         raise UserError(f"The --name {name!a} is no folder below --logdir; give a name such as cifar10_r50.")
 
 
-def check_pattern(pattern: str) -> None:
-    """Raise UserError for what is no regular expression."""
+def check_pattern(flag: str, pattern: str) -> None:
+    """Raise UserError where the value of --`flag` is no regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--locked is {pattern!r}, expected a regular expression ({error}); correct it.") from error
+        raise UserError(f"--{flag} is {pattern!r}, expected a regular expression ({error}); correct it.") from error
 
 
 def periods(eval_every: str) -> dict[str, int]:
@@ -281,7 +282,26 @@ class UpdateConfig:
     locked: str | None = replacing(
         "regular expression of whole names of parameters that stay as they are, such as image/.*",
         rule="the recipe's, or none",
-        check=check_pattern,
+        check=functools.partial(check_pattern, "locked"),
+    )
+    lora_rank: int | None = replacing(
+        "rank of LoRA's matrices, which learn in the place of a ViT's kernels, beside the head",
+        rule="the recipe's, or no LoRA",
+        tasks=("classification", "distillation"),
+        least=1,
+    )
+    lora_alpha: float | None = replacing(
+        "what the product of LoRA's matrices is multiplied by, over the rank",
+        rule="--lora_rank",
+        tasks=("classification", "distillation"),
+        least=TINY,
+        most=1e6,
+    )
+    lora_targets: str | None = replacing(
+        "regular expression of whole names of the kernels that LoRA adapts",
+        rule="queries and values of attention",
+        tasks=("classification", "distillation"),
+        check=functools.partial(check_pattern, "lora_targets"),
     )
     optimizer: Optimizer | None = replacing(
         "how gradients become updates: sgd with momentum, adam, or adafactor; each needs a --base_lr of its own"

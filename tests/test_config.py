@@ -202,7 +202,7 @@ def test_a_word_that_chooses_is_checked_in_python_too(config):
     assert free <= {
         "model", "weights", "bit_pretrained_dir", "dataset", "datadir", "tfds_data_dir", "name", "logdir", "extend_from",
         "eval_every", "split", "output", "tasks", "teacher", "prompts", "image_weights", "text_weights", "vocabulary",
-        "zero_shot", "locked", "third_tower", "patch_sizes",
+        "zero_shot", "locked", "third_tower", "patch_sizes", "lora_targets",
     }  # fmt: skip
 
 

@@ -66,6 +66,7 @@ def test_the_rule_for_a_small_set_of_large_images():
         ("dropout", 0.2, lambda r: r.dropout),
         ("stochastic_depth", 0.3, lambda r: r.stochastic_depth),
         ("patch_dropout", 0.3, lambda r: r.patch_dropout),
+        ("lora_rank", 4, lambda r: r.lora and r.lora.rank),
         ("patch_sizes", "8,16:2", lambda r: r.patch_sizes),
         ("resize", 300, lambda r: r.resize),
         ("crop", 24, lambda r: r.crop),
@@ -115,6 +116,7 @@ def test_the_flags_tested_above_are_all_there_are():
     elsewhere |= {"teacher", "distance", "temperature", "teacher_view", "variant"}  # tests/test_distill_recipes.py
     elsewhere |= {"chunk", "first_temperature", "first_bias", "most_temperature"}  # tests/test_image_text_recipes.py
     elsewhere |= {"third_tower", "locked"}
+    elsewhere |= {"lora_alpha", "lora_targets"}  # to LoRA: test_lora.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
 
 

@@ -60,6 +60,12 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return limit * (2 * rng.random(shape, np.float32) - 1)
 
 
+def fan_in_uniform(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Uniform of variance 1 / (3 * fan-in): PyTorch's default, which peft takes for the first matrix of LoRA."""
+    limit = np.float32(math.sqrt(1 / fans(shape)[0]))
+    return limit * (2 * rng.random(shape, np.float32) - 1)
+
+
 def untruncated_lecun_normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     """Normal of variance 1 / fan-in."""
     return rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(fans(shape)[0]))

@@ -23,6 +23,7 @@ from common.models.checks import (
 from common.models.draws import (
     HEAD_AND_NORMS,
     constant,
+    fan_in_uniform,
     glorot_normal,
     glorot_uniform,
     inverse_width_normal,
@@ -34,6 +35,7 @@ from common.models.family import Family, Seen, Shapes, Undecided, check_image, d
 from common.models.patches import Patches
 from common.models.positions import WAYS, adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
+from common.recipes.lora import A, B, Lora
 from common.system.errors import UserError
 
 KINDS = {
@@ -45,6 +47,7 @@ KINDS = {
     "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
     "distilled": FLAG, "registers": DEPTH, "register_positions": FLAG, "patch_norms": some_of("pre", "post"),
     "attn_biases": some_of(*transformer.ATTENTION), "qk_norm": FLAG, "layer_scale": FLAG, "swiglu": FLAG, "parallel": FLAG,
+    "lora": Kind(lambda value: value is None or isinstance(value, Lora), "a Lora, or none"),
 }  # fmt: skip
 
 
@@ -80,6 +83,7 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         pool/{probe [1, 1, D], attn/..., norm/..., mlp/...} (pooling map; the shapes of a block)
         pre_logits/{kernel [D, R], bias [R]} (where pre_logits is given)
         head/{kernel [R, K], bias [K] (head_bias)} (where num_classes is given), head_dist/... (distilled)
+        .../lora_a [in, rank], .../lora_b [rank, out] beside every kernel [in, out] that is adapted (lora)
     """
 
     patch_size: tuple[int, int]  # height and width, of the image or of the backbone's feature map
@@ -112,6 +116,7 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     swiglu: bool = False  # in the MLP, swish(gate) * fc1 in the place of the GELU
     position_resize: str = "corners"  # how learned positions become those of another grid: positions.py
     parallel: bool = False  # attention and MLP take the same input, behind one norm
+    lora: Lora | None = None  # in training: matrices that learn in the place of dense kernels
 
     def __post_init__(self):
         check(self)
@@ -125,6 +130,11 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     def feature_width(self) -> int:
         """Number of features before the head; of a distilled one, of both heads together."""
         return self.pre_logits or self.width * (1 + self.distilled)
+
+    @property
+    def after_training(self) -> "ViTConfig":
+        """The model whose kernels have what was learned in their place (common/recipes/lora.py)."""
+        return dataclasses.replace(self, lora=None) if self.lora else self
 
     @property
     def num_branches(self) -> int:
@@ -163,7 +173,7 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         shapes |= dense("pre_logits", self.width, self.pre_logits) if self.pre_logits else {}
         for name in ("head", "head_dist") if self.distilled else ("head",):
             shapes |= transformer.head(self.pre_logits or self.width, self.num_classes, self.head_bias, name)
-        return shapes
+        return shapes | (self.lora.shapes(shapes) if self.lora else {})
 
 
 def check(config: ViTConfig) -> None:
@@ -285,7 +295,8 @@ def infer_parts(shapes: Shapes) -> dict[str, Any]:
 VIT_BIASES = (("*/mlp/*/bias", normal(1e-6)), ("*/bias", zeros), ("cls", zeros))
 KERNELS = (("*/attn/*", glorot_uniform), ("*/mlp/*", glorot_uniform), ("pool/probe", glorot_uniform))
 PARTS = (("head_dist/*", zeros), ("dist", zeros), ("registers", normal(1e-6)), ("*/layer_scale?/scale", constant(1e-5)))
-VIT = (*HEAD_AND_NORMS, *PARTS, *VIT_BIASES, *KERNELS)
+LORA = ((f"*/{A}", fan_in_uniform), (f"*/{B}", zeros))
+VIT = (*LORA, *HEAD_AND_NORMS, *PARTS, *VIT_BIASES, *KERNELS)
 FAMILY = Family(
     config=ViTConfig,
     name="ViT",
@@ -305,6 +316,7 @@ FAMILY = Family(
         "vision_transformer": (*VIT, ("pos_embedding", normal(0.02)), ("*", lecun_normal)),
         "big_vision": (*VIT, ("pos_embedding", inverse_width_normal), ("*", lecun_normal)),
         "coyo": (
+            *LORA,
             *HEAD_AND_NORMS,
             *PARTS,
             *VIT_BIASES,

@@ -5,6 +5,7 @@ import dataclasses
 from common import flags
 from common.recipes.bit import COMPAT
 from common.recipes.groups import Group, create_groups, temperature_group
+from common.recipes.lora import TARGETS, Lora
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
@@ -15,6 +16,7 @@ MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rat
 NEEDS = {  # flag -> the one without which it is of no use, and what that turns on
     **dict.fromkeys(("rho_min", "gsam_alpha", "sam_group"), ("rho", "SAM")),
     "randaugment_magnitude": ("randaugment_layers", "RandAugment"),
+    **dict.fromkeys(("lora_alpha", "lora_targets"), ("lora_rank", "LoRA")),
     "examples_per_class_seed": ("examples_per_class", "a choice of images"),
 }
 MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
@@ -57,10 +59,15 @@ def create_recipe(
     *lrs, end_lr = create_rates(values, own_schedule=rule["schedule"])
     values.setdefault("rho_min", values.get("rho", 0.0))
     values["end_lr"] = end_lr if values.get("rho") else 0.0  # of no use to others, nor in what older runs kept
+    if rank := values.get("lora_rank"):
+        check_lora(config)
+        values["lora"] = Lora(rank, values.get("lora_alpha", float(rank)), values.get("lora_targets", TARGETS))
     values["batch_eval"] = wanted.get("batch_eval", values["batch"])
     fields = {field.name for field in dataclasses.fields(Recipe)} & values.keys() - {"task"}
     own = {"name": config.recipe, "batch_split": config.batch_split, "lrs": tuple(lrs)}
-    own["groups"] = create_groups(config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""))
+    own["groups"] = create_groups(
+        config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""), bool(values.get("lora_rank"))
+    )
     if values.get("task") == Contrastive.name and values["loss"] == "softmax":
         own["groups"] += (Group("b", trained=False),)  # which it does not depend on
     if values.get("third_tower") and config.train_only != "all":
@@ -123,7 +130,7 @@ def check_length(config, rule: dict, wanted: dict) -> None:
     for flag, (needed, what) in NEEDS.items():
         if given.get(flag) and not (rule | wanted | given).get(needed):
             raise UserError(
-                f"--{flag} {given[flag]:g} belongs to {what}, which is off; give --{needed}, too, or leave it out."
+                f"--{flag} {given[flag]} belongs to {what}, which is off; give --{needed}, too, or leave it out."
             )
     steps, warmup = wanted.get("steps", rule["steps"]), rule["warmup_steps"]
     for flag in ("warmup_steps", "cooldown_steps"):
@@ -134,6 +141,16 @@ def check_length(config, rule: dict, wanted: dict) -> None:
     if "warmup_steps" not in wanted and warmup >= steps:
         raise UserError(
             f"The recipe {config.recipe} warms up over {warmup} steps and the run has {steps}; give --warmup_steps as well."
+        )
+
+
+def check_lora(config) -> None:
+    """Raise UserError for flags that contradict LoRA."""
+    if config.train_only == "head":
+        raise UserError("--train_only head leaves what --lora_rank adds untrained; leave one of them out.")
+    if config.keep_best:
+        raise UserError(
+            "--keep_best keeps whole models and --lora_rank trains parts of kernels; leave one of them out."
         )
 
 

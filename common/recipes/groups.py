@@ -44,6 +44,7 @@ HEAD = Group(r"((image|text)/)?head(_dist)?/(kernel|bias)", trained=True)
 NORMS = Group(r"(.*/)?(\w+_)?norm\d?/(scale|bias)", trained=True)
 FROZEN: Groups = (Group(".*", trained=False),)  # a whole model, such as a teacher
 TRAIN_ONLY: dict[TrainOnly, Groups] = {"all": (), "head": (*FROZEN, HEAD), "norm": (*FROZEN, HEAD, NORMS)}
+ADAPTERS: Groups = (Group(r"(.*/)?lora_[ab]", trained=True, decayed=True),)  # of LoRA, which are parts of kernels
 DECAY_MASKS: dict[DecayMask, Groups] = {
     "kernels": (Group(r"(.*/)?kernel", decayed=True),),
     "all": (Group(".*", decayed=True),),
@@ -55,9 +56,15 @@ def temperature_group(most: float) -> Group:
     return Group("t", bounds=(0.0, math.log(most)))
 
 
-def create_groups(train_only: TrainOnly = "all", decay_mask: DecayMask = "kernels", locked: str = "") -> Groups:
-    """The groups of the flags --train_only and --locked, a pattern, and of a recipe's decay mask."""
-    return DECAY_MASKS[decay_mask] + TRAIN_ONLY[train_only] + ((Group(locked, trained=False),) if locked else ())
+def create_groups(
+    train_only: TrainOnly = "all", decay_mask: DecayMask = "kernels", locked: str = "", lora: bool = False
+) -> Groups:
+    """The groups of the flags --train_only and --locked, a pattern, and of a recipe's decay mask.
+
+    With `lora`, its matrices are trained beside the head, and with --train_only norm beside norms.
+    """
+    only = TRAIN_ONLY["head" if lora and train_only == "all" else train_only] + (ADAPTERS if lora else ())
+    return DECAY_MASKS[decay_mask] + only + ((Group(locked, trained=False),) if locked else ())
 
 
 @functools.lru_cache(64)

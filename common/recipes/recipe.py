@@ -11,6 +11,7 @@ from common.flags import check_choices
 from common.recipes import schedules
 from common.recipes.choices import Optimizer, ResizeKind, ResizeMode
 from common.recipes.groups import Groups, Part, create_groups, parts
+from common.recipes.lora import Lora
 from common.recipes.schedules import Schedule
 from common.recipes.task import Classification, Task, task_record
 from common.system.errors import UserError
@@ -69,10 +70,10 @@ class Recipe:
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
-    patch_sizes: str = (
-        ""  # sides in pixels of a ViT's patches, of which each step draws one (common/recipes/patch_sizes.py)
-    )
+    # Sides in pixels of a ViT's patches, of which each step draws one (common/recipes/patch_sizes.py)
+    patch_sizes: str = ""
     patch_dropout: float = 0.0  # part of a training image's patches that the model does not see
+    lora: Lora | None = None  # small matrices that learn in the place of kernels
     task: Task = dataclasses.field(default=Classification())
     head_bias: float = 0.0  # initial bias of a new head
     optimizer: Optimizer = "sgd"

@@ -19,6 +19,7 @@ from common.flags import check, scoped
 from common.models import ModelConfig, find_model
 from common.models.cards import Preprocessing
 from common.models.families import dump_config
+from common.models.low_rank import merged
 from common.recipes.create import create_recipe
 from common.recipes.groups import Groups, trained
 from common.recipes.moments import state_shapes
@@ -75,6 +76,8 @@ class Plan:
     def after_training(self, arrays: weights.Arrays) -> tuple[weights.Arrays, ModelConfig]:
         """(arrays, configuration) of what is left of that model when training has ended."""
         config = self.model_config.after_training
+        if self.recipe.lora:
+            arrays = merged(arrays, self.recipe.lora)
         return {name: arrays[name] for name in config.parameter_shapes()}, config
 
     @property

@@ -36,6 +36,7 @@ from common.system.files import in_one_word
 from common.system.interruption import Interruption
 from common.system.processes import MOST, Devices, together
 from common.system.progress import follow
+from common.weights.adapter import write_adapter
 
 
 class Opened:
@@ -306,6 +307,8 @@ class Run(Opened):
     def _finish(self, arrays: weights.Arrays) -> None:
         self.folder.checkpoints.wait()
         card = self.plan.card(self.engine) | {"accuracy": self.state.results, "seconds": self.seconds}
+        if self.recipe.lora:
+            self.log.say(write_adapter(self.folder.path, arrays, self.plan.model_config, self.recipe.groups))
         self.folder.finish(*self.plan.after_training(arrays), card)
         self.log.say(f"Wrote {self.folder.place}/weights.npz, card.json and curves.png")
         self.folder.publish()
