@@ -11,7 +11,7 @@ from bit_jax import api
 from bit_jax.devices import FirstDevice, to_device
 from bit_jax.layers import standardize_once
 from bit_jax.loop import evaluate
-from bit_jax.losses import scale
+from bit_jax.losses import noise, scale
 from bit_jax.model import Model
 from bit_jax.outputs import score
 from common.evaluation.evaluator import Rows
@@ -22,16 +22,16 @@ from common.runs.prediction import Prediction
 
 
 @nnx.jit
-def features_and_logits(model: Model, images: Array) -> tuple[Array, Array]:
-    """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(scale(images, model).astype(model.compute_dtype))
+def features_and_logits(model: Model, images: Array, **places: Array) -> tuple[Array, Array]:
+    """(features [B, D], logits [B, K]) of uint8 images; of patches, with their `coordinates` and `patch_mask`."""
+    features = model.features(scale(images, model).astype(model.compute_dtype), **places)
     return features, model.head(features)
 
 
 def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        yield jax.device_get(features_and_logits(model, batch["images"]))
+        yield jax.device_get(features_and_logits(model, batch["images"], **noise(batch)))
 
 
 def predict_and_score(
@@ -39,7 +39,7 @@ def predict_and_score(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"])
+        features, logits = features_and_logits(model, batch["images"], **noise(batch))
         yield jax.device_get((features, logits, score(logits, batch, loss)))
 
 

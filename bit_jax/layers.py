@@ -203,8 +203,9 @@ class Mlp(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    A mask is False for tokens that none attends to. `biases` are the layers that have one; with `norm`, its epsilon, the
-    queries and keys of each head are normalised; `rotation` then turns those of the last tokens (`rotated`).
+    `visible` is False for tokens that none attends to (Keras has a use of its own for what is called mask). `biases` are
+    the layers that have one; with `norm`, its epsilon, the queries and keys of each head are normalised; `rotation` then
+    turns those of the last tokens (`rotated`).
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class Attention(nnx.Module):
         self.num_heads, self.causal = num_heads, causal
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
-    def __call__(self, queries: Array, x: Array, mask: Array | None = None, rotation: Array | None = None) -> Array:
+    def __call__(self, queries: Array, x: Array, visible: Array | None = None, rotation: Array | None = None) -> Array:
         def split(values: Array) -> Array:  # [B, L, D] -> [B, L, N, K]
             return values.reshape(*values.shape[:2], self.num_heads, -1)
 
@@ -226,7 +227,7 @@ class Attention(nnx.Module):
         if self.query_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotated(query, rotation), rotated(key, rotation)
-        mask = None if mask is None else mask[:, None, None]
+        mask = None if visible is None else visible[:, None, None]
         mask = jnp.tri(x.shape[1], dtype=bool) if self.causal else mask
         heads = attend(query, key, value, mask)
         return self.out(heads.reshape(queries.shape))
@@ -362,6 +363,48 @@ def fixed_positions(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Arra
 def fixed_rotation(grid: tuple[int, int], width: int, dtype: jnp.dtype) -> Array:
     """[2, L, K] cosines and sines of rotary positions, for heads of this width."""
     return jnp.asarray(rotary(*grid, width), dtype)
+
+
+def positions_in(positions: Array, grid: tuple[int, int], coordinates: Array) -> Array:
+    """Positions [1, L, D] of a grid for patches at int `coordinates` [B, P, 2] of images of as many rows and columns as
+    these need: [B, P, D], after what is no patch. Each image has its own resizing, as in common/models/resizing.py, of which
+    a patch takes one row of either axis: any number of patches on a side is right, in static shapes.
+
+    Source: `_pos_emb_resize` of big_vision's `models/proj/image_text/naflex_vit.py`, which is NaN beyond 64 on a side.
+    """
+    count, sides = math.prod(grid), coordinates.max(1) + 1
+    rows, columns = (
+        weights_of(coordinates[:, :, axis], sides[:, axis], grid[axis], positions.dtype) for axis in range(2)
+    )
+    weights = (rows[:, :, :, None] * columns[:, :, None]).reshape(*coordinates.shape[:2], count)
+    first, patches = positions[:, : positions.shape[1] - count], positions[0, positions.shape[1] - count :]
+    first = jnp.tile(first, (len(weights), 1, 1))
+    return jnp.concatenate([first, jnp.matmul(weights, patches, precision=HIGHEST)], 1)
+
+
+def weights_of(places: Array, new: Array, old: int, dtype: jnp.dtype) -> Array:
+    """[B, P, old]: by which weights the places [B, P] of a side of `new` [B] see those of a side of `old`, antialiased."""
+    scale = old / new[:, None].astype(dtype)
+    distance = ((places.astype(dtype) + 0.5) * scale - 0.5)[:, :, None] - jnp.arange(old)
+    weights = (1 - jnp.abs(distance) / jnp.maximum(scale, 1)[:, :, None]).clip(0)
+    return weights / weights.sum(2, keepdims=True)
+
+
+def seen(patch_mask: Array, num_prefix: int) -> Array:
+    """bool [B, tokens]: which are seen: those before the patches, and the patches of `patch_mask` [B, P].
+
+    A row without any patch, the padding of a batch, sees all: it has no meaning, but is a number.
+    """
+    mask = patch_mask | ~patch_mask.any(1, keepdims=True)
+    return jnp.pad(mask, ((0, 0), (num_prefix, 0)), constant_values=True)
+
+
+def mean(x: Array, mask: Array | None) -> Array:
+    """[B, D]: the mean of tokens [B, L, D], of those of `mask` [B, L] where it is given."""
+    if mask is None:
+        return x.mean(1)
+    mask = mask[:, :, None].astype(x.dtype)
+    return (x * mask).sum(1) / mask.sum(1)
 
 
 def on_grid(x: Array, grid: tuple[int, int]) -> Array:

@@ -51,7 +51,7 @@ def written(batch: dict[str, Array], model: Model) -> Array:
 
 
 def noise(batch: dict[str, Array]) -> dict[str, Array]:
-    """What a batch holds for dropout, stochastic depth and patch dropout."""
+    """What a batch holds for the model beside images: for dropout, stochastic depth and patch dropout, or of patches."""
     return {name: batch[name] for name in NOISE if name in batch}
 
 

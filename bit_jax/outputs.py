@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
-from bit_jax.losses import cross_entropy, mixed, teachers, written
+from bit_jax.losses import cross_entropy, mixed, noise, teachers, written
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
@@ -36,7 +36,7 @@ def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array
 def scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """The `score` of what the trained model makes of a batch."""
     model = models["model"]
-    return score(model(mixed(batch, model)), batch, task.loss)
+    return score(model(mixed(batch, model), **noise(batch)), batch, task.loss)
 
 
 def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
@@ -57,7 +57,7 @@ def matches(models: dict[str, Model], batch: dict[str, Array], task: Task) -> di
 def image_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    embedding, _, t, b = model(mixed(batch, model), None)
+    embedding, _, t, b = model(mixed(batch, model), None, **noise(batch))
     numbers = {"scale": jnp.exp(t), "bias": b}
     columns = {name: jnp.broadcast_to(number, batch["mask"].shape) for name, number in numbers.items()}
     return columns | {"embedding": embedding.astype(model.dtype), "mask": batch["mask"]}

@@ -24,14 +24,19 @@ class Block(nnx.Module):
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout, gated=config.swiglu)
         self.dropout = config.dropout
 
-    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K]
+    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K], [B, L]
     def __call__(
-        self, x: Array, kept: Array | None = None, seeds: Array | None = None, rotation: Array | None = None
+        self,
+        x: Array,
+        kept: Array | None = None,
+        seeds: Array | None = None,
+        rotation: Array | None = None,
+        visible: Array | None = None,
     ) -> Array:
         kept = (None, None) if kept is None else kept.T
         seeds = (None, None, None) if seeds is None else seeds.swapaxes(0, 1)
         normed = self.norm1(x)
-        out = dropout(self.attn(normed, normed, rotation=rotation), seeds[0], self.dropout)
+        out = dropout(self.attn(normed, normed, visible, rotation), seeds[0], self.dropout)
         x = x + drop_branch(self.layer_scale1(out) if self.layer_scale1 else out, kept[0])
         out = self.mlp(self.norm2(x) if self.norm2 else normed, seeds[1])
         out = dropout(out, seeds[2], self.dropout)
@@ -47,6 +52,6 @@ class AttentionPool(nnx.Module):
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
-    def __call__(self, x: Array) -> Array:  # [B, L, D] -> [B, D]
-        x = self.attn(jnp.tile(self.probe[...].astype(x.dtype), (x.shape[0], 1, 1)), x)
+    def __call__(self, x: Array, visible: Array | None = None) -> Array:  # [B, L, D], [B, L] -> [B, D]
+        x = self.attn(jnp.tile(self.probe[...].astype(x.dtype), (x.shape[0], 1, 1)), x, visible)
         return (x + self.mlp(self.norm(x)))[:, 0]

@@ -15,9 +15,12 @@ from bit_jax.layers import (
     fixed_positions,
     fixed_rotation,
     keep_patches,
+    mean,
     normed_patches,
     on_grid,
+    positions_in,
     regrid,
+    seen,
     turned_as,
 )
 from bit_jax.model import Model
@@ -57,14 +60,13 @@ class ViT(Model):
             layer_of(self, kernel).adapt(config.lora.rank, config.lora.scale)
 
     def __call__(
-        self,
-        images: Array,
-        kept_branches: Array | None = None,
-        dropout_seeds: Array | None = None,
-        kept_patches: Array | None = None,
-        patch_size: tuple[int, int] | None = None,
-    ) -> Array:
-        return self.logits(self.features(images, kept_branches, dropout_seeds, kept_patches, patch_size))
+        self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None,
+        kept_patches: Array | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Array | None = None, patch_mask: Array | None = None,
+    ) -> Array:  # fmt: skip
+        return self.logits(
+            self.features(images, kept_branches, dropout_seeds, kept_patches, patch_size, coordinates, patch_mask)
+        )
 
     def logits(self, features: Array) -> Array:
         """The head's output for features, or the mean of both heads'; the features themselves where there is no head."""
@@ -74,35 +76,35 @@ class ViT(Model):
         return (self.head(first) + self.head_dist(second)) / 2
 
     def features(
-        self,
-        images: Array,
-        kept_branches: Array | None = None,
-        dropout_seeds: Array | None = None,
-        kept_patches: Array | None = None,
-        patch_size: tuple[int, int] | None = None,
-    ) -> Array:
+        self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None,
+        kept_patches: Array | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Array | None = None, patch_mask: Array | None = None,
+    ) -> Array:  # fmt: skip
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Of a distilled model, those of its two heads one after the other.
 
         Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
         `kept_patches`, int32 [B, K], of which images see K patches only. A FlexiViT computes with
-        patches of another `patch_size`, height and width in pixels.
+        patches of another `patch_size`, height and width in pixels. A NaFlex takes patches of images that keep their own
+        aspect ratios, one below the other as images of one patch's width, with `coordinates`, int32 [B, L, 2], their rows
+        and columns, and `patch_mask`, bool [B, L], False for those that are padding (common/data/naflex.py).
         """
         config = self.config.at_patch(patch_size)
-        config.check_image(*images.shape[1:3])
+        config.check_image(*images.shape[1:3], None if coordinates is None else coordinates.shape[1])
         x = self.patches(images, patch_size)  # [B, L, D]
         x = dropout(
-            self.embed(x, kept_patches, patch_size),
+            self.embed(x, kept_patches, patch_size, coordinates),
             None if dropout_seeds is None else dropout_seeds[:, 0],
             self.config.dropout,
         )
         rotation = self.rotation(x, kept_patches)
+        visible = seen(patch_mask, self.config.num_prefix) if self.config.naflex else None  # [B, tokens]
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
-            x = self._run(block, x, kept, seeds, rotation)
-        x = self.pooled(self.norm(x)).astype(self.dtype)
+            x = self._run(block, x, kept, seeds, rotation, visible)
+        x = self.pooled(self.norm(x), visible).astype(self.dtype)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     def intermediates(
@@ -127,29 +129,36 @@ class ViT(Model):
         x = self.stem(normed_patches(x, self.image_norm, patch_size) if self.image_norm else x, patch_size=patch_size)
         return self.embed_norm(x) if self.embed_norm else x
 
-    def embed(self, x: Array, kept_patches: Array | None = None, patch_size: tuple[int, int] | None = None) -> Array:
+    def embed(
+        self, x: Array, kept_patches: Array | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Array | None = None,
+    ) -> Array:  # fmt: skip
         """Tokens with their positions, after those that are no patch; normalised where the model has `pre_norm`."""
-        x = self.placed(x, patch_size)
+        x = self.placed(x, patch_size, coordinates)
         x = keep_patches(x, kept_patches, x.shape[1] - self.config.num_prefix)
         return x if self.pre_norm is None else self.pre_norm(x)
 
-    def placed(self, x: Array, patch_size: tuple[int, int] | None) -> Array:
+    def placed(self, x: Array, patch_size: tuple[int, int] | None, coordinates: Array | None) -> Array:
         """Tokens with their positions, after the class tokens and the registers where there are some."""
-        prefix, place, positions = [], 0, self.positions(x.dtype, patch_size)
+        prefix, place, positions = [], 0, self.positions(x.dtype, patch_size, coordinates)
         for name, count, positioned in prefix_tokens(self.config):
             token = getattr(self, name)[...].astype(x.dtype)
             if positioned:
-                token, place = token + positions[:, place : place + count], place + count
+                token, place = token + positions[:1, place : place + count], place + count
             prefix.append(jnp.tile(token, (x.shape[0], 1, 1)))
         x = x if positions is None else x + positions[:, place:]
         return jnp.concatenate([*prefix, x], 1) if prefix else x
 
-    def positions(self, dtype: jnp.dtype, patch_size: tuple[int, int] | None) -> Array | None:
-        """What is added to the tokens: [1, L, D]; None where positions are rotary."""
+    def positions(
+        self, dtype: jnp.dtype, patch_size: tuple[int, int] | None, coordinates: Array | None
+    ) -> Array | None:
+        """What is added to the tokens: [1, L, D], or [B, L, D] of a NaFlex; None where positions are rotary."""
         config = self.config.at_patch(patch_size)
         if config.positions != "learned":
             return None if config.rotary else fixed_positions(config.grid, config.width, dtype)
         positions = self.pos_embedding[...]
+        if config.naflex:
+            return positions_in(positions, config.stored_grid, coordinates).astype(dtype)
         if config.grid != config.stored_grid:
             positions = regrid(positions, config.stored_grid, config.grid)
         return positions.astype(dtype)
@@ -161,14 +170,15 @@ class ViT(Model):
             return None
         return turned_as(fixed_rotation(config.grid, config.width // config.num_heads, x.dtype), kept_patches)
 
-    def pooled(self, x: Array) -> Array:
-        """[B, L, D] to [B, D], or unchanged."""
+    def pooled(self, x: Array, visible: Array | None = None) -> Array:
+        """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
         pooling = self.config.pooling
         if pooling == "token":
             return x[:, :2].reshape(x.shape[0], -1) if self.config.distilled else x[:, 0]
         x = x[:, self.config.num_prefix :]
+        visible = None if visible is None else visible[:, self.config.num_prefix :]
         if pooling == "first":
             return x[:, 0]
         if pooling == "gap":
-            return x.astype(self.dtype).mean(1)
-        return self.pool(x) if pooling == "map" else x
+            return mean(x.astype(self.dtype), visible)
+        return self.pool(x, visible) if pooling == "map" else x

@@ -10,7 +10,7 @@ from bit_pytorch import api
 from bit_pytorch.devices import FirstDevice, to_device
 from bit_pytorch.layers import standardize_once
 from bit_pytorch.loop import evaluate
-from bit_pytorch.losses import scale
+from bit_pytorch.losses import noise, scale
 from bit_pytorch.model import Model
 from bit_pytorch.outputs import score
 from common.evaluation.evaluator import Rows
@@ -21,16 +21,16 @@ from common.runs.prediction import Prediction
 
 
 @torch.inference_mode()
-def features_and_logits(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(scale(images, model).to(model.compute_dtype))
+def features_and_logits(model: Model, images: Tensor, **places: Tensor) -> tuple[Tensor, Tensor]:
+    """(features [B, D], logits [B, K]) of uint8 images; of patches, with their `coordinates` and `patch_mask`."""
+    features = model.features(scale(images, model).to(model.compute_dtype), **places)
     return features, model.head(features)
 
 
 def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"])
+        features, logits = features_and_logits(model, batch["images"], **noise(batch))
         yield features.cpu().numpy(), logits.cpu().numpy()
 
 
@@ -40,7 +40,7 @@ def predict_and_score(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"])
+        features, logits = features_and_logits(model, batch["images"], **noise(batch))
         yield (
             features.cpu().numpy(),
             logits.cpu().numpy(),

@@ -145,8 +145,9 @@ class Mlp(nn.Module):
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    A mask is False for tokens that none attends to. `biases` are the layers that have one; with `norm`, its epsilon, the
-    queries and keys of each head are normalised; `rotation` then turns those of the last tokens (`rotated`).
+    `visible` is False for tokens that none attends to (Keras has a use of its own for what is called mask). `biases` are
+    the layers that have one; with `norm`, its epsilon, the queries and keys of each head are normalised; `rotation` then
+    turns those of the last tokens (`rotated`).
     """
 
     def __init__(
@@ -159,7 +160,9 @@ class Attention(nn.Module):
         self.num_heads, self.causal = num_heads, causal
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
-    def forward(self, queries: Tensor, x: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
+    def forward(
+        self, queries: Tensor, x: Tensor, visible: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
             return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
@@ -167,7 +170,7 @@ class Attention(nn.Module):
         if self.query_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotated(query, rotation), rotated(key, rotation)
-        mask = None if mask is None else mask[:, None, None]
+        mask = None if visible is None else visible[:, None, None]
         heads = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))
 
@@ -280,9 +283,12 @@ def regrid(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) 
     return torch.cat([first, rows.reshape(1, -1, positions.shape[-1])], 1)
 
 
-def takes(config: ViTConfig, images: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
+def takes(
+    config: ViTConfig, images: Tensor, patch_size: tuple[int, int] | None, coordinates: Tensor | None = None
+) -> Tensor:
     """`images` [B, C, H, W], which a ViT takes with patches of this size. Raises UserError for others."""
-    config.at_patch(patch_size).check_image(*images.shape[2:])
+    count = None if coordinates is None else coordinates.shape[1]
+    config.at_patch(patch_size).check_image(*images.shape[2:], count)
     return images
 
 
@@ -292,6 +298,46 @@ def positions_at(positions: Tensor, config: ViTConfig, patch_size: tuple[int, in
     if config.positions == "sincos2d":
         return positions if grid == config.grid else torch.from_numpy(sincos2d(*grid, config.width)).to(positions)
     return positions if grid == config.stored_grid else regrid(positions, config.stored_grid, grid)
+
+
+def positions_in(positions: Tensor, grid: tuple[int, int], coordinates: Tensor) -> Tensor:
+    """Positions [1, L, D] of a grid for patches at int `coordinates` [B, P, 2] of images of as many rows and columns as
+    these need: [B, P, D], after what is no patch. Each image has its own resizing, as in common/models/resizing.py, of which
+    a patch takes one row of either axis: any number of patches on a side is right, in static shapes.
+
+    Source: `_pos_emb_resize` of big_vision's `models/proj/image_text/naflex_vit.py`, which is NaN beyond 64 on a side.
+    """
+    count, sides = math.prod(grid), coordinates.amax(1) + 1
+    rows, columns = (
+        weights_of(coordinates[:, :, axis], sides[:, axis], grid[axis], positions.dtype) for axis in range(2)
+    )
+    weights = (rows[:, :, :, None] * columns[:, :, None]).flatten(2)  # [B, P, rows * columns of the grid]
+    first, patches = positions.split([positions.shape[1] - count, count], 1)
+    return torch.cat([first.expand(len(weights), -1, -1), weights @ patches], 1)
+
+
+def weights_of(places: Tensor, new: Tensor, old: int, dtype: torch.dtype) -> Tensor:
+    """[B, P, old]: by which weights the places [B, P] of a side of `new` [B] see those of a side of `old`, antialiased."""
+    scale = old / new[:, None].to(dtype)
+    distance = ((places.to(dtype) + 0.5) * scale - 0.5)[:, :, None] - torch.arange(old, device=places.device)
+    weights = (1 - distance.abs() / scale.clamp(min=1)[:, :, None]).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True)
+
+
+def seen(patch_mask: Tensor, num_prefix: int) -> Tensor:
+    """bool [B, tokens]: which are seen: those before the patches, and the patches of `patch_mask` [B, P].
+
+    A row without any patch, the padding of a batch, sees all: it has no meaning, but is a number.
+    """
+    return F.pad(patch_mask | ~patch_mask.any(1, keepdim=True), (num_prefix, 0), value=True)
+
+
+def mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, D]: the mean of tokens [B, L, D], of those of `mask` [B, L] where it is given."""
+    if mask is None:
+        return x.mean(1)
+    mask = mask[:, :, None].to(x.dtype)
+    return (x * mask).sum(1) / mask.sum(1)
 
 
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

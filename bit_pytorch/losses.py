@@ -59,7 +59,7 @@ def written(batch: dict[str, Tensor], model: Model) -> Tensor:
 
 
 def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a batch holds for dropout, stochastic depth and patch dropout."""
+    """What a batch holds for the model beside images: for dropout, stochastic depth and patch dropout, or of patches."""
     return {name: batch[name] for name in NOISE if name in batch}
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
-from bit_pytorch.losses import cross_entropy, mixed, teachers, written
+from bit_pytorch.losses import cross_entropy, mixed, noise, teachers, written
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
@@ -32,7 +32,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
 def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """The `score` of what the trained model makes of a batch."""
     model = models["model"]
-    return score(model(mixed(batch, model)), batch, task.loss)
+    return score(model(mixed(batch, model), **noise(batch)), batch, task.loss)
 
 
 def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
 def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    embedding, _, t, b = model(mixed(batch, model), None)
+    embedding, _, t, b = model(mixed(batch, model), None, **noise(batch))
     numbers = {"scale": t.exp(), "bias": b}
     columns = {name: number.repeat(len(batch["mask"])) for name, number in numbers.items()}
     return columns | {"embedding": embedding.to(model.dtype), "mask": batch["mask"]}

@@ -27,12 +27,17 @@ class Block(nn.Module):
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout, gated=config.swiglu)
         self.dropout = config.dropout
 
-    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K]
+    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K], [B, L]
     def forward(
-        self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None, rotation: Tensor | None = None
+        self,
+        x: Tensor,
+        kept: Tensor | None = None,
+        seeds: Tensor | None = None,
+        rotation: Tensor | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
         normed = self.norm1(x)
-        out = dropout(self.attn(normed, normed, rotation=rotation), part(seeds, 0), self.dropout)
+        out = dropout(self.attn(normed, normed, visible, rotation), part(seeds, 0), self.dropout)
         x = x + drop_branch(self.layer_scale1(out) if self.layer_scale1 else out, part(kept, 0))
         out = self.mlp(self.norm2(x) if self.norm2 else normed, part(seeds, 1))
         out = dropout(out, part(seeds, 2), self.dropout)
@@ -49,6 +54,6 @@ class AttentionPool(nn.Module):
         self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, D]
-        x = self.attn(self.probe.to(x.dtype).expand(x.shape[0], -1, -1), x)
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:  # [B, L, D], [B, L] -> [B, D]
+        x = self.attn(self.probe.to(x.dtype).expand(x.shape[0], -1, -1), x, visible)
         return (x + self.mlp(self.norm(x)))[:, 0]

@@ -12,10 +12,13 @@ from bit_pytorch.layers import (
     PatchEmbedding,
     dropout,
     keep_patches,
+    mean,
     normed_patches,
     on_grid,
     part,
     positions_at,
+    positions_in,
+    seen,
     takes,
     turned_as,
 )
@@ -74,14 +77,13 @@ class ViT(Model):
             layer_of(self, kernel).adapt(config.lora.rank, config.lora.scale)
 
     def forward(
-        self,
-        images: Tensor,
-        kept_branches: Tensor | None = None,
-        dropout_seeds: Tensor | None = None,
-        kept_patches: Tensor | None = None,
-        patch_size: tuple[int, int] | None = None,
-    ) -> Tensor:
-        return self.logits(self.features(images, kept_branches, dropout_seeds, kept_patches, patch_size))
+        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None,
+        kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Tensor | None = None, patch_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        return self.logits(
+            self.features(images, kept_branches, dropout_seeds, kept_patches, patch_size, coordinates, patch_mask)
+        )
 
     def logits(self, features: Tensor) -> Tensor:
         """The head's output for features, or the mean of both heads'; the features themselves where there is no head."""
@@ -91,29 +93,29 @@ class ViT(Model):
         return (self.head(first) + self.head_dist(second)) / 2
 
     def features(
-        self,
-        images: Tensor,
-        kept_branches: Tensor | None = None,
-        dropout_seeds: Tensor | None = None,
-        kept_patches: Tensor | None = None,
-        patch_size: tuple[int, int] | None = None,
-    ) -> Tensor:
+        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None,
+        kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Tensor | None = None, patch_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Of a distilled model, those of its two heads one after the other.
 
         Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
         `kept_patches`, int32 [B, K], of which images see K patches only. A FlexiViT computes with
-        patches of another `patch_size`, height and width in pixels.
+        patches of another `patch_size`, height and width in pixels. A NaFlex takes patches of images that keep their own
+        aspect ratios, one below the other as images of one patch's width, with `coordinates`, int32 [B, L, 2], their rows
+        and columns, and `patch_mask`, bool [B, L], False for those that are padding (common/data/naflex.py).
         """
-        images = takes(self.config, images, patch_size)
+        images = takes(self.config, images, patch_size, coordinates)
         x = self.patches(images, patch_size)  # [B, L, D]
-        x = dropout(self.embed(x, kept_patches, patch_size), part(dropout_seeds, 0), self.config.dropout)
+        x = dropout(self.embed(x, kept_patches, patch_size, coordinates), part(dropout_seeds, 0), self.config.dropout)
         rotation = self.rotation(x, kept_patches)
+        visible = seen(patch_mask, self.config.num_prefix) if self.config.naflex else None  # [B, tokens]
         for i, block in enumerate(self.blocks):
             kept, seeds = part(kept_branches, slice(2 * i, 2 * i + 2)), part(dropout_seeds, slice(3 * i + 1, 3 * i + 4))
-            x = self._run(block, x, kept, seeds, rotation)
-        x = self.pooled(self.norm(x)).to(self.dtype)
+            x = self._run(block, x, kept, seeds, rotation, visible)
+        x = self.pooled(self.norm(x), visible).to(self.dtype)
         return torch.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     def intermediates(
@@ -138,28 +140,35 @@ class ViT(Model):
         x = self.stem(x, patch_size=patch_size)
         return self.embed_norm(x) if self.embed_norm else x
 
-    def embed(self, x: Tensor, kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None) -> Tensor:
+    def embed(
+        self, x: Tensor, kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Tokens with their positions, after those that are no patch; normalised where the model has `pre_norm`."""
-        x = self.placed(x, patch_size)
+        x = self.placed(x, patch_size, coordinates)
         x = keep_patches(x, kept_patches, x.shape[1] - self.config.num_prefix)
         return x if self.pre_norm is None else self.pre_norm(x)
 
-    def placed(self, x: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
+    def placed(self, x: Tensor, patch_size: tuple[int, int] | None, coordinates: Tensor | None) -> Tensor:
         """Tokens with their positions, after the class tokens and the registers where there are some."""
-        prefix, place, positions = [], 0, self.positions(x.dtype, patch_size)
+        prefix, place, positions = [], 0, self.positions(x.dtype, patch_size, coordinates)
         for name, count, positioned in prefix_tokens(self.config):
             token = getattr(self, name).to(x.dtype)
             if positioned:
-                token, place = token + positions[:, place : place + count], place + count
+                token, place = token + positions[:1, place : place + count], place + count
             prefix.append(token.expand(x.shape[0], -1, -1))
         x = x if positions is None else x + positions[:, place:]
         return torch.cat([*prefix, x], 1) if prefix else x
 
-    def positions(self, dtype: torch.dtype, patch_size: tuple[int, int] | None) -> Tensor | None:
-        """What is added to the tokens: [1, L, D]; None where positions are rotary."""
+    def positions(
+        self, dtype: torch.dtype, patch_size: tuple[int, int] | None, coordinates: Tensor | None
+    ) -> Tensor | None:
+        """What is added to the tokens: [1, L, D], or [B, L, D] of a NaFlex; None where positions are rotary."""
         config = self.config
         if config.rotary:
             return None
+        if config.naflex:
+            return positions_in(self.pos_embedding, config.stored_grid, coordinates).to(dtype)
         positions = self.pos_embedding if config.positions == "learned" else self.fixed_positions
         return (positions_at(positions, config, patch_size) if config.kernel_size else positions).to(dtype)
 
@@ -167,14 +176,15 @@ class ViT(Model):
         """How the queries and keys of patches turn: [2, B or 1, L, K]; None where positions are not rotary."""
         return turned_as(self.fixed_rotation.to(x.dtype), kept_patches) if self.config.rotary else None
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """[B, L, D] to [B, D], or unchanged."""
+    def pooled(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
         pooling = self.config.pooling
         if pooling == "token":
             return x[:, :2].flatten(1) if self.config.distilled else x[:, 0]
         x = x[:, self.config.num_prefix :]
+        visible = None if visible is None else visible[:, self.config.num_prefix :]
         if pooling == "first":
             return x[:, 0]
         if pooling == "gap":
-            return x.to(self.dtype).mean(1)
-        return self.pool(x) if pooling == "map" else x
+            return mean(x.to(self.dtype), visible)
+        return self.pool(x, visible) if pooling == "map" else x

@@ -10,7 +10,7 @@ from bit_tf2 import api
 from bit_tf2.devices import FirstDevice, to_device
 from bit_tf2.layers import standardize_once
 from bit_tf2.loop import evaluate
-from bit_tf2.losses import scale
+from bit_tf2.losses import noise, scale
 from bit_tf2.model import Model
 from bit_tf2.outputs import score
 from common.evaluation.evaluator import Rows
@@ -21,16 +21,16 @@ from common.runs.prediction import Prediction
 
 
 @tf.function(autograph=False)
-def features_and_logits(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(features [B, D], logits [B, K]) of uint8 images."""
-    features = model.features(tf.cast(scale(images, model), model.compute_dtype))
+def features_and_logits(model: Model, images: Tensor, **places: Tensor) -> tuple[Tensor, Tensor]:
+    """(features [B, D], logits [B, K]) of uint8 images; of patches, with their `coordinates` and `patch_mask`."""
+    features = model.features(tf.cast(scale(images, model), model.compute_dtype), **places)
     return features, model.head(features)
 
 
 def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(features [B, D], logits [B, K]) as numpy arrays of every batch {images uint8 [B, H, W, 3], ...}, padding included."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"])
+        features, logits = features_and_logits(model, batch["images"], **noise(batch))
         yield features.numpy(), logits.numpy()
 
 
@@ -39,7 +39,7 @@ def predict_and_score(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Rows]]:
     """(features [B, D], logits [B, K], their `score`) of every batch, in one pass."""
     for batch in to_device(batches, model.devices):
-        features, logits = features_and_logits(model, batch["images"])
+        features, logits = features_and_logits(model, batch["images"], **noise(batch))
         yield (
             features.numpy(),
             logits.numpy(),

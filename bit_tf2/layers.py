@@ -240,9 +240,9 @@ class Mlp(Layer):
 class Attention(Layer):
     """Multi-head scaled dot-product attention (https://arxiv.org/abs/1706.03762); `causal`: to no later token.
 
-    A mask is False for tokens that none attends to. `biases` are the layers that have one; with `norm`, its epsilon, the
-    queries and keys of each head are normalised; `rotation` then turns those of the last tokens (`rotated`). TensorFlow
-    has no fused kernel.
+    `visible` is False for tokens that none attends to (Keras has a use of its own for what is called mask). `biases` are
+    the layers that have one; with `norm`, its epsilon, the queries and keys of each head are normalised; `rotation` then
+    turns those of the last tokens (`rotated`). TensorFlow has no fused kernel.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class Attention(Layer):
         self.num_heads, self.causal = num_heads, causal
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
-    def call(self, queries: Tensor, x: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
+    def call(self, queries: Tensor, x: Tensor, visible: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
         def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
             return tf.transpose(
                 tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads)),
@@ -271,7 +271,7 @@ class Attention(Layer):
         weights = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # [B, N, Q, L]
         if weights.dtype == tf.bfloat16:
             weights = tf.cast(weights, self.dtype)
-        mask = None if mask is None else mask[:, None, None]
+        mask = None if visible is None else visible[:, None, None]
         mask = tf.linalg.band_part(tf.ones((x.shape[1], x.shape[1]), tf.bool), -1, 0) if self.causal else mask
         weights = weights if mask is None else tf.where(mask, weights, tf.constant(-math.inf, weights.dtype))
         heads = tf.matmul(tf.cast(tf.nn.softmax(weights), value.dtype), value)
@@ -390,6 +390,48 @@ def fixed_positions(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tenso
 def fixed_rotation(grid: tuple[int, int], width: int, dtype: tf.DType) -> Tensor:
     """[2, L, K] cosines and sines of rotary positions, for heads of this width."""
     return tf.constant(rotary(*grid, width), dtype)
+
+
+def positions_in(positions: Tensor, grid: tuple[int, int], coordinates: Tensor) -> Tensor:
+    """Positions [1, L, D] of a grid for patches at int `coordinates` [B, P, 2] of images of as many rows and columns as
+    these need: [B, P, D], after what is no patch. Each image has its own resizing, as in common/models/resizing.py, of which
+    a patch takes one row of either axis: any number of patches on a side is right, in static shapes.
+
+    Source: `_pos_emb_resize` of big_vision's `models/proj/image_text/naflex_vit.py`, which is NaN beyond 64 on a side.
+    """
+    count, sides = math.prod(grid), tf.reduce_max(coordinates, 1) + 1
+    rows, columns = (
+        weights_of(coordinates[:, :, axis], sides[:, axis], grid[axis], positions.dtype) for axis in range(2)
+    )
+    weights = tf.reshape(rows[:, :, :, None] * columns[:, :, None], (-1, coordinates.shape[1], count))
+    first, patches = positions[:, : positions.shape[1] - count], positions[0, positions.shape[1] - count :]
+    first = tf.tile(first, (tf.shape(weights)[0], 1, 1))
+    return tf.concat([first, tf.matmul(weights, patches)], 1)
+
+
+def weights_of(places: Tensor, new: Tensor, old: int, dtype: tf.DType) -> Tensor:
+    """[B, P, old]: by which weights the places [B, P] of a side of `new` [B] see those of a side of `old`, antialiased."""
+    scale = old / tf.cast(new[:, None], dtype)
+    distance = ((tf.cast(places, dtype) + 0.5) * scale - 0.5)[:, :, None] - tf.range(old, dtype=dtype)
+    weights = tf.maximum(1 - tf.abs(distance) / tf.maximum(scale, 1)[:, :, None], 0)
+    return weights / tf.reduce_sum(weights, 2, keepdims=True)
+
+
+def seen(patch_mask: Tensor, num_prefix: int) -> Tensor:
+    """bool [B, tokens]: which are seen: those before the patches, and the patches of `patch_mask` [B, P].
+
+    A row without any patch, the padding of a batch, sees all: it has no meaning, but is a number.
+    """
+    mask = patch_mask | ~tf.reduce_any(patch_mask, 1, keepdims=True)
+    return tf.pad(mask, ((0, 0), (num_prefix, 0)), constant_values=True)
+
+
+def mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, D]: the mean of tokens [B, L, D], of those of `mask` [B, L] where it is given."""
+    if mask is None:
+        return tf.reduce_mean(x, 1)
+    mask = tf.cast(mask[:, :, None], x.dtype)
+    return tf.reduce_sum(x * mask, 1) / tf.reduce_sum(mask, 1)
 
 
 def on_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:

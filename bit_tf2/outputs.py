@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
-from bit_tf2.losses import cross_entropy, mixed, teachers, written
+from bit_tf2.losses import cross_entropy, mixed, noise, teachers, written
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
@@ -34,7 +34,7 @@ def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Ten
 def scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """The `score` of what the trained model makes of a batch."""
     model = models["model"]
-    return score(model(mixed(batch, model)), batch, task.loss)
+    return score(model(mixed(batch, model), **noise(batch)), batch, task.loss)
 
 
 def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def matches(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
 def image_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: embedding [B, E] of images, of length 1; scale and bias [B], which make logits of similarities; mask."""
     model = models["model"]
-    embedding, _, t, b = model(mixed(batch, model), None)
+    embedding, _, t, b = model(mixed(batch, model), None, **noise(batch))
     numbers = {"scale": tf.exp(t), "bias": b}
     columns = {name: tf.broadcast_to(number, tf.shape(batch["mask"])) for name, number in numbers.items()}
     return columns | {"embedding": tf.cast(embedding, model.dtype), "mask": batch["mask"]}

@@ -24,14 +24,19 @@ class Block(Layer):
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu, dropout=config.dropout, gated=config.swiglu)
         self.dropout = config.dropout
 
-    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K]
+    # [B, L, D], [B, 2], [B, 3, 2], [2, B or 1, P, K], [B, L]
     def call(
-        self, x: Tensor, kept: Tensor | None = None, seeds: Tensor | None = None, rotation: Tensor | None = None
+        self,
+        x: Tensor,
+        kept: Tensor | None = None,
+        seeds: Tensor | None = None,
+        rotation: Tensor | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
         kept = (None, None) if kept is None else tf.unstack(kept, axis=1)
         seeds = (None, None, None) if seeds is None else tf.unstack(seeds, axis=1)
         normed = self.norm1(x)
-        out = dropout(self.attn(normed, normed, rotation=rotation), seeds[0], self.dropout)
+        out = dropout(self.attn(normed, normed, visible, rotation), seeds[0], self.dropout)
         x = x + drop_branch(self.layer_scale1(out) if self.layer_scale1 else out, kept[0])
         out = self.mlp(self.norm2(x) if self.norm2 else normed, seeds[1])
         out = dropout(out, seeds[2], self.dropout)
@@ -48,6 +53,6 @@ class AttentionPool(Layer):
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
-    def call(self, x: Tensor) -> Tensor:  # [B, L, D] -> [B, D]
-        x = self.attn(tf.tile(tf.cast(self.probe, x.dtype), (tf.shape(x)[0], 1, 1)), x)
+    def call(self, x: Tensor, visible: Tensor | None = None) -> Tensor:  # [B, L, D], [B, L] -> [B, D]
+        x = self.attn(tf.tile(tf.cast(self.probe, x.dtype), (tf.shape(x)[0], 1, 1)), x, visible)
         return (x + self.mlp(self.norm(x)))[:, 0]

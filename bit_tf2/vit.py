@@ -15,10 +15,13 @@ from bit_tf2.layers import (
     fixed_positions,
     fixed_rotation,
     keep_patches,
+    mean,
     normed_patches,
     on_grid,
+    positions_in,
     registered,
     regrid,
+    seen,
     turned_as,
 )
 from bit_tf2.model import Model
@@ -68,35 +71,35 @@ class ViT(Model):
 
     @takes_images
     def features(
-        self,
-        images: Tensor,
-        kept_branches: Tensor | None = None,
-        dropout_seeds: Tensor | None = None,
-        kept_patches: Tensor | None = None,
-        patch_size: tuple[int, int] | None = None,
-    ) -> Tensor:
+        self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None,
+        kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Tensor | None = None, patch_mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The input of the head, in the type of the parameters: [B, feature_width], or [B, L, feature_width] unpooled.
 
         Of a distilled model, those of its two heads one after the other.
 
         Training may give `kept_branches`, bool [B, 2 * depth], `dropout_seeds`, int32 [B, 1 + 3 * depth, 2], and
         `kept_patches`, int32 [B, K], of which images see K patches only. A FlexiViT computes with
-        patches of another `patch_size`, height and width in pixels.
+        patches of another `patch_size`, height and width in pixels. A NaFlex takes patches of images that keep their own
+        aspect ratios, one below the other as images of one patch's width, with `coordinates`, int32 [B, L, 2], their rows
+        and columns, and `patch_mask`, bool [B, L], False for those that are padding (common/data/naflex.py).
         """
         config = self.config.at_patch(patch_size)
-        config.check_image(*images.shape[1:3])
+        config.check_image(*images.shape[1:3], None if coordinates is None else coordinates.shape[1])
         x = self.patches(images, patch_size)  # [B, L, D]
         x = dropout(
-            self.embed(x, kept_patches, patch_size),
+            self.embed(x, kept_patches, patch_size, coordinates),
             None if dropout_seeds is None else dropout_seeds[:, 0],
             self.config.dropout,
         )
         rotation = self.rotation(x, kept_patches)
+        visible = seen(patch_mask, self.config.num_prefix) if self.config.naflex else None  # [B, tokens]
         for i, block in enumerate(self.blocks):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
-            x = self._run(block, x, kept, seeds, rotation)
-        x = tf.cast(self.pooled(self.norm(x)), self.dtype)
+            x = self._run(block, x, kept, seeds, rotation, visible)
+        x = tf.cast(self.pooled(self.norm(x), visible), self.dtype)
         return tf.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     @takes_inputs
@@ -122,29 +125,36 @@ class ViT(Model):
         x = self.stem(normed_patches(x, self.image_norm, patch_size) if self.image_norm else x, patch_size=patch_size)
         return self.embed_norm(x) if self.embed_norm else x
 
-    def embed(self, x: Tensor, kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None) -> Tensor:
+    def embed(
+        self, x: Tensor, kept_patches: Tensor | None = None, patch_size: tuple[int, int] | None = None,
+        coordinates: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Tokens with their positions, after those that are no patch; normalised where the model has `pre_norm`."""
-        x = self.placed(x, patch_size)
+        x = self.placed(x, patch_size, coordinates)
         x = keep_patches(x, kept_patches, x.shape[1] - self.config.num_prefix)
         return x if self.pre_norm is None else self.pre_norm(x)
 
-    def placed(self, x: Tensor, patch_size: tuple[int, int] | None) -> Tensor:
+    def placed(self, x: Tensor, patch_size: tuple[int, int] | None, coordinates: Tensor | None) -> Tensor:
         """Tokens with their positions, after the class tokens and the registers where there are some."""
-        prefix, place, positions = [], 0, self.positions(x.dtype, patch_size)
+        prefix, place, positions = [], 0, self.positions(x.dtype, patch_size, coordinates)
         for name, count, positioned in prefix_tokens(self.config):
             token = tf.cast(getattr(self, name), x.dtype)
             if positioned:
-                token, place = token + positions[:, place : place + count], place + count
+                token, place = token + positions[:1, place : place + count], place + count
             prefix.append(tf.tile(token, (tf.shape(x)[0], 1, 1)))
         x = x if positions is None else x + positions[:, place:]
         return tf.concat([*prefix, x], 1) if prefix else x
 
-    def positions(self, dtype: tf.DType, patch_size: tuple[int, int] | None) -> Tensor | None:
-        """What is added to the tokens: [1, L, D]; None where positions are rotary."""
+    def positions(
+        self, dtype: tf.DType, patch_size: tuple[int, int] | None, coordinates: Tensor | None
+    ) -> Tensor | None:
+        """What is added to the tokens: [1, L, D], or [B, L, D] of a NaFlex; None where positions are rotary."""
         config = self.config.at_patch(patch_size)
         if config.positions != "learned":
             return None if config.rotary else fixed_positions(config.grid, config.width, dtype)
         positions = tf.convert_to_tensor(self.pos_embedding)
+        if config.naflex:
+            return tf.cast(positions_in(positions, config.stored_grid, coordinates), dtype)
         if config.grid != config.stored_grid:
             positions = regrid(positions, config.stored_grid, config.grid)
         return tf.cast(positions, dtype)
@@ -156,14 +166,15 @@ class ViT(Model):
             return None
         return turned_as(fixed_rotation(config.grid, config.width // config.num_heads, x.dtype), kept_patches)
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """[B, L, D] to [B, D], or unchanged."""
+    def pooled(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
         pooling = self.config.pooling
         if pooling == "token":
             return tf.reshape(x[:, :2], (-1, self.config.feature_width)) if self.config.distilled else x[:, 0]
         x = x[:, self.config.num_prefix :]
+        visible = None if visible is None else visible[:, self.config.num_prefix :]
         if pooling == "first":
             return x[:, 0]
         if pooling == "gap":
-            return tf.reduce_mean(tf.cast(x, self.dtype), 1)
-        return self.pool(x) if pooling == "map" else x
+            return mean(tf.cast(x, self.dtype), visible)
+        return self.pool(x, visible) if pooling == "map" else x

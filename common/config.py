@@ -426,6 +426,13 @@ class PreparationConfig:
         most=LONGEST_SIDE,
     )
     eval_resize_kind: ResizeKind | None = flag(None, "how images are resized", rule="the weights' card")
+    tokens: int | None = flag(
+        None,
+        "most patches of an image, for a model that keeps aspect ratios (NaFlex)",
+        rule="as many as it has positions",
+        least=1,
+        most=LONGEST_SIDE,
+    )
     exif: Exif | None = flag(
         None, "turn photographs by their EXIF orientation, or ignore it", rule="the weights' card, or ignore"
     )

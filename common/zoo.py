@@ -74,6 +74,11 @@ def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any)
     or uint8 [H, W, 3]; also uint8 [B, H, W, 3]. Where neither of them has a resolution, the BiT-HyperRule chooses
     one for the typical size of these images. Raises UserError for what is no image.
     """
+    if config.naflex:
+        raise UserError(
+            "The model keeps the aspect ratio of images and takes patches; make these with common/data/naflex.py, or use "
+            "predict or evaluate."
+        )
     split = dataclasses.replace(to_split(pictures), exif=preprocessing.exif)
     fixed, *width = config.image_size or (preprocessing.resolution,)
     if width not in ([], [fixed]):

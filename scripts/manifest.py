@@ -210,7 +210,7 @@ def text_row(name, architecture, source, url, resolution):
 
 
 def text_rows():
-    """Image-text models; all of them see images that are squashed by `tf.image.resize`, between -1 and 1."""
+    """Image-text models; all of them see images between -1 and 1, squashed by `tf.image.resize`, or of a NaFlex antialiased."""
     for name, file in SIGLIP.items():
         language = "many languages" if name.endswith("i18n") else "English"
         url, resolution = f"{BIG_VISION_BUCKET}/siglip/webli_{file}.npz", int(name.split("-")[1])
@@ -219,6 +219,9 @@ def text_rows():
         for resolution in resolutions:
             name, file = f"SigLIP2-{variant}-{resolution}", f"{variant.lower().replace('/', '')}_{resolution}"
             yield text_row(name, name, "WebLI", f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz", resolution)
+    for variant in ("B/16", "So400m/16"):  # of any aspect ratio; its positions are those of 256 pixels
+        name, file = f"SigLIP2-{variant}-naflex", f"{variant.lower().replace('/', '')}_naflex"
+        yield vit_row(name, name, 0, "WebLI", f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz", 256)
     for suffix, (file, source) in CLIPPO.items():
         url = f"{BIG_VISION_BUCKET}/clippo/clippo_b16_{file}.npz"
         yield text_row(f"CLIPPO-B/16{suffix}", "CLIPPO-B/16", source, url, 224)

@@ -67,6 +67,8 @@ def target(folder: Path, spelling: str) -> Path:
         ("(NK)D -> NKD", (12, 6), (3, 4, 6)),
         ("IO -> OI11", (3, 4), (4, 3, 1, 1)),
         ("C -> 111C", (5,), (1, 1, 1, 5)),
+        ("1(YX)D -> YXD", (1, 9, 4), (3, 3, 4)),
+        ("HWIO -> (HWI)O", (2, 2, 3, 4), (12, 4)),
     ],
 )
 def test_layouts_go_both_ways(text, shape, there):

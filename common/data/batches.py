@@ -2,7 +2,9 @@
 
 A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
-[B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)}; an evaluation batch is {images, labels, mask bool [B]}. Scaling, mixup and casts happen on the device.
+[B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)};
+an evaluation batch is {images, labels, mask bool [B]}, for a NaFlex with {coordinates, patch_mask} (naflex.py). Scaling,
+mixup and casts happen on the device.
 """
 
 import collections
@@ -23,7 +25,7 @@ from common.system.processes import Devices
 
 PREFETCH_BYTES = 2**28  # bound on the memory of the batches that wait for the device
 # What a batch holds for the model beside images.
-NOISE = ("kept_branches", "dropout_seeds", "kept_patches", "patch_size")
+NOISE = ("kept_branches", "dropout_seeds", "kept_patches", "patch_size", "coordinates", "patch_mask")
 
 
 class Static(tuple):

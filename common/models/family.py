@@ -31,6 +31,7 @@ class Config:
     image_size: ClassVar[tuple[int, int] | None] = None  # height and width in pixels that it is made for; None: any
     image_kernel: ClassVar[str | None] = "stem/kernel"  # the parameter that takes the images; None: it takes texts
     pooling: ClassVar[str] = "gap"
+    naflex: ClassVar[bool] = False  # whether images keep their aspect ratio, as patches with coordinates
     num_branches: ClassVar[int] = 0  # residual branches, which stochastic depth may drop
     num_dropouts: ClassVar[int] = 0  # places at which dropout acts
     num_patches: ClassVar[int] = 0  # patches of an image, some of which training may leave out

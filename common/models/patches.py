@@ -25,6 +25,14 @@ class Patches(Config):
                 "Rotary positions and norms of pixels are for patches of one size; leave out the kernel_size."
             )
 
+        if self.naflex and (
+            self.positions != "learned" or self.backbone or self.kernel_size or self.pooling == "first"
+        ):
+            raise UserError(
+                "A NaFlex has learned positions, no backbone, patches of one size and another pooling than 'first'; "
+                "leave naflex out."
+            )
+
     @property
     def square(self) -> bool:
         """Whether images and patches are as high as wide."""
@@ -123,9 +131,11 @@ class Patches(Config):
         return dataclasses.replace(self, **{name: getattr(wanted, name) for name in fields})
 
     def as_published(self, published: Config) -> Config:
-        """A FlexiViT where the published row is one, with the kernel of the file: a file of big_vision does not tell."""
-        if type(published) is not type(self) or self.kernel_size or not published.kernel_size:
+        """A FlexiViT where the published row is one, with the kernel of the file, and a NaFlex: their parameters do not tell."""
+        if type(published) is not type(self):
             return self
+        if self.kernel_size or not published.kernel_size:
+            return dataclasses.replace(self, naflex=published.naflex)
         grid = published.position_grid if self.positions == "learned" else None
         fields = {"kernel_size": self.patch_size, "position_grid": grid}
         fields |= {name: getattr(published, name) for name in ("patch_size", "image_size")}
@@ -139,3 +149,19 @@ class Patches(Config):
     def fixed(self) -> Self:
         """The model for patches of its own size alone."""
         return dataclasses.replace(self, kernel_size=None, position_grid=None)
+
+
+def check_strip(config: Patches, height: int, width: int, count: int | None) -> None:
+    """Raise UserError for what is no strip of `count` patches, or where the model takes none."""
+    if not config.naflex:
+        raise UserError("The model takes images of one size, and coordinates of patches are given; leave them out.")
+    if count is None:
+        raise UserError(
+            "A NaFlex takes patches with their coordinates and patch_mask, and images alone are given; give all three."
+        )
+    patch_height, patch_width = config.patch_size
+    if (height, width) != (count * patch_height, patch_width):
+        raise UserError(
+            f"The strip of patches is of {height} x {width} pixels, expected {count} patches of {patch_height} x "
+            f"{patch_width} one below the other; give as many patches as coordinates."
+        )

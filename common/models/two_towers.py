@@ -61,6 +61,11 @@ class TwoTowersConfig(Config):
         return self.image.num_patches
 
     @property
+    def naflex(self) -> bool:
+        """Whether images keep their aspect ratio, as patches with coordinates."""
+        return self.image.naflex
+
+    @property
     def width(self) -> int:
         """Width of the embeddings."""
         return width(self.image)
@@ -68,6 +73,11 @@ class TwoTowersConfig(Config):
     def at(self, image_size: tuple[int, int]) -> "TwoTowersConfig":
         """The same model for images of this height and width in pixels."""
         return dataclasses.replace(self, image=self.image.at(image_size))
+
+    def as_published(self, published: Config) -> "TwoTowersConfig":
+        """The model that a file holds, whose image tower sees images as that of the published row does."""
+        known = isinstance(published, TwoTowersConfig)
+        return dataclasses.replace(self, image=self.image.as_published(published.image)) if known else self
 
     def with_side(self, side: int | None) -> "TwoTowersConfig":
         """The same model for square patches of `side` pixels; None: its own."""
@@ -112,10 +122,10 @@ def vit(variant: str, patch: int, size: int, **changes) -> ViTConfig:
 
 
 def siglip(
-    variant: str, patch: int, size: int, *, vocabulary: int = 32_000, length: int = 64, text: str = ""
+    variant: str, patch: int, size: int, *, vocabulary: int = 32_000, length: int = 64, text: str = "", **changes
 ) -> TwoTowersConfig:
     """SigLIP: a pooled by attention ViT, and a text transformer of the same size with a projection to its width."""
-    image, sizes = vit(variant, patch, size, pooling="map"), VIT_VARIANTS[text or variant][:-1]
+    image, sizes = vit(variant, patch, size, pooling="map", **changes), VIT_VARIANTS[text or variant][:-1]
     return TwoTowersConfig(image, TextConfig(vocabulary, length, *sizes, image.width))
 
 
@@ -161,6 +171,7 @@ VARIANTS = {
     **{f"SigLIP2-So400m/14-{size}": siglip("So400m", 14, size, **GEMMA) for size in (224, 384)},
     **{f"SigLIP2-So400m/16-{size}": siglip("So400m", 16, size, **GEMMA) for size in (256, 384, 512)},
     **{f"SigLIP2-g-opt/16-{size}": siglip("g-opt", 16, size, text="So400m", **GEMMA) for size in (256, 384)},
+    **{f"SigLIP2-{name}/16-naflex": siglip(name, 16, 256, naflex=True, **GEMMA) for name in ("B", "So400m")},
     "CLIP-B/32": clip("B", 32, 512, 512),
     "CLIP-B/16": clip("B", 16, 512, 512),
     "CLIP-L/14": clip("L", 14, 768, 768),

@@ -32,7 +32,7 @@ from common.models.draws import (
     zeros,
 )
 from common.models.family import Family, Seen, Shapes, Undecided, check_image, dense, norm
-from common.models.patches import Patches
+from common.models.patches import Patches, check_strip
 from common.models.positions import WAYS, adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
 from common.recipes.lora import A, B, Lora
@@ -48,6 +48,7 @@ KINDS = {
     "distilled": FLAG, "registers": DEPTH, "register_positions": FLAG, "patch_norms": some_of("pre", "post"),
     "attn_biases": some_of(*transformer.ATTENTION), "qk_norm": FLAG, "layer_scale": FLAG, "swiglu": FLAG, "parallel": FLAG,
     "lora": Kind(lambda value: value is None or isinstance(value, Lora), "a Lora, or none"),
+    "naflex": FLAG,
 }  # fmt: skip
 
 
@@ -66,6 +67,9 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     With a `kernel_size` it is a FlexiViT (https://arxiv.org/abs/2212.08013; `models/proj/flexi/vit.py` of big_vision): its
     kernel is stored at that size and its learned positions for a `position_grid`, and both are resized to what `patch_size`
     asks for in every forward pass (common/models/resizing.py), so that training at many sizes trains one set of weights.
+
+    A `naflex` (https://arxiv.org/abs/2502.14786; `models/proj/image_text/naflex_vit.py` of big_vision) sees images at their
+    own aspect ratio, as patches with coordinates and a mask. Its `image_size` has the grid of the stored positions.
 
     Parameters, with D = width, M = mlp_dim, L = positions, R = pre_logits or D, K = classes. Attention kernels are
     matrices: the columns of query, key and value are ordered by head and then within it, like the rows of out.
@@ -117,6 +121,7 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     position_resize: str = "corners"  # how learned positions become those of another grid: positions.py
     parallel: bool = False  # attention and MLP take the same input, behind one norm
     lora: Lora | None = None  # in training: matrices that learn in the place of dense kernels
+    naflex: bool = False  # images keep their aspect ratio, as patches; positions are resized for each
 
     def __post_init__(self):
         check(self)
@@ -149,10 +154,12 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     @property
     def num_patches(self) -> int:
         """Patches of an image, some of which training may leave out; 0 where the output needs all, or the first, of them."""
-        return 0 if self.pooling in ("first", "none") else math.prod(self.grid)
+        return 0 if self.naflex or self.pooling in ("first", "none") else math.prod(self.grid)
 
-    def check_image(self, height: int, width: int) -> None:
-        """Raise UserError for images of another size than the positions are made for."""
+    def check_image(self, height: int, width: int, count: int | None = None) -> None:
+        """Raise UserError for images of another size than the positions are made for, or than `count` coordinates ask for."""
+        if self.naflex or count is not None:
+            return check_strip(self, height, width, count)
         check_image(self.image_size, (height, width))
 
     def own_shapes(self) -> Shapes:
@@ -201,7 +208,7 @@ OF_SOME = (  # fields of the parts that not every ViT has
     "distilled", "registers", "patch_norms", "attn_biases", "qk_norm", "layer_scale", "swiglu", "parallel",
 )  # fmt: skip
 PLAIN = {
-    name: (getattr(ViTConfig, name),) for name in (*OF_SOME, "register_positions")
+    name: (getattr(ViTConfig, name),) for name in (*OF_SOME, "register_positions", "naflex")
 }  # what a spelling holds without
 
 # Table 1 of the ViT paper and table 2 of https://arxiv.org/abs/2106.04560; mu, M, So400m, g-opt and G-opt: big_vision.
@@ -248,6 +255,8 @@ def published_heads(width: int, depth: int, mlp_dim: int) -> int:
 def infer(seen: Seen) -> ViTConfig:
     """The ViT of canonical shapes."""
     shapes, backbone = seen.shapes, seen.children.get("backbone")
+    if len(shapes["stem/kernel"]) != 4:  # a matrix, which is a NaFlex's, read by the table of others
+        raise KeyError("stem/kernel")
     *patch_size, _, width = shapes["stem/kernel"]
     depth, mlp_dim = infer_depth(shapes), shapes["blocks/0/mlp/fc1/kernel"][1]
     heads = seen.num_heads or seen.facts.get("num_heads") or published_heads(width, depth, mlp_dim)
@@ -257,7 +266,8 @@ def infer(seen: Seen) -> ViTConfig:
     sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None}
     sizes |= {"stem_bias": "stem/bias" in shapes, "pre_norm": "pre_norm/scale" in shapes}
     sizes |= {"head_bias": "head/bias" in shapes or "head/kernel" not in shapes}
-    sizes |= infer_parts(shapes) | {"position_resize": seen.facts.get("position_resize", "corners")}
+    told = {name: seen.facts.get(name, getattr(ViTConfig, name)) for name in ("position_resize", "naflex")}
+    sizes |= infer_parts(shapes) | told
     image_size = seen.facts.get("image_size")
     if "pos_embedding" not in shapes:
         turning = "rotary" in (seen.facts.get("positions"), seen.computes.get("positions"))

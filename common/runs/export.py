@@ -43,6 +43,10 @@ class Export:
         self.config, self.target, self.channels_first = config, Path(config.output or ""), False
         check_target(config, engine)
         self.model_config, self.arrays, card = weights.of_one_size(start(config), note)
+        if self.model_config.naflex:
+            raise UserError(
+                "The model keeps the aspect ratio of images, which no graph here does; export one of one size."
+            )
         resolution = config.resolution or card.resolution or find_model(config.model).resolution
         if self.model_config.image_size:
             resolution = self.model_config.image_size[0]

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from common.config import EvaluateConfig, PredictConfig
 from common.data.batches import EvalBatches, prefetch
 from common.data.catalogue import listed
 from common.data.checked import checked, open_turned
+from common.data.columns import Column, labels
+from common.data.naflex import patch_columns
 from common.data.sources import Opener
 from common.data.split import Dataset, Split, typical_size
 from common.data.text.prompts import WORDNET_ID
@@ -35,6 +38,7 @@ class Inference:
 
     def __init__(self, config: EvaluateConfig | PredictConfig):
         model = find_model(config.model)
+        check_sizes(config, model.config().naflex)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.config, self.published = config, model if config.weights == "pretrained" else None
         size = (config.resolution, config.resolution) if config.resolution else None
@@ -72,8 +76,17 @@ class Inference:
 
     def eval_batches(self, split: Split) -> EvalBatches:
         """Every example of `split`, at the model's resolution or else the BiT-HyperRule's for these images."""
+        batch = min(self.config.batch_eval, len(split))
+        if self.model_config.naflex:
+            return EvalBatches(split, None, batch, columns=(*self.patch_columns(), labels(split)))
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
-        return EvalBatches(split, self.preprocessing_at(crop_px), min(self.config.batch_eval, len(split)))
+        return EvalBatches(split, self.preprocessing_at(crop_px), batch)
+
+    def patch_columns(self) -> tuple[Column, ...]:
+        """What a NaFlex sees of an image: within --tokens, or as many patches as it has positions."""
+        tower = self.model_config.children.get("image", self.model_config)
+        tokens = self.config.tokens or math.prod(tower.grid)
+        return patch_columns(tower.patch_size, tokens, self.preprocessing.resize_kind)
 
     def prepared(self, batches: EvalBatches) -> Iterator[Rows]:
         """The batches, prepared by threads and shown as they pass."""
@@ -181,6 +194,21 @@ class Evaluation(Inference):
         write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
         self.show(split, evaluator.result())
         self.tell(f"Wrote {path}")
+
+
+def check_sizes(config: EvaluateConfig | PredictConfig, naflex: bool) -> None:
+    """Raise UserError for --tokens of a model of one size of images, and for such a size of one that keeps aspect ratios."""
+    if config.tokens and not naflex:
+        raise UserError(
+            f"--tokens are the patches of images that keep their aspect ratio and {config.model} squashes or crops them; "
+            "choose a model such as SigLIP2-B/16-naflex, or leave them out."
+        )
+    for name in ("resolution", "eval_resize", "patch_size") if naflex else ():
+        if getattr(config, name) is not None:
+            raise UserError(
+                f"--{name} is for models of one size of images and {config.model} keeps their aspect ratio; give --tokens "
+                "in its place."
+            )
 
 
 def own_folder(name: str, names: Sequence[str], output: str | None) -> str | None:

@@ -39,6 +39,11 @@ class Plan:
     def __init__(self, config: TrainConfig, open_torchvision: Opener | None = None):
         check(config)
         model = find_model(config.model)
+        if model.config().naflex:
+            raise UserError(
+                f"{config.model} keeps the aspect ratio of images, which predict and evaluate do and train does not; train a "
+                "model of one size of images, such as SigLIP2-B/16-256."
+            )
         given = {} if config.eval_every is None else periods(config.eval_every)
         sets = {name: given.pop(name, None) for name in zero_shot_sets(config)}
         self.config = config

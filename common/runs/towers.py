@@ -68,7 +68,7 @@ class Towers(Evaluation):
     def eval_batches(self, split: Split) -> EvalBatches:
         """Images alone."""
         batches = super().eval_batches(split)
-        return EvalBatches(split, None, batches.batch, columns=batches.columns[:1])
+        return EvalBatches(split, None, batches.batch, columns=batches.columns[:-1])
 
     def evaluator(self, split: str) -> Evaluator:
         """What judges the model on a split."""
@@ -179,7 +179,7 @@ class Comparison(Prediction):
     def evaluator(self) -> Evaluator:
         """What keeps the embeddings of the texts and of every image."""
         images, tokenizer = self.eval_batches(self.split), tokenizer_of(self)
-        images = EvalBatches(self.split, None, images.batch, columns=images.columns[:1])
+        images = EvalBatches(self.split, None, images.batch, columns=images.columns[:-1])
         texts = text_batches(self.class_names, tokenizer.encode, self.config.batch_eval, **form_of(tokenizer))
         self.embeddings = Embeddings("images", images, texts)
         return Prepared(self.embeddings, self.prepared)

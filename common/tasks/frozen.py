@@ -48,7 +48,14 @@ def find_frozen(given: str, folder: str, flag: str) -> tuple[Any, Path]:
 
 
 def seeing(config: Config, facts: Card, student: Preprocessing, exif: str) -> Preprocessing:
-    """How a frozen model sees images: at its own size, or where nothing tells one, as the `student`, in its own scale."""
+    """How a frozen model sees images: at its own size, or where nothing tells one, as the `student`, in its own scale.
+
+    Raises UserError for a NaFlex.
+    """
+    if config.naflex:
+        raise UserError(
+            "A frozen model keeps the aspect ratio of images, which training does not; name one of one size."
+        )
     size, own = config.image_size, facts.preprocessing
     resolution = size[0] if size else own.resolution
     if resolution is None:

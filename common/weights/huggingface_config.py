@@ -61,7 +61,7 @@ def write_config(config: ModelConfig, card: Card, siglip2: bool = False) -> tupl
     size, notes = processors.image_size(config, card)
     if siglip2:
         patch = getattr(config, "image", config).patch_size[0]
-        processor, more = processors.write_patches(card.preprocessing, size, patch)
+        processor, more = processors.write_patches(card.preprocessing, size, patch, naflex=config.naflex)
     else:
         processor, more = processors.write_huggingface(card.preprocessing, size, facts["model_type"])
     return {"config.json": facts, "preprocessor_config.json": processor}, notes + more

@@ -77,6 +77,7 @@ def read_tower(config: dict[str, Any], kind: str) -> dict[str, Any]:
     elif "num_patches" in told:
         side = math.isqrt(told["num_patches"])
         facts["image_size"] = tuple(side * patch for patch in processors.pair(told["patch_size"]))
+        facts["naflex"] = True
     elif kind != "bert":
         facts["image_size"] = processors.pair(told["image_size"])
     return facts

@@ -1,8 +1,8 @@
 """The layout of an array in another spelling: a permutation and a reshape, written in letters, ours first.
 
 `HWIO -> OIHW` permutes; `D(NK) -> DNK` splits an axis into heads; `IO -> 11IO` adds axes of length one, `1LD -> LD` takes
-one away, `1 -> ` the only one; `HWIO -> O(HWI)` joins the axes of a patch. Letters mean H height, W width, I input, O output,
-D width of the model, N heads, K width of a head, C channels, L positions.
+one away, `1 -> ` the only one; `HWIO -> O(HWI)` joins the axes of a patch, `1(YX)D -> YXD` splits those of a square grid. Letters mean H height, W width, I input, O output,
+D width of the model, N heads, K width of a head, C channels, L positions, Y rows, X columns.
 """
 
 import functools
@@ -93,7 +93,8 @@ class Layout:
         for size, group in zip(shape, self.groups, strict=True):
             if group == "1":
                 continue
-            sizes += [size] if len(group) == 1 else [num_heads, size // num_heads]  # (NK)
+            first = math.isqrt(size) if group == "YX" else num_heads
+            sizes += [size] if len(group) == 1 else [first, size // first]
         return tuple(sizes)
 
 

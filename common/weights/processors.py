@@ -180,8 +180,10 @@ def read_geometry(told: dict[str, Any], default: Processor, family: str | None, 
     if not told.get("do_resize", True):
         notes.append("images are resized, which their file leaves to its user")
     if family == "Siglip2":
-        notes.append("images are squashed to a square, where their file keeps their sides' ratio")
-        side = math.isqrt(told.get("max_num_patches", 256)) * told.get("patch_size", 16)
+        tokens = told.get("max_num_patches", 256)
+        if tokens != 256:
+            notes.append(f"images are cut into as many patches as --tokens says, where their file says {tokens}")
+        side = math.isqrt(tokens) * told.get("patch_size", 16)
         return {"resolution": side, "eval_resize": 0, "resize_kind": kind}
     size, crop = told.get("size", default.size), 0
     if not isinstance(size, dict):
@@ -249,10 +251,13 @@ def scaling(prepared: Preprocessing) -> dict[str, Any]:
     }
 
 
-def write_patches(prepared: Preprocessing, size: tuple[int, int], patch: int) -> tuple[dict[str, Any], list[str]]:
+def write_patches(
+    prepared: Preprocessing, size: tuple[int, int], patch: int, *, naflex: bool
+) -> tuple[dict[str, Any], list[str]]:
     """The same for `Siglip2ImageProcessor`, which keeps the ratio of an image's sides and fills a number of patches."""
     kind, notes = peer_kind(prepared, "Hugging Face")
-    notes.append("Siglip2ImageProcessor keeps the ratio of an image's sides; square images only are seen as here")
+    if not naflex:
+        notes.append("Siglip2ImageProcessor keeps the ratio of an image's sides; square images only are seen as here")
     return {
         "image_processor_type": "Siglip2ImageProcessor",
         "do_resize": True,

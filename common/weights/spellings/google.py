@@ -40,6 +40,21 @@ def parts(ours: str, theirs: str, table: tuple) -> tuple:
     return slashed(ours, theirs, tuple(rows))
 
 
+NAFLEX_STEM = (
+    ("stem/kernel", "embedding/kernel", "HWIO -> (HWI)O"),
+    ("stem/bias", "embedding/bias"),
+    ("cls", "cls"),
+    *slashed("image_norm", "patchln_pre", vit.NORM),
+    *slashed("embed_norm", "patchln_post", vit.NORM),
+)
+
+
+def naflex_rows(rows: tuple) -> tuple:
+    """Rows of `models/proj/image_text/naflex_vit.py`, which takes patches: a matrix for a kernel, and a grid of positions."""
+    rest = tuple(row for row in rows if not row[0].startswith(("stem/", "cls", "pos_embedding")))
+    return (*NAFLEX_STEM, ("pos_embedding", "pos_embedding", "1(YX)D -> YXD"), *rest)
+
+
 def vit_rows(spelling: str, block: str = "encoderblock_{block}") -> tuple:
     """Rows of a ViT without its backbone."""
     names = "big_vision" if spelling == "big_vision_scan" else spelling
@@ -85,6 +100,7 @@ LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP | ONE_P
 CLASS_TOKEN = {"pooling": ("token",)} | LEARNED
 VISION_TRANSFORMER = {"pooling": ("token", "gap", "none")} | LEARNED
 BIG_VISION = {"cls_position": (False,)} | OF_CLIP
+NAFLEX = BIG_VISION | {"naflex": (True,), "square": (True,), "patch_norms": ((), ("pre",), ("post",), ("pre", "post"))}
 BIG_VISION_FILE = {"aliases": (*IMAGE, *OLD_POSITIONS), "ignored": STATE}
 
 HYBRID = (prefixed(Table("vision_transformer", ResNetV1Config, RESNET_V1), "backbone", ""),)  # beside the ViT's names
@@ -148,6 +164,17 @@ TABLES = (
         holds=BIG_VISION,
         computes=TANH,
         **BIG_VISION_FILE,
+    ),
+    *(
+        Table(
+            spelling,
+            ViTConfig,
+            naflex_rows(vit_rows(spelling, block)),
+            holds=NAFLEX,
+            computes=TANH | {"naflex": True},
+            **BIG_VISION_FILE,
+        )
+        for spelling, block in (("big_vision", "encoderblock_{block}"), ("big_vision_scan", "encoderblock"))
     ),
     Table("vision_transformer", MixerConfig, MIXER, computes=TANH, aliases=PREFIXES, ignored=STATE),
     Table("big_vision", MixerConfig, MIXER, computes=TANH, aliases=IMAGE, ignored=STATE),

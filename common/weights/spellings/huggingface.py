@@ -173,14 +173,14 @@ OF_SIGLIP = OF_TOWERS | {"pooling": ("map",), "num_classes": (None,), "stem_bias
 OF_CLIP = OF_TOWERS | {"pooling": ("token",), "cls_position": (True,), "stem_bias": (False,), "pre_norm": (True,)}
 
 
-def siglip(spelling: str, patches: tuple) -> tuple[Table, Table]:
+def siglip(spelling: str, patches: tuple, **holds: tuple) -> tuple[Table, Table]:
     """The towers of SigLIP, whose first layer has the rows `patches`."""
     vision = (*dotted("stem", PATCH, patches), *VISION, *dotted("pool", "head", POOL))
     words = (*WORDS, *dotted("head", "head", DENSE))
     return (
         Table(
             spelling, ViTConfig, under("vision_model", vision),
-            holds=OF_SIGLIP, aliases=prefixes("vision_model"), **SIGLIP,
+            holds=OF_SIGLIP | holds, aliases=prefixes("vision_model"), **SIGLIP,
         ),
         Table(
             spelling, TextConfig, under("text_model", words),
@@ -208,7 +208,7 @@ CLIP_TOWERS = (
     ),
 )  # fmt: skip
 SIGLIP_TOWERS = siglip("huggingface", PATCHES)
-SIGLIP2_TOWERS = siglip("huggingface_siglip2", LINEAR)
+SIGLIP2_TOWERS = siglip("huggingface_siglip2", LINEAR, naflex=(True, False))
 
 
 def towers(pair: tuple[Table, Table], rows: tuple, bias: bool) -> Table:

@@ -33,7 +33,7 @@ PARTS = (
     *both(*(f"{name}/{leaf}" for name in ("blocks/{block}/mlp/gate", "head_dist") for leaf in ("kernel", "bias"))),
 )
 VIT = tuple(dict.fromkeys(row for table in google.TABLES if table.family is ViTConfig for row in canonical(table)))
-VIT = (*VIT, *PARTS)
+VIT = tuple(dict.fromkeys((*VIT, *PARTS)))
 POOLER = tuple((f"pre_logits/{leaf}",) * 2 for leaf in ("kernel", "bias"))
 BACKBONE = Table("ours", ResNetV1Config, canonical(google.HYBRID[0].table))
 IMAGES = (
