@@ -16,7 +16,7 @@ from common import config, models
 from common.data.sources.tfds_folder import data_folder
 from common.data.text import find_vocabulary
 from common.evaluation.pairs import PAIRS
-from common.models import PACKAGED_WEIGHTS, ResNetConfig, find_model
+from common.models import PACKAGED_WEIGHTS, ResNetConfig, ViTConfig, find_model
 from common.models.tokens import SIGLIP, SIGLIP2
 from common.reports import curves
 from common.runs import run
@@ -26,7 +26,7 @@ from common.runs.mirror import POINTER, RESULTS, STATE
 from common.system import remote
 from common.system.errors import UserError
 from common.system.files import digest
-from common.weights import choose_file, read_weights
+from common.weights import adapter, choose_file, read_weights
 
 fsspec = pytest.importorskip("fsspec")
 RUN = ("--weights", "none", "--logdir", "memory://bucket/runs", "--batch", "4", "--resize", "36", "--crop", "32",
@@ -78,12 +78,22 @@ def test_a_run_in_an_object_store(train, bucket, tmp_path, capfd):
     train("whole", "--tensorboard")
     found = objects(bucket, "whole")
     pointer = json.loads(found[POINTER])
-    assert found.keys() == {*STATE, *RESULTS, POINTER, *pointer.values()} - {PAIRS}  # which classification has none of
+    others = {PAIRS, adapter.FILE, adapter.CONFIG}  # of contrastive runs, and of those with LoRA
+    assert found.keys() == {*STATE, *RESULTS, POINTER, *pointer.values()} - others
     assert pointer[CURRENT].startswith("checkpoint-4-") and len(pointer) == 2
     assert "Folder memory://bucket/runs/whole; to resume: python -m numpy.train" in capfd.readouterr().out
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
     with pytest.raises(UserError, match="memory://bucket/runs/whole holds a finished run"):
         train("whole")
+
+
+def test_what_lora_has_learned_is_an_object_too(train, bucket, monkeypatch):
+    vit = ViTConfig((16, 16), 8, 1, 2, 16, 10, image_size=(32, 32))
+    monkeypatch.setattr(type(find_model(models.DEFAULT_MODEL)), "config", lambda *_: vit)
+    flags = ("--name", "lora", *(flag for flag in RUN if flag != "--keep_best"), "--lora_rank", "2")
+    load_main()(run.Run(parse(config.TrainConfig, flags, "train", ""), "numpy"))
+    found = objects(bucket, "lora")
+    assert json.loads(found[adapter.CONFIG])["r"] == 2 and len(found[adapter.FILE]) > 100 and "weights.npz" in found
 
 
 class Cut(BaseException):

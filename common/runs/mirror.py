@@ -15,6 +15,7 @@ from common.runs import events
 from common.runs.checkpoint import CURRENT, PREVIOUS
 from common.system.files import locked_log
 from common.system.remote import RemoteFolder, explained, staging_folder
+from common.weights import adapter
 
 POINTER = "checkpoint.json"
 STATE = (
@@ -32,6 +33,8 @@ RESULTS = (
     PREDICTIONS,
     PAIRS,
     events.FILE,
+    adapter.FILE,
+    adapter.CONFIG,
     "metrics.jsonl",
     "train.log",
     "weights.npz",  # its presence means: finished
