@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engines import INSTALLED
+from jobs import places_of
 from safetensors.numpy import load_file
+from test_flexivit_runs import FLAGS as RUN
 from test_flexivit_runs import ORDERS, train
 
 from common.convert import convert
@@ -87,3 +89,23 @@ def test_peft_computes_what_the_merged_model_does(tmp_path):
         found, expected = adapted.eval()(images).logits, models[1](images).logits
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert (found - before).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ((), ("--shard_parameters",)))
+@pytest.mark.parametrize("name", INSTALLED)
+def test_two_processes_train_as_one(name, server, run, tmp_path, flag):
+    """Whole or in shards; the merged weights and what is left for peft are the first process's."""
+    if flag and name == "bit_tf2":
+        pytest.skip("TensorFlow keeps all parameters on every device")
+    flags = {key: value for key, value in (RUN | FLAGS).items() if value is not None}
+    flags = [word for key, value in flags.items() for word in (f"--{key}", value)]
+    run(f"{name}.train", *flags, "--name", "one")
+    started = [
+        server(name).start(f"{name}.train", (*flags, "--name", "two", *flag), tmp_path, {"CUDA_VISIBLE_DEVICES": ""} | place)
+        for place in places_of(2)
+    ]  # fmt: skip
+    assert [process.wait(300) for process in started] == [0, 0], started[0].output
+    one, two = (check_what_is_left(tmp_path / "runs" / which) for which in ("one", "two"))
+    for key, array in one.items():
+        np.testing.assert_allclose(two[key], array, rtol=1e-6, atol=1e-7, err_msg=key)
