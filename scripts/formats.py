@@ -28,6 +28,7 @@ MODELS = {  # what it is called -> fields of the configuration
     "ViT that pools its patches": {"pooling": "gap"},
     "ViT that pools by attention": {"pooling": "map"},
     "FlexiViT": {"pooling": "gap", "kernel_size": (32, 32), "position_grid": (7, 7)},
+    "NaFlex, the image tower of SigLIP 2": {"num_classes": None, "pooling": "map", "naflex": True},
     "DeiT, distilled": {"distilled": True},
     "DeiT of one head with its second token (`DeiTModel`)": {"registers": 1, "register_positions": True},
     "DeiT III": {"layer_scale": True, "cls_position": False},

@@ -102,12 +102,12 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "vit_unpooled": (ViTConfig(**SMALL, pooling="none"), (*GOOGLE, *VISION)),
     "vit_features": (ViTConfig(**SMALL | {"num_classes": None}, pooling="map"), (*VISION, "timm", *SIGLIP)),
     "vit_flexible": (ViTConfig(**SMALL, cls_position=False, kernel_size=(6, 6), position_grid=(3, 3)), VISION),
-    "vit_naflex": (ViTConfig(**SMALL, pooling="map", naflex=True), VISION),
+    "vit_naflex": (ViTConfig(**SMALL, pooling="map", naflex=True), (*VISION, "timm")),
     "vit_naflex_normed": (
         ViTConfig(**SMALL, pooling="gap", cls_position=False, patch_norms=("pre", "post"), naflex=True),
         VISION,
     ),
-    "vit_naflex_features": (ViTConfig(**TOWER, pooling="map", naflex=True), (*VISION, "huggingface_siglip2")),
+    "vit_naflex_features": (ViTConfig(**TOWER, pooling="map", naflex=True), (*VISION, "huggingface_siglip2", "timm")),
     "vit_rectangle": (ViTConfig(**SMALL | {"image_size": (32, 48)}), (*GOOGLE, "timm", *HUGGING)),
     "hybrid": (
         ViTConfig(**SMALL | {"patch_size": (1, 1), "image_size": (64, 64)}, backbone=ResNetV1Config((2, 1), 0.5)),

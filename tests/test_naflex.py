@@ -17,6 +17,7 @@ from tiny_models import random_arrays
 
 from common import zoo
 from common.config import EvaluateConfig, ExportConfig, PredictConfig, TrainConfig
+from common.convert import convert
 from common.data import naflex
 from common.data.images import BrokenImage, resize
 from common.models import ViTConfig, resizing
@@ -28,7 +29,8 @@ from common.runs.export import Export
 from common.runs.plan import Plan
 from common.runs.towers import evaluation, prediction
 from common.system.errors import UserError
-from common.weights import write_weights
+from common.weights import timm_config, write_weights
+from common.weights.source import read_model
 
 GOLDEN = Path(__file__).parent / "golden" / "model_parts"
 CASES = ("plain_map", "dual_patch_norm_gap", "none")
@@ -255,3 +257,59 @@ def test_the_name_tells_how_a_file_sees_images(photos):
     """The same parameters are those of a model of one size, in files that do not tell; the published row does."""
     fixed = dataclasses.replace(TOWERS, image=dataclasses.replace(TOWERS.image, naflex=False))
     assert fixed.as_published(TOWERS) == TOWERS and TOWERS.as_published(fixed) == fixed
+
+
+# --- timm
+
+
+@pytest.fixture(scope="module")
+def peer():
+    """timm's NaFlex with SigLIP 2's parts, tiny, with random weights in float64."""
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    sizes = {
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 4,
+        "mlp_ratio": 2,
+        "pos_embed_grid_size": (4, 4),
+    }
+    model = timm.create_model("naflexvit_base_patch16_siglip", num_classes=0, **sizes).eval()
+    generator = torch.Generator().manual_seed(0)
+    for value in model.parameters():
+        value.data = torch.normal(0, 0.3, value.shape, generator=generator)
+    return model
+
+
+def peer_outputs(peer, rows: np.ndarray, coordinates: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    torch = importlib.import_module("torch")
+    seen = {"patches": rows, "patch_coord": coordinates.astype(np.int64), "patch_valid": mask}
+    with torch.no_grad():
+        return peer({name: torch.from_numpy(array) for name, array in seen.items()}).numpy()
+
+
+def test_timms_naflex_is_the_same_and_goes_both_ways(engine, peer, tmp_path):
+    """In float32; timm resizes positions in float32 whatever their type."""
+    timm, safetensors = importlib.import_module("timm"), importlib.import_module("safetensors.torch")
+    (tmp_path / "theirs").mkdir()
+    safetensors.save_file(peer.state_dict(), tmp_path / "theirs/model.safetensors")
+    args = {"num_heads": 4, "mlp_ratio": 2, "pos_embed_grid_size": [4, 4]}
+    told = {"architecture": "naflexvit_base_patch16_siglip", "num_classes": 0, "model_args": args}
+    (tmp_path / "theirs/config.json").write_text(json.dumps(told))
+    source = read_model(tmp_path / "theirs")
+    assert source.config.naflex and source.config.image_size == (32, 32) and source.config.gelu == "tanh"
+    coordinates, mask = batch_of(GRIDS, 16)
+    rows = image((3, 16, 192), 91).astype(np.float32)
+    expected = peer_outputs(peer, rows, coordinates, mask)
+    found = outputs(engine, engine.build(source.config, source.arrays), rows.reshape(3, 128, 8, 3), coordinates, mask)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+    convert(tmp_path / "theirs", tmp_path / "ours.npz")
+    convert(tmp_path / "ours.npz", tmp_path / "back", "timm")
+    again = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
+    np.testing.assert_array_equal(peer_outputs(again, rows, coordinates, mask), expected)
+
+
+def test_timms_other_naflexes_are_refused(tmp_path):
+    """They resize positions by cubics: the same arrays are another function."""
+    with pytest.raises(UserError, match="pos_embed_interp_mode 'bicubic'"):
+        timm_config.read_config({"architecture": "naflexvit_base_patch16_map"})

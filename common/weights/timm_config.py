@@ -15,6 +15,7 @@ from common.weights import processors
 
 TANH_ARCHITECTURES = r"vit_((base_patch32|so400m_patch16|giantopt_patch16)_siglip|large_patch16_siglip(_gap)?_512)"
 OTHER_ROTARY = r"eva|vit_pe_|.*_rope(_|$)"  # and no part of a file says so
+NAFLEX = "naflexvit_"  # how the names of these architectures begin
 HEADS = {"vit_base_patch16_gap_224": 16}  # architectures whose heads follow from neither arrays nor published sizes
 ACTIVATIONS = {
     "gelu": {"gelu": "erf"}, "gelu_erf": {"gelu": "erf"}, "gelu_tanh": {"gelu": "tanh"}, "quick_gelu": {"gelu": "quick"},
@@ -28,15 +29,19 @@ KNOWN = {
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init",
     "fix_init", "layers", "channels", "width_factor", "stem_chs", "num_blocks", "nlhb", "zero_init_last", "device",
     "dtype", "features_only", "exportable", "scriptable", "cache_dir", "num_reg_tokens", "qkv_fused",
+    "pos_embed_grid_size",
 }  # fmt: skip
 # Others change what is computed of the same arrays: what this project computes.
 COMPUTED = {
-    "pos_embed": ("learn",), "dynamic_img_pad": (False,), "norm_layer": (None, "layernorm", "layernormfp32"),
+    "pos_embed": ("learn", "learned"), "dynamic_img_pad": (False,), "norm_layer": (None, "layernorm", "layernormfp32"),
     "embed_norm_layer": (None,), "embed_layer": (None,), "block_fn": (None, "Block"), "attn_layer": (None, "Attention", "attn"),
     "mlp_layer": (None, "Mlp", "mlp"), "block_layer": (None,), "conv_layer": (None,), "output_stride": (32,),
     "stem_type": ("fixed",), "avg_down": (False,), "preact": (True,), "basic": (False,), "bottle_ratio": (0.25,),
     "stem_norm": (False,), "rope_type": ("dinov3",), "rope_temperature": (100,), "rope_rotate_half": (True,),
     "use_rot_pos_emb": (True,), "use_abs_pos_emb": (False,), "use_fc_norm": (False,),
+    "pos_embed_interp_mode": ("bilinear",), "pos_embed_antialias": (True,), "pos_embed_align_corners": (False,),
+    "pos_embed_ar_preserving": (False,), "pos_embed_use_grid_sample": (False,), "embed_proj_type": ("linear",),
+    "patchify_channels_last": (True,), "attn_type": ("standard",), "input_norm_layer": (None,),
 }  # fmt: skip
 POOLING = {"token": "token", "avg": "gap", "map": "map"}
 POOLED = {ours: theirs for theirs, ours in POOLING.items()}
@@ -51,8 +56,8 @@ HYBRIDS = {  # num_units -> the architecture whose backbone it is
 def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """Fields of a configuration, and `class_names`, that timm's config.json states. UserError for what is not held."""
     arguments = {**config, **config.get("model_args", {})}
-    check_options(config.get("model_args", {}), KNOWN, COMPUTED)
     architecture = str(config.get("architecture", ""))
+    check_options(usual_options(architecture) | config.get("model_args", {}), KNOWN, COMPUTED)
     if re.match(OTHER_ROTARY, architecture):
         raise UserError(
             f"The config.json names the architecture {architecture}, whose rotary positions are others than DINOv3's, and of "
@@ -71,7 +76,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     if heads := arguments.get("num_heads") or HEADS.get(architecture):
         facts["num_heads"] = heads
     size = arguments.get("img_size") or config.get("pretrained_cfg", {}).get("input_size")
-    if size:
+    if size and not architecture.startswith(NAFLEX):  # whose positions are of any other size
         facts["image_size"] = processors.pair(size)
     if "_dinov2" in architecture:
         facts["position_resize"] = "dinov2_registers" if "_reg" in architecture else "dinov2"
@@ -106,10 +111,19 @@ def in_order(names: dict[str, str]) -> list[str]:
     return [names[number] for number in numbers]
 
 
+def usual_options(architecture: str) -> dict[str, Any]:
+    """Options of an architecture that its config.json need not state: how a NaFlex resizes its positions."""
+    if not architecture.startswith(NAFLEX):
+        return {}
+    return {"pos_embed_interp_mode": "bilinear" if architecture.endswith("_siglip") else "bicubic"}
+
+
 def usual_activation(architecture: str) -> str:
     """The defaults of an architecture of timm, for keys that its config.json lacks (as in timm 1.0.31)."""
     if architecture.startswith("resnetv2"):
         return "relu"
+    if architecture.startswith(NAFLEX) and architecture.endswith("_siglip"):
+        return "gelu_tanh"
     if "_quickgelu_" in architecture:
         return "quick_gelu"
     return "gelu_tanh" if re.match(TANH_ARCHITECTURES, architecture) else "gelu"
@@ -140,6 +154,7 @@ def write_config(config: ModelConfig, card: Card) -> tuple[dict[str, Any], list[
         **prepared,
         "num_classes": config.num_classes or 0,
         **LAYERS[type(config)],
+        **({"first_conv": "embeds.proj"} if config.naflex else {}),
     }
     return {"config.json": facts}, notes + more
 
@@ -167,6 +182,8 @@ def describe_vit(config: ViTConfig) -> tuple[str | None, dict[str, Any]]:
     """See `describe`; the arguments say the sizes."""
     if config.rotary or config.swiglu or config.distilled:
         return describe_modern(config)
+    if config.naflex:
+        return describe_naflex(config)
     if config.backbone:
         architecture = HYBRIDS.get(config.backbone.num_units) if config.backbone.width_factor == 1 else None
     else:
@@ -185,6 +202,14 @@ def describe_modern(config: ViTConfig) -> tuple[str, dict[str, Any]]:
             "mlp_ratio": 2 * config.mlp_dim / config.width
         }
     return "deit_base_distilled_patch16_224", arguments(config) | {"act_layer": ACTIVATED[config.gelu]}
+
+
+def describe_naflex(config: ViTConfig) -> tuple[str, dict[str, Any]]:
+    """See `describe`, of the image tower of SigLIP 2's NaFlex."""
+    sizes = {name: value for name, value in arguments(config).items() if name != "img_size"}
+    parts = {"qk_norm": config.qk_norm, "init_values": 1e-5 if config.layer_scale else None}
+    sizes |= {"pos_embed_grid_size": list(config.grid), "act_layer": ACTIVATED[config.gelu]}
+    return f"{NAFLEX}base_patch16_siglip", sizes | {name: value for name, value in parts.items() if value}
 
 
 def arguments(config: ViTConfig) -> dict[str, Any]:

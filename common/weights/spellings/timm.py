@@ -81,6 +81,12 @@ def vit_rows(block: tuple, registers: str = "reg_token") -> tuple:
 
 
 VIT = vit_rows(BLOCK)
+NAFLEX = (
+    *(row for row in VIT if row[1].startswith(("blocks.", "norm.", "attn_pool.", "head."))),
+    ("pos_embedding", "embeds.pos_embed", "1(YX)D -> 1YXD"),
+    ("stem/kernel", "embeds.proj.weight", "HWIO -> O(HWI)"),
+    ("stem/bias", "embeds.proj.bias"),
+)
 CLIP = (*VIT, *dotted("pre_norm", "norm_pre", NORM))
 CONVOLUTIONS = tuple(row for i in (1, 2, 3) for row in (
     *dotted(f"conv{i}", f"conv{i}", CONV), *dotted(f"norm{i}", f"norm{i}", NORM)
@@ -122,6 +128,9 @@ DINOV3 = MODERN | {
     "pooling": ("token",), "positions": ("rotary",), "qk_norm": (False,), "layer_scale": (True,),
     "attn_biases": (("out",), ("query", "value", "out")), "gelu": ("erf",),
 }  # fmt: skip
+OF_NAFLEX = HOLDS | {
+    "naflex": (True,), "square": (True,), "pooling": ("map",), "layer_scale": (False, True), "qk_norm": (False, True),
+}  # fmt: skip
 OF_CLIPS = HOLDS | {"pooling": ("token", "gap"), "stem_bias": (False,), "pre_norm": (True,)}
 STANDARDIZATION = {"standardization": "variance", "standardization_epsilon": 1e-8, "group_norm_epsilon": 1e-5}
 BIT_COMPUTES = {
@@ -146,6 +155,7 @@ TABLES = (
         "timm", ViTConfig, vit_rows(DINOV3_BLOCK), holds=DINOV3,
         computes=ERF | {"layer_norm_epsilon": 1e-5, "positions": "rotary"},
     ),
+    Table("timm", ViTConfig, NAFLEX, holds=OF_NAFLEX, computes={"gelu": "tanh", "layer_norm_epsilon": 1e-6, "naflex": True}),
     Table("timm", ViTConfig, CLIP, holds=OF_CLIPS, computes=ERF | {"layer_norm_epsilon": 1e-5}),
     *(
         Table(
