@@ -10,6 +10,7 @@ from pathlib import Path
 import golden_cases
 import numpy as np
 import pytest
+from engines import NAMES
 from golden.golden_params import image, param
 from PIL import Image as pillow
 from test_evaluate_towers import CONFIG, TEXT, VOCABULARY
@@ -34,6 +35,7 @@ from common.weights.source import read_model
 
 GOLDEN = Path(__file__).parent / "golden" / "model_parts"
 CASES = ("plain_map", "dual_patch_norm_gap", "none")
+SLOW = pytest.mark.slow
 GRIDS = [(3, 4), (4, 4), (2, 5)]
 
 
@@ -80,7 +82,7 @@ def test_float64_equals_the_original(engine, name):
 TINY = ViTConfig((4, 4), 16, 1, 2, 24, 5, (12, 16), "token", registers=2, naflex=True)
 
 
-@pytest.mark.parametrize("pooling", ("token", "gap", "map"))
+@pytest.mark.parametrize("pooling", ("gap", *(pytest.param(pooling, marks=SLOW) for pooling in ("token", "map"))))
 def test_an_image_of_the_stored_grid_is_seen_as_by_the_vit(engine, pooling):
     """As many rows and columns as positions, and padding: the same logits."""
     config = dataclasses.replace(TINY, pooling=pooling)
@@ -105,14 +107,17 @@ def test_any_number_of_patches_on_a_side_is_right(engine):
 
 
 def test_padding_and_the_rest_of_a_batch_change_nothing(engine):
-    """An image alone, without padding, has the logits that it has among others; a row without patches has numbers."""
+    """An image has the same logits among others and with other padding; a row without patches has numbers."""
     model = engine.build(TINY, random_arrays(TINY), "float64")
     coordinates, mask = batch_of([(2, 3), (5, 2), (1, 1)], 10)
     mask[2] = False
     strips = image((3, 40, 4, 3), 6)
     together = outputs(engine, model, strips, coordinates, mask)
-    alone = outputs(engine, model, strips[:1, :24], *batch_of([(2, 3)], 6))
-    np.testing.assert_allclose(together[:1], alone, rtol=0, atol=1e-12)
+    others = image((3, 40, 4, 3), 7)
+    others[0, :24] = strips[0, :24]
+    again = outputs(engine, model, others, *batch_of([(2, 3), (1, 9), (3, 3)], 10))
+    np.testing.assert_allclose(together[0], again[0], rtol=0, atol=1e-12)
+    assert np.abs(together[1] - again[1]).max() > 1e-3
     assert np.isfinite(together).all()
 
 
@@ -198,17 +203,18 @@ def test_predict_compares_images_of_any_ratio_with_texts(engine, photos):
     given = ("--tokens", "12", "--batch_eval", "2", "--output", photos / "out.npz", "--texts", "a cat", "a dog", "--")
     job = prediction(parse(PredictConfig, flags_of(photos, *given, *files), "predict", ""))
     engine.inference.predict_main(job)
-    model, expected = engine.build(TOWERS, initial_parameters(1, TOWERS)), []
-    for file in files:
+    strips, grids = np.zeros((3, 12 * 8, 8, 3), np.float32), []
+    for file, strip in zip(files, strips):
         pixels = np.asarray(pillow.open(file))
         size = naflex.fitted_size(pixels.shape[:2], (8, 8), 12)
-        strip = naflex.in_patches(resize(pixels, *size), (8, 8))[None].astype(np.float32) / 127.5 - 1
-        grid = (size[0] // 8, size[1] // 8)
-        coordinates, mask = batch_of([grid], grid[0] * grid[1])
-        places = {"coordinates": engine.raw(coordinates), "patch_mask": engine.raw(mask)}
-        expected.append(engine.array(model.encode_image(engine.tensor(strip), **places)))
+        cut = naflex.in_patches(resize(pixels, *size), (8, 8))
+        strip[: len(cut)] = cut.astype(np.float32) / 127.5 - 1
+        grids.append((size[0] // 8, size[1] // 8))
+    model = engine.build(TOWERS, initial_parameters(1, TOWERS)).image
+    expected = outputs(engine, model, strips, *batch_of(grids, 12))
     with np.load(photos / "out.npz") as written:
-        np.testing.assert_allclose(written["features"], np.concatenate(expected), rtol=0, atol=2e-6)
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(written["features"], expected, rtol=0, atol=2e-6)
         assert written["logits"].shape == (3, 2)
 
 
@@ -288,6 +294,7 @@ def peer_outputs(peer, rows: np.ndarray, coordinates: np.ndarray, mask: np.ndarr
         return peer({name: torch.from_numpy(array) for name, array in seen.items()}).numpy()
 
 
+@pytest.mark.parametrize("engine", [NAMES[0], *(pytest.param(name, marks=SLOW) for name in NAMES[1:])], indirect=True)
 def test_timms_naflex_is_the_same_and_goes_both_ways(engine, peer, tmp_path):
     """In float32; timm resizes positions in float32 whatever their type."""
     timm, safetensors = importlib.import_module("timm"), importlib.import_module("safetensors.torch")
