@@ -211,7 +211,9 @@ def test_a_model_is_built_on_intermediates(name, models, tmp_path):
 )  # fmt: skip
 def test_the_dtype_policy_of_keras_is_kept(policy, parameters, activations, error, models, tmp_path, monkeypatch):
     seen, original = [], type(models("vit_token")).pooled
-    monkeypatch.setattr(type(models("vit_token")), "pooled", lambda self, x: seen.append(x.dtype) or original(self, x))
+    monkeypatch.setattr(
+        type(models("vit_token")), "pooled", lambda self, x, *rest: seen.append(x.dtype) or original(self, x, *rest)
+    )
     keras.mixed_precision.set_global_policy(policy)
     try:
         model = create_model("ViT-Ti/16", num_classes=3)
