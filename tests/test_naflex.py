@@ -165,7 +165,7 @@ def test_patches_are_those_of_the_original():
 
 def test_an_image_too_long_for_the_budget_is_refused():
     assert naflex.fitted_size((1, 1000), (16, 16), 1) == (16, 16)
-    with pytest.raises(BrokenImage, match="too long for 1 patches at any scale"):
+    with pytest.raises(BrokenImage, match="too long for --tokens 1 at any scale; give more"):
         naflex.fitted_size((1, 2_000_000), (16, 16), 1)
 
 
@@ -238,6 +238,16 @@ def test_evaluate_judges_images_of_any_ratio(engine, photos, capsys):
 def test_flags_of_other_models_are_refused(photos, flags, words):
     with pytest.raises(UserError, match=words):
         prediction(parse(PredictConfig, flags_of(photos, *flags, "--texts", "a cat", "--", photos), "predict", ""))
+
+
+def test_the_file_of_an_image_too_long_is_named(photos):
+    pillow.new("L", (2_000_000, 1)).save(photos / "line.png")
+    words = flags_of(photos, "--tokens", "1", "--texts", "a cat", "--", photos / "line.png")
+    job = prediction(parse(PredictConfig, words, "predict", ""))
+    with pytest.raises(
+        UserError, match=r"line\.png has 2000000 x 1 pixels, too long for --tokens 1 at any scale; give more"
+    ):
+        job.eval_batches(job.split).jobs(0)[1][0]()
 
 
 def test_tokens_are_for_a_naflex():

@@ -34,7 +34,9 @@ def fitted_size(size: Pair, patch: Pair, tokens: int) -> Pair:
         middle = (low + high) / np.float32(2)
         low, high = (middle, high) if math.prod(sides(middle).tolist()) <= tokens else (low, middle)
     if low <= np.float32(SHARPEST):
-        raise images.BrokenImage(f"has {size[1]} x {size[0]} pixels, too long for {tokens} patches at any scale")
+        raise images.BrokenImage(
+            f"has {size[1]} x {size[0]} pixels, too long for --tokens {tokens} at any scale; give more"
+        )
     return tuple((sides(low) * patch).tolist())
 
 
