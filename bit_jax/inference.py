@@ -25,7 +25,7 @@ from common.runs.prediction import Prediction
 def features_and_logits(model: Model, images: Array, **places: Array) -> tuple[Array, Array]:
     """(features [B, D], logits [B, K]) of uint8 images; of patches, with their `coordinates` and `patch_mask`."""
     features = model.features(scale(images, model).astype(model.compute_dtype), **places)
-    return features, model.head(features)
+    return features, model.logits(features)
 
 
 def predict(model: Model, batches: Iterator[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

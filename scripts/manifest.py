@@ -205,8 +205,8 @@ LIT = {  # name -> architecture, file below `lit/`, trained on
 }
 
 
-def text_row(name, architecture, source, url, resolution):
-    return vit_row(name, architecture, 0, source, url, resolution, **TF_RESIZE)
+def text_row(name, architecture, source, url, resolution, **prepared):
+    return vit_row(name, architecture, 0, source, url, resolution, **TF_RESIZE | prepared)
 
 
 def text_rows():
@@ -214,14 +214,15 @@ def text_rows():
     for name, file in SIGLIP.items():
         language = "many languages" if name.endswith("i18n") else "English"
         url, resolution = f"{BIG_VISION_BUCKET}/siglip/webli_{file}.npz", int(name.split("-")[1])
-        yield text_row(f"SigLIP-{name}", f"SigLIP-{name}", f"WebLI, {language}", url, resolution)
+        yield text_row(f"SigLIP-{name}", f"SigLIP-{name}", f"WebLI, {language}", url, resolution, **SIGMOID)
     for variant, resolutions in SIGLIP2.items():
         for resolution in resolutions:
             name, file = f"SigLIP2-{variant}-{resolution}", f"{variant.lower().replace('/', '')}_{resolution}"
-            yield text_row(name, name, "WebLI", f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz", resolution)
+            url = f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz"
+            yield text_row(name, name, "WebLI", url, resolution, **SIGMOID)
     for variant in ("B/16", "So400m/16"):  # of any aspect ratio; its positions are those of 256 pixels
         name, file = f"SigLIP2-{variant}-naflex", f"{variant.lower().replace('/', '')}_naflex"
-        yield vit_row(name, name, 0, "WebLI", f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz", 256)
+        yield vit_row(name, name, 0, "WebLI", f"{BIG_VISION_BUCKET}/siglip2/siglip2_{file}.npz", 256, **SIGMOID)
     for suffix, (file, source) in CLIPPO.items():
         url = f"{BIG_VISION_BUCKET}/clippo/clippo_b16_{file}.npz"
         yield text_row(f"CLIPPO-B/16{suffix}", "CLIPPO-B/16", source, url, 224)

@@ -134,3 +134,13 @@ def test_a_head_of_other_classes_is_two_for_a_distilled_model(engine):
     assert engine.weights.dump(model)["head_dist/kernel"].shape == (16, 7)
     model.reset_head(0)
     assert engine.logits(model, IMAGES).shape == (3, 32)
+
+
+def test_predict_shows_the_mean_of_both_heads(engine):
+    """`predict` and `evaluate` compute features and logits in one pass; those of a distilled ViT are of two tokens."""
+    config = ViTConfig(**SMALL | {"pooling": "token"}, distilled=True)
+    model = engine.build(config, random_arrays(config, seed=3))
+    batch = {"images": np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8), "mask": np.ones(3, bool)}
+    features, logits = next(engine.inference.predict(model, iter([batch])))
+    assert features.shape == (3, 64)
+    np.testing.assert_allclose(logits, engine.logits(model, batch["images"] / np.float32(127.5) - 1), rtol=0, atol=1e-5)

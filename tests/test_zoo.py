@@ -16,7 +16,7 @@ from common.models import (
     published_models,
 )
 from common.models.listing import listed
-from common.models.published import imagenet_classes
+from common.models.published import imagenet_classes, unpublished_models
 from common.system.errors import UserError
 from common.weights import choose_file
 from scripts import manifest as manifest_writer
@@ -39,6 +39,15 @@ def test_the_manifest_is_what_its_writer_writes():
     assert len({row["url"] for row in (ROWS | TEXT_ROWS).values()}) == len(ROWS) + len(TEXT_ROWS)
 
 
+def test_texts_have_shares_of_their_own_where_the_loss_had_a_bias():
+    """Trained with the sigmoid loss (SigLIP, which adds b), `predict` shows sigmoids; with the softmax loss, shares of 1."""
+    known = {**published_models(), **unpublished_models()}.values()
+    towers = {model.name: model for model in known if isinstance(model.config(), TwoTowersConfig)}
+    assert {"SigLIP-B/16-224", "SigLIP2-B/16-naflex", "CLIP-B/32", "LiT-B16B", "CLIPPO-B/16"} <= {*towers}
+    for name, model in towers.items():
+        assert (model.card.loss == "sigmoid") == model.config().bias, name
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_a_model(name):
     model = find_model(name)
@@ -53,7 +62,9 @@ def test_every_row_is_a_model(name):
 def test_every_row_of_an_image_text_model_is_one_with_texts(name):
     model = find_model(name)
     assert isinstance(model.config(), TwoTowersConfig) and model.config().image_size == (model.resolution,) * 2
-    kind = "bilinear" if model.config().naflex else "bilinear_aliased"  # `resize_to_sequence` of ops_naflex.py antialiases
+    kind = (
+        "bilinear" if model.config().naflex else "bilinear_aliased"
+    )  # `resize_to_sequence` of ops_naflex.py antialiases
     assert model.card.text and model.card.resize_kind == kind and not model.card.eval_resize
     assert (
         re.search(r"[/_-](webli|siglip2|clippo|LiT|coco)", model.url) and model.bytes is None and model.sha256 is None
