@@ -84,6 +84,7 @@ def test_shards_in_float64(job, tmp_path):
     assert {key: array.shape for key, array in ours.items()} == {key: array.shape for key, array in theirs.items()}
 
 
+@pytest.mark.slow  # its quick sibling kills JAX: tests/test_devices_jax.py
 def test_stopped_killed_and_resumed_by_fewer(job, server, tmp_path):
     """SIGTERM to torchrun saves first; kill -9 of one process ends all; one process goes on where two ended."""
     flags = ("--model", "ViT-mu/16", *LONG, "--steps", 200, "--eval_every", 50)  # known to torchrun, and small

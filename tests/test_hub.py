@@ -245,7 +245,7 @@ def test_a_folder_of_the_hub_that_says_less(tmp_path):
     """A config.json of another family is refused as it is beside safetensors."""
     model, _ = test_peers.huggingface_model("vit")
     write_tensorflow(model, tmp_path)
-    facts = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "deit"}
+    facts = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "swin"}
     (tmp_path / "config.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match="model_type 'deit'"):
+    with pytest.raises(UserError, match="model_type 'swin'"):
         read_model(tmp_path)

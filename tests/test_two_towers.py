@@ -131,4 +131,4 @@ def test_towers_of_two_widths_are_refused():
     text = TextConfig(11, 7, 16, 1, 2, 24, 8)
     with pytest.raises(UserError, match="are 16 and 8 wide"):
         TwoTowersConfig(ViTConfig((8, 8), 16, 1, 2, 24, None), text)
-    assert blocks(1, 16, 24).keys() < text.parameter_shapes().keys()
+    assert blocks(text).keys() < text.parameter_shapes().keys()
