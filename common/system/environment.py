@@ -35,16 +35,18 @@ def version(package: str) -> str:
 
 def processor() -> str:
     """The CPU's name, or its kind where the system has no name."""
-    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return stated("model name") or platform.machine()
 
 
 def instructions() -> str:
     """What tells processors apart that run one another's programs from those that may not: name, kind and features."""
+    return f"{processor()} {platform.machine()} {stated('flags', 'Features')}"
+
+
+def stated(*names: str) -> str:
+    """What Linux says of the first CPU under one of these names; nothing where it says nothing."""
     lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
-    features = (line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features")))
-    return f"{processor()} {platform.machine()} {next(features, '')}"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
 
 
 def accelerators() -> str:
