@@ -15,7 +15,16 @@ from common.convert import convert
 from common.models import PublishedModel, find_model
 from common.models.initial import initial_parameters
 from common.weights import write_weights
-from scripts.benchmarks.measure import Work, growing, import_engine, in_fresh_process, measure, peak_growth_bytes, show
+from scripts.benchmarks.measure import (
+    EXACT_MALLOC,
+    Work,
+    growing,
+    import_engine,
+    in_fresh_process,
+    measure,
+    peak_growth_bytes,
+    show,
+)
 
 
 def loading(args: argparse.Namespace, engine: str, file: Path) -> Work:
@@ -82,7 +91,7 @@ def convert_section(args: argparse.Namespace) -> None:
         }
         size = f"{config.image_size[0]}-px ViT-B/16 ({published.stat().st_size / 1e6:,.0f} MB)"
         show(f"Conversion of {size}", measure(rows, args.repeats), "MB/s")
-        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        os.environ |= EXACT_MALLOC
         rows = {row: (growing, published.stat().st_size, *work) for row, work in rows.items()}
         show("Growth of memory while converting, in sizes of the file", measure(rows, 3), "x")
 

@@ -19,7 +19,7 @@ from scripts.benchmarks.measure import (
     peak_growth_bytes,
     show,
 )
-from scripts.benchmarks.steps import RECIPE, stepping
+from scripts.benchmarks.steps import RECIPE, stepping, stepping_of_peer
 
 
 def image_text_section(args: argparse.Namespace) -> None:
@@ -55,17 +55,7 @@ def peer_training(args: argparse.Namespace, name: str) -> Work:
     images = torch.from_numpy(batch["images"]).permute(0, 3, 1, 2).to(device).contiguous() / 127.5 - 1
     tokens = torch.from_numpy(batch["tokens"]).long().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
-
-    def work() -> None:
-        for _ in range(args.steps):
-            with torch.autocast(device, torch.bfloat16, enabled=args.precision == "bfloat16"):
-                loss = loss_of(images, tokens)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        float(loss.detach())
-
-    return work
+    return stepping_of_peer(args, optimizer, lambda: loss_of(images, tokens))
 
 
 def open_clip_model(device: str) -> tuple:

@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import os
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -118,11 +120,19 @@ def timm_training(args: argparse.Namespace, memory_format: str, compiled: bool =
     model, images = timm_model(args, memory_format, compiled)
     labels = torch.arange(args.batch, device=images.device) % CLASSES
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    return stepping_of_peer(args, optimizer, lambda: torch.nn.functional.cross_entropy(model(images), labels))
+
+
+def stepping_of_peer(args: argparse.Namespace, optimizer: Any, loss_of_batch: Callable[[], Any]) -> Work:
+    """Training steps of a peer in PyTorch on one batch; for bfloat16, with automatic mixed precision."""
+    import torch
+
+    device = optimizer.param_groups[0]["params"][0].device.type
 
     def work() -> None:
         for _ in range(args.steps):
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=args.precision == "bfloat16"):
-                loss = torch.nn.functional.cross_entropy(model(images), labels)
+            with torch.autocast(device, torch.bfloat16, enabled=args.precision == "bfloat16"):
+                loss = loss_of_batch()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
