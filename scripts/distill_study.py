@@ -6,10 +6,7 @@ TEACHER is the folder of a run on cifar10-sample. Every cell is a run of its own
 students with labels take them from `vit_s16_i1k`, which differs by flags alone. The table is made from the runs' folders.
 """
 
-import argparse
-from pathlib import Path
-
-from seeds import ENGINES, table, train_missing
+from seeds import parser, table, train_missing
 
 from common.config import TrainConfig
 
@@ -35,13 +32,9 @@ ARMS = {  # what a row of the table is called, and its flags
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("teacher", nargs="?", help="folder of a run on cifar10-sample")
-    parser.add_argument("--logdir", type=Path, default=Path("runs/distill"))
-    parser.add_argument("--engines", default=",".join(ENGINES), help="with commas between")
-    parser.add_argument("--arms", default=",".join(ARMS), help="with commas between")
-    parser.add_argument("--table", action="store_true", help="print the tables only")
-    options = parser.parse_args()
+    flags_of_study = parser(__doc__.splitlines()[0], "runs/distill", ARMS)
+    flags_of_study.add_argument("teacher", nargs="?", help="folder of a run on cifar10-sample")
+    options = flags_of_study.parse_args()
 
     def config(engine: str, arm: str, seed: int) -> TrainConfig:
         """The flags of one run."""
@@ -50,10 +43,9 @@ def main() -> None:
         return TrainConfig(**flags, warmup_steps=flags["steps"] // 10)
 
     if not options.table:
-        train_missing(options.logdir, options.engines.split(","), options.arms.split(","), config)
+        train_missing(options, config)
     for metric in ("test/top1", "test/agreement"):
-        titles = {arm: title for arm, (title, _) in ARMS.items()}
-        print(metric, table(options.logdir, titles, metric, "student"), sep="\n\n", end="\n\n")
+        print(metric, table(options.logdir, ARMS, metric, "student"), sep="\n\n", end="\n\n")
 
 
 if __name__ == "__main__":

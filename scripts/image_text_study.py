@@ -6,12 +6,11 @@ The 1,000 training images of cifar10-sample get three captions each, names of cl
 zero-shot classification of its 500 test images, with the eight prompts `clip_best`. The table is made from the runs' folders.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from seeds import ENGINES, table, train_missing
+from seeds import parser, table, train_missing
 
 from common.config import TrainConfig
 from common.data.text.prompts import PROMPTS
@@ -43,12 +42,8 @@ def write_captions(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--logdir", type=Path, default=Path("runs/image_text"))
-    parser.add_argument("--engines", default=",".join(ENGINES), help="with commas between")
-    parser.add_argument("--arms", default=",".join(ARMS), help="with commas between")
-    parser.add_argument("--table", action="store_true", help="print the table only")
-    options = parser.parse_args()
+    flags_of_study = parser(__doc__.splitlines()[0], "runs/image_text", ARMS)
+    options = flags_of_study.parse_args()
     images = options.logdir / "cifar10-captions"
 
     def config(engine: str, arm: str, seed: int) -> TrainConfig:
@@ -59,9 +54,8 @@ def main() -> None:
     if not options.table:
         if not images.exists():
             write_captions(images)
-        train_missing(options.logdir, options.engines.split(","), options.arms.split(","), config)
-    titles = {arm: title for arm, (title, _) in ARMS.items()}
-    print(table(options.logdir, titles, "cifar10-sample/top1", "towers"))
+        train_missing(options, config)
+    print(table(options.logdir, ARMS, "cifar10-sample/top1", "towers"))
 
 
 if __name__ == "__main__":
