@@ -13,6 +13,7 @@ from common.recipes.moments import means
 from common.recipes.recipe import Recipe, UpdateNumbers
 
 MEANS = ("rows", "columns")  # of the second moment of adafactor
+FUSED = ("cpu", "cuda")  # devices for which PyTorch has Adam in one pass
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # of compiled and checkpointed modules, in names of parameters
 
 
@@ -104,11 +105,44 @@ def update_alike(
         torch._foreach_mul_([w[i] for i in decayed], 1 - numbers.decay)
     if recipe.optimizer == "adafactor":
         g = [normalized(optimizer, name, value, numbers) for name, value in zip(parts, g)]
+    second = [optimizer.state["second"][name] for name in parts] if recipe.optimizer == "adam" else []
+    in_one_pass = second and recipe.first_moment == "float32" and w[0].device.type in FUSED
+    (fused_adam if in_one_pass else stepped)(w, g, first, second, recipe, numbers)
+    for part, value in zip(parts.values(), w):
+        if part.bounds:
+            value.clamp_(*part.bounds)
+    if average:
+        torch._foreach_lerp_(average, w, 1 - numbers.ema)
+
+
+def fused_adam(
+    w: list[Tensor], g: list[Tensor], first: list[Tensor], second: list[Tensor], recipe: Recipe, numbers: UpdateNumbers
+) -> None:
+    """`stepped` of adam in one pass over memory.
+
+    The kernel takes every tensor for one that lies in memory as its parameter does. `numbers` hold already what corrects
+    the moments: after infinitely many steps the kernel's own correction is 1.
+    """
+    g = [
+        slope if slope.stride() == value.stride() else torch.empty_like(value).copy_(slope)
+        for slope, value in zip(g, w)
+    ]
+    steps = [torch.full((), torch.inf, device=w[0].device)] * len(w)
+    betas = {"beta1": recipe.first_decay, "beta2": recipe.beta2}
+    torch._fused_adam_(
+        w, g, first, second, [], steps,
+        lr=numbers.rate, eps=numbers.epsilon, weight_decay=0.0, amsgrad=False, maximize=False, **betas,
+    )  # fmt: skip
+
+
+def stepped(
+    w: list[Tensor], g: list[Tensor], first: list[Tensor], second: list[Tensor], recipe: Recipe, numbers: UpdateNumbers
+) -> None:
+    """The moments and parameters of every optimizer, operation after operation."""
     torch._foreach_mul_(first, recipe.first_decay)
     u = [m.to(value.dtype) for m, value in zip(first, w)]  # the same tensors, but for moments in bfloat16
     torch._foreach_add_(u, g, alpha=numbers.gain)
-    if recipe.optimizer == "adam":
-        second = [optimizer.state["second"][name] for name in parts]
+    if second:
         torch._foreach_mul_(second, recipe.beta2)
         torch._foreach_addcmul_(second, g, g, value=1 - recipe.beta2)
         root = torch._foreach_sqrt(second)
@@ -116,14 +150,9 @@ def update_alike(
         torch._foreach_addcdiv_(w, u, root, value=-numbers.rate)
     else:
         torch._foreach_add_(w, u, alpha=-numbers.rate)
-    for part, value in zip(parts.values(), w):
-        if part.bounds:
-            value.clamp_(*part.bounds)
     for kept, value in zip(first, u):
         if kept is not value:
             kept.copy_(value)
-    if average:
-        torch._foreach_lerp_(average, w, 1 - numbers.ema)
 
 
 def normalized(optimizer: Optimizer, name: str, g: Tensor, numbers: UpdateNumbers) -> Tensor:

@@ -213,6 +213,17 @@ def test_updates_follow_the_formula(engine, name):
         np.testing.assert_allclose(averaged[parameter], average[parameter], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="its kernel")
+@pytest.mark.parametrize("name", ("adamw", "keras"))
+def test_updates_follow_the_formula_where_pytorch_has_no_fused_kernel(monkeypatch, name):
+    engine = Engine("bit_pytorch")
+    monkeypatch.setattr(engine.optim, "FUSED", ())
+    w, _ = by_formula(UPDATES[name], np.float64)
+    found, _, _ = applied(engine, UPDATES[name], "float64")
+    for parameter in w:
+        np.testing.assert_allclose(found[parameter], w[parameter], rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", [name for name in UPDATES if "bfloat16" in UPDATES[name].values()])
 def test_a_first_moment_in_bfloat16(engine, name):
     """Kept and multiplied in bfloat16, used unrounded: as the formula says, and otherwise than in float32."""
