@@ -220,17 +220,28 @@ class Attention(nnx.Module):
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
     def __call__(self, queries: Array, x: Array, visible: Array | None = None, rotation: Array | None = None) -> Array:
-        def split(values: Array) -> Array:  # [B, L, D] -> [B, L, N, K]
-            return values.reshape(*values.shape[:2], self.num_heads, -1)
-
-        query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
-        if self.query_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = rotated(query, rotation), rotated(key, rotation)
+        query, key, value = *self.compared(queries, x, rotation), self.by_head(self.value(x))
         mask = None if visible is None else visible[:, None, None]
         mask = jnp.tri(x.shape[1], dtype=bool) if self.causal else mask
         heads = attend(query, key, value, mask)
         return self.out(heads.reshape(queries.shape))
+
+    def by_head(self, values: Array) -> Array:
+        """[B, L, D] as [B, L, N, K]."""
+        return values.reshape(*values.shape[:2], self.num_heads, -1)
+
+    def compared(self, queries: Array, x: Array, rotation: Array | None) -> tuple[Array, Array]:
+        """Queries [B, Q, N, K] and keys [B, L, N, K], normalised and turned."""
+        query, key = self.by_head(self.query(queries)), self.by_head(self.key(x))
+        if self.query_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotated(query, rotation), rotated(key, rotation)
+
+    def shares(self, queries: Array, x: Array, visible: Array | None, rotation: Array | None, asked: slice) -> Array:
+        """[B, N, asked, L]: what part of the attention of some of the queries each token has, in every head."""
+        query, key = self.compared(queries, x, rotation)
+        query, key = query[:, asked].swapaxes(1, 2), key.swapaxes(1, 2)
+        return attention_weights(query, key, None if visible is None else visible[:, None, None])
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
@@ -240,12 +251,16 @@ def attend(query: Array, key: Array, value: Array, mask: Array | None = None) ->
     """
     # Not jax.nn.dot_product_attention: its layout makes the products twice as slow on a CPU, its softmax is float32.
     query, key, value = (values.swapaxes(1, 2) for values in (query, key, value))  # [B, N, L, K]
+    weights = attention_weights(query, key, mask).astype(value.dtype)
+    return jnp.einsum("bnql,bnlk->bnqk", weights, value, precision=HIGHEST).swapaxes(1, 2)
+
+
+def attention_weights(query: Array, key: Array, mask: Array | None) -> Array:
+    """The softmax, at least in float32, of scaled products of queries and keys [B, N, L, K]: [B, N, Q, L]."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     weights = jnp.einsum("bnqk,bnlk->bnql", query, key, precision=HIGHEST, preferred_element_type=wide)
     weights = weights / query.shape[-1] ** 0.5
-    weights = weights if mask is None else jnp.where(mask, weights, -jnp.inf)
-    weights = jax.nn.softmax(weights).astype(value.dtype)
-    return jnp.einsum("bnql,bnlk->bnqk", weights, value, precision=HIGHEST).swapaxes(1, 2)
+    return jax.nn.softmax(weights if mask is None else jnp.where(mask, weights, -jnp.inf))
 
 
 class LayerScale(nnx.Module):

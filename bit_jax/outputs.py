@@ -9,6 +9,7 @@ from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
 from bit_jax.losses import cross_entropy, mixed, noise, teachers, written
+from bit_jax.maps import attention_map, patch_features
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
@@ -70,9 +71,25 @@ def text_embeddings(models: dict[str, Model], batch: dict[str, Array], task: Tas
     return {"embedding": embedding.astype(model.dtype), "mask": batch["mask"]}
 
 
+def attention_maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: map [B, P], the `attention_map` of images; mask."""
+    model = models["model"]
+    found = attention_map(model, mixed(batch, model), **noise(batch))
+    return {"map": found.astype(model.dtype), "mask": batch["mask"]}
+
+
+def patch_maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: map [B, P, D], the `patch_features` of images; mask."""
+    model = models["model"]
+    found = patch_features(model, mixed(batch, model), **noise(batch))
+    return {"map": found.astype(model.dtype), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
     "scores": scores,
     "matches": matches,
     "image_embeddings": image_embeddings,
     "text_embeddings": text_embeddings,
+    "attention_maps": attention_maps,
+    "patch_maps": patch_maps,
 }

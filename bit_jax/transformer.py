@@ -53,5 +53,13 @@ class AttentionPool(nnx.Module):
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
     def __call__(self, x: Array, visible: Array | None = None) -> Array:  # [B, L, D], [B, L] -> [B, D]
-        x = self.attn(jnp.tile(self.probe[...].astype(x.dtype), (x.shape[0], 1, 1)), x, visible)
+        x = self.attn(self.queries(x), x, visible)
         return (x + self.mlp(self.norm(x)))[:, 0]
+
+    def queries(self, x: Array) -> Array:
+        """The probe for every row of x [B, L, D]: [B, 1, D]."""
+        return jnp.tile(self.probe[...].astype(x.dtype), (x.shape[0], 1, 1))
+
+    def shares(self, x: Array, visible: Array | None = None) -> Array:  # [B, L, D], [B, L] -> [B, N, 1, L]
+        """What part of the attention of the probe each token has, in every head."""
+        return self.attn.shares(self.queries(x), x, visible, None, slice(None))

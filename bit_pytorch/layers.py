@@ -163,16 +163,29 @@ class Attention(nn.Module):
     def forward(
         self, queries: Tensor, x: Tensor, visible: Tensor | None = None, rotation: Tensor | None = None
     ) -> Tensor:
-        def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
-            return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-        query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
-        if self.query_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = rotated(query, rotation), rotated(key, rotation)
+        query, key, value = *self.compared(queries, x, rotation), self.by_head(self.value(x))
         mask = None if visible is None else visible[:, None, None]
         heads = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))
+
+    def by_head(self, values: Tensor) -> Tensor:
+        """[B, L, D] as [B, N, L, K]."""
+        return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def compared(self, queries: Tensor, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries [B, N, Q, K] and keys [B, N, L, K], normalised and turned."""
+        query, key = self.by_head(self.query(queries)), self.by_head(self.key(x))
+        if self.query_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotated(query, rotation), rotated(key, rotation)
+
+    def shares(
+        self, queries: Tensor, x: Tensor, visible: Tensor | None, rotation: Tensor | None, asked: slice
+    ) -> Tensor:
+        """[B, N, asked, L]: what part of the attention of some of the queries each token has, in every head."""
+        query, key = self.compared(queries, x, rotation)
+        weights = query[:, :, asked] @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        return (weights if visible is None else weights.where(visible[:, None, None], -torch.inf)).softmax(-1)
 
 
 class LayerScale(nn.Module):

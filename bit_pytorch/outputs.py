@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
 from bit_pytorch.losses import cross_entropy, mixed, noise, teachers, written
+from bit_pytorch.maps import attention_map, patch_features
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
@@ -65,9 +66,25 @@ def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Ta
     return {"embedding": embedding.to(model.dtype), "mask": batch["mask"]}
 
 
+def attention_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: map [B, P], the `attention_map` of images; mask."""
+    model = models["model"]
+    found = attention_map(model, mixed(batch, model), **noise(batch))
+    return {"map": found.to(model.dtype), "mask": batch["mask"]}
+
+
+def patch_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: map [B, P, D], the `patch_features` of images; mask."""
+    model = models["model"]
+    found = patch_features(model, mixed(batch, model), **noise(batch))
+    return {"map": found.to(model.dtype), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
     "image_embeddings": image_embeddings,
     "text_embeddings": text_embeddings,
+    "attention_maps": attention_maps,
+    "patch_maps": patch_maps,
 }

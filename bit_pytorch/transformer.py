@@ -55,5 +55,13 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(config.width, config.mlp_dim, gelu=config.gelu)
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:  # [B, L, D], [B, L] -> [B, D]
-        x = self.attn(self.probe.to(x.dtype).expand(x.shape[0], -1, -1), x, visible)
+        x = self.attn(self.queries(x), x, visible)
         return (x + self.mlp(self.norm(x)))[:, 0]
+
+    def queries(self, x: Tensor) -> Tensor:
+        """The probe for every row of x [B, L, D]: [B, 1, D]."""
+        return self.probe.to(x.dtype).expand(x.shape[0], -1, -1)
+
+    def shares(self, x: Tensor, visible: Tensor | None = None) -> Tensor:  # [B, L, D], [B, L] -> [B, N, 1, L]
+        """What part of the attention of the probe each token has, in every head."""
+        return self.attn.shares(self.queries(x), x, visible, None, slice(None))

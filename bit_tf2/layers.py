@@ -258,24 +258,38 @@ class Attention(Layer):
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
     def call(self, queries: Tensor, x: Tensor, visible: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
-        def split(values: Tensor) -> Tensor:  # [B, L, D] -> [B, N, L, K]
-            return tf.transpose(
-                tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads)),
-                (0, 2, 1, 3),
-            )
-
-        query, key, value = split(self.query(queries)), split(self.key(x)), split(self.value(x))
-        if self.query_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        query, key = rotated(query, rotation), rotated(key, rotation)
-        weights = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)  # [B, N, Q, L]
-        if weights.dtype == tf.bfloat16:
-            weights = tf.cast(weights, self.dtype)
+        query, key, value = *self.compared(queries, x, rotation), self.by_head(self.value(x))
         mask = None if visible is None else visible[:, None, None]
         mask = tf.linalg.band_part(tf.ones((x.shape[1], x.shape[1]), tf.bool), -1, 0) if self.causal else mask
-        weights = weights if mask is None else tf.where(mask, weights, tf.constant(-math.inf, weights.dtype))
-        heads = tf.matmul(tf.cast(tf.nn.softmax(weights), value.dtype), value)
+        heads = tf.matmul(tf.cast(self.attention_weights(query, key, mask), value.dtype), value)
         return self.out(tf.reshape(tf.transpose(heads, (0, 2, 1, 3)), (-1, *queries.shape[1:])))
+
+    def by_head(self, values: Tensor) -> Tensor:
+        """[B, L, D] as [B, N, L, K]."""
+        heads = tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads))
+        return tf.transpose(heads, (0, 2, 1, 3))
+
+    def compared(self, queries: Tensor, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries [B, N, Q, K] and keys [B, N, L, K], normalised and turned."""
+        query, key = self.by_head(self.query(queries)), self.by_head(self.key(x))
+        if self.query_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return rotated(query, rotation), rotated(key, rotation)
+
+    def attention_weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """The softmax, at least in float32, of scaled products of queries and keys [B, N, L, K]: [B, N, Q, L]."""
+        weights = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
+        if weights.dtype == tf.bfloat16:
+            weights = tf.cast(weights, self.dtype)
+        weights = weights if mask is None else tf.where(mask, weights, tf.constant(-math.inf, weights.dtype))
+        return tf.nn.softmax(weights)
+
+    def shares(
+        self, queries: Tensor, x: Tensor, visible: Tensor | None, rotation: Tensor | None, asked: slice
+    ) -> Tensor:
+        """[B, N, asked, L]: what part of the attention of some of the queries each token has, in every head."""
+        query, key = self.compared(queries, x, rotation)
+        return self.attention_weights(query[:, :, asked], key, None if visible is None else visible[:, None, None])
 
 
 @registered

@@ -7,6 +7,7 @@ from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
 from bit_tf2.losses import cross_entropy, mixed, noise, teachers, written
+from bit_tf2.maps import attention_map, patch_features
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
@@ -67,9 +68,25 @@ def text_embeddings(models: dict[str, Model], batch: dict[str, Tensor], task: Ta
     return {"embedding": tf.cast(embedding, model.dtype), "mask": batch["mask"]}
 
 
+def attention_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: map [B, P], the `attention_map` of images; mask."""
+    model = models["model"]
+    found = attention_map(model, mixed(batch, model), **noise(batch))
+    return {"map": tf.cast(found, model.dtype), "mask": batch["mask"]}
+
+
+def patch_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: map [B, P, D], the `patch_features` of images; mask."""
+    model = models["model"]
+    found = patch_features(model, mixed(batch, model), **noise(batch))
+    return {"map": tf.cast(found, model.dtype), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
     "image_embeddings": image_embeddings,
     "text_embeddings": text_embeddings,
+    "attention_maps": attention_maps,
+    "patch_maps": patch_maps,
 }

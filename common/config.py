@@ -15,6 +15,7 @@ from common.recipes.choices import (
     STRONGEST,
     Distance,
     Exif,
+    Map,
     OnBrokenImage,
     Optimizer,
     Precision,
@@ -485,7 +486,14 @@ class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
         rule="none",
     )
     top: int = flag(5, "classes or texts to print per image", least=1)
-    output: str | None = flag(None, "an .npz file for logits [N, K], features [N, D], files, and texts", rule="none")
+    map: Map | None = flag(
+        None,
+        "pictures of a ViT in place of classes: the attention that patches get, or principal components of their features",
+        rule="none",
+    )
+    output: str | None = flag(
+        None, "an .npz file for logits [N, K], features [N, D], files, and texts; with --map, a folder", rule="none"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

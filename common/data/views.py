@@ -18,6 +18,20 @@ def model_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return images.central_crop(images.resize_small(image, preprocessing.eval_resize, kind, rounding), side, rounding)
 
 
+def seen_part(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[slice, slice]:
+    """The rows and columns of an image of this height and width that `model_view` shows, to whole pixels."""
+    if not preprocessing.eval_resize:
+        return slice(size[0]), slice(size[1])
+    rounding, parts = preprocessing.rounding, []
+    for side in size:
+        resized = images.SIDES[rounding](side, preprocessing.eval_resize, min(size))
+        first = images.CORNERS[rounding](resized - preprocessing.resolution)
+        start, length = (round(px * side / resized) for px in (first, preprocessing.resolution))
+        start = min(start, side - max(length, 1))
+        parts.append(slice(start, start + max(length, 1)))
+    return tuple(parts)
+
+
 def augment(
     image: np.ndarray, recipe: Recipe, draws: np.ndarray, randaugment_draws: Sequence[np.ndarray] = ()
 ) -> np.ndarray:

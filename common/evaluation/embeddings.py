@@ -1,42 +1,27 @@
 """Embeddings of images and texts, which an engine computes for an evaluator, and how similar they are."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.evaluation.evaluator import Rows
+from common.evaluation.evaluator import Kept
 
 TILE = 2**22  # similarities that are in memory at once: 32 MiB, and as much again for what is asked of them
 
 
-class Embeddings:
-    """What evaluators of two towers share: texts through one tower, then images through the other."""
+class Embeddings(Kept):
+    """What evaluators of two towers share: texts through one tower, then images through the other.
+
+    Columns: `embedding` [N, E] of length 1; of images also `scale` and `bias` [N], which make logits of similarities.
+    """
 
     def __init__(self, name: str, images: Any, texts: Any):
-        self.name, self.batches = name, {"text_embeddings": texts, "image_embeddings": images}
-        self.rows: dict[str, list[Rows]] = {output: [] for output in self.batches}
-
-    def passes(self) -> Iterator[tuple[str, Any]]:
-        """Two: the texts, then the images."""
-        yield from self.batches.items()
-
-    def add(self, output: str, rows: Rows) -> None:
-        """Columns `embedding` [N, E] of length 1 and `mask` [N]; of images also `scale` and `bias` [N], which make logits of similarities."""
-        mask = rows["mask"]
-        self.rows[output].append({name: values[mask] for name, values in rows.items() if name != "mask"})
-
-    def result(self) -> dict[str, float]:
-        """No metric of its own: the embeddings are what is wanted."""
-        return {}
-
-    def write(self, folder: Path) -> None:
-        """Nothing."""
+        super().__init__(name, {"text_embeddings": texts, "image_embeddings": images})
 
     def column(self, output: str, name: str = "embedding") -> np.ndarray:
         """All rows that were added, without padding."""
-        return np.concatenate([rows[name] for rows in self.rows[output]])
+        return super().column(output, name)
 
 
 def similarities(images: np.ndarray, texts: np.ndarray) -> np.ndarray:

@@ -59,6 +59,34 @@ class Means:
         """Nothing."""
 
 
+class Kept:
+    """The columns of some outputs as they are, for what is made of all of them together: {output: its batches}."""
+
+    def __init__(self, name: str, batches: dict[str, Any]):
+        self.name, self.batches = name, batches
+        self.rows: dict[str, list[Rows]] = {output: [] for output in batches}
+
+    def passes(self) -> Iterator[tuple[str, Any]]:
+        """One for each output."""
+        yield from self.batches.items()
+
+    def add(self, output: str, rows: Rows) -> None:
+        """Add columns [N, ...], of which `mask` [N] tells padding."""
+        mask = rows["mask"]
+        self.rows[output].append({name: values[mask] for name, values in rows.items() if name != "mask"})
+
+    def result(self) -> dict[str, float]:
+        """No metric of its own: the columns are what is wanted."""
+        return {}
+
+    def write(self, folder: Path) -> None:
+        """Nothing."""
+
+    def column(self, output: str, name: str) -> np.ndarray:
+        """All rows that were added, without padding."""
+        return np.concatenate([rows[name] for rows in self.rows[output]])
+
+
 class Prepared:
     """An evaluator whose batches are `prepare(batches)`: shared by processes, made ahead by threads, shown as they pass."""
 

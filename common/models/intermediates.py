@@ -55,3 +55,17 @@ def stage_labels(num_stages: int) -> list[tuple[str, Stride]]:
 def block_labels(config: ViTConfig | MixerConfig) -> list[tuple[str, Stride]]:
     """(name, stride) of the blocks of a ViT or Mixer."""
     return [(f"blocks/{i}", config.patch_px) for i in range(config.depth)]
+
+
+ATTENDING = {  # pooling of a ViT -> whose attention shows what it looks at: that of the tokens which make its output
+    "token": "the class token", "map": "the probe of the pooling", "first": "the first patch",
+    "gap": "all patches, in the mean", "none": "all patches, in the mean",
+}  # fmt: skip
+
+
+def attending(config: ViTConfig) -> slice:
+    """Those of its tokens that stand in ATTENDING, of a ViT without a probe; a distilled one has two class tokens."""
+    first = config.num_prefix
+    patches = slice(first, None)
+    tokens = {"token": slice(config.num_cls), "first": slice(first, first + 1), "gap": patches, "none": patches}
+    return tokens[config.pooling]

@@ -82,6 +82,11 @@ class Inference:
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
         return EvalBatches(split, self.preprocessing_at(crop_px), batch)
 
+    def image_batches(self, split: Split) -> EvalBatches:
+        """The same, of images alone."""
+        batches = self.eval_batches(split)
+        return EvalBatches(split, None, batches.batch, columns=batches.columns[:-1])
+
     def patch_columns(self) -> tuple[Column, ...]:
         """What a NaFlex sees of an image: within --tokens, or as many patches as it has positions."""
         tower = self.model_config.children.get("image", self.model_config)

@@ -28,10 +28,14 @@ class Prediction(Inference):
     def __init__(self, config: PredictConfig):
         self.files = find_images(config.images)
         super().__init__(config)
-        if config.output and Path(config.output).suffix != ".npz":
-            raise UserError(f"--output {config.output} does not end in .npz; give such a name.")
+        self.check_output()
         self.split = self.checked()
         self.class_names = self.names()
+
+    def check_output(self) -> None:
+        """Raise UserError for a place where --output cannot be written."""
+        if self.config.output and Path(self.config.output).suffix != ".npz":
+            raise UserError(f"--output {self.config.output} does not end in .npz; give such a name.")
 
     def names(self) -> Sequence[str]:
         """What the logits belong to. Raises UserError for --texts."""

@@ -21,6 +21,7 @@ from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
 from common.models import TwoTowersConfig, find_model
 from common.runs.inference import Evaluation, Inference
+from common.runs.maps import Maps
 from common.runs.prediction import Prediction
 from common.system.errors import UserError, printable, shortened
 from common.system.progress import note
@@ -65,11 +66,6 @@ class Towers(Evaluation):
         """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
         check_texts(self, f"which {self.config.evaluator} compares images with")
 
-    def eval_batches(self, split: Split) -> EvalBatches:
-        """Images alone."""
-        batches = super().eval_batches(split)
-        return EvalBatches(split, None, batches.batch, columns=batches.columns[:-1])
-
     def evaluator(self, split: str) -> Evaluator:
         """What judges the model on a split."""
         self.judge = self.judge_of(split, self.splits[split])
@@ -107,7 +103,7 @@ class ZeroShot(Towers):
 
     def judge_of(self, name: str, split: Split) -> ZeroShotEvaluator:
         """Top-1 and top-5."""
-        images, texts = self.eval_batches(split), self.text_batches(self.texts)
+        images, texts = self.image_batches(split), self.text_batches(self.texts)
         return ZeroShotEvaluator(name, images, split.labels, texts, self.classes)
 
     def seen(self, split: Split) -> str:
@@ -137,7 +133,7 @@ class Retrieval(Towers):
     def judge_of(self, name: str, split: Split) -> RetrievalEvaluator:
         """Recalls, both ways."""
         texts = self.text_batches(list(chain.from_iterable(split.captions)))
-        return RetrievalEvaluator(name, self.eval_batches(split), split.captions.images_of, texts)
+        return RetrievalEvaluator(name, self.image_batches(split), split.captions.images_of, texts)
 
     def seen(self, split: Split) -> str:
         """Images and texts."""
@@ -178,8 +174,7 @@ class Comparison(Prediction):
 
     def evaluator(self) -> Evaluator:
         """What keeps the embeddings of the texts and of every image."""
-        images, tokenizer = self.eval_batches(self.split), tokenizer_of(self)
-        images = EvalBatches(self.split, None, images.batch, columns=images.columns[:-1])
+        images, tokenizer = self.image_batches(self.split), tokenizer_of(self)
         texts = text_batches(self.class_names, tokenizer.encode, self.config.batch_eval, **form_of(tokenizer))
         self.embeddings = Embeddings("images", images, texts)
         return Prepared(self.embeddings, self.prepared)
@@ -199,7 +194,9 @@ class Comparison(Prediction):
 
 
 def prediction(config: PredictConfig) -> Prediction:
-    """The job of `predict`: by what the model is. Raises UserError."""
+    """The job of `predict`: by --map, or else by what the model is. Raises UserError."""
+    if config.map:
+        return Maps(config)
     takes_texts = isinstance(find_model(config.model).config(), TwoTowersConfig)
     return (Comparison if takes_texts else Prediction)(config)
 

@@ -1,0 +1,48 @@
+"""What a ViT looks at, and what becomes of its patches, in JAX. B batch, P patches, D width."""
+
+from jax import Array
+
+from bit_jax.layers import mean, seen
+from bit_jax.model import Model
+from common.models.intermediates import attending
+
+
+def attention_map(
+    model: Model, images: Array, coordinates: Array | None = None, patch_mask: Array | None = None
+) -> Array:
+    """[B, P]: the part of its attention that an image's ViT, or image tower, gives to each patch, the mean over heads.
+
+    That of the pooling's probe where there is one, or else in the last block, before the values are taken, the mean over the
+    tokens that make the output (`attending`). The rest of 1 belongs to tokens that are no patch. Arguments are those of `ViT.features`.
+    """
+    tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
+    *before, last = tower.blocks
+    for block in before:
+        x = block(x, None, None, rotation, visible)
+    patches = slice(tower.config.num_prefix, None)
+    if tower.pool:
+        x = tower.norm(last(x, None, None, rotation, visible))[:, patches]
+        return tower.pool.shares(x, None if visible is None else visible[:, patches])[:, :, 0].mean(1)
+    asked, normed = attending(tower.config), last.norm1(x)
+    shares = last.attn.shares(normed, normed, visible, rotation, asked).mean(1)  # [B, asked, L]
+    return mean(shares, None if visible is None else visible[:, asked])[:, patches]
+
+
+def patch_features(
+    model: Model, images: Array, coordinates: Array | None = None, patch_mask: Array | None = None
+) -> Array:
+    """[B, P, D]: the patches behind the last block and its norm. Arguments are those of `ViT.features`."""
+    tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
+    for block in tower.blocks:
+        x = block(x, None, None, rotation, visible)
+    return tower.norm(x)[:, tower.config.num_prefix :]
+
+
+def embedded(
+    model: Model, images: Array, coordinates: Array | None, patch_mask: Array | None
+) -> tuple[Model, Array, Array | None, Array | None]:
+    """(the ViT, its tokens before the first block [B, L, D], how positions turn them, which are seen bool [B, L])."""
+    tower = getattr(model, "image", model)
+    x = tower.embed(tower.patches(images), coordinates=coordinates)
+    visible = None if patch_mask is None else seen(patch_mask, tower.config.num_prefix)
+    return tower, x, tower.rotation(x), visible

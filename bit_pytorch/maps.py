@@ -1,0 +1,48 @@
+"""What a ViT looks at, and what becomes of its patches, in PyTorch. B batch, P patches, D width."""
+
+from torch import Tensor
+
+from bit_pytorch.layers import mean, seen
+from bit_pytorch.model import Model
+from common.models.intermediates import attending
+
+
+def attention_map(
+    model: Model, images: Tensor, coordinates: Tensor | None = None, patch_mask: Tensor | None = None
+) -> Tensor:
+    """[B, P]: the part of its attention that an image's ViT, or image tower, gives to each patch, the mean over heads.
+
+    That of the pooling's probe where there is one, or else in the last block, before the values are taken, the mean over the
+    tokens that make the output (`attending`). The rest of 1 belongs to tokens that are no patch. Arguments are those of `ViT.features`.
+    """
+    tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
+    *before, last = tower.blocks
+    for block in before:
+        x = block(x, None, None, rotation, visible)
+    patches = slice(tower.config.num_prefix, None)
+    if tower.pool:
+        x = tower.norm(last(x, None, None, rotation, visible))[:, patches]
+        return tower.pool.shares(x, None if visible is None else visible[:, patches])[:, :, 0].mean(1)
+    asked, normed = attending(tower.config), last.norm1(x)
+    shares = last.attn.shares(normed, normed, visible, rotation, asked).mean(1)  # [B, asked, L]
+    return mean(shares, None if visible is None else visible[:, asked])[:, patches]
+
+
+def patch_features(
+    model: Model, images: Tensor, coordinates: Tensor | None = None, patch_mask: Tensor | None = None
+) -> Tensor:
+    """[B, P, D]: the patches behind the last block and its norm. Arguments are those of `ViT.features`."""
+    tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
+    for block in tower.blocks:
+        x = block(x, None, None, rotation, visible)
+    return tower.norm(x)[:, tower.config.num_prefix :]
+
+
+def embedded(
+    model: Model, images: Tensor, coordinates: Tensor | None, patch_mask: Tensor | None
+) -> tuple[Model, Tensor, Tensor | None, Tensor | None]:
+    """(the ViT, its tokens before the first block [B, L, D], how positions turn them, which are seen bool [B, L])."""
+    tower = getattr(model, "image", model)
+    x = tower.embed(tower.patches(images), coordinates=coordinates)
+    visible = None if patch_mask is None else seen(patch_mask, tower.config.num_prefix)
+    return tower, x, tower.rotation(x), visible
