@@ -52,7 +52,9 @@ def build(
         value.requires_grad_(optim.canonical_name(name, value) in names)
     fixed = dict(model.named_buffers())
     model.devices.shard(model)
-    model.to_empty(device=model.devices.device)
+    # Not to_empty, which asks for each parameter's order in memory and imports sympy for that.
+    plain = {"device": model.devices.device, "memory_format": torch.contiguous_format}
+    model._apply(lambda value: torch.empty_like(value, **plain))
     for name, value in model.named_buffers():
         value.copy_(fixed[name])
     engine_weights.load(model, arrays)

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from common.data.batches import Static
@@ -109,6 +108,8 @@ class Devices(processes.Devices):
     def shard(self, model: nn.Module) -> None:
         """Spread the parameters over the processes, if asked to: a block at a time is whole while it computes."""
         if self.shard_parameters:
+            from torch.distributed.fsdp import fully_shard  # as slow to import as `cut_like`'s
+
             for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
                 for block in blocks:
                     fully_shard(block)
@@ -129,6 +130,19 @@ class FirstDevice(Devices):
 
     def __init__(self):
         self.shard_parameters, self.heartbeat, self.device = False, None, local_device(0)
+
+
+def is_shard(value: Tensor) -> bool:
+    """Whether a tensor is one process's shard of a parameter: a DTensor, whose type is not imported to ask (`cut_like`)."""
+    return hasattr(value, "full_tensor")
+
+
+def cut_like(whole: Tensor, shard: Tensor, of_process: int | None = None) -> Tensor:
+    """The part of `whole` that lies where `shard` does: of one process's, or of this one's where all have the same."""
+    # Imports sympy: only where there are shards, for it takes almost as long as PyTorch itself.
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, shard.device_mesh, shard.placements, src_data_rank=of_process)
 
 
 class AllRows(torch.autograd.Function):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from bit_pytorch.devices import cut_like, is_shard
 from common.recipes.groups import Part
 from common.recipes.moments import means
 from common.recipes.recipe import Recipe, UpdateNumbers
@@ -73,7 +73,7 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 def global_norm(gradients: dict[str, Tensor]) -> Tensor:
     """The norm of all gradients as one vector, of all processes' shards of them."""
     norm = nn.utils.get_total_norm(gradients.values())
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return norm.full_tensor() if is_shard(norm) else norm
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def normalized(optimizer: Optimizer, name: str, g: Tensor, numbers: UpdateNumber
     kept = optimizer.means[name]
     if kept is None:
         return g / renew("second", g * g + 1e-30).sqrt()
-    whole = g.full_tensor() if isinstance(g, DTensor) else g
+    whole = g.full_tensor() if is_shard(g) else g
     found = torch.empty_like(whole)
     canonical = dict(zip(optimizer.parameters, optimizer.names))[name]
     seen, result = (turned(value, canonical) for value in (whole, found))
@@ -177,7 +177,7 @@ def normalized(optimizer: Optimizer, name: str, g: Tensor, numbers: UpdateNumber
     rows = rows / rows.mean(kept.second_of_rows, keepdim=True)
     seen = seen / rows.sqrt().unsqueeze(kept.longest) / columns.sqrt().unsqueeze(kept.second)
     result.copy_(seen.reshape(result.shape))
-    return distribute_tensor(found, g.device_mesh, g.placements, src_data_rank=None) if whole is not g else found
+    return cut_like(found, g) if whole is not g else found
 
 
 @contextlib.contextmanager
@@ -201,9 +201,9 @@ def ascended(optimizer: Optimizer, gradients: dict[str, Tensor], numbers: Update
 
 def exchange(parameters: list[nn.Parameter], values: list[Tensor]) -> list[Tensor]:
     """Give parameters other values, and return the ones before: the memory changes hands, but that of shards is FSDP's."""
-    before = [value.detach().clone() if isinstance(value, DTensor) else value.data for value in parameters]
+    before = [value.detach().clone() if is_shard(value) else value.data for value in parameters]
     for parameter, value in zip(parameters, values):
-        if isinstance(parameter, DTensor):
+        if is_shard(parameter):
             parameter.detach().copy_(value)
         else:
             parameter.data = value
@@ -229,7 +229,7 @@ def sharpness_aware(clean: dict[str, Tensor], sharp: dict[str, Tensor], recipe: 
 def dot(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
     """The product of two gradients as vectors, of all processes' shards of them."""
     product = sum((a[name] * b[name]).sum() for name in a)
-    return product.full_tensor() if isinstance(product, DTensor) else product
+    return product.full_tensor() if is_shard(product) else product
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from bit_pytorch.devices import cut_like, is_shard
 from bit_pytorch.optim import MEANS, Optimizer, canonical_name, parameters, turned
 from common.weights import refuse_unbuilt
 
@@ -26,9 +26,8 @@ def to_tensor(array: np.ndarray, name: str) -> Tensor:
 def fill(tensor: Tensor, array: np.ndarray, name: str) -> None:
     """Give a tensor its array, or each process its shard of it."""
     whole = to_tensor(array, name)
-    if isinstance(tensor, DTensor):
-        whole = whole.to(tensor.device, tensor.dtype)
-        tensor.copy_(distribute_tensor(whole, tensor.device_mesh, tensor.placements))
+    if is_shard(tensor):
+        tensor.copy_(cut_like(whole.to(tensor.device, tensor.dtype), tensor, of_process=0))
     else:
         tensor.copy_(whole)
 
@@ -37,7 +36,7 @@ def to_arrays(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> dict[s
     """{canonical name: array} of (name, tensor) pairs. All processes gather their shards; who writes gets them."""
     arrays = {}
     for name, tensor in tensors:
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        whole = tensor.full_tensor() if is_shard(tensor) else tensor
         if model.devices.process == 0:
             name = canonical_name(name, whole)
             arrays[name] = to_array(whole, name)
