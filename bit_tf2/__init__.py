@@ -1,9 +1,11 @@
 """Native TensorFlow 2 models (Keras 3): `create_model`, `list_models`, `preprocess` and more: docs/python.md."""
 
+import contextlib
 import importlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from bit_tf2.conflict import check_common
 
@@ -19,6 +21,9 @@ __all__ = [
     "save_weights",
     "tokenize",
 ]
+
+# What TensorFlow and Keras import where it is installed, for almost as long as themselves; our commands use none of it.
+UNUSED = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
 
 if "keras" in sys.modules and sys.modules["keras"].config.backend() != "tensorflow":
     raise UserError(
@@ -36,14 +41,15 @@ def __getattr__(name: str):  # tensorflow takes seconds to import: only when som
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(without: tuple[str, ...] = ()) -> None:
     """Import it, and let it look for GPUs, without the lines that its C++ side prints whatever its log level is.
 
-    They are shown when the import fails. See https://github.com/tensorflow/tensorflow/issues/62770.
+    They are shown when the import fails. See https://github.com/tensorflow/tensorflow/issues/62770. `without` names packages
+    that it does not find, for processes that only run a command: Keras's wrappers for them would not work.
     """
     if "tensorflow" in sys.modules:
         return
-    with tempfile.TemporaryFile() as lines:
+    with tempfile.TemporaryFile() as lines, hidden(without):
         stderr = os.dup(2)
         os.dup2(lines.fileno(), 2)
         try:
@@ -55,6 +61,18 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@contextlib.contextmanager
+def hidden(packages: tuple[str, ...]) -> Iterator[None]:
+    """Within it, packages that were not imported before count as not installed."""
+    absent = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def __dir__() -> list[str]:  # what `help` and completion show

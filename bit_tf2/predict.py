@@ -2,7 +2,7 @@
 
 import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a traceback from here on
 
-from bit_tf2 import import_tensorflow
+from bit_tf2 import UNUSED, import_tensorflow
 from common.config import PredictConfig
 from common.runs.command import run_command
 from common.runs.towers import prediction
@@ -10,7 +10,7 @@ from common.runs.towers import prediction
 
 def load_main():
     """The function that `predict` calls with its checked flags; imports the framework."""
-    import_tensorflow()
+    import_tensorflow(without=UNUSED)
     from bit_tf2.inference import predict_main
 
     return predict_main

@@ -4,7 +4,7 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 
 import functools
 
-from bit_tf2 import import_tensorflow
+from bit_tf2 import UNUSED, import_tensorflow
 from common.config import TrainConfig
 from common.runs.command import run_command
 from common.runs.run import Run
@@ -12,7 +12,7 @@ from common.runs.run import Run
 
 def load_main():
     """The function that `train` calls with its checked flags; imports the framework."""
-    import_tensorflow()
+    import_tensorflow(without=UNUSED)
     from bit_tf2.loop import main
 
     return main

@@ -16,7 +16,9 @@ ALONE = {
 # Files in which an engine has means of its own; a name that two of them have is the same in all, also there.
 MEANS = ("devices.py", "exporters.py", "layers.py")
 OTHERWISE = {  # what else is not the same in all three, and why
-    "The first TensorFlow of a process decides on Keras's backend.": {"__init__.py:import_tensorflow"},
+    "The first TensorFlow of a process decides on Keras's backend, and imports what it finds.": {
+        "__init__.py:import_tensorflow", "__init__.py:UNUSED", "__init__.py:hidden",
+    },
     "PyTorch runs as it reads; the others compile functions of their own around the same calls.": {
         "loop.py:Found", "loop.py:zeros", "loop.py:dense", "loop.py:add_gradients", "loop.py:compiled_step", "optim.py:compiled_update",
         "optim.py:compiled_ascent", "optim.py:update_alike", "optim.py:update_on_one", "optim.py:Params",
