@@ -30,6 +30,7 @@ def starting(engine: str, without_programs: bool = False) -> Work:
     def work() -> float:
         with tempfile.TemporaryDirectory() as folder:
             environment = os.environ | ({"XDG_CACHE_HOME": folder} if without_programs else {})
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as users run it: the warm-up leaves byte-code
             flags = ["--logdir", folder, "--name", "run", "--log_every", "1", "--steps", "50"]
             command = [sys.executable, "-m", f"{engine}.train", *flags]
             started = time.perf_counter()
