@@ -25,7 +25,7 @@ from common.recipes.choices import (
     TrainOnly,
 )  # fmt: skip
 from common.recipes.distill import VARIANTS
-from common.recipes.patch_sizes import sides
+from common.recipes.per_step import lengths, sides
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
@@ -189,6 +189,20 @@ class ViewsConfig:
     )
     eval_resize_kind: ResizeKind | None = replacing(
         "how evaluation resizes images", rule="the recipe's, or as --resize_kind"
+    )
+    tokens: int | None = flag(
+        None,
+        "most patches of an image: it keeps its aspect ratio, and any ViT becomes a NaFlex",
+        rule="images of one size, or the largest of --token_lengths",
+        least=1,
+        most=LONGEST_SIDE,
+        tasks=("classification", "contrastive"),
+    )
+    token_lengths: str | None = replacing(
+        "the same for training alone, of which each step draws one: 64,144,256, or with weights 64:1,256:2",
+        rule="--tokens",
+        check=lengths,
+        tasks=("classification", "contrastive"),
     )
 
 

@@ -202,7 +202,7 @@ def test_a_word_that_chooses_is_checked_in_python_too(config):
     assert free <= {
         "model", "weights", "bit_pretrained_dir", "dataset", "datadir", "tfds_data_dir", "name", "logdir", "extend_from",
         "eval_every", "split", "output", "tasks", "teacher", "prompts", "image_weights", "text_weights", "vocabulary",
-        "zero_shot", "locked", "third_tower", "patch_sizes", "lora_targets",
+        "zero_shot", "locked", "third_tower", "patch_sizes", "token_lengths", "lora_targets",
     }  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def test_a_value_of_another_type_is_refused(flags, expected):
 
 
 def test_words_of_a_recipe_and_of_a_models_preprocessing_choose_but_for_a_name():
-    for cls, free in ((Recipe, {"name", "patch_sizes"}), (Preprocessing, set())):
+    for cls, free in ((Recipe, {"name", "patch_sizes", "token_lengths"}), (Preprocessing, set())):
         assert {f.name for f in dataclasses.fields(cls) if f.type in (str, str | None)} == free
     with pytest.raises(UserError, match="A model's rounding is 'timm', expected big_vision or torchvision or hugging"):
         Preprocessing(rounding="timm")

@@ -8,7 +8,7 @@ import pytest
 from common.config import TrainConfig
 from common.models import find_model
 from common.recipes.create import create_recipe
-from common.recipes.patch_sizes import sides
+from common.recipes.per_step import sides
 from common.system.errors import UserError
 
 CONFIGS = json.loads((Path(__file__).parent / "golden" / "flexivit" / "facts.json").read_text())["configs"]

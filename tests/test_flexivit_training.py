@@ -17,7 +17,7 @@ from common.data.batches import Static, TrainBatches
 from common.models import MixerConfig
 from common.models.families import with_noise
 from common.recipes import schedules
-from common.recipes.patch_sizes import drawn, sides
+from common.recipes.per_step import drawn, sides
 from common.recipes.recipe import Recipe
 from common.recipes.task import Distillation
 from common.system.errors import UserError

@@ -116,6 +116,7 @@ def test_the_flags_tested_above_are_all_there_are():
     elsewhere |= {"teacher", "distance", "temperature", "teacher_view", "variant"}  # tests/test_distill_recipes.py
     elsewhere |= {"chunk", "first_temperature", "first_bias", "most_temperature"}  # tests/test_image_text_recipes.py
     elsewhere |= {"third_tower", "locked"}
+    elsewhere |= {"token_lengths"}  # without mixup: test_naflex_runs.py
     elsewhere |= {"lora_alpha", "lora_targets"}  # to LoRA: test_lora.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
 

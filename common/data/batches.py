@@ -3,8 +3,8 @@
 A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
 [B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)};
-an evaluation batch is {images, labels, mask bool [B]}, for a NaFlex with {coordinates, patch_mask} (naflex.py). Scaling,
-mixup and casts happen on the device.
+an evaluation batch is {images, labels, mask bool [B]}. Both have, for a NaFlex, {coordinates, patch_mask} (naflex.py), of as
+many patches as a training step draws. Scaling, mixup and casts happen on the device.
 """
 
 import collections
@@ -19,7 +19,7 @@ from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images
 from common.data.split import Split
 from common.models import ModelConfig, num_kept
 from common.models.cards import Preprocessing
-from common.recipes.patch_sizes import drawn
+from common.recipes.per_step import drawn
 from common.recipes.recipe import Recipe, check_sharing
 from common.system.processes import Devices
 
@@ -87,6 +87,11 @@ class TrainBatches:
             noise["kept_patches"] = kept_patches(draws, num_kept(config.num_patches, recipe.patch_dropout))
         return noise
 
+    def tokens(self, step: int) -> int | None:
+        """The most patches of an image in a step, for a NaFlex: one number for the whole batch."""
+        words = self.recipe.token_lengths
+        return drawn(words, self.seed, step) if words else None
+
     def _examples(self, positions: np.ndarray) -> np.ndarray:
         epochs, places = np.divmod(positions, len(self.split))
         examples = np.empty_like(positions)
@@ -98,8 +103,9 @@ class TrainBatches:
     def jobs(self, step: int) -> tuple[Arrays, list[Callable[[], None]]]:
         """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
         plan = self.plan(step)
-        batch = empty(self.columns, len(plan["examples"]))
-        work = jobs(self.columns, batch, self.split, plan["examples"].tolist(), plan)
+        columns = [column.at(self.tokens(step)) for column in self.columns]
+        batch = empty(columns, len(plan["examples"]))
+        work = jobs(columns, batch, self.split, plan["examples"].tolist(), plan)
         return batch | {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}, work
 
 

@@ -38,6 +38,11 @@ class Column(NamedTuple):
     # One row, in any thread and order: make(example, *draws), where draws are the row's numbers of every stream.
     make: Callable[..., np.ndarray | np.number]
     streams: tuple[Stream, ...] = ()
+    of_tokens: "Callable[[int], Column] | None" = None  # the same for so many patches, where steps draw their number
+
+    def at(self, tokens: int | None) -> "Column":
+        """This column in a step for `tokens` patches; None: as it is."""
+        return self.of_tokens(tokens) if tokens and self.of_tokens else self
 
     @property
     def row_bytes(self) -> int:
@@ -57,15 +62,17 @@ def train_images(recipe: Recipe, name: str = "images", *, own_view: bool = False
     show another one. Another model's column takes `views.resized_recipe`. RandAugment shifts and covers whole pixels: at
     twice the resolution, half as much of the picture.
     """
-    view, layers = (
-        (OTHER_VIEW, Stream("other_randaugment", 6, ())) if own_view else (VIEW, Stream("randaugment", 4, ()))
-    )
-    layers = layers._replace(shape=(recipe.randaugment_layers, randaugment.DRAWS))
+    view, layers = (OTHER_VIEW, ("other_randaugment", 6)) if own_view else (VIEW, ("randaugment", 4))
 
     def make(example: Example, draws: Sequence[float], layers: Sequence[Sequence[float]]) -> np.ndarray:
         return augment(example.image, recipe, draws, layers)
 
-    return Column(name, (recipe.crop, recipe.crop, 3), np.uint8, make, (view, layers))
+    return Column(name, (recipe.crop, recipe.crop, 3), np.uint8, make, (view, randaugment_layers(recipe, *layers)))
+
+
+def randaugment_layers(recipe: Recipe, name: str = "randaugment", number: int = 4) -> Stream:
+    """Its numbers, of every layer."""
+    return Stream(name, number, (recipe.randaugment_layers, randaugment.DRAWS))
 
 
 def eval_images(preprocessing: Preprocessing, name: str = "images") -> Column:

@@ -32,6 +32,8 @@ FORMATS = {  # Pillow's name -> endings of its files: what is decoded. Others, s
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
 SPARSE_PIXELS = 2**21  # of larger images a copy in float32 takes as long as Pillow does
 JPEG_START, TIFF_STARTS = b"\xff\xd8", (b"II*\0", b"MM\0*")
+RATIOS = (0.75, 1.33)  # of width to height, of a random box
+Box = tuple[int, int, int, int]  # top, left, height and width in pixels
 ORIENTATION, PHOTOMETRIC, BITS_PER_SAMPLE, WHITE_IS_ZERO = 0x112, 262, 258, 0  # tags of TIFF and EXIF, and a value
 UPRIGHT = {  # orientation in EXIF -> the image as it was seen
     2: lambda image: image[:, ::-1],
@@ -281,7 +283,20 @@ def flip(image: np.ndarray) -> np.ndarray:
 
 
 def inception_crop(image: np.ndarray, min_area: float, draws: np.ndarray) -> np.ndarray:
-    """A box that covers between `min_area` and all of the image's area, its width 0.75 to 1.33 of its height.
+    """The part of `image` in its `inception_box`."""
+    return cut(image, inception_box(image.shape[:2], min_area, draws))
+
+
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """The part of `image` in a box."""
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
+
+
+def inception_box(
+    size: tuple[int, int], min_area: float, draws: np.ndarray, ratios: tuple[float, float] = RATIOS
+) -> Box:
+    """A box that covers between `min_area` and all of an image of `size`, its width within `ratios` of its height.
 
     `draws` holds four numbers in [0, 1): height, aspect ratio, top, left. As in `tf.image.sample_distorted_bounding_box`,
     which the originals call, the ratio is uniform, and then the height, among those that fit; torchvision draws area and
@@ -289,15 +304,15 @@ def inception_crop(image: np.ndarray, min_area: float, draws: np.ndarray) -> np.
     drawn among those that some height fits, which gives the same boxes at once. Without any, it is the whole image. A box
     may lie at the last row and column, which TensorFlow leaves out.
     """
-    height, width = image.shape[:2]
-    narrowest, widest = max(0.75, min_area * width / height), min(1.33, width / (min_area * height))
+    height, width = size
+    narrowest, widest = max(ratios[0], min_area * width / height), min(ratios[1], width / (min_area * height))
     if narrowest > widest:
-        return image
+        return 0, 0, height, width
     ratio = narrowest + draws[1] * (widest - narrowest)
-    highest = min(height, int((width + 0.5) / ratio))
+    highest = max(1, min(height, int((width + 0.5) / ratio)))
     lowest = min(highest, max(1, round((min_area * height * width / ratio) ** 0.5)))
     box_height = lowest + int(draws[0] * (highest - lowest + 1))
     box_width = min(width, max(1, round(box_height * ratio)))
     top = int(draws[2] * (height - box_height + 1))
     left = int(draws[3] * (width - box_width + 1))
-    return image[top : top + box_height, left : left + box_width]
+    return top, left, box_height, box_width

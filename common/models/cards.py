@@ -30,6 +30,9 @@ class Preprocessing:
     std: tuple[float, float, float] = HALVES
     exif: Exif = "ignore"  # or `apply`: photographs are turned by their EXIF orientation
     rounding: Rounding = "big_vision"  # of sides and corners to whole pixels, for a central crop
+    tokens: int | None = (
+        None  # most patches of an image that keeps its aspect ratio; None: as many as there are positions
+    )
 
     def __post_init__(self):
         check_choices(self, "A model's {}")
@@ -48,6 +51,10 @@ class Preprocessing:
         """The same at another resolution: the middle of a photograph that the model sees stays the same."""
         eval_resize = round(self.eval_resize * resolution / (self.resolution or resolution))
         return dataclasses.replace(self, resolution=resolution, eval_resize=eval_resize)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known, as a card says it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     def scale(self, view: np.ndarray, dtype: type = np.float32) -> np.ndarray:
         """uint8 [..., 3] as the numbers that a model takes, as every engine computes them on its device."""
@@ -87,6 +94,9 @@ RULES = {
     "eval_resize": Rule(
         lambda side: type(side) is int and 0 <= side <= LONGEST_SIDE, "0 or at least its resolution, in whole pixels"
     ),
+    "tokens": Rule(
+        lambda count: type(count) is int and 1 <= count <= LONGEST_SIDE, f"a number from 1 to {LONGEST_SIDE}"
+    ),
     "mean": triple(0, 1),
     "std": triple(0.001, 10),
 }
@@ -112,6 +122,7 @@ class Card:
     std: tuple[float, float, float] | None = None
     exif: Exif | None = None
     rounding: Rounding | None = None
+    tokens: int | None = None
     loss: Loss | None = None
     text: Text | None = None  # of a model that takes texts
 

@@ -69,6 +69,10 @@ class Config:
         """The same model for square patches of any of these sides. Raises UserError where it has none such."""
         raise UserError("--patch_sizes is for ViTs, which have patches; leave it out.")
 
+    def as_naflex(self) -> "Config":
+        """The same model for images that keep their aspect ratio. Raises UserError where it has no patches."""
+        raise UserError("--tokens and --token_lengths are for ViTs, which have patches; leave them out.")
+
     def fixed(self) -> "Config":
         """The model for patches of its own size alone."""
         return self

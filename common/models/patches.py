@@ -29,8 +29,8 @@ class Patches(Config):
             self.positions != "learned" or self.backbone or self.kernel_size or self.pooling == "first"
         ):
             raise UserError(
-                "A NaFlex has learned positions, no backbone, patches of one size and another pooling than 'first'; "
-                "leave naflex out."
+                "A NaFlex has learned positions, no backbone, patches of one size and another pooling than 'first'; choose "
+                "such a model, or leave naflex, --tokens and --token_lengths out."
             )
 
     @property
@@ -123,6 +123,10 @@ class Patches(Config):
                 )
         return self
 
+    def as_naflex(self) -> Self:
+        """The same model, with the same parameters, for images that keep their aspect ratio. Raises UserError."""
+        return dataclasses.replace(self, naflex=True)
+
     def like(self, wanted: Config, *, resizes: bool = False) -> Config:
         """This model, with the patches of `wanted` where one of the two has patches of any size, or where they are resized."""
         if type(wanted) is not type(self) or not (resizes or self.kernel_size or wanted.kernel_size):
@@ -135,7 +139,7 @@ class Patches(Config):
         if type(published) is not type(self):
             return self
         if self.kernel_size or not published.kernel_size:
-            return dataclasses.replace(self, naflex=published.naflex)
+            return dataclasses.replace(self, naflex=self.naflex or published.naflex)
         grid = published.position_grid if self.positions == "learned" else None
         fields = {"kernel_size": self.patch_size, "position_grid": grid}
         fields |= {name: getattr(published, name) for name in ("patch_size", "image_size")}

@@ -83,6 +83,12 @@ class TwoTowersConfig(Config):
         """The same model for square patches of `side` pixels; None: its own."""
         return dataclasses.replace(self, image=self.image.with_side(side))
 
+    def as_naflex(self) -> "TwoTowersConfig":
+        """The same model for images that keep their aspect ratio. Raises UserError where texts are images, too."""
+        if self.text is None:
+            raise UserError("The model sees texts as images of one size; leave --tokens and --token_lengths out.")
+        return dataclasses.replace(self, image=self.image.as_naflex())
+
     def fixed(self) -> "TwoTowersConfig":
         """The model for patches of its own size alone."""
         return dataclasses.replace(self, image=self.image.fixed())

@@ -19,6 +19,7 @@ NEEDS = {  # flag -> the one without which it is of no use, and what that turns 
     **dict.fromkeys(("lora_alpha", "lora_targets"), ("lora_rank", "LoRA")),
     "examples_per_class_seed": ("examples_per_class", "a choice of images"),
 }
+OF_ONE_SIZE = ("resize", "crop", "eval_resize", "patch_size")  # flags
 MOST_BYTES = 2**34  # of a batch's pixels, of which a process holds two at least; 65,536 images of 224 px are 9 GiB
 
 
@@ -49,6 +50,10 @@ def create_recipe(
     check_distance(rule, wanted)
     check_optimizer(config, rule)
     values = rule | wanted
+    if config.tokens:
+        values.setdefault("token_lengths", str(config.tokens))
+    if values.get("token_lengths"):
+        check_aspect(config, values)
     if values.get("third_tower") == "":
         raise UserError(
             "Three towers need a third one; name a published model, a file or the folder of a run with --third_tower."
@@ -141,6 +146,26 @@ def check_length(config, rule: dict, wanted: dict) -> None:
     if "warmup_steps" not in wanted and warmup >= steps:
         raise UserError(
             f"The recipe {config.recipe} warms up over {warmup} steps and the run has {steps}; give --warmup_steps as well."
+        )
+
+
+def check_aspect(config, values: dict) -> None:
+    """Raise UserError for flags and numbers that have no use where images keep their aspect ratio."""
+    flag = "tokens" if config.tokens else "token_lengths"
+    given = [name for name in OF_ONE_SIZE if name in flags.given(config)]
+    given += ["resize_mode"] * (config.resize_mode not in (None, "whole"))
+    given += ["patch_sizes"] * bool(values.get("patch_sizes"))
+    if given:
+        raise UserError(
+            f"--{given[0]} is for images of one size and --{flag} keeps their aspect ratio; leave one of them out."
+        )
+    if values.get("mixup"):
+        raise UserError(
+            f"Mixup {values['mixup']:g} blends images of one shape and --{flag} keeps their aspect ratio; give --mixup 0."
+        )
+    if values.get("third_tower"):
+        raise UserError(
+            f"--third_tower sees images of one size and --{flag} keeps their aspect ratio; leave one of them out."
         )
 
 

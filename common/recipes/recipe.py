@@ -70,8 +70,8 @@ class Recipe:
     randaugment_magnitude: float = 0.0  # their strength, from 0 to 20
     dropout: float = 0.0  # part of the activations that are zeroed
     stochastic_depth: float = 0.0  # part of the examples that skip a residual branch of the last block; fewer below
-    # Sides in pixels of a ViT's patches, of which each step draws one (common/recipes/patch_sizes.py)
-    patch_sizes: str = ""
+    patch_sizes: str = ""  # sides in pixels of a ViT's patches, of which each step draws one (per_step.py)
+    token_lengths: str = ""  # most patches of an image that keeps its aspect ratio, of which each step draws one number
     patch_dropout: float = 0.0  # part of a training image's patches that the model does not see
     lora: Lora | None = None  # small matrices that learn in the place of kernels
     task: Task = dataclasses.field(default=Classification())

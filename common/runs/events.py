@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.naflex import pictures
 from common.system.errors import UserError
 from common.system.files import write_atomically
 
@@ -89,6 +90,8 @@ def picture(step: int, image: np.ndarray) -> Any:
 def as_seen(batch: dict[str, np.ndarray]) -> np.ndarray:
     """uint8 [H, W, 3]: the first images of a training batch side by side, blended where there is mixup."""
     images = batch["images"][:MOST_IMAGES]
+    if "coordinates" in batch:  # strips of patches
+        images = pictures(images, *(batch[name][:MOST_IMAGES] for name in ("coordinates", "patch_mask")))
     if "mixup_weight" in batch:
         weight, partners = (
             batch["mixup_weight"],

@@ -38,7 +38,7 @@ class Inference:
 
     def __init__(self, config: EvaluateConfig | PredictConfig):
         model = find_model(config.model)
-        check_sizes(config, model.config().naflex)
+        check_sizes(config, keeps_ratio=model.config().naflex)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.config, self.published = config, model if config.weights == "pretrained" else None
         size = (config.resolution, config.resolution) if config.resolution else None
@@ -52,6 +52,8 @@ class Inference:
             say=lines.append,
         )
         self.model_config, self.arrays, self.card = weights.of_one_size(start, lambda line: None)
+        check_tokens(config, self.model_config.naflex)
+        check_sizes(config, keeps_ratio=self.model_config.naflex)
         self.check_model()
         for line in lines:
             note(line)
@@ -88,9 +90,9 @@ class Inference:
         return EvalBatches(split, None, batches.batch, columns=batches.columns[:-1])
 
     def patch_columns(self) -> tuple[Column, ...]:
-        """What a NaFlex sees of an image: within --tokens, or as many patches as it has positions."""
+        """What a NaFlex sees of an image: within --tokens, or as its card says, or as many patches as it has positions."""
         tower = self.model_config.children.get("image", self.model_config)
-        tokens = self.config.tokens or math.prod(tower.grid)
+        tokens = self.config.tokens or self.preprocessing.tokens or math.prod(tower.grid)
         return patch_columns(tower.patch_size, tokens, self.preprocessing.resize_kind)
 
     def prepared(self, batches: EvalBatches) -> Iterator[Rows]:
@@ -201,14 +203,18 @@ class Evaluation(Inference):
         self.tell(f"Wrote {path}")
 
 
-def check_sizes(config: EvaluateConfig | PredictConfig, naflex: bool) -> None:
-    """Raise UserError for --tokens of a model of one size of images, and for such a size of one that keeps aspect ratios."""
-    if config.tokens and not naflex:
+def check_tokens(config: EvaluateConfig | PredictConfig, keeps_ratio: bool) -> None:
+    """Raise UserError for --tokens of a model of one size of images."""
+    if config.tokens and not keeps_ratio:
         raise UserError(
             f"--tokens are the patches of images that keep their aspect ratio and {config.model} squashes or crops them; "
             "choose a model such as SigLIP2-B/16-naflex, or leave them out."
         )
-    for name in ("resolution", "eval_resize", "patch_size") if naflex else ():
+
+
+def check_sizes(config: EvaluateConfig | PredictConfig, keeps_ratio: bool) -> None:
+    """Raise UserError for a size of images of a model that keeps their aspect ratio."""
+    for name in ("resolution", "eval_resize", "patch_size") if keeps_ratio else ():
         if getattr(config, name) is not None:
             raise UserError(
                 f"--{name} is for models of one size of images and {config.model} keeps their aspect ratio; give --tokens "

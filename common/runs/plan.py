@@ -23,6 +23,7 @@ from common.models.low_rank import merged
 from common.recipes.create import create_recipe
 from common.recipes.groups import Groups, trained
 from common.recipes.moments import state_shapes
+from common.recipes.recipe import Recipe
 from common.runs import events
 from common.runs.extend import Finished
 from common.system.errors import UserError
@@ -39,11 +40,6 @@ class Plan:
     def __init__(self, config: TrainConfig, open_torchvision: Opener | None = None):
         check(config)
         model = find_model(config.model)
-        if model.config().naflex:
-            raise UserError(
-                f"{config.model} keeps the aspect ratio of images, which predict and evaluate do and train does not; train a "
-                "model of one size of images, such as SigLIP2-B/16-256."
-            )
         given = {} if config.eval_every is None else periods(config.eval_every)
         sets = {name: given.pop(name, None) for name in zero_shot_sets(config)}
         self.config = config
@@ -151,13 +147,9 @@ class Plan:
         config, recipe = self.config, self.recipe
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         shown = f"{self.dataset.num_classes} classes" if self.dataset.num_classes else "captions"
-        side = "smaller side at " if recipe.resize_mode == "small_side" else ""
-        box = (
-            f"boxes of at least {recipe.crop_min_area:.0%}" if recipe.crop_min_area < 1 else f"{side}{recipe.resize} px"
-        )
         return (
             f"{config.model} on {config.dataset} ({shown}; {sizes} images), {engine}\n"
-            f"{recipe.num_steps} steps of {recipe.batch} images, {box} -> {recipe.crop} px, "
+            f"{recipe.num_steps} steps of {recipe.batch} images, {views_in_words(recipe)}, "
             f"learning rate up to {max(recipe.lrs):g}, mixup {recipe.mixup:g}{self._patches()}{self._frozen()}"
         )
 
@@ -180,6 +172,19 @@ class Plan:
         names = self.model_config.parameter_shapes()
         count = len(trained(self.recipe.groups, names))
         return f", {count} of {len(names)} parameter arrays trained" if count < len(names) else ""
+
+
+def views_in_words(recipe: Recipe) -> str:
+    """Which part of an image the model sees in training, at which size."""
+    side = "smaller side at " if recipe.resize_mode == "small_side" else ""
+    seen, becomes = f"{side}{recipe.resize} px", f"{recipe.crop} px"
+    if recipe.token_lengths:
+        whole = recipe.resize == recipe.crop
+        seen = "whole images" if whole else f"{recipe.crop / recipe.resize:.0%} of each side"
+        becomes = f"at most {recipe.token_lengths.replace(',', ', ')} patches"
+    if recipe.crop_min_area < 1:
+        seen = f"boxes of at least {recipe.crop_min_area:.0%}"
+    return f"{seen} -> {becomes}"
 
 
 def check_locked(pattern: str | None, names: Collection[str]) -> None:

@@ -1,19 +1,19 @@
 """Classification: every image has one class, or any number of them."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from common import weights
 from common.data.batches import EvalBatches
-from common.data.columns import Column, eval_images, labels, train_images
+from common.data.columns import Column, labels
 from common.data.split import Split
 from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import find_model, with_noise
 from common.models.initial import draw_some
 from common.models.low_rank import with_lora
-from common.recipes.patch_sizes import sides
+from common.recipes.per_step import sides
+from common.tasks.seen import image_columns, image_size, seeing
 from common.tasks.start import Start, prepared
 
 
@@ -23,23 +23,23 @@ def models(plan: Any) -> dict[str, Start]:
     plan.dataset.check_labels()
     model_config, arrays, card = weights.starting_values(
         find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
-        image_size=(recipe.crop, recipe.crop), patch_size=config.patch_size, head_bias=recipe.head_bias, say=plan.notes.append,
+        image_size=image_size(recipe), patch_size=config.patch_size, head_bias=recipe.head_bias, say=plan.notes.append,
     )  # fmt: skip
     if recipe.patch_sizes:
         model_config = model_config.resizable(sides(recipe.patch_sizes))
         fewest = model_config.at_patch([max(sides(recipe.patch_sizes))] * 2)
         with_noise(fewest, 0.0, 0.0, recipe.patch_dropout)  # to be refused where it leaves none of the largest patches
-    model_config = with_noise(model_config, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
+    model_config = with_noise(seeing(model_config, plan), recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     if recipe.lora:
         model_config = with_lora(model_config, recipe.lora, config.model)
         added = model_config.parameter_shapes().keys() - arrays.keys()
         arrays = arrays | draw_some(config.seed, model_config, added)
-    return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif))}
+    return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif, config.tokens))}
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images and what they show."""
-    return (train_images(plan.recipe) if train else eval_images(plan.preprocessing)), labels(split)
+    return *image_columns(plan, train), labels(split)
 
 
 def evaluators(plan: Any, kind: Callable[..., Evaluator] = ClassificationEvaluator) -> list[Evaluator]:
@@ -59,7 +59,7 @@ def card(plan: Any) -> dict[str, Any]:
     """The classes, how images are prepared, and the loss."""
     return {
         "class_names": plan.dataset.class_names,
-        **dataclasses.asdict(plan.preprocessing),
+        **plan.preprocessing.facts(),
         "skipped_images": plan.dataset.skipped,
         "loss": plan.recipe.task.loss,
     }

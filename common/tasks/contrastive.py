@@ -11,7 +11,7 @@ from common import weights
 from common.data.batches import EvalBatches
 from common.data.catalogue import listed
 from common.data.checked import open_turned
-from common.data.columns import Column, captions, check_captions, eval_images, train_images
+from common.data.columns import Column, captions, check_captions
 from common.data.split import Dataset, Split
 from common.data.text import Renderer, Tokenizer, fitting, kept_tokenizer
 from common.data.text.prompts import PROMPTS, doubts, prompts_of
@@ -24,6 +24,7 @@ from common.models.family import Config, within
 from common.models.tokens import Text
 from common.system.errors import UserError
 from common.tasks import third
+from common.tasks.seen import image_columns, image_size, seeing
 from common.tasks.start import Start, prepared
 from common.weights.adapt import adapt
 from common.weights.starting import read_source
@@ -47,7 +48,7 @@ def models(plan: Any) -> dict[str, Start]:
     check_captions(plan.splits["train"])
     for name in zero_shot_sets(config):
         plan.notes.extend(doubts(classes_of(config, name)))
-    size = (recipe.crop, recipe.crop)
+    size = image_size(recipe)
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append
     )
@@ -56,10 +57,10 @@ def models(plan: Any) -> dict[str, Start]:
     for tower, path in (("image", config.image_weights), ("text", config.text_weights)):
         if path:
             arrays |= within(tower, tower_values(path, getattr(model, tower), plan.notes.append))
-    model = with_noise(model, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
+    model = with_noise(seeing(model, plan), recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     card = card.over(row.card)
     tokenizer_of(config, card.text, model)
-    start = Start(model, arrays, card, prepared(recipe, card, config.exif))
+    start = Start(model, arrays, card, prepared(recipe, card, config.exif, config.tokens))
     if not recipe.task.third_tower:
         return {"model": start}
     beside = third.third_tower(plan, recipe.task.third_tower, start.preprocessing)
@@ -122,9 +123,8 @@ class Texts:
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images, and in training one of the captions of each."""
-    if not train:
-        return (eval_images(plan.preprocessing),)
-    return train_images(plan.recipe), Texts(plan).column(split), *third.columns(plan)
+    seen = image_columns(plan, train)
+    return (*seen, Texts(plan).column(split), *third.columns(plan)) if train else seen
 
 
 def evaluators(plan: Any) -> list[Evaluator]:
@@ -174,7 +174,7 @@ def card(plan: Any) -> dict[str, Any]:
     """How images and texts are prepared, and the loss."""
     return {
         "text": plan.models["model"].card.text.facts(),
-        **dataclasses.asdict(plan.preprocessing),
+        **plan.preprocessing.facts(),
         "skipped_images": plan.dataset.skipped,
         "loss": plan.recipe.task.loss,
     }

@@ -6,6 +6,7 @@ from common.models import ModelConfig
 from common.models.cards import Card, Preprocessing
 from common.recipes.choices import Exif
 from common.recipes.groups import FROZEN
+from common.recipes.per_step import lengths
 from common.weights import Arrays
 
 
@@ -26,7 +27,14 @@ class Start(NamedTuple):
         return (self.config, self.arrays), options | ({"groups": FROZEN} if self.frozen else trained)
 
 
-def prepared(recipe: Any, card: Card, exif: Exif) -> Preprocessing:
-    """How a model that is trained sees images: as the recipe evaluates, in the scale of the file that it starts from."""
+def prepared(recipe: Any, card: Card, exif: Exif, tokens: int | None = None) -> Preprocessing:
+    """How a model that is trained sees images: as the recipe evaluates, in the scale of the file that it starts from.
+
+    With --token_lengths, at their own aspect ratio, of `tokens` patches, or as many as in the longest training step.
+    """
     scale = card.preprocessing
+    if recipe.token_lengths:
+        most = tokens or max(lengths(recipe.token_lengths))
+        kind = recipe.eval_resize_kind
+        return Preprocessing(resize_kind=kind, mean=scale.mean, std=scale.std, exif=exif, tokens=most)
     return Preprocessing(recipe.crop, recipe.eval_resize, recipe.eval_resize_kind, scale.mean, scale.std, exif)
