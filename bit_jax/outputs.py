@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
 from bit_jax.losses import cross_entropy, mixed, noise, teachers, written
-from bit_jax.maps import attention_map, patch_features
+from bit_jax.maps import attention_map, patch_features, token_features
 from bit_jax.model import Model
 from common.recipes.task import Loss, Task
 
@@ -81,8 +81,20 @@ def attention_maps(models: dict[str, Model], batch: dict[str, Array], task: Task
 def patch_maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: map [B, P, D], the `patch_features` of images; mask."""
     model = models["model"]
-    found = patch_features(model, mixed(batch, model), **noise(batch))
-    return {"map": found.astype(model.dtype), "mask": batch["mask"]}
+    return {"map": patch_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
+
+
+def pooled(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: features [B, D], what a model, or the tower for images, gives its head; mask."""
+    model = models["model"]
+    tower = getattr(model, "image", model)
+    return {"features": tower.features(mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
+
+
+def tokens(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: features [B, (class tokens + 1) * D], the `token_features` of images; mask."""
+    model = models["model"]
+    return {"features": token_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
@@ -92,4 +104,6 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str
     "text_embeddings": text_embeddings,
     "attention_maps": attention_maps,
     "patch_maps": patch_maps,
+    "pooled": pooled,
+    "tokens": tokens,
 }

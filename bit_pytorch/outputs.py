@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
 from bit_pytorch.losses import cross_entropy, mixed, noise, teachers, written
-from bit_pytorch.maps import attention_map, patch_features
+from bit_pytorch.maps import attention_map, patch_features, token_features
 from bit_pytorch.model import Model
 from common.recipes.task import Loss, Task
 
@@ -76,8 +76,20 @@ def attention_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Tas
 def patch_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: map [B, P, D], the `patch_features` of images; mask."""
     model = models["model"]
-    found = patch_features(model, mixed(batch, model), **noise(batch))
-    return {"map": found.to(model.dtype), "mask": batch["mask"]}
+    return {"map": patch_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
+
+
+def pooled(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: features [B, D], what a model, or the tower for images, gives its head; mask."""
+    model = models["model"]
+    tower = getattr(model, "image", model)
+    return {"features": tower.features(mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
+
+
+def tokens(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: features [B, (class tokens + 1) * D], the `token_features` of images; mask."""
+    model = models["model"]
+    return {"features": token_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
@@ -87,4 +99,6 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "text_embeddings": text_embeddings,
     "attention_maps": attention_maps,
     "patch_maps": patch_maps,
+    "pooled": pooled,
+    "tokens": tokens,
 }

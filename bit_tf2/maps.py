@@ -33,10 +33,32 @@ def patch_features(
     model: Model, images: Tensor, coordinates: Tensor | None = None, patch_mask: Tensor | None = None
 ) -> Tensor:
     """[B, P, D]: the patches behind the last block and its norm. Arguments are those of `ViT.features`."""
+    tower, x, _ = encoded(model, images, coordinates, patch_mask)
+    return x[:, tower.config.num_prefix :]
+
+
+def token_features(
+    model: Model, images: Tensor, coordinates: Tensor | None = None, patch_mask: Tensor | None = None
+) -> Tensor:
+    """[B, (class tokens + 1) * D]: the class tokens behind the last norm, if any, and then the mean of the patches.
+
+    What DINOv2's linear probe is given of the last block (`create_linear_input` of its `eval/linear.py`).
+    """
+    tower, x, visible = encoded(model, images, coordinates, patch_mask)
+    config = tower.config
+    patches = slice(config.num_prefix, None)
+    patches = mean(x[:, patches], None if visible is None else visible[:, patches])
+    return tf.concat([tf.reshape(x[:, : config.num_cls], (tf.shape(x)[0], config.num_cls * config.width)), patches], 1)
+
+
+def encoded(
+    model: Model, images: Tensor, coordinates: Tensor | None, patch_mask: Tensor | None
+) -> tuple[Model, Tensor, Tensor | None]:
+    """(the ViT, its tokens [B, L, D] behind the last norm, in the type of the parameters, which are seen bool [B, L])."""
     tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
     for block in tower.blocks:
         x = block(x, None, None, rotation, visible)
-    return tower.norm(x)[:, tower.config.num_prefix :]
+    return tower, tf.cast(tower.norm(x), tower.dtype), visible
 
 
 def embedded(

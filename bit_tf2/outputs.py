@@ -7,7 +7,7 @@ from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
 from bit_tf2.losses import cross_entropy, mixed, noise, teachers, written
-from bit_tf2.maps import attention_map, patch_features
+from bit_tf2.maps import attention_map, patch_features, token_features
 from bit_tf2.model import Model
 from common.recipes.task import Loss, Task
 
@@ -78,8 +78,20 @@ def attention_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Tas
 def patch_maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: map [B, P, D], the `patch_features` of images; mask."""
     model = models["model"]
-    found = patch_features(model, mixed(batch, model), **noise(batch))
-    return {"map": tf.cast(found, model.dtype), "mask": batch["mask"]}
+    return {"map": patch_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
+
+
+def pooled(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: features [B, D], what a model, or the tower for images, gives its head; mask."""
+    model = models["model"]
+    tower = getattr(model, "image", model)
+    return {"features": tower.features(mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
+
+
+def tokens(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: features [B, (class tokens + 1) * D], the `token_features` of images; mask."""
+    model = models["model"]
+    return {"features": token_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
@@ -89,4 +101,6 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "text_embeddings": text_embeddings,
     "attention_maps": attention_maps,
     "patch_maps": patch_maps,
+    "pooled": pooled,
+    "tokens": tokens,
 }

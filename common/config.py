@@ -15,6 +15,7 @@ from common.recipes.choices import (
     STRONGEST,
     Distance,
     Exif,
+    Features,
     Map,
     OnBrokenImage,
     Optimizer,
@@ -478,6 +479,11 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
         None,
         "a list of prompts for zero_shot, or a file with one in each line, with {} for a class",
         rule="clip_paper",
+    )
+    features: Features | None = flag(
+        None,
+        "write features and labels alone, for a probe: what a head is given, or of a ViT class tokens, the mean of patches, or both",
+        rule="none: judge the model",
     )
     output: str | None = flag(
         None,

@@ -8,6 +8,7 @@ TrainOnly = Literal["all", "norm", "head"]
 Optimizer = Literal["sgd", "adam", "adafactor"]
 Loss = Literal["softmax", "sigmoid"]
 Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # DISTANCES of every engine
+Features = Literal["pooled", "class", "patches", "both"]
 Map = Literal["attention", "pca"]
 TeacherView = Literal["same", "own", "fixed"]
 

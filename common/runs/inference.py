@@ -73,7 +73,8 @@ class Inference:
             raise UserError(f"--vocabulary is for texts, which {self.config.model} does not take here; leave it off.")
         if self.model_config.num_classes is None:
             raise UserError(
-                f"{self.config.weights} has no head to tell classes with; train one with `train --weights`."
+                f"{self.config.weights} has no head to tell classes with; train one with `train --weights`, or judge its "
+                "features by `evaluate --features`."
             )
 
     def eval_batches(self, split: Split) -> EvalBatches:

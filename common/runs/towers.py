@@ -20,6 +20,7 @@ from common.evaluation.metrics import in_words
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
 from common.models import TwoTowersConfig, find_model
+from common.runs.backbone import Backbone
 from common.runs.inference import Evaluation, Inference
 from common.runs.maps import Maps
 from common.runs.prediction import Prediction
@@ -205,7 +206,9 @@ EVALUATIONS = {"classification": Evaluation, "zero_shot": ZeroShot, "retrieval":
 
 
 def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -> Evaluation:
-    """The job of `evaluate`: by --evaluator, or else by what the model is. Raises UserError."""
+    """The job of `evaluate`: by --features or --evaluator, or else by what the model is. Raises UserError."""
+    if config.features:
+        return Backbone(config, open_torchvision)
     takes_texts = isinstance(find_model(config.model).config(), TwoTowersConfig)
     kind = config.evaluator or ("zero_shot" if takes_texts else "classification")
     if config.prompts and kind != "zero_shot":
