@@ -146,7 +146,7 @@ def test_architectures_without_weights_start_from_initial_values():
         assert name in architectures() and name not in published_models()
         model = find_model(name)
         assert model.config(7).num_classes == 7 and model.class_names is None
-        with pytest.raises(UserError, match="No weights were published for .*--weights none"):
+        with pytest.raises(UserError, match="No weights are listed for .*--weights none"):
             find_file(model, "weights")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.models import bert, mixer, resnet, resnet_v1, text, two_towers, vit
 from common.models.family import Config, Family
+from common.models.later_vits import LATER
 from common.system.errors import UserError, nearest
 
 ROWS = (resnet.FAMILY, resnet_v1.FAMILY, vit.FAMILY, mixer.FAMILY, text.FAMILY, bert.FAMILY, two_towers.FAMILY)
@@ -37,7 +38,8 @@ def architecture_name(config: ModelConfig) -> str | None:
     same = [
         (variant.image_size == config.image_size, name) for name, variant in variants if sizes(variant) == sizes(config)
     ]
-    return max(same, key=lambda one: one[0])[1] if same else None
+    usual = [one for one in same if one[1] not in LATER] or same  # a DINO is a plain ViT, whose name says more
+    return max(usual, key=lambda one: one[0])[1] if usual else None
 
 
 def family_name(config: ModelConfig) -> str:

@@ -128,16 +128,24 @@ class Patches(Config):
         return dataclasses.replace(self, naflex=True)
 
     def like(self, wanted: Config, *, resizes: bool = False) -> Config:
-        """This model, with the patches of `wanted` where one of the two has patches of any size, or where they are resized."""
-        if type(wanted) is not type(self) or not (resizes or self.kernel_size or wanted.kernel_size):
+        """This model, with the patches of `wanted` where one of the two has patches of any size, or where they are resized.
+
+        Biases of attention that only `wanted` has are zeros here: timm leaves out those of DINOv3, which are.
+        """
+        if type(wanted) is not type(self):
             return self
-        fields = ("patch_size", "image_size", "kernel_size", "position_grid", "positions")
+        fields = ("attn_biases",) if {*self.attn_biases} < {*wanted.attn_biases} else ()
+        if resizes or self.kernel_size or wanted.kernel_size:
+            fields += ("patch_size", "image_size", "kernel_size", "position_grid", "positions")
         return dataclasses.replace(self, **{name: getattr(wanted, name) for name in fields})
 
     def as_published(self, published: Config) -> Config:
-        """A FlexiViT where the published row is one, with the kernel of the file, and a NaFlex: their parameters do not tell."""
+        """A FlexiViT where the published row is one, with the kernel of the file, a NaFlex, or DINOv2, which resizes positions
+        in its own way: their parameters do not tell."""
         if type(published) is not type(self):
             return self
+        if self.position_resize == "corners":
+            self = dataclasses.replace(self, position_resize=published.position_resize)
         if self.kernel_size or not published.kernel_size:
             return dataclasses.replace(self, naflex=self.naflex or published.naflex)
         grid = published.position_grid if self.positions == "learned" else None

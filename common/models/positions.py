@@ -115,8 +115,19 @@ def infer_grid(
 
 def adapt(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
     """With or without a class token and its position; kernel and positions for patches of other sizes and numbers."""
+    arrays = adapt_biases(arrays, config, wanted, say)
     arrays = adapt_kernel(adapt_tokens(arrays, config, wanted, say), config, wanted, say)
     return adapt_positions(arrays, config, wanted, say)
+
+
+def adapt_biases(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
+    """Biases of zeros in the layers of attention that have none in a file."""
+    absent = [part for part in wanted.attn_biases if part not in config.attn_biases]
+    if not absent:
+        return arrays
+    say(f"The layers {', '.join(absent)} of attention have no bias in the file: it starts at zero.")
+    names = [f"blocks/{i}/attn/{part}" for i in range(wanted.depth) for part in absent]
+    return arrays | {f"{name}/bias": np.zeros_like(arrays[f"{name}/kernel"][0]) for name in names}
 
 
 def adapt_kernel(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
@@ -187,7 +198,8 @@ def adapt_positions(arrays: Arrays, config: Config, wanted: Config, say: Say) ->
     old, new = config.stored_grid, wanted.stored_grid
     if old == new:
         return arrays
-    way, matrices = ("linear, antialiased", position_matrices) if config.position_grid else WAYS[config.position_resize]
+    own = wanted if config.position_resize == "corners" else config  # what the file says, or else the model's name
+    way, matrices = ("linear, antialiased", position_matrices) if config.position_grid else WAYS[own.position_resize]
     say(f"Positions are resized from {in_words(old)} to {in_words(new)} patches ({way}).")
     if matrices is None:
         return arrays | {"pos_embedding": resize_positions(arrays["pos_embedding"], old, new)}

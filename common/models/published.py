@@ -15,6 +15,7 @@ from typing import Any
 from common.models.bert import BertConfig
 from common.models.cards import Card
 from common.models.families import FAMILIES, ModelConfig, find_architecture, head_classes
+from common.models.later_vits import LATER
 from common.models.tokens import CLIPPO, TEXTS, Text
 from common.models.two_towers import TwoTowersConfig
 from common.system.errors import UserError, nearest
@@ -41,6 +42,9 @@ class PublishedModel:
     # How its source prepares images to evaluate it, and its loss in training; as in a card.
     resize_kind: str = "bilinear"
     eval_resize: int = 0
+    rounding: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     loss: str = "softmax"
     changes: dict[str, Any] = dataclasses.field(
         default_factory=dict
@@ -48,15 +52,21 @@ class PublishedModel:
 
     def config(self, num_classes: int | None = None) -> ModelConfig:
         """The architecture with its published number of classes, or with `num_classes`; 0 for no head."""
-        classes = head_classes(num_classes, self.num_classes)
+        classes = head_classes(num_classes, self.num_classes or None)
         config = find_architecture(self.architecture, **self.changes).with_classes(classes)
         return config.at((self.resolution, self.resolution)) if self.resolution and config.image_size else config
 
     @property
     def card(self) -> Card:
         """The card of the published file."""
-        prepared = {"resize_kind": self.resize_kind, "eval_resize": self.eval_resize, "text": self.text}
+        names = ("resize_kind", "eval_resize", "rounding", "mean", "std", "text")
+        prepared = {name: getattr(self, name) for name in names}
         return Card(resolution=self.resolution, class_names=self.class_names, loss=self.loss, **prepared)
+
+    @property
+    def usual(self) -> Card:
+        """What the name tells of any file of the model: how texts become numbers; of LATER, how images are prepared."""
+        return self.card if self.name in LATER else Card(text=self.text)
 
     @property
     def text(self) -> Text | None:
@@ -140,12 +150,18 @@ def find_model(name: str) -> PublishedModel:
 def unpublished_models() -> dict[str, PublishedModel]:
     """{name: model} of the architectures without a published file of that name; a BiT's names the data."""
     variants = {name: one for family in FAMILIES.values() if family.by_name for name, one in family.variants.items()}
-    source = "initial values; no weights were published under this name"
     return {
-        name: PublishedModel(name, name, config.num_classes or 0, source)
+        name: PublishedModel(name, name, config.num_classes or 0, **stated(name))
         for name, config in variants.items()
         if name not in published_models()
     }
+
+
+def stated(name: str) -> dict[str, Any]:
+    """Fields of the row of an architecture that is not in the manifest."""
+    if name in LATER:
+        return {"source": LATER[name].source} | LATER[name].prepared
+    return {"source": "initial values; no weights were published under this name"}
 
 
 def described(name: str, found: re.Match, pattern: dict[str, Any]) -> PublishedModel:

@@ -32,6 +32,7 @@ from common.models.draws import (
     zeros,
 )
 from common.models.family import Family, Seen, Shapes, Undecided, check_image, dense, norm
+from common.models.later_vits import LATER, SIZES, Later
 from common.models.patches import Patches, check_strip
 from common.models.positions import WAYS, adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
@@ -244,9 +245,18 @@ def flexivit(*sizes: int) -> ViTConfig:
     return ViTConfig((16, 16), *sizes, 1000, (240, 240), **flexible)
 
 
-def published_heads(width: int, depth: int, mlp_dim: int) -> int:
-    """Number of heads of the published variant of these sizes."""
-    for *sizes, heads, mlp, _ in VIT_VARIANTS.values():
+def later(row: Later) -> ViTConfig:
+    """A ViT of a later paper; its patches, of 1,000 classes where it has a head."""
+    sizes = SIZES.get(row.variant) or VIT_VARIANTS[row.variant][:-1]
+    return ViTConfig(
+        (row.patch, row.patch), *sizes, **{"num_classes": 1000, "image_size": (row.pixels,) * 2} | row.fields
+    )
+
+
+def published_heads(width: int, depth: int, mlp_dim: int, *, swiglu: bool = False) -> int:
+    """Number of heads of the published variant of these sizes; `swiglu`, first of those with a gated MLP."""
+    plain = [row[:-1] for row in VIT_VARIANTS.values()]
+    for *sizes, heads, mlp in [*SIZES.values(), *plain] if swiglu else plain:
         if (*sizes, mlp) == (width, depth, mlp_dim):
             return heads
     raise Undecided("does not tell its number of heads; give --num_heads.")
@@ -259,7 +269,8 @@ def infer(seen: Seen) -> ViTConfig:
         raise KeyError("stem/kernel")
     *patch_size, _, width = shapes["stem/kernel"]
     depth, mlp_dim = infer_depth(shapes), shapes["blocks/0/mlp/fc1/kernel"][1]
-    heads = seen.num_heads or seen.facts.get("num_heads") or published_heads(width, depth, mlp_dim)
+    heads = seen.num_heads or seen.facts.get("num_heads")
+    heads = heads or published_heads(width, depth, mlp_dim, swiglu="blocks/0/mlp/gate/kernel" in shapes)
     sizes = {"patch_size": tuple(patch_size), "width": width, "depth": depth, "num_heads": heads, "mlp_dim": mlp_dim}
     pooling = "map" if "pool/probe" in shapes else "token" if "cls" in shapes else seen.facts.get("pooling", "gap")
     sizes |= {"num_classes": seen.num_classes, "pooling": pooling, "backbone": backbone}
@@ -320,7 +331,8 @@ FAMILY = Family(
     | {
         name: ViTConfig((patch, patch), *VIT_VARIANTS[variant][:-1], 1000, backbone=ResNetV1Config(units, 1))
         for name, (variant, patch, units) in HYBRIDS.items()
-    },
+    }
+    | {name: later(row) for name, row in LATER.items()},
     sizes=("patch_size", "kernel_size", "width", "depth", "num_heads", "mlp_dim", "rotary", *OF_SOME),
     initial={
         "vision_transformer": (*VIT, ("pos_embedding", normal(0.02)), ("*", lecun_normal)),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.models import ModelConfig, TwoTowersConfig
+from common.models import ModelConfig, TwoTowersConfig, architecture_name
 from common.models.cards import Card, parse_card
 from common.models.families import parse_config, sizes, some
 from common.models.family import Arrays, below
@@ -85,11 +85,11 @@ def stated_model(weights: str) -> dict[str, str]:
 
 def read_model(
     path: str | Path, *, spelling: str | None = None, given: dict[str, Any] | None = None, values: bool = True,
-    check: Callable[[ModelConfig], None] = lambda config: None,
+    check: Callable[[ModelConfig], None] | None = None,
 ) -> Source:  # fmt: skip
     """The model in `path`. `given` are fields that the user states; without `values`, only the header is read.
 
-    `check` sees the configuration before any value is read.
+    `check`, of a caller who knows which model it is, sees the configuration before any value is read.
 
     Raises UserError for a damaged file, one that fits no spelling or several, and tensors that are no finite numbers.
     """
@@ -101,7 +101,14 @@ def read_model(
         check_types({there: file.declared[there] for there in (*found.names.values(), *found.added.values())}, path)
         config, arrays = recorded_config(found, facts, given or {}, path), {}
         card, notes = completed(facts, found, config, path)
-        check(config)
+        if check:
+            check(config)
+        elif found.table.twin and spelling is None and facts.recorded is None:
+            raise UserError(
+                f"{path} has the arrays of {architecture_name(config) or some(config)} in the spelling {found.table.spelling} and of "
+                f"{found.table.twin}, of which nothing tells them apart; if it is the former, say so with --from "
+                f"{found.table.spelling}, or with the --model of a run."
+            )
         if values:
             guarded(path, file.check_bytes)
             read = lambda there: native(file.get(there))

@@ -50,7 +50,7 @@ def find_file(model: PublishedModel, folder: str | Path, flag: str = "--weights"
             return candidate
     if model.url is None:
         none = ", or --weights none" if flag == "--weights" else ""
-        raise UserError(f"No weights were published for {model.name}; give a file with {flag}{none}.")
+        raise UserError(f"No weights are listed for {model.name}; give a file with {flag}{none}.")
     elsewhere = f"--dir {shlex.quote(str(folder))} " if Path(folder) != Path("weights") else ""
     raise UserError(
         f"{Path(folder) / model.file} is missing; fetch it with `python -m common.download {elsewhere}{model.name}`, "
@@ -92,7 +92,7 @@ def starting_values(
     config = sized(found.with_classes(head_classes(num_classes, found.num_classes)), size).with_side(patch_size)
     arrays = adapt(source.arrays, source.config, config, say)
     is_new = source.config.num_classes != config.num_classes
-    card = source.card.over(model.card if pretrained else Card(text=model.text))
+    card = source.card.over(model.card if pretrained else model.usual)
     if is_new:
         return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
     return Start(config, arrays, card)

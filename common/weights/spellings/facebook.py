@@ -35,5 +35,6 @@ TABLES = (
     Table(
         "facebook", ViTConfig, vit_rows(DEIT3_BLOCK),
         holds=HOLDS | {"pooling": ("token",), "cls_position": (False,), "layer_scale": (True,), "has_head": (True,)}, computes=ERF,
+        twin="timm's vit_*_rope_ape_*, whose queries and keys turn",
     ),
 )  # fmt: skip
