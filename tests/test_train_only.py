@@ -4,6 +4,7 @@ tests/test_vtab.py trains by its command.
 """
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from engines import INSTALLED, Engine, recipe_of
 from jobs import Job, assert_close, make_images
 
 from common.config import TrainConfig
-from common.models import MixerConfig, ResNetConfig, architectures
+from common.models import MixerConfig, ResNetConfig, TwoTowersConfig, architectures
 from common.recipes.groups import create_groups, trained
 from common.runs.command import parse
 from common.system.errors import UserError
@@ -33,13 +34,14 @@ EVERYTHING = {
 
 @pytest.mark.parametrize("name", architectures())
 def test_what_each_choice_trains(name):
-    """A norm is what has a scale; a scale and a bias are all it has. Towers may have heads of their own."""
+    """A norm is what has a scale and a bias, and no more. Towers may have heads of their own, a distilled ViT has two."""
     config = architectures()[name]
+    config = config if isinstance(config, TwoTowersConfig) else config.with_classes(7)
     names = set(config.parameter_shapes())
     found = {choice: trained(create_groups(choice), names) for choice in ("all", "head", "norm")}
-    norms = {name.removesuffix("scale") for name in names if name.endswith("/scale")}
-    heads = {name for name in names if name.endswith(("head/kernel", "head/bias"))}
-    assert found["all"] == names and (heads == HEAD or "t" in names)
+    norms = {name.removesuffix("scale") for name in names if name.endswith("/scale") and "layer_scale" not in name}
+    heads = {name for name in names if re.search(r"(^|/)head(_dist)?/(kernel|bias)$", name)}
+    assert found["all"] == names and (heads >= HEAD or "t" in names)
     assert found["head"] == heads
     assert found["norm"] == heads | {name for name in names if name.startswith(tuple(norms))}
 
