@@ -22,7 +22,7 @@ def attention_map(
         x = block(x, None, None, rotation, visible)
     patches = slice(tower.config.num_prefix, None)
     if tower.pool:
-        x = tower.norm(last(x, None, None, rotation, visible))[:, patches]
+        x = tower.normed(last(x, None, None, rotation, visible))[:, patches]
         return tower.pool.shares(x, None if visible is None else visible[:, patches])[:, :, 0].mean(1)
     asked, normed = attending(tower.config), last.norm1(x)
     shares = last.attn.shares(normed, normed, visible, rotation, asked).mean(1)  # [B, asked, L]
@@ -58,7 +58,7 @@ def encoded(
     tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
     for block in tower.blocks:
         x = block(x, None, None, rotation, visible)
-    return tower, tower.norm(x).astype(tower.dtype), visible
+    return tower, tower.normed(x).astype(tower.dtype), visible
 
 
 def embedded(

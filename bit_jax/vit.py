@@ -43,17 +43,18 @@ class ViT(Model):
         size, norms = math.prod(config.patch_size) * in_width, config.patch_norms
         self.image_norm = LayerNorm(size, epsilon=config.layer_norm_epsilon) if "pre" in norms else None
         self.embed_norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon) if "post" in norms else None
-        self.cls = nnx.Param(jnp.zeros((1, 1, config.width))) if config.pooling == "token" else None
+        self.cls = nnx.Param(jnp.zeros((1, 1, config.width))) if config.has_cls else None
         self.dist = nnx.Param(jnp.zeros((1, 1, config.width))) if config.distilled else None
         self.registers = nnx.Param(jnp.zeros((1, config.registers, config.width))) if config.registers else None
         if config.positions == "learned":
             self.pos_embedding = nnx.Param(jnp.zeros((1, config.num_positions, config.width)))
         self.pre_norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon) if config.pre_norm else None
         self.blocks = nnx.List(Block(config) for _ in range(config.depth))
-        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
+        self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon) if config.norm_first else None
+        self.pool_norm = None if config.norm_first else LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
-        width, classes = config.pre_logits or config.width, config.num_classes
+        width, classes = config.head_width, config.num_classes
         self.head = Dense(width, classes, bias=config.head_bias) if classes else None
         self.head_dist = Dense(width, classes, bias=config.head_bias) if classes and config.distilled else None
         for kernel in config.lora.kernels(config.own_shapes()) if config.lora else ():
@@ -104,7 +105,7 @@ class ViT(Model):
             kept = None if kept_branches is None else kept_branches[:, 2 * i : 2 * i + 2]
             seeds = None if dropout_seeds is None else dropout_seeds[:, 3 * i + 1 : 3 * i + 4]
             x = self._run(block, x, kept, seeds, rotation, visible)
-        x = self.pooled(self.norm(x), visible).astype(self.dtype)
+        x = pooled(self, self.normed(x), visible).astype(self.dtype)
         return jnp.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     def intermediates(
@@ -116,7 +117,7 @@ class ViT(Model):
         rotation = self.rotation(x)
         for block in self.blocks:
             x = self._run(block, x, None, None, rotation)
-            found.append(self.norm(x) if norm else x)
+            found.append(self.normed(x) if norm else x)
         labels = block_labels(self.config)
         return [
             Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
@@ -170,15 +171,24 @@ class ViT(Model):
             return None
         return turned_as(fixed_rotation(config.grid, config.width // config.num_heads, x.dtype), kept_patches)
 
-    def pooled(self, x: Array, visible: Array | None = None) -> Array:
-        """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
-        pooling = self.config.pooling
-        if pooling == "token":
-            return x[:, :2].reshape(x.shape[0], -1) if self.config.distilled else x[:, 0]
-        x = x[:, self.config.num_prefix :]
-        visible = None if visible is None else visible[:, self.config.num_prefix :]
-        if pooling == "first":
-            return x[:, 0]
-        if pooling == "gap":
-            return mean(x.astype(self.dtype), visible)
-        return self.pool(x, visible) if pooling == "map" else x
+    def normed(self, x: Array) -> Array:
+        """Tokens behind the last norm, where it comes before the pooling."""
+        return x if self.norm is None else self.norm(x)
+
+
+def pooled(model: ViT, x: Array, visible: Array | None = None) -> Array:
+    """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
+    pooling = model.config.pooling
+    if pooling == "token":
+        return x[:, :2].reshape(x.shape[0], -1) if model.config.distilled else x[:, 0]
+    token, x = x[:, 0], x[:, model.config.num_prefix :]
+    visible = None if visible is None else visible[:, model.config.num_prefix :]
+    if pooling == "first":
+        return x[:, 0]
+    if pooling == "gap":
+        return mean(x.astype(model.dtype), visible)
+    if pooling == "gap_norm":
+        return model.pool_norm(mean(x.astype(model.dtype), visible))
+    if pooling == "token_gap":
+        return jnp.concatenate([token.astype(model.dtype), mean(x.astype(model.dtype), visible)], -1)
+    return model.pool(x, visible) if pooling == "map" else x

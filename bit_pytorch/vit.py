@@ -54,7 +54,7 @@ class ViT(Model):
         size, norms = math.prod(config.patch_size) * in_width, config.patch_norms
         self.image_norm = LayerNorm(size, config.layer_norm_epsilon) if "pre" in norms else None
         self.embed_norm = LayerNorm(config.width, config.layer_norm_epsilon) if "post" in norms else None
-        self.cls = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pooling == "token" else None
+        self.cls = nn.Parameter(torch.zeros(1, 1, config.width)) if config.has_cls else None
         self.dist = nn.Parameter(torch.zeros(1, 1, config.width)) if config.distilled else None
         self.registers = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
         if config.positions == "learned":
@@ -67,10 +67,11 @@ class ViT(Model):
             self.register_buffer("fixed_positions", torch.from_numpy(waves), persistent=False)
         self.pre_norm = LayerNorm(config.width, config.layer_norm_epsilon) if config.pre_norm else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
+        self.norm = LayerNorm(config.width, config.layer_norm_epsilon) if config.norm_first else None
+        self.pool_norm = None if config.norm_first else LayerNorm(config.width, config.layer_norm_epsilon)
         self.pool = AttentionPool(config) if config.pooling == "map" else None
         self.pre_logits = Dense(config.width, config.pre_logits) if config.pre_logits else None
-        width, classes = config.pre_logits or config.width, config.num_classes
+        width, classes = config.head_width, config.num_classes
         self.head = Dense(width, classes, bias=config.head_bias) if classes else None
         self.head_dist = Dense(width, classes, bias=config.head_bias) if classes and config.distilled else None
         for kernel in config.lora.kernels(config.own_shapes()) if config.lora else ():
@@ -115,7 +116,7 @@ class ViT(Model):
         for i, block in enumerate(self.blocks):
             kept, seeds = part(kept_branches, slice(2 * i, 2 * i + 2)), part(dropout_seeds, slice(3 * i + 1, 3 * i + 4))
             x = self._run(block, x, kept, seeds, rotation, visible)
-        x = self.pooled(self.norm(x), visible).to(self.dtype)
+        x = pooled(self, self.normed(x), visible).to(self.dtype)
         return torch.tanh(self.pre_logits(x)) if self.pre_logits else x
 
     def intermediates(
@@ -127,7 +128,7 @@ class ViT(Model):
         rotation = self.rotation(x)
         for block in self.blocks:
             x = self._run(block, x, None, None, rotation)
-            found.append(self.norm(x) if norm else x)
+            found.append(self.normed(x) if norm else x)
         labels = block_labels(self.config)
         return [
             Intermediate(*labels[i], on_grid(found[i], self.config.grid), found[i]) for i in chosen(len(found), indices)
@@ -176,15 +177,24 @@ class ViT(Model):
         """How the queries and keys of patches turn: [2, B or 1, L, K]; None where positions are not rotary."""
         return turned_as(self.fixed_rotation.to(x.dtype), kept_patches) if self.config.rotary else None
 
-    def pooled(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
-        pooling = self.config.pooling
-        if pooling == "token":
-            return x[:, :2].flatten(1) if self.config.distilled else x[:, 0]
-        x = x[:, self.config.num_prefix :]
-        visible = None if visible is None else visible[:, self.config.num_prefix :]
-        if pooling == "first":
-            return x[:, 0]
-        if pooling == "gap":
-            return mean(x.to(self.dtype), visible)
-        return self.pool(x, visible) if pooling == "map" else x
+    def normed(self, x: Tensor) -> Tensor:
+        """Tokens behind the last norm, where it comes before the pooling."""
+        return x if self.norm is None else self.norm(x)
+
+
+def pooled(model: ViT, x: Tensor, visible: Tensor | None = None) -> Tensor:
+    """[B, L, D] to [B, D], or unchanged; of a NaFlex, without what is padding."""
+    pooling = model.config.pooling
+    if pooling == "token":
+        return x[:, :2].flatten(1) if model.config.distilled else x[:, 0]
+    token, x = x[:, 0], x[:, model.config.num_prefix :]
+    visible = None if visible is None else visible[:, model.config.num_prefix :]
+    if pooling == "first":
+        return x[:, 0]
+    if pooling == "gap":
+        return mean(x.to(model.dtype), visible)
+    if pooling == "gap_norm":
+        return model.pool_norm(mean(x.to(model.dtype), visible))
+    if pooling == "token_gap":
+        return torch.cat([token.to(model.dtype), mean(x.to(model.dtype), visible)], -1)
+    return model.pool(x, visible) if pooling == "map" else x

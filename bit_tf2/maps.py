@@ -22,7 +22,7 @@ def attention_map(
         x = block(x, None, None, rotation, visible)
     patches = slice(tower.config.num_prefix, None)
     if tower.pool:
-        x = tower.norm(last(x, None, None, rotation, visible))[:, patches]
+        x = tower.normed(last(x, None, None, rotation, visible))[:, patches]
         return tf.reduce_mean(tower.pool.shares(x, None if visible is None else visible[:, patches])[:, :, 0], 1)
     asked, normed = attending(tower.config), last.norm1(x)
     shares = tf.reduce_mean(last.attn.shares(normed, normed, visible, rotation, asked), 1)  # [B, asked, L]
@@ -58,7 +58,7 @@ def encoded(
     tower, x, rotation, visible = embedded(model, images, coordinates, patch_mask)
     for block in tower.blocks:
         x = block(x, None, None, rotation, visible)
-    return tower, tf.cast(tower.norm(x), tower.dtype), visible
+    return tower, tf.cast(tower.normed(x), tower.dtype), visible
 
 
 def embedded(

@@ -26,6 +26,9 @@ MODELS = {  # what it is called -> fields of the configuration
     "ViT, DeiT, with a class token": {},
     "ViT without a head: DINO, encoders of MAE": {"num_classes": None},
     "ViT that pools its patches": {"pooling": "gap"},
+    "ViT with a norm behind its pooling (`fc_norm`): MAE fine-tuned": {
+        "pooling": "gap_norm", "registers": 1, "register_positions": True,
+    },
     "ViT that pools by attention": {"pooling": "map"},
     "FlexiViT": {"pooling": "gap", "kernel_size": (32, 32), "position_grid": (7, 7)},
     "NaFlex, the image tower of SigLIP 2": {"num_classes": None, "pooling": "map", "naflex": True},
@@ -35,7 +38,9 @@ MODELS = {  # what it is called -> fields of the configuration
     "DINOv2": HEADLESS,
     "DINOv2 with registers": HEADLESS | {"registers": 4},
     "DINOv2 with a gated MLP (g)": HEADLESS | {"swiglu": True},
-    "DINOv3 ViT-S, B, L": HEADLESS | DINOV3 | {"registers": 4, "attn_biases": ("query", "value", "out")},
+    "DINOv2 with a head over class token and mean": HEADLESS | {"pooling": "token_gap", "num_classes": 1000},
+    "DINOv3": HEADLESS | DINOV3 | {"registers": 4, "attn_biases": ("query", "value", "out")},
+    "DINOv3 with a gated MLP (S+, H+, 7B)": HEADLESS | DINOV3 | {"registers": 4, "attn_biases": ("out",), "swiglu": True},
     "ViT with normalised queries and keys": {"qk_norm": True},
     "ViT-22B's parallel blocks, Dual PatchNorm": {"parallel": True, "qk_norm": True, "patch_norms": ("pre", "post")},
 }  # fmt: skip

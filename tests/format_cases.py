@@ -54,14 +54,14 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         ViTConfig(**SMALL, pooling="gap", positions="sincos2d", cls_position=False),
         (*GOOGLE, *VISION, "timm"),
     ),
-    "vit_dinov2": (ViTConfig(**TOWER | PARTS, registers=3), ("facebook", "huggingface")),
+    "vit_dinov2": (ViTConfig(**TOWER | PARTS, registers=3), ("facebook", *HUGGING)),
     "vit_dinov2_patches": (
         ViTConfig(**TOWER | PARTS, registers=3, cls_position=False),
-        ("facebook", "timm", "huggingface"),
+        ("facebook", "timm", *HUGGING),
     ),
     "vit_dinov2_gated": (
         ViTConfig(**TOWER | PARTS, swiglu=True),
-        ("facebook", "timm", "huggingface"),
+        ("facebook", "timm", *HUGGING),
     ),
     "vit_deit3": (ViTConfig(**SMALL | PARTS, cls_position=False), ("facebook", "timm")),
     "vit_dinov3": (
@@ -73,7 +73,26 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
             cls_position=False,
             attn_biases=("query", "value", "out"),
         ),
-        ("timm", "huggingface"),
+        ("timm", "facebook", "huggingface"),
+    ),
+    "vit_dinov2_classes": (ViTConfig(**SMALL | PARTS, pooling="token_gap"), HUGGING),
+    "vit_dinov2_registers_classes": (ViTConfig(**SMALL | PARTS, pooling="token_gap", registers=3), HUGGING),
+    "vit_gap_norm": (ViTConfig(**SMALL, pooling="gap_norm", gelu="erf"), ("timm",)),
+    "vit_mae_fine_tuned": (
+        ViTConfig(**SMALL, pooling="gap_norm", registers=1, register_positions=True, gelu="erf"),
+        ("timm",),
+    ),
+    "vit_dinov3_gated": (
+        ViTConfig(
+            **TOWER | PARTS,
+            registers=3,
+            layer_norm_epsilon=1e-5,
+            positions="rotary",
+            cls_position=False,
+            attn_biases=("out",),
+            swiglu=True,
+        ),
+        ("timm", "facebook", "huggingface"),
     ),
     "vit_distilled": (ViTConfig(**SMALL, distilled=True, gelu="erf"), ("timm", *HUGGING)),
     "vit_register_of_deit": (

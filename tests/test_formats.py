@@ -86,7 +86,7 @@ def test_every_parameter_stands_in_exactly_one_row(case, spelling):
     config = CASES[case][0]
     table = choose_table(spelling, config)
     rows = table.rows(expressed(config, table)[0])
-    names = [name for row in rows for name in row.ours]
+    names = [name for row in rows for name in row.parameters]
     assert sorted(names) == sorted(expressed(config, table)[0].parameter_shapes())
     assert len({row.theirs for row in rows}) == len(rows)
 

@@ -12,27 +12,6 @@ from common.system.errors import UserError
 class Patches(Config):
     """What follows from the fields `patch_size`, `image_size`, `kernel_size` and `position_grid` of a ViT, and from the tokens beside the patches."""
 
-    def check_patches(self) -> None:
-        """Raise UserError for a kernel and positions of which only one can be resized."""
-        if (self.position_grid is not None) != (self.kernel_size is not None and self.positions == "learned"):
-            raise UserError(
-                "A ViT has a kernel_size and, of learned positions, a position_grid, or neither; give both."
-            )
-        if self.kernel_size and self.backbone:
-            raise UserError("The patches of a hybrid are of one size; leave out its kernel_size.")
-        if self.kernel_size and (self.rotary or "pre" in self.patch_norms):
-            raise UserError(
-                "Rotary positions and norms of pixels are for patches of one size; leave out the kernel_size."
-            )
-
-        if self.naflex and (
-            self.positions != "learned" or self.backbone or self.kernel_size or self.pooling == "first"
-        ):
-            raise UserError(
-                "A NaFlex has learned positions, no backbone, patches of one size and another pooling than 'first'; choose "
-                "such a model, or leave naflex, --tokens and --token_lengths out."
-            )
-
     @property
     def square(self) -> bool:
         """Whether images and patches are as high as wide."""
@@ -60,9 +39,19 @@ class Patches(Config):
         return self.position_grid or self.grid
 
     @property
+    def has_cls(self) -> bool:
+        """Whether there is a class token."""
+        return self.pooling in ("token", "token_gap")
+
+    @property
+    def norm_first(self) -> bool:
+        """Whether the last norm comes before the pooling."""
+        return self.pooling != "gap_norm"
+
+    @property
     def num_cls(self) -> int:
         """Number of class tokens, which come first."""
-        return (self.pooling == "token") + self.distilled
+        return self.has_cls + self.distilled
 
     @property
     def num_prefix(self) -> int:
@@ -176,4 +165,21 @@ def check_strip(config: Patches, height: int, width: int, count: int | None) -> 
         raise UserError(
             f"The strip of patches is of {height} x {width} pixels, expected {count} patches of {patch_height} x "
             f"{patch_width} one below the other; give as many patches as coordinates."
+        )
+
+
+def check_patches(config: Patches) -> None:
+    """Raise UserError for a kernel and positions of which only one can be resized."""
+    if (config.position_grid is not None) != (config.kernel_size is not None and config.positions == "learned"):
+        raise UserError("A ViT has a kernel_size and, of learned positions, a position_grid, or neither; give both.")
+    if config.kernel_size and config.backbone:
+        raise UserError("The patches of a hybrid are of one size; leave out its kernel_size.")
+    if config.kernel_size and (config.rotary or "pre" in config.patch_norms):
+        raise UserError("Rotary positions and norms of pixels are for patches of one size; leave out the kernel_size.")
+    if config.naflex and (
+        config.positions != "learned" or config.backbone or config.kernel_size or config.pooling == "first"
+    ):
+        raise UserError(
+            "A NaFlex has learned positions, no backbone, patches of one size and another pooling than 'first'; choose "
+            "such a model, or leave naflex, --tokens and --token_lengths out."
         )

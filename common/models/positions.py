@@ -141,7 +141,7 @@ def adapt_kernel(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Ar
 
 def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Arrays:
     """With or without a class token, and with or without its position and those of registers."""
-    arrays, had, has = dict(arrays), *(one.pooling == "token" for one in (config, wanted))
+    arrays, had, has = dict(arrays), *(one.has_cls for one in (config, wanted))
     if has and not had:
         say("The weights have no class token: it starts at zero.")
         stem = arrays["stem/kernel"]
@@ -161,7 +161,7 @@ def adapt_tokens(arrays: Arrays, config: Config, wanted: Config, say: Say) -> Ar
 def prefix_tokens(config: Config) -> list[tuple[str, int, bool]]:
     """(name, number, whether they have positions) of the tokens before those of the patches."""
     learned = config.positions == "learned"
-    tokens = [("cls", 1, learned and config.cls_position)] * (config.pooling == "token")
+    tokens = [("cls", 1, learned and config.cls_position)] * config.has_cls
     tokens += [("dist", 1, learned and config.cls_position)] * config.distilled
     return tokens + [("registers", config.registers, learned and config.register_positions)] * bool(config.registers)
 
@@ -234,7 +234,7 @@ def express_config(config: Config, holds: dict[str, tuple]) -> tuple[Config, lis
         config = dataclasses.replace(config, positions="learned", cls_position=False, register_positions=False)
         notes.append("sine and cosine positions are written out")
     allowed = holds.get("cls_position", (config.cls_position,))
-    if config.pooling == "token" and config.cls_position not in allowed:
+    if config.has_cls and config.cls_position not in allowed:
         notes.append(
             "the position of the class token is added to it, which cannot be undone"
             if config.cls_position
@@ -279,7 +279,7 @@ def restore(arrays: Arrays, there: Config, config: Config) -> tuple[Arrays, Conf
         if positions.tobytes() != sincos2d(*config.grid, config.width).astype(positions.dtype).tobytes():
             return arrays, there
         del back["pos_embedding"]
-    if not config.cls_position and there.pooling != "token":
+    if not config.cls_position and not there.has_cls:
         return back, config
     if back.keys() != shapes.keys() or any(back[name].shape != shape for name, shape in shapes.items()):
         return arrays, there

@@ -33,7 +33,7 @@ from common.models.draws import (
 )
 from common.models.family import Family, Seen, Shapes, Undecided, check_image, dense, norm
 from common.models.later_vits import LATER, SIZES, Later
-from common.models.patches import Patches, check_strip
+from common.models.patches import Patches, check_patches, check_strip
 from common.models.positions import WAYS, adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
 from common.recipes.lora import A, B, Lora
@@ -41,7 +41,7 @@ from common.system.errors import UserError
 
 KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT, "num_classes": OPTIONAL,
-    "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none"),
+    "image_size": PAIR, "pooling": choice("token", "gap", "map", "first", "none", "token_gap", "gap_norm"),
     "positions": choice("learned", "sincos2d", "rotary"), "position_resize": choice(*WAYS), "cls_position": FLAG, "pre_logits": OPTIONAL,
     "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE, "dropout": RATE,
     "stem_bias": FLAG, "pre_norm": FLAG, "head_bias": FLAG, "kernel_size": OPTIONAL_PAIR, "position_grid": OPTIONAL_PAIR,
@@ -78,16 +78,16 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         image_norm/{scale,bias} [patch height * patch width * C] (patch_norms pre), with C = 3 or the backbone's width
         stem/kernel [patch or kernel height, and width, C, D], stem/bias [D] (stem_bias)
         embed_norm/{scale,bias} [D] (patch_norms post)
-        cls [1, 1, D] (pooling token), dist [1, 1, D] (distilled), registers [1, registers, D]
+        cls [1, 1, D] (pooling token, token_gap), dist [1, 1, D] (distilled), registers [1, registers, D]
         pos_embedding [1, L, D] (learned), pre_norm/{scale,bias} [D] (pre_norm)
         blocks/i/norm1/{scale,bias} [D], blocks/i/attn/{query,key,value,out}/{kernel [D, D], bias [D] (attn_biases)}
         blocks/i/attn/{query_norm,key_norm}/{scale,bias} [D / heads] (qk_norm), blocks/i/layer_scale1/scale [D] (layer_scale)
         blocks/i/norm2/{scale,bias} [D] (unless parallel), blocks/i/mlp/gate/{kernel [D, M], bias [M]} (swiglu)
         blocks/i/mlp/fc1/{kernel [D, M], bias [M]}, .../fc2/{kernel [M, D], bias [D]}, blocks/i/layer_scale2/scale [D]
-        norm/{scale,bias} [D]
+        norm/{scale,bias} [D], or pool_norm/{scale,bias} [D] (pooling gap_norm)
         pool/{probe [1, 1, D], attn/..., norm/..., mlp/...} (pooling map; the shapes of a block)
         pre_logits/{kernel [D, R], bias [R]} (where pre_logits is given)
-        head/{kernel [R, K], bias [K] (head_bias)} (where num_classes is given), head_dist/... (distilled)
+        head/{kernel [R, K], of token_gap [2 D, K], bias [K] (head_bias)} (where num_classes is given), head_dist/... (distilled)
         .../lora_a [in, rank], .../lora_b [rank, out] beside every kernel [in, out] that is adapted (lora)
     """
 
@@ -98,7 +98,9 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     mlp_dim: int
     num_classes: int | None  # None: no head, the model's output are its features
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels; fixes the grid of learned positions
-    pooling: str = "token"  # gap: mean of all patches; map: attention; first: first patch; none: every patch has logits
+    # gap: mean of all patches, gap_norm: before the last norm; token_gap: the class token, then that mean; map: attention;
+    # first: first patch; none: every patch has logits
+    pooling: str = "token"
     positions: str = "learned"  # added to the tokens, as are sincos2d; rotary: of queries and keys, in every block
     cls_position: bool = True  # False, in big_vision: positions are added to the patches only
     pre_logits: int | None = None  # width of a dense layer with tanh before the head
@@ -135,7 +137,12 @@ class ViTConfig(Patches, transformer.BlocksConfig):
     @property
     def feature_width(self) -> int:
         """Number of features before the head; of a distilled one, of both heads together."""
-        return self.pre_logits or self.width * (1 + self.distilled)
+        return self.head_width * (1 + self.distilled)
+
+    @property
+    def head_width(self) -> int:
+        """Rows of the head's kernel."""
+        return self.pre_logits or self.width * (1 + (self.pooling == "token_gap"))
 
     @property
     def after_training(self) -> "ViTConfig":
@@ -171,16 +178,16 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         if not self.stem_bias:
             del shapes["stem/bias"]
         shapes |= norm("embed_norm", self.width) if "post" in self.patch_norms else {}
-        tokens = {"cls": self.pooling == "token", "dist": int(self.distilled), "registers": self.registers}
+        tokens = {"cls": self.has_cls, "dist": int(self.distilled), "registers": self.registers}
         shapes |= {name: (1, int(count), self.width) for name, count in tokens.items() if count}
         if self.positions == "learned":
             shapes["pos_embedding"] = (1, self.num_positions, self.width)
         shapes |= norm("pre_norm", self.width) if self.pre_norm else {}
-        shapes |= transformer.blocks(self) | norm("norm", self.width)
+        shapes |= transformer.blocks(self) | norm("norm" if self.norm_first else "pool_norm", self.width)
         shapes |= transformer.attention_pool(self.width, self.mlp_dim) if self.pooling == "map" else {}
         shapes |= dense("pre_logits", self.width, self.pre_logits) if self.pre_logits else {}
         for name in ("head", "head_dist") if self.distilled else ("head",):
-            shapes |= transformer.head(self.pre_logits or self.width, self.num_classes, self.head_bias, name)
+            shapes |= transformer.head(self.head_width, self.num_classes, self.head_bias, name)
         return shapes | (self.lora.shapes(shapes) if self.lora else {})
 
 
@@ -197,11 +204,13 @@ def check(config: ViTConfig) -> None:
         )
     if config.distilled and (config.pooling != "token" or config.pre_logits):
         raise UserError("A distilled ViT has pooling 'token' and no pre_logits; leave these away, or distilled.")
+    if config.pooling == "token_gap" and config.pre_logits:
+        raise UserError("A ViT with pooling 'token_gap' has no pre_logits; leave these away.")
     if config.register_positions and not config.registers:
         raise UserError("A ViT without registers has no positions for them; leave register_positions away.")
     if min(config.grid) < 1:
         raise UserError(f"An image of {config.image_size} pixels is smaller than one patch of {config.patch_size}.")
-    config.check_patches()
+    check_patches(config)
 
 
 PATCH_NORMS = {"pre": "image_norm", "post": "embed_norm"}
@@ -272,7 +281,7 @@ def infer(seen: Seen) -> ViTConfig:
     heads = seen.num_heads or seen.facts.get("num_heads")
     heads = heads or published_heads(width, depth, mlp_dim, swiglu="blocks/0/mlp/gate/kernel" in shapes)
     sizes = {"patch_size": tuple(patch_size), "width": width, "depth": depth, "num_heads": heads, "mlp_dim": mlp_dim}
-    pooling = "map" if "pool/probe" in shapes else "token" if "cls" in shapes else seen.facts.get("pooling", "gap")
+    pooling = infer_pooling(seen, width)
     sizes |= {"num_classes": seen.num_classes, "pooling": pooling, "backbone": backbone}
     sizes |= {"pre_logits": shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None}
     sizes |= {"stem_bias": "stem/bias" in shapes, "pre_norm": "pre_norm/scale" in shapes}
@@ -296,6 +305,16 @@ def infer(seen: Seen) -> ViTConfig:
     prefix = ("cls" in shapes) + sizes["distilled"], sizes["registers"]
     grid = infer_grid(count, prefix, tuple(patch_size), stride, image_size)
     return ViTConfig(**sizes | seen.computes | grid)
+
+
+def infer_pooling(seen: Seen, width: int) -> str:
+    """How features become of tokens, as far as names and shapes tell it."""
+    shapes = seen.shapes
+    if "cls" in shapes:
+        return "token_gap" if shapes.get("head/kernel", (width,))[0] == 2 * width else "token"
+    if "pool/probe" in shapes:
+        return "map"
+    return "gap_norm" if "pool_norm/scale" in shapes else seen.facts.get("pooling", "gap")
 
 
 def infer_parts(shapes: Shapes) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def cannot_hold(table: Table, config: ModelConfig) -> str | None:
         return f"{in_words(within_it(config))} within it, only {in_words(parts(table))}"
     for field, allowed in table.holds.items():
         value = getattr(config, field)
-        if field == "cls_position" and config.pooling != "token" or field == "head_bias" and config.num_classes is None:
+        if field == "cls_position" and not config.has_cls or field == "head_bias" and config.num_classes is None:
             continue
         if value not in allowed:
             return f"{field} {value!r}, only {' or '.join(map(repr, allowed))}"

@@ -50,8 +50,6 @@ NAMES = (  # pattern of an array's name -> what holds such, what to do
     (r"convnext|conv_dw|dwconv|stages\.\d+\.blocks\.\d+\.gamma", "a ConvNeXt", OTHER),
     (r"layers\.\d+\.blocks\.\d+\.attn\.relative|swin", "a Swin Transformer", OTHER),
     (r"relative_position_bias|gamma_[12]$", "a ViT with relative positions (BEiT)", OTHER),
-    (r"^fc_norm\.", "a ViT that normalises after its pooling (`fc_norm`), which no ViT here does",
-     "take one whose `norm` is before it"),
     (r"running_mean$|moving_mean", "a network with batch norm, such as a ResNet of torchvision", OTHER),
     (r"lm_head|self_attn|wte\.|word_embeddings|down_blocks|up_blocks", "a model of language or of another kind", OTHER),
 )  # fmt: skip

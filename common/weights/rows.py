@@ -10,6 +10,7 @@ import numpy as np
 from common.models.family import Arrays, Config
 from common.weights.layouts import Shape, contiguous, layout
 
+ZEROS = ""  # in the place of a name of ours
 MAX_BLOCKS = 1000  # of a stacked file, whose number of blocks is a length that it declares
 Numbers = dict[str, str]  # {"block": "3"} or {"stage": "1", "unit": "2"}: what stands for the braces of a template
 
@@ -18,14 +19,21 @@ class Row(NamedTuple):
     """One array of a file: its name, the canonical parameters that it holds, and how they lie in it."""
 
     theirs: str
-    ours: tuple[str, ...]
+    ours: tuple[str, ...]  # ZEROS where the file has zeros that are none of our parameters
     layout: str
     stacked: bool
     num_heads: int | None  # where the layout splits an axis into heads
 
     def below(self, ours: str, theirs: str) -> "Row":
         """The same row in the table of a parent."""
-        return self._replace(theirs=f"{theirs}{self.theirs}", ours=tuple(f"{ours}/{name}" for name in self.ours))
+        return self._replace(
+            theirs=f"{theirs}{self.theirs}", ours=tuple(name and f"{ours}/{name}" for name in self.ours)
+        )
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Our parameters in it."""
+        return tuple(name for name in self.ours if name != ZEROS)
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """The shape in the file, from those of our parameters."""
@@ -35,7 +43,9 @@ class Row(NamedTuple):
         return (one[0] * len(self.ours), *one[1:]) if len(self.ours) > 1 else one
 
     def to_there(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """The array of the file, contiguous."""
+        """The array of the file, contiguous, of our parameters in it."""
+        given = iter(arrays)
+        arrays = [np.zeros_like(arrays[0]) if name == ZEROS else next(given) for name in self.ours]
         parts = [layout(self.layout).to_there(array, self.num_heads) for array in arrays]
         if len(parts) == 1 and not self.stacked:
             return contiguous(parts[0])
@@ -47,8 +57,8 @@ class Row(NamedTuple):
     def to_here(self, array: np.ndarray, shapes: dict[str, Shape]) -> Arrays:
         """Our parameters, contiguous."""
         parts = array if self.stacked else np.split(array, len(self.ours)) if len(self.ours) > 1 else [array]
-        here = [layout(self.layout).to_here(part).reshape(shapes[name]) for name, part in zip(self.ours, parts)]
-        return {name: contiguous(part) for name, part in zip(self.ours, here)}
+        named = [(name, part) for name, part in zip(self.ours, parts, strict=True) if name != ZEROS]
+        return {name: contiguous(layout(self.layout).to_here(part).reshape(shapes[name])) for name, part in named}
 
 
 class Template:
@@ -82,7 +92,7 @@ class Template:
     def names(self, shape: Shape, numbers: dict[str, Any]) -> list[str]:
         """Our names in an array of `shape` with these numbers in its name."""
         blocks = range(shape[0]) if self.stacked else [numbers.get("block")]
-        return [name.format(**numbers | {"block": block}) for name in self.ours for block in blocks]
+        return [name.format(**numbers | {"block": block}) for name in self.ours if name != ZEROS for block in blocks]
 
     def shape_here(self, shape: Shape) -> tuple[Shape, dict[str, int]]:
         """(the shape of each of our parameters, {letter of the layout: length}) of an array of `shape`.
@@ -127,7 +137,7 @@ def slashed(ours: str, theirs: str, rows: tuple, joint: str = "/") -> tuple:
     """Rows of a part of a model, whose names there are joined by slashes."""
 
     def within(names):
-        return f"{ours}/{names}" if isinstance(names, str) else tuple(f"{ours}/{name}" for name in names)
+        return f"{ours}/{names}" if isinstance(names, str) else tuple(name and f"{ours}/{name}" for name in names)
 
     return tuple((within(row[0]), f"{theirs}{joint}{row[1]}", *row[2:]) for row in rows)
 

@@ -248,7 +248,8 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
     UserError where files contradict the arrays: not as many names as classes, or another pooling.
     """
     pooling = config.pooling
-    if facts.recorded is None and facts.fields.get("pooling", pooling) != pooling:
+    told = facts.fields.get("pooling", pooling)
+    if facts.recorded is None and timm_config.POOLED.get(told, told) != timm_config.POOLED.get(pooling, pooling):
         raise UserError(
             f"{path} has {'a' if pooling == 'token' else 'no'} class token and its config.json has global_pool "
             f"{timm_config.POOLED[facts.fields['pooling']]!r}, which is not computed of such a model (only "

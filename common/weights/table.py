@@ -2,7 +2,7 @@
 
 A row is (ours, theirs, layout). In the names, `{block}` counts the blocks of a transformer or Mixer, `{cell}` ours of a
 ResNet and `{stage}`, `{unit}` theirs. Several of our parameters in one row are one array there, joined along its first
-axis; a row whose `{block}` stands in our name only holds the parameters of all blocks, stacked along a new first axis.
+axis, with zeros where a name is empty; a row whose `{block}` stands in our name only holds the parameters of all blocks, stacked along a new first axis.
 
 Tables compose: `prefixed(table, "backbone", "patch_embed.backbone.")` is the table of a child (common/models/family.py),
 whose names stand below those prefixes here and there; it counts the child's blocks, not its parent's.
@@ -109,7 +109,7 @@ class Table:
 
     def to_published(self, arrays: Arrays, config: Config) -> Arrays:
         """The arrays of a file; `arrays` is emptied on the way, so that both take the memory of one."""
-        return {row.theirs: row.to_there([arrays.pop(name) for name in row.ours]) for row in self.rows(config)}
+        return {row.theirs: row.to_there([arrays.pop(name) for name in row.parameters]) for row in self.rows(config)}
 
     def from_published(self, published: Arrays, config: Config, channels: int = 3) -> Arrays:
         """The inverse of `to_published`, which empties `published`; canonical order."""

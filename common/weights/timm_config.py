@@ -29,7 +29,7 @@ KNOWN = {
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init",
     "fix_init", "layers", "channels", "width_factor", "stem_chs", "num_blocks", "nlhb", "zero_init_last", "device",
     "dtype", "features_only", "exportable", "scriptable", "cache_dir", "num_reg_tokens", "qkv_fused",
-    "pos_embed_grid_size",
+    "pos_embed_grid_size", "swiglu_mlp", "swiglu_align_to",
 }  # fmt: skip
 # Others change what is computed of the same arrays: what this project computes.
 COMPUTED = {
@@ -43,8 +43,9 @@ COMPUTED = {
     "pos_embed_ar_preserving": (False,), "pos_embed_use_grid_sample": (False,), "embed_proj_type": ("linear",),
     "patchify_channels_last": (True,), "attn_type": ("standard",), "input_norm_layer": (None,),
 }  # fmt: skip
+FINE_TUNED_TOKEN = "gap_norm", 1, True  # pooling, registers and their positions: a class token that nothing pools
 POOLING = {"token": "token", "avg": "gap", "map": "map"}
-POOLED = {ours: theirs for theirs, ours in POOLING.items()}
+POOLED = {ours: theirs for theirs, ours in POOLING.items()} | {"gap_norm": "avg"}
 HYBRIDS = {  # num_units -> the architecture whose backbone it is
     (): "vit_tiny_r_s16_p8_224",
     (2, 2, 2, 2): "vit_small_r26_s32_224",
@@ -196,7 +197,8 @@ def describe_modern(config: ViTConfig) -> tuple[str, dict[str, Any]]:
     """See `describe`, of a DINOv3, of one with a gated MLP, or of a distilled one."""
     if config.rotary:
         own = {"num_reg_tokens": config.registers, "qkv_bias": "query" in config.attn_biases}
-        return "vit_small_patch16_dinov3", arguments(config) | own
+        own |= {"swiglu_align_to": 1} if config.mlp_dim % 8 else {}
+        return f"vit_small_{'plus_' if config.swiglu else ''}patch16_dinov3", arguments(config) | own
     if config.swiglu:  # its first layer holds both
         return "vit_giant_patch14_dinov2", arguments(config) | of_vits(config) | {
             "mlp_ratio": 2 * config.mlp_dim / config.width
@@ -227,12 +229,13 @@ def arguments(config: ViTConfig) -> dict[str, Any]:
 
 def of_vits(config: ViTConfig) -> dict[str, Any]:
     """What a `VisionTransformer` may have."""
-    facts = {"class_token": config.pooling == "token", "fc_norm": False}
+    idle = FINE_TUNED_TOKEN == (config.pooling, config.registers, config.register_positions)
+    facts = {"class_token": config.has_cls or idle, "fc_norm": not config.norm_first}
     facts["no_embed_class"] = not (
         config.cls_position if config.num_cls else config.register_positions or not config.registers
     )
     parts = {
-        "reg_tokens": config.registers,
+        "reg_tokens": config.registers * (not idle),
         "qk_norm": config.qk_norm,
         "init_values": 1e-5 if config.layer_scale else None,
     }

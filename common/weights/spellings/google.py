@@ -99,7 +99,7 @@ ONE_PATCH = {"kernel_size": (None,)}  # no FlexiViT
 LEARNED = {"positions": ("learned",), "cls_position": (True,)} | OF_CLIP | ONE_PATCH
 CLASS_TOKEN = {"pooling": ("token",)} | LEARNED
 VISION_TRANSFORMER = {"pooling": ("token", "gap", "none")} | LEARNED
-BIG_VISION = {"cls_position": (False,)} | OF_CLIP
+BIG_VISION = {"pooling": ("token", "gap", "map", "first", "none"), "cls_position": (False,)} | OF_CLIP
 NAFLEX = BIG_VISION | {"naflex": (True,), "square": (True,), "patch_norms": ((), ("pre",), ("post",), ("pre", "post"))}
 BIG_VISION_FILE = {"aliases": (*IMAGE, *OLD_POSITIONS), "ignored": STATE}
 

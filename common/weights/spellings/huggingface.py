@@ -2,7 +2,7 @@
 
     huggingface          ViT, DeiT, the encoder of ViTMAE, DINOv2 and DINOv3 in the names that every version saves and loads;
                          BiT; SigLIP, CLIP, their towers alone, and BERT
-    huggingface_v5       ViT and DeiT in the names that modules bear since version 5
+    huggingface_v5       ViT, DeiT and DINOv2 in the names that modules bear since version 5
     huggingface_siglip2  SigLIP 2 in the names of `Siglip2Model`, which takes images as rows of patches; the published ones
                          of a fixed resolution are a `SiglipModel`
 
@@ -59,15 +59,25 @@ DINOV2_BLOCK = (
     *SCALES,
 )
 GATED = (*fused(("mlp/gate", "mlp/fc1"), "mlp.weights_in"), *dotted("mlp/fc2", "mlp.weights_out", DENSE))
-DINOV3_BLOCK = (
+DINOV2_BLOCK_V5 = (
     *dotted("norm1", "norm1", NORM),
     *(row for row in BLOCK_V5 if row[0].startswith("attn/")),
     *dotted("norm2", "norm2", NORM),
     *SCALES,
+)
+SPLIT_GATE = (
     *dotted("mlp/gate", "mlp.gate_proj", DENSE),
     *dotted("mlp/fc1", "mlp.up_proj", DENSE),
     *dotted("mlp/fc2", "mlp.down_proj", DENSE),
 )
+PLAIN_MLP = dotted("mlp", "mlp", MLP)
+DINOV2_BLOCKS = (  # (spelling, rows, whether the MLP is gated)
+    ("huggingface", (*DINOV2_BLOCK, *PLAIN_MLP), False),
+    ("huggingface", (*DINOV2_BLOCK, *GATED), True),
+    ("huggingface_v5", (*DINOV2_BLOCK_V5, *PLAIN_MLP), False),
+    ("huggingface_v5", (*DINOV2_BLOCK_V5, *SPLIT_GATE), True),
+)
+DINOV3_BLOCK = (*DINOV2_BLOCK_V5, *SPLIT_GATE)  # the layers of a plain MLP have two of the three names
 
 
 def vit_rows(block: str, rows: tuple, root: str = "vit.") -> tuple:
@@ -113,9 +123,12 @@ DEIT = VIT | {
     "ignored": r"^deit\.pooler\.|^deit\.embeddings\.mask_token$|^decoder\.",
 }
 TOKEN_AS_REGISTER = VIT["holds"] | {"registers": (1,), "register_positions": (True,)}
-DINOV2 = VIT["holds"] | {"num_classes": (None,), "layer_scale": (True,), "registers": AtLeast(0)}
+OF_DINOV2 = VIT["holds"] | {"layer_scale": (True,)}
+DINOV2 = OF_DINOV2 | {"num_classes": (None,), "registers": AtLeast(0)}
+DINOV2_HEAD = OF_DINOV2 | {"has_head": (True,), "pooling": ("token_gap",)}
+DINOV2_ROOTS = ((r"^dinov2(_with_registers)?\.", ""),)
 DINOV2_FILE = {
-    "aliases": ((r"^dinov2(_with_registers)?\.", ""),), "ignored": r"^embeddings\.mask_token$",
+    "ignored": r"^(\w+\.)?embeddings\.mask_token$",
     "computes": {"gelu": "erf", "layer_norm_epsilon": 1e-6},
 }  # fmt: skip
 DINOV3 = DINOV2 | {
@@ -254,13 +267,17 @@ TABLES = (
             (deit_rows(block, parts, False), DEIT | {"holds": TOKEN_AS_REGISTER}),
         )
     ),
-    Table(
-        "huggingface", ViTConfig, vit_rows("encoder.layer.{block}", (*DINOV2_BLOCK, *dotted("mlp", "mlp", MLP)), ""),
-        holds=DINOV2, **DINOV2_FILE,
-    ),
-    Table(
-        "huggingface", ViTConfig, vit_rows("encoder.layer.{block}", (*DINOV2_BLOCK, *GATED), ""),
-        holds=DINOV2 | {"swiglu": (True,)}, **DINOV2_FILE,
+    *(
+        Table(
+            spelling, ViTConfig, vit_rows("encoder.layer.{block}", rows, root), holds=holds | {"swiglu": (gated,)},
+            aliases=aliases, **DINOV2_FILE,
+        )
+        for spelling, rows, gated in DINOV2_BLOCKS
+        for root, holds, aliases in (
+            ("", DINOV2, DINOV2_ROOTS),
+            ("dinov2.", DINOV2_HEAD | {"registers": (0,)}, ()),
+            ("dinov2_with_registers.", DINOV2_HEAD | {"registers": AtLeast(1)}, ()),
+        )
     ),
     Table(
         "huggingface", ViTConfig, DINOV3_ROWS, holds=DINOV3, ignored=r"^embeddings\.mask_token$",

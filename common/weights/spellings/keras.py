@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.models.families import parse_config
+from common.models.family import Shapes
 from common.system.errors import UserError
 
 RECORD = "vars/bit_zoo"
@@ -54,13 +55,21 @@ def attribute(found: re.Match, datasets: dict[str, Any]) -> str:
     norms = {int(other[2] or 0) for name in datasets if (other := LISTED.match(name)) and other[1] == "layer_norm"}
     if found[1] == "layer_norm" and int(found[2] or 0) != max(norms, default=0):
         return "pre_norm"
+    if found[1] == "layer_norm" and "pool_norm/scale" in own_shapes(datasets):
+        return "pool_norm"
     return ATTRIBUTES.get(found[1], found[0])
+
+
+def own_shapes(datasets: dict[str, Any]) -> Shapes:
+    """The shapes of the model that the record states; none without a record."""
+    if RECORD not in datasets or datasets[RECORD].nbytes > MOST:
+        return {}
+    return parse_config(json.loads(bytes(datasets[RECORD][()]))["config"], RECORD).own_shapes()
 
 
 def own_names(datasets: dict[str, Any]) -> tuple[str, ...]:
     """The names of the arrays that the model itself has, in the order in which it makes them."""
-    if RECORD in datasets and datasets[RECORD].nbytes <= MOST:
-        shapes = parse_config(json.loads(bytes(datasets[RECORD][()]))["config"], RECORD).own_shapes()
+    if shapes := own_shapes(datasets):
         return tuple(name for name in OWN if name in shapes)
     has_token = datasets["vars/0"].shape[1:2] == (1,)  # a class token is one position long, and comes first
     return ("cls", "pos_embedding") if has_token else ("pos_embedding",)

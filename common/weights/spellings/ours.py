@@ -22,6 +22,7 @@ def both(*names: str) -> tuple:
 
 NORMS = (
     "pre_norm",
+    "pool_norm",
     "image_norm",
     "embed_norm",
     "blocks/{block}/attn/query_norm",

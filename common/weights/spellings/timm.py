@@ -45,15 +45,15 @@ GATED_BLOCK = (
     *fused(("mlp/gate", "mlp/fc1"), "mlp.fc1"),
     *dotted("mlp/fc2", "mlp.fc2", DENSE),
 )
-DINOV3_BLOCK = (
+DINOV3_PARTS = (
     *NORMS_AND_OUT,
     (tuple(f"attn/{part}/kernel" for part in ("query", "key", "value")), "attn.qkv.weight", "IO -> OI"),
     ("attn/query/bias", "attn.q_bias"),
     ("attn/value/bias", "attn.v_bias"),
     ("layer_scale1/scale", "gamma_1"),
     ("layer_scale2/scale", "gamma_2"),
-    *dotted("mlp", "mlp", MLP),
 )
+SPLIT_GATE = (*dotted("gate", "fc1_g", DENSE), *dotted("fc1", "fc1_x", DENSE), *dotted("fc2", "fc2", DENSE))
 POOL = (
     ("probe", "latent"),
     *dotted("attn/query", "q", DENSE),
@@ -74,6 +74,7 @@ def vit_rows(block: tuple, registers: str = "reg_token") -> tuple:
         *dotted("stem", "patch_embed.proj", PATCHES),
         *dotted("blocks/{block}", "blocks.{block}", block),
         *dotted("norm", "norm", NORM),
+        *dotted("pool_norm", "fc_norm", NORM),
         *dotted("pool", "attn_pool", POOL),
         *dotted("head", "head", DENSE),
         *dotted("head_dist", "head_dist", DENSE),
@@ -81,6 +82,7 @@ def vit_rows(block: tuple, registers: str = "reg_token") -> tuple:
 
 
 VIT = vit_rows(BLOCK)
+FINE_TUNED = tuple(("registers", "cls_token") if row[0] == "registers" else row for row in VIT if row[0] != "cls")
 NAFLEX = (
     *(row for row in VIT if row[1].startswith(("blocks.", "norm.", "attn_pool.", "head."))),
     ("pos_embedding", "embeds.pos_embed", "1(YX)D -> 1YXD"),
@@ -118,11 +120,16 @@ MIXER = (
 
 OTHERS = r"^mask_token$|^decoder_"  # of what facebook trained as an autoencoder, or to predict
 ERF = {"gelu": "erf", "layer_norm_epsilon": 1e-6}
-HOLDS = {"pooling": ("token", "gap", "map"), "positions": ("learned",), "pre_logits": (None,)} | OF_CLIP | ONE_PATCH
+HOLDS = (
+    {"pooling": ("token", "gap", "map", "gap_norm"), "positions": ("learned",), "pre_logits": (None,)}
+    | OF_CLIP
+    | ONE_PATCH
+)
 MODERN = HOLDS | {  # but for qk_norm, what DeiT III, DINOv2 and its like have
     "layer_scale": (False, True), "qk_norm": (False, True), "attn_biases": (BIASED, ("out",)),
     "registers": AtLeast(0), "register_positions": (False, True), "mixed_positions": (False,), "cls_position": (True, False),
 }  # fmt: skip
+POOLED_TOKEN = MODERN | {"pooling": ("gap_norm",), "registers": (1,), "register_positions": (True,)}  # and no patch
 DISTILLED = HOLDS | {"pooling": ("token",), "cls_position": (True,), "distilled": (True,)}
 DINOV3 = MODERN | {
     "pooling": ("token",), "positions": ("rotary",), "qk_norm": (False,), "layer_scale": (True,),
@@ -148,12 +155,16 @@ BACKBONES = (
 
 TABLES = (
     Table("timm", ResNetConfig, BIT, computes=BIT_COMPUTES, first_unit=0),
+    Table("timm", ViTConfig, FINE_TUNED, holds=POOLED_TOKEN, computes=ERF),
     Table("timm", ViTConfig, VIT, holds=MODERN, computes=ERF, ignored=OTHERS),
     Table("timm", ViTConfig, vit_rows(GATED_BLOCK), holds=MODERN | {"swiglu": (True,)}, computes=ERF),
     Table("timm", ViTConfig, VIT, holds=DISTILLED, computes=ERF),
-    Table(
-        "timm", ViTConfig, vit_rows(DINOV3_BLOCK), holds=DINOV3,
-        computes=ERF | {"layer_norm_epsilon": 1e-5, "positions": "rotary"},
+    *(
+        Table(
+            "timm", ViTConfig, vit_rows((*DINOV3_PARTS, *dotted("mlp", "mlp", mlp))), holds=DINOV3 | {"swiglu": (gated,)},
+            computes=ERF | {"layer_norm_epsilon": 1e-5, "positions": "rotary"},
+        )
+        for mlp, gated in ((MLP, False), (SPLIT_GATE, True))
     ),
     Table("timm", ViTConfig, NAFLEX, holds=OF_NAFLEX, computes={"gelu": "tanh", "layer_norm_epsilon": 1e-6, "naflex": True}),
     Table("timm", ViTConfig, CLIP, holds=OF_CLIPS, computes=ERF | {"layer_norm_epsilon": 1e-5}),
