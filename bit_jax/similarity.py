@@ -25,8 +25,8 @@ def sigmoid(zimg: Array, ztxt: Array, t: Array, b: Array, devices: Devices, chun
     That is softplus(logit), less the logit itself in a pair. SigLIP, https://arxiv.org/abs/2303.15343.
     """
     pairs = jnp.exp(t) * (zimg * ztxt).sum(1) + b  # [B]
-    losses = by_chunks(sum_of_softplus, zimg, devices.all_rows(ztxt), t, b, chunk).sum(0)
-    return (losses - pairs).mean()
+    (losses,) = by_chunks(sum_of_softplus, zimg, devices.all_rows(ztxt), t, b, chunk)
+    return (losses.sum(0) - pairs).mean()
 
 
 def softmax(zimg: Array, ztxt: Array, t: Array, b: Array | None, devices: Devices, chunk: int = 0) -> Array:
@@ -35,56 +35,70 @@ def softmax(zimg: Array, ztxt: Array, t: Array, b: Array | None, devices: Device
     `b` would change nothing and takes no part. CLIP, https://arxiv.org/abs/2103.00020.
     """
     pairs, none = jnp.exp(t) * (zimg * ztxt).sum(1), jnp.zeros_like(t)
-    among_texts = by_chunks(logsumexp, zimg, devices.all_rows(ztxt), t, none, chunk)
-    among_images = by_chunks(logsumexp, ztxt, devices.all_rows(zimg), t, none, chunk)
-    return ((logsumexp(among_texts.T) + logsumexp(among_images.T)) / 2 - pairs).mean()
+    of_images, of_texts = by_chunks(logsumexps, zimg, devices.all_rows(ztxt), t, none, chunk)
+    among_texts, among_images = jax.nn.logsumexp(of_images, 0), of_texts.reshape(-1)
+    return ((among_texts + among_images) / 2 - pairs).mean()
 
 
 SIMILARITIES = {"sigmoid": sigmoid, "softmax": softmax}
 
 
-def sum_of_softplus(logits: Array) -> Array:
+def sum_of_softplus(logits: Array) -> tuple[Array]:
     """[B] of [B, C]."""
-    return jax.nn.softplus(logits).sum(1)
+    return (jax.nn.softplus(logits).sum(1),)
 
 
-def logsumexp(logits: Array) -> Array:
-    """[B] of [B, C]."""
-    return jax.nn.logsumexp(logits, 1)
+def logsumexps(logits: Array) -> tuple[Array, Array]:
+    """[B], [C] of [B, C]."""
+    return jax.nn.logsumexp(logits, 1), jax.nn.logsumexp(logits, 0)
+
+
+def softplus_slopes(logits: Array, slopes: Array) -> Array:
+    """[B, C]: the gradient for logits [B, C] of `sum_of_softplus`, of what its own is [B]."""
+    return jax.nn.sigmoid(logits) * slopes[:, None]
+
+
+def logsumexps_slopes(logits: Array, of_rows: Array, of_columns: Array) -> Array:
+    """[B, C]: the gradient for logits [B, C] of `logsumexps`, of what theirs are [B], [C]."""
+    return jax.nn.softmax(logits, 1) * of_rows[:, None] + jax.nn.softmax(logits, 0) * of_columns
 
 
 product = functools.partial(jnp.matmul, precision=HIGHEST)
 WIDTH = 128  # of the part of a gradient that is added at a time: XLA adds no product to an array in its place
-SLOPES = {sum_of_softplus: jax.nn.sigmoid, logsumexp: lambda logits: jax.nn.softmax(logits, 1)}  # for each logit
+SLOPES = {sum_of_softplus: softplus_slopes, logsumexps: logsumexps_slopes}
 
 
-def by_chunks(reduce: Callable[[Array], Array], rows: Array, columns: Array, t: Array, b: Array, chunk: int) -> Array:
-    """What `reduce` makes of the logits of rows [B, E] and each `chunk` of columns [C, E]: [C / chunk, B]; of all at 0."""
+def by_chunks(
+    reduce: Callable[[Array], tuple[Array, ...]], rows: Array, columns: Array, t: Array, b: Array, chunk: int
+) -> tuple[Array, ...]:
+    """What `reduce` makes of the logits of rows [B, E] and each `chunk` of columns [C, E]: [C / chunk, ...]; of all at 0."""
     if not chunk:
-        return reduce(product(rows, (jnp.exp(t) * columns).T) + b)[None]
+        return tuple(found[None] for found in reduce(product(rows, (jnp.exp(t) * columns).T) + b))
     return chunks(reduce, rows, columns.reshape(-1, chunk, columns.shape[1]), t, b)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def chunks(reduce: Callable[[Array], Array], rows: Array, columns: Array, t: Array, b: Array) -> Array:
+def chunks(reduce: Callable, rows: Array, columns: Array, t: Array, b: Array) -> tuple[Array, ...]:
     """`by_chunks` of columns [N, chunk, E], of which only one chunk's logits live at a time, for the gradients as well."""
     return lax.map(lambda part: reduce(product(rows, (jnp.exp(t) * part).T) + b), columns)
 
 
-def chunks_forward(reduce: Callable[[Array], Array], *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
+def chunks_forward(reduce: Callable, *arrays: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """`chunks`, and what its gradients need."""
     return chunks(reduce, *arrays), arrays
 
 
-def chunks_backward(reduce: Callable[[Array], Array], arrays: tuple[Array, ...], slopes: Array) -> tuple[Array, ...]:
+def chunks_backward(reduce: Callable, arrays: tuple[Array, ...], slopes: tuple[Array, ...]) -> tuple[Array, ...]:
     """The gradients of `chunks` for each array."""
     rows, columns, t, b = arrays
     width = math.gcd(rows.shape[1], WIDTH)
 
-    def add(sums: tuple[Array, Array, Array], given: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], Array]:
-        (to_rows, to_t, to_b), (slope, part) = sums, given
+    def add(
+        sums: tuple[Array, Array, Array], given: tuple[tuple[Array, ...], Array]
+    ) -> tuple[tuple[Array, Array, Array], Array]:
+        (to_rows, to_t, to_b), (slopes, part) = sums, given
         part = jnp.exp(t) * part
-        to_logits = SLOPES[reduce](product(rows, part.T) + b) * slope[:, None]
+        to_logits = SLOPES[reduce](product(rows, part.T) + b, *slopes)
         narrow = part.reshape(len(part), -1, width)
         add_narrow = lambda k, to_rows: to_rows.at[:, k].add(product(to_logits, narrow[:, k]))
         to_rows = lax.fori_loop(0, narrow.shape[1], add_narrow, to_rows)

@@ -23,8 +23,8 @@ def sigmoid(zimg: Tensor, ztxt: Tensor, t: Tensor, b: Tensor, devices: Devices, 
     That is softplus(logit), less the logit itself in a pair. SigLIP, https://arxiv.org/abs/2303.15343.
     """
     pairs = t.exp() * (zimg * ztxt).sum(1) + b  # [B]
-    losses = by_chunks(sum_of_softplus, zimg, devices.all_rows(ztxt), t, b, chunk).sum(0)
-    return (losses - pairs).mean()
+    (losses,) = by_chunks(sum_of_softplus, zimg, devices.all_rows(ztxt), t, b, chunk)
+    return (losses.sum(0) - pairs).mean()
 
 
 def softmax(zimg: Tensor, ztxt: Tensor, t: Tensor, b: Tensor | None, devices: Devices, chunk: int = 0) -> Tensor:
@@ -33,33 +33,43 @@ def softmax(zimg: Tensor, ztxt: Tensor, t: Tensor, b: Tensor | None, devices: De
     `b` would change nothing and takes no part. CLIP, https://arxiv.org/abs/2103.00020.
     """
     pairs, none = t.exp() * (zimg * ztxt).sum(1), torch.zeros_like(t)
-    among_texts = by_chunks(logsumexp, zimg, devices.all_rows(ztxt), t, none, chunk)
-    among_images = by_chunks(logsumexp, ztxt, devices.all_rows(zimg), t, none, chunk)
-    return ((among_texts.logsumexp(0) + among_images.logsumexp(0)) / 2 - pairs).mean()
+    of_images, of_texts = by_chunks(logsumexps, zimg, devices.all_rows(ztxt), t, none, chunk)
+    among_texts, among_images = of_images.logsumexp(0), devices.all_rows(of_texts.reshape(1, -1)).logsumexp(0)
+    return (among_texts.mean() + among_images.mean()) / 2 - pairs.mean()
 
 
 SIMILARITIES = {"sigmoid": sigmoid, "softmax": softmax}
 
 
-def sum_of_softplus(logits: Tensor) -> Tensor:
+def sum_of_softplus(logits: Tensor) -> tuple[Tensor]:
     """[B] of [B, C]."""
-    return -F.logsigmoid(-logits).sum(1)  # F.softplus is off by 2e-9 above 20, where it returns the logit
+    return (-F.logsigmoid(-logits).sum(1),)  # F.softplus is off by 2e-9 above 20, where it returns the logit
 
 
-def logsumexp(logits: Tensor) -> Tensor:
-    """[B] of [B, C]."""
-    return logits.logsumexp(1)
+def logsumexps(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[B], [C] of [B, C]."""
+    return logits.logsumexp(1), logits.logsumexp(0)
 
 
-SLOPES = {sum_of_softplus: torch.sigmoid, logsumexp: lambda logits: logits.softmax(1)}  # of the sum for each logit
+def softplus_slopes(logits: Tensor, slopes: Tensor) -> Tensor:
+    """[B, C]: the gradient for logits [B, C] of `sum_of_softplus`, of what its own is [B]."""
+    return logits.sigmoid() * slopes[:, None]
+
+
+def logsumexps_slopes(logits: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    """[B, C]: the gradient for logits [B, C] of `logsumexps`, of what theirs are [B], [C]."""
+    return logits.softmax(1) * of_rows[:, None] + logits.softmax(0) * of_columns
+
+
+SLOPES = {sum_of_softplus: softplus_slopes, logsumexps: logsumexps_slopes}
 
 
 def by_chunks(
-    reduce: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor, t: Tensor, b: Tensor, chunk: int
-) -> Tensor:
-    """What `reduce` makes of the logits of rows [B, E] and each `chunk` of columns [C, E]: [C / chunk, B]; of all at 0."""
+    reduce: Callable[[Tensor], tuple[Tensor, ...]], rows: Tensor, columns: Tensor, t: Tensor, b: Tensor, chunk: int
+) -> tuple[Tensor, ...]:
+    """What `reduce` makes of the logits of rows [B, E] and each `chunk` of columns [C, E]: [C / chunk, ...]; of all at 0."""
     if not chunk:
-        return reduce(rows @ (t.exp() * columns).T + b)[None]
+        return tuple(found[None] for found in reduce(rows @ (t.exp() * columns).T + b))
     return Chunks.apply(reduce, rows, columns, t, b, chunk)
 
 
@@ -69,19 +79,20 @@ class Chunks(torch.autograd.Function):
     @staticmethod
     def forward(
         context: Any, reduce: Callable, rows: Tensor, columns: Tensor, t: Tensor, b: Tensor, chunk: int
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         context.save_for_backward(rows, columns, t, b)
         context.reduce, context.chunk = reduce, chunk
-        return torch.stack([reduce(rows @ (t.exp() * part).T + b) for part in columns.split(chunk)])
+        found = [reduce(rows @ (t.exp() * part).T + b) for part in columns.split(chunk)]
+        return tuple(map(torch.stack, zip(*found)))
 
     @staticmethod
-    def backward(context: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, t, b = context.saved_tensors
         to_rows, to_columns = torch.zeros_like(rows), torch.empty_like(columns)
         to_t, to_b = torch.zeros_like(t), torch.zeros_like(b)
-        for slope, part, to_part in zip(slopes, columns.split(context.chunk), to_columns.split(context.chunk)):
+        for part, to_part, *own in zip(columns.split(context.chunk), to_columns.split(context.chunk), *slopes):
             part = t.exp() * part
-            to_logits = SLOPES[context.reduce](rows @ part.T + b) * slope[:, None]
+            to_logits = SLOPES[context.reduce](rows @ part.T + b, *own)
             to_rows.addmm_(to_logits, part)
             torch.mm(to_logits.T, rows, out=to_part)
             to_t += (to_part * part).sum()

@@ -45,6 +45,7 @@ OTHERWISE = {  # what else is not the same in all three, and why
     "Each framework has a way of its own to state a gradient.": {
         "similarity.py:Chunks", "similarity.py:Chunks.call", "similarity.py:Chunks.backward", "similarity.py:chunks",
         "similarity.py:chunks_forward", "similarity.py:chunks_backward", "similarity.py:product", "similarity.py:WIDTH",
+        "similarity.py:HEIGHT", "similarity.py:by_chunks", "similarity.py:logits_of_pairs", "similarity.py:slopes_of_products",
     },
     "Exported programs are modules of the framework.": {
         "exporters.py:Exported", "exporters.py:Exported.__init__", "exporters.py:Exported.call",

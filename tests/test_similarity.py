@@ -41,6 +41,18 @@ def test_losses_and_gradients_equal_the_original(engine, chunk):
         assert_golden(on_first(engine.name, loss, chunk, golden_values()), file, title)
 
 
+def test_gradients_added_in_blocks_equal_the_original(engine, monkeypatch):
+    """JAX and TensorFlow add a gradient block by block, of which the other tests have one."""
+    module = importlib.import_module(f"{engine.name}.similarity")
+    blocks = {"HEIGHT": 3, "WIDTH": 4}.keys() & vars(module).keys()
+    if not blocks:
+        pytest.skip("PyTorch adds a product to a tensor in its place.")
+    for name in blocks:
+        monkeypatch.setattr(module, name, {"HEIGHT": 3, "WIDTH": 4}[name])
+    for file, loss, title in CASES:
+        assert_golden(on_first(engine.name, loss, CHUNKS[1], golden_values()), file, title)
+
+
 def test_a_pair_that_is_left_out_is_a_masked_pair(engine):
     """`bidirectional_contrastive_loss` masks rows and columns; its mean has 1e-8 below, beside the number of pairs."""
     expected, values = golden("bidirectional_contrastive_loss"), golden_values()
