@@ -11,17 +11,18 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax import weights as engine_weights
+from bit_jax.decoder import Decoder
 from bit_jax.devices import Devices, FirstDevice
 from bit_jax.model import Model
 from bit_jax.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import DOWNLOADS, ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
 list_models = zoo.list_models
-MODELS = {**TOWERS, TwoTowersConfig: TwoTowers}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder}
 
 
 def build(

@@ -121,13 +121,13 @@ class GroupNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
 
-    def __init__(self, width: int, *, epsilon: float):
-        self.scale, self.bias = nnx.Param(jnp.zeros(width)), nnx.Param(jnp.zeros(width))
+    def __init__(self, width: int, *, epsilon: float, bias: bool = True):
+        self.scale, self.bias = nnx.Param(jnp.zeros(width)), nnx.Param(jnp.zeros(width)) if bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: Array) -> Array:  # [..., D]
-        normed = standardize(x.astype(self.scale.dtype), (-1,), self.epsilon)
-        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
+        normed = standardize(x.astype(self.scale.dtype), (-1,), self.epsilon) * self.scale[...]
+        return (normed if self.bias is None else normed + self.bias[...]).astype(x.dtype)
 
 
 class Dense(nnx.Module):
@@ -189,10 +189,12 @@ class TokenEmbedding(nnx.Module):
 class Mlp(nnx.Module):
     """Two dense layers with a GELU, or with `gated` swish(gate) * (SwiGLU), and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False):
+    def __init__(
+        self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False, bias: bool = True
+    ):  # fmt: skip
         self.gate = Dense(width, mlp_dim) if gated else None
-        self.fc1 = Dense(width, mlp_dim)
-        self.fc2 = Dense(mlp_dim, width)
+        self.fc1 = Dense(width, mlp_dim, bias=bias)
+        self.fc2 = Dense(mlp_dim, width, bias=bias)
         self.gelu, self.dropout = gelu, dropout
 
     def __call__(self, x: Array, seeds: Array | None = None) -> Array:  # [B, L, D]
@@ -205,14 +207,17 @@ class Attention(nnx.Module):
 
     `visible` is False for tokens that none attends to (Keras has a use of its own for what is called mask). `biases` are
     the layers that have one; with `norm`, its epsilon, the queries and keys of each head are normalised; `rotation` then
-    turns those of the last tokens (`rotated`).
+    turns those of the last tokens (`rotated`). Keys and values are of tokens of `seen_width`, by default the same.
     """
 
     def __init__(
         self, width: int, num_heads: int, *, causal: bool = False, biases: tuple[str, ...] = ATTENTION,
-        norm: float | None = None,
+        norm: float | None = None, seen_width: int | None = None,
     ):  # fmt: skip
-        self.query, self.key, self.value, self.out = (Dense(width, width, bias=part in biases) for part in ATTENTION)
+        widths = {"key": seen_width or width, "value": seen_width or width}
+        self.query, self.key, self.value, self.out = (
+            Dense(widths.get(part, width), width, bias=part in biases) for part in ATTENTION
+        )
         self.query_norm, self.key_norm = (
             LayerNorm(width // num_heads, epsilon=norm) if norm else None for _ in range(2)
         )
@@ -220,27 +225,35 @@ class Attention(nnx.Module):
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
     def __call__(self, queries: Array, x: Array, visible: Array | None = None, rotation: Array | None = None) -> Array:
-        query, key, value = *self.compared(queries, x, rotation), self.by_head(self.value(x))
         mask = None if visible is None else visible[:, None, None]
-        mask = jnp.tri(x.shape[1], dtype=bool) if self.causal else mask
-        heads = attend(query, key, value, mask)
-        return self.out(heads.reshape(queries.shape))
+        return self.look(queries, *self.keys_and_values(x, rotation), mask, rotation)
+
+    def keys_and_values(self, x: Array, rotation: Array | None = None) -> tuple[Array, Array]:
+        """Keys and values [B, L, N, K] of tokens [B, L, D]."""
+        key, value = self.by_head(self.key(x)), self.by_head(self.value(x))
+        return rotated(self.key_norm(key) if self.key_norm else key, rotation), value
+
+    def look(
+        self, queries: Array, key: Array, value: Array, mask: Array | None = None, rotation: Array | None = None
+    ) -> Array:
+        """What tokens [B, Q, D] find among keys and values [B, L, N, K]; a mask broadcasts to [B, N, Q, L]."""
+        query = self.asked(queries, rotation)
+        mask = jnp.tri(key.shape[1], dtype=bool) if self.causal else mask
+        return self.out(attend(query, key, value, mask).reshape(queries.shape))
+
+    def asked(self, queries: Array, rotation: Array | None) -> Array:
+        """Queries [B, Q, N, K] of tokens [B, Q, D]."""
+        query = self.by_head(self.query(queries))
+        return rotated(self.query_norm(query) if self.query_norm else query, rotation)
 
     def by_head(self, values: Array) -> Array:
-        """[B, L, D] as [B, L, N, K]."""
+        """[B, L, D] -> [B, L, N, K]."""
         return values.reshape(*values.shape[:2], self.num_heads, -1)
 
-    def compared(self, queries: Array, x: Array, rotation: Array | None) -> tuple[Array, Array]:
-        """Queries [B, Q, N, K] and keys [B, L, N, K], normalised and turned."""
-        query, key = self.by_head(self.query(queries)), self.by_head(self.key(x))
-        if self.query_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        return rotated(query, rotation), rotated(key, rotation)
-
-    def shares(self, queries: Array, x: Array, visible: Array | None, rotation: Array | None, asked: slice) -> Array:
-        """[B, N, asked, L]: what part of the attention of some of the queries each token has, in every head."""
-        query, key = self.compared(queries, x, rotation)
-        query, key = query[:, asked].swapaxes(1, 2), key.swapaxes(1, 2)
+    def shares(self, queries: Array, x: Array, visible: Array | None, rotation: Array | None, some: slice) -> Array:
+        """[B, N, some, L]: what part of the attention of some of the queries each token has, in every head."""
+        query, key = self.asked(queries, rotation), self.keys_and_values(x, rotation)[0]
+        query, key = query[:, some].swapaxes(1, 2), key.swapaxes(1, 2)
         return attention_weights(query, key, None if visible is None else visible[:, None, None])
 
 

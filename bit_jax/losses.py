@@ -119,8 +119,31 @@ def contrastive(models: dict[str, Model], batch: dict[str, Array], recipe: Recip
     return sum(losses) / len(losses), {"temperature": jnp.exp(t)[0], "bias": b[0]}
 
 
+def captioning(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
+    """The mean over texts of the mean cross-entropy of their tokens that are `counted`."""
+    model, tokens = models["model"], batch["tokens"]
+    logits = model(mixed(batch, model), tokens, batch.get("parallel"), batch.get("masked"))
+    return per_text(logits, tokens, batch["counted"], recipe.task.label_smoothing)[0].mean(), {}
+
+
+def per_text(logits: Array, tokens: Array, counted: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
+    """(mean, sum) [B] of the cross-entropies of tokens [B, L] that are `counted`, bool [B, L]; of none, 0.
+
+    Smoothing spreads a part of a token over the others. Source: `weighted_softmax_xent` of big_vision's `utils.py`.
+    """
+    logs = jax.nn.log_softmax(logits)
+    right = jnp.take_along_axis(logs, tokens[:, :, None], 2)[:, :, 0]
+    losses = -(1 - label_smoothing) * right
+    if label_smoothing:
+        losses = losses - label_smoothing / (logs.shape[2] - 1) * (logs.sum(2) - right)
+    weights = counted.astype(losses.dtype)
+    total = (losses * weights).sum(1)
+    return total / jnp.maximum(weights.sum(1), 2e-38), total
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
+    "captioning": captioning,
 }

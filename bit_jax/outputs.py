@@ -4,13 +4,14 @@ import functools
 from collections.abc import Callable
 
 import jax
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
-from bit_jax.losses import cross_entropy, mixed, noise, teachers, written
+from bit_jax.losses import cross_entropy, mixed, noise, per_text, teachers, written
 from bit_jax.maps import attention_map, patch_features, token_features
 from bit_jax.model import Model
+from bit_jax.writing import write
 from common.recipes.task import Loss, Task
 
 PROBABILITIES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}  # of each class
@@ -97,6 +98,36 @@ def tokens(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dic
     return {"features": token_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
 
 
+def likelihoods(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns [B]: loss, a text's mean cross-entropy; nll, the sum; num_tokens, which of its tokens count; mask."""
+    model, tokens, counted = models["model"], batch["tokens"], batch["counted"]
+    loss, nll = per_text(model(mixed(batch, model), tokens), tokens, counted)
+    wide = jnp.promote_types(loss.dtype, jnp.float32)
+    columns = {"loss": loss.astype(wide), "nll": nll.astype(wide), "num_tokens": counted.sum(1)}
+    return columns | {"mask": batch["mask"]}
+
+
+def text_scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: scores [B, T], the log-likelihoods of T texts, tokens [B, T, L], for an image; mask."""
+    model = models["model"]
+    image = model.look_at(model.encode(mixed(batch, model)))
+
+    def rated(text: tuple[Array, Array]) -> Array:
+        tokens, counted = text
+        return -per_text(model.decode(image, tokens), tokens, counted)[1]
+
+    texts = batch["texts"].swapaxes(0, 1), batch["texts_counted"].swapaxes(0, 1)  # one after the other
+    return {"scores": lax.map(rated, texts).T, "mask": batch["mask"]}
+
+
+def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
+    model = models["model"]
+    encoded = model.encode(mixed(batch, model))
+    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task, batch.get("draws"))
+    return {"tokens": tokens, "score": scores, "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
     "scores": scores,
     "matches": matches,
@@ -106,4 +137,7 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str
     "patch_maps": patch_maps,
     "pooled": pooled,
     "tokens": tokens,
+    "likelihoods": likelihoods,
+    "text_scores": text_scores,
+    "captions": captions,
 }

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from bit_pytorch import optim
 from bit_pytorch import weights as engine_weights
+from bit_pytorch.decoder import Decoder
 from bit_pytorch.devices import Devices, FirstDevice
 from bit_pytorch.model import Model
 from bit_pytorch.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import DOWNLOADS, ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups, trained
 
 list_models = zoo.list_models
-MODELS = {**TOWERS, TwoTowersConfig: TwoTowers}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder}
 
 
 def build(

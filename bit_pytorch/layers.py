@@ -130,11 +130,13 @@ class TokenEmbedding(nn.Module):
 class Mlp(nn.Module):
     """Two dense layers with a GELU, or with `gated` swish(gate) * (SwiGLU), and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False):
+    def __init__(
+        self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False, bias: bool = True
+    ):  # fmt: skip
         super().__init__()
         self.gate = Dense(width, mlp_dim) if gated else None
-        self.fc1 = Dense(width, mlp_dim)
-        self.fc2 = Dense(mlp_dim, width)
+        self.fc1 = Dense(width, mlp_dim, bias=bias)
+        self.fc2 = Dense(mlp_dim, width, bias=bias)
         self.gelu, self.dropout = gelu, dropout
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
@@ -147,15 +149,18 @@ class Attention(nn.Module):
 
     `visible` is False for tokens that none attends to (Keras has a use of its own for what is called mask). `biases` are
     the layers that have one; with `norm`, its epsilon, the queries and keys of each head are normalised; `rotation` then
-    turns those of the last tokens (`rotated`).
+    turns those of the last tokens (`rotated`). Keys and values are of tokens of `seen_width`, by default the same.
     """
 
     def __init__(
         self, width: int, num_heads: int, *, causal: bool = False, biases: tuple[str, ...] = ATTENTION,
-        norm: float | None = None,
+        norm: float | None = None, seen_width: int | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.query, self.key, self.value, self.out = (Dense(width, width, bias=part in biases) for part in ATTENTION)
+        widths = {"key": seen_width or width, "value": seen_width or width}
+        self.query, self.key, self.value, self.out = (
+            Dense(widths.get(part, width), width, bias=part in biases) for part in ATTENTION
+        )
         self.query_norm, self.key_norm = (LayerNorm(width // num_heads, norm) if norm else None for _ in range(2))
         self.num_heads, self.causal = num_heads, causal
 
@@ -163,28 +168,37 @@ class Attention(nn.Module):
     def forward(
         self, queries: Tensor, x: Tensor, visible: Tensor | None = None, rotation: Tensor | None = None
     ) -> Tensor:
-        query, key, value = *self.compared(queries, x, rotation), self.by_head(self.value(x))
         mask = None if visible is None else visible[:, None, None]
+        return self.look(queries, *self.keys_and_values(x, rotation), mask, rotation)
+
+    def keys_and_values(self, x: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, N, L, K] of tokens [B, L, D]."""
+        key, value = self.by_head(self.key(x)), self.by_head(self.value(x))
+        return rotated(self.key_norm(key) if self.key_norm else key, rotation), value
+
+    def look(
+        self, queries: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        """What tokens [B, Q, D] find among keys and values [B, N, L, K]; a mask broadcasts to [B, N, Q, L]."""
+        query = self.asked(queries, rotation)
         heads = F.scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))
 
+    def asked(self, queries: Tensor, rotation: Tensor | None) -> Tensor:
+        """Queries [B, N, Q, K] of tokens [B, Q, D]."""
+        query = self.by_head(self.query(queries))
+        return rotated(self.query_norm(query) if self.query_norm else query, rotation)
+
     def by_head(self, values: Tensor) -> Tensor:
-        """[B, L, D] as [B, N, L, K]."""
+        """[B, L, D] -> [B, N, L, K]."""
         return values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def compared(self, queries: Tensor, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Queries [B, N, Q, K] and keys [B, N, L, K], normalised and turned."""
-        query, key = self.by_head(self.query(queries)), self.by_head(self.key(x))
-        if self.query_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        return rotated(query, rotation), rotated(key, rotation)
-
     def shares(
-        self, queries: Tensor, x: Tensor, visible: Tensor | None, rotation: Tensor | None, asked: slice
+        self, queries: Tensor, x: Tensor, visible: Tensor | None, rotation: Tensor | None, some: slice
     ) -> Tensor:
-        """[B, N, asked, L]: what part of the attention of some of the queries each token has, in every head."""
-        query, key = self.compared(queries, x, rotation)
-        weights = query[:, :, asked] @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        """[B, N, some, L]: what part of the attention of some of the queries each token has, in every head."""
+        query, key = self.asked(queries, rotation), self.keys_and_values(x, rotation)[0]
+        weights = query[:, :, some] @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         return (weights if visible is None else weights.where(visible[:, None, None], -torch.inf)).softmax(-1)
 
 

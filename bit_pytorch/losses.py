@@ -126,8 +126,31 @@ def contrastive(models: dict[str, Model], batch: dict[str, Tensor], recipe: Reci
     return sum(losses) / len(losses), {"temperature": t.exp()[0], "bias": b[0]}
 
 
+def captioning(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean over texts of the mean cross-entropy of their tokens that are `counted`."""
+    model, tokens = models["model"], batch["tokens"]
+    logits = model(mixed(batch, model), tokens, batch.get("parallel"), batch.get("masked"))
+    return per_text(logits, tokens, batch["counted"], recipe.task.label_smoothing)[0].mean(), {}
+
+
+def per_text(logits: Tensor, tokens: Tensor, counted: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(mean, sum) [B] of the cross-entropies of tokens [B, L] that are `counted`, bool [B, L]; of none, 0.
+
+    Smoothing spreads a part of a token over the others. Source: `weighted_softmax_xent` of big_vision's `utils.py`.
+    """
+    logs = logits.log_softmax(2)
+    right = logs.gather(2, tokens[:, :, None].long())[:, :, 0]
+    losses = -(1 - label_smoothing) * right
+    if label_smoothing:
+        losses = losses - label_smoothing / (logs.shape[2] - 1) * (logs.sum(2) - right)
+    weights = counted.to(losses.dtype)
+    total = (losses * weights).sum(1)
+    return total / weights.sum(1).clamp(min=2e-38), total
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
+    "captioning": captioning,
 }

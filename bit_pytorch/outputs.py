@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
-from bit_pytorch.losses import cross_entropy, mixed, noise, teachers, written
+from bit_pytorch.losses import cross_entropy, mixed, noise, per_text, teachers, written
 from bit_pytorch.maps import attention_map, patch_features, token_features
 from bit_pytorch.model import Model
+from bit_pytorch.writing import write
 from common.recipes.task import Loss, Task
 
 PROBABILITIES = {"softmax": lambda logits: logits.softmax(1), "sigmoid": torch.sigmoid}  # of each class
@@ -92,6 +93,32 @@ def tokens(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> di
     return {"features": token_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
 
 
+def likelihoods(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns [B]: loss, a text's mean cross-entropy; nll, the sum; num_tokens, which of its tokens count; mask."""
+    model, tokens, counted = models["model"], batch["tokens"], batch["counted"]
+    loss, nll = per_text(model(mixed(batch, model), tokens), tokens, counted)
+    return {"loss": loss.double(), "nll": nll.double(), "num_tokens": counted.sum(1), "mask": batch["mask"]}
+
+
+def text_scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: scores [B, T], the log-likelihoods of T texts, tokens [B, T, L], for an image; mask."""
+    model = models["model"]
+    image = model.look_at(model.encode(mixed(batch, model)))
+    found = [
+        -per_text(model.decode(image, tokens), tokens, counted)[1]
+        for tokens, counted in zip(batch["texts"].unbind(1), batch["texts_counted"].unbind(1))
+    ]
+    return {"scores": torch.stack(found, 1), "mask": batch["mask"]}
+
+
+def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
+    model = models["model"]
+    encoded = model.encode(mixed(batch, model))
+    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task, batch.get("draws"))
+    return {"tokens": tokens.int(), "score": scores.double(), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
@@ -101,4 +128,7 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "patch_maps": patch_maps,
     "pooled": pooled,
     "tokens": tokens,
+    "likelihoods": likelihoods,
+    "text_scores": text_scores,
+    "captions": captions,
 }

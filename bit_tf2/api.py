@@ -10,18 +10,19 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2 import weights as engine_weights
+from bit_tf2.decoder import Decoder
 from bit_tf2.devices import Devices, FirstDevice
 from bit_tf2.keras_model import PRECISIONS, checked_policy, construct
 from bit_tf2.model import Model
 from bit_tf2.two_towers import TOWERS, TwoTowers
 from common import weights as common_weights
 from common import zoo
-from common.models import DOWNLOADS, ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
 list_models = zoo.list_models
-MODELS = {**TOWERS, TwoTowersConfig: TwoTowers}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder}
 
 
 def build(

@@ -145,17 +145,18 @@ class GroupNorm(Layer):
 class LayerNorm(Layer):
     """Layer norm over the last axis, in the type of its parameters (https://arxiv.org/abs/1607.06450)."""
 
-    def __init__(self, width: int, *, epsilon: float, **kwargs):
+    def __init__(self, width: int, *, epsilon: float, bias: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.scale = self.add_weight((width,), "zeros", name="scale")
-        self.bias = self.add_weight((width,), "zeros", name="bias")
+        self.bias = self.add_weight((width,), "zeros", name="bias") if bias else None
         self.epsilon = epsilon
 
     def call(self, x: Tensor) -> Tensor:  # [..., D]
         values = tf.cast(x, self.dtype)
         values -= tf.reduce_mean(values, -1, keepdims=True)
         variance = tf.reduce_mean(tf.square(values), -1, keepdims=True)  # stable: of deviations
-        return tf.cast(values * tf.math.rsqrt(variance + self.epsilon) * self.scale + self.bias, x.dtype)
+        values = values * tf.math.rsqrt(variance + self.epsilon) * self.scale
+        return tf.cast(values if self.bias is None else values + self.bias, x.dtype)
 
 
 @registered
@@ -224,11 +225,14 @@ class TokenEmbedding(Layer):
 class Mlp(Layer):
     """Two dense layers with a GELU, or with `gated` swish(gate) * (SwiGLU), and dropout between them."""
 
-    def __init__(self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False, **kwargs):
+    def __init__(
+        self, width: int, mlp_dim: int, *, gelu: str, dropout: float = 0.0, gated: bool = False, bias: bool = True,
+        **kwargs,
+    ):  # fmt: skip
         super().__init__(**kwargs)
         self.gate = Dense(width, mlp_dim) if gated else None
-        self.fc1 = Dense(width, mlp_dim)
-        self.fc2 = Dense(mlp_dim, width)
+        self.fc1 = Dense(width, mlp_dim, bias=bias)
+        self.fc2 = Dense(mlp_dim, width, bias=bias)
         self.gelu, self.dropout = gelu, dropout
 
     def call(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:  # [B, L, D]
@@ -242,15 +246,19 @@ class Attention(Layer):
 
     `visible` is False for tokens that none attends to (Keras has a use of its own for what is called mask). `biases` are
     the layers that have one; with `norm`, its epsilon, the queries and keys of each head are normalised; `rotation` then
-    turns those of the last tokens (`rotated`). TensorFlow has no fused kernel.
+    turns those of the last tokens (`rotated`). Keys and values are of tokens of `seen_width`, by default the same.
+    TensorFlow has no fused kernel.
     """
 
     def __init__(
         self, width: int, num_heads: int, *, causal: bool = False, biases: tuple[str, ...] = ATTENTION,
-        norm: float | None = None, **kwargs,
+        norm: float | None = None, seen_width: int | None = None, **kwargs,
     ):  # fmt: skip
         super().__init__(**kwargs)
-        self.query, self.key, self.value, self.out = (Dense(width, width, bias=part in biases) for part in ATTENTION)
+        widths = {"key": seen_width or width, "value": seen_width or width}
+        self.query, self.key, self.value, self.out = (
+            Dense(widths.get(part, width), width, bias=part in biases) for part in ATTENTION
+        )
         self.query_norm, self.key_norm = (
             LayerNorm(width // num_heads, epsilon=norm) if norm else None for _ in range(2)
         )
@@ -258,23 +266,22 @@ class Attention(Layer):
 
     # [B, Q, D], [B, L, D], [B, L], [2, B or 1, P, K] -> [B, Q, D]
     def call(self, queries: Tensor, x: Tensor, visible: Tensor | None = None, rotation: Tensor | None = None) -> Tensor:
-        query, key, value = *self.compared(queries, x, rotation), self.by_head(self.value(x))
         mask = None if visible is None else visible[:, None, None]
-        mask = tf.linalg.band_part(tf.ones((x.shape[1], x.shape[1]), tf.bool), -1, 0) if self.causal else mask
+        return self.look(queries, *self.keys_and_values(x, rotation), mask, rotation)
+
+    def keys_and_values(self, x: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, N, L, K] of tokens [B, L, D]."""
+        key, value = self.by_head(self.key(x)), self.by_head(self.value(x))
+        return rotated(self.key_norm(key) if self.key_norm else key, rotation), value
+
+    def look(
+        self, queries: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        """What tokens [B, Q, D] find among keys and values [B, N, L, K]; a mask broadcasts to [B, N, Q, L]."""
+        query = self.asked(queries, rotation)
+        mask = tf.linalg.band_part(tf.ones((key.shape[2], key.shape[2]), tf.bool), -1, 0) if self.causal else mask
         heads = tf.matmul(tf.cast(self.attention_weights(query, key, mask), value.dtype), value)
         return self.out(tf.reshape(tf.transpose(heads, (0, 2, 1, 3)), (-1, *queries.shape[1:])))
-
-    def by_head(self, values: Tensor) -> Tensor:
-        """[B, L, D] as [B, N, L, K]."""
-        heads = tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads))
-        return tf.transpose(heads, (0, 2, 1, 3))
-
-    def compared(self, queries: Tensor, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Queries [B, N, Q, K] and keys [B, N, L, K], normalised and turned."""
-        query, key = self.by_head(self.query(queries)), self.by_head(self.key(x))
-        if self.query_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        return rotated(query, rotation), rotated(key, rotation)
 
     def attention_weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         """The softmax, at least in float32, of scaled products of queries and keys [B, N, L, K]: [B, N, Q, L]."""
@@ -284,12 +291,22 @@ class Attention(Layer):
         weights = weights if mask is None else tf.where(mask, weights, tf.constant(-math.inf, weights.dtype))
         return tf.nn.softmax(weights)
 
+    def asked(self, queries: Tensor, rotation: Tensor | None) -> Tensor:
+        """Queries [B, N, Q, K] of tokens [B, Q, D]."""
+        query = self.by_head(self.query(queries))
+        return rotated(self.query_norm(query) if self.query_norm else query, rotation)
+
+    def by_head(self, values: Tensor) -> Tensor:
+        """[B, L, D] -> [B, N, L, K]."""
+        heads = tf.reshape(values, (-1, values.shape[1], self.num_heads, values.shape[2] // self.num_heads))
+        return tf.transpose(heads, (0, 2, 1, 3))
+
     def shares(
-        self, queries: Tensor, x: Tensor, visible: Tensor | None, rotation: Tensor | None, asked: slice
+        self, queries: Tensor, x: Tensor, visible: Tensor | None, rotation: Tensor | None, some: slice
     ) -> Tensor:
-        """[B, N, asked, L]: what part of the attention of some of the queries each token has, in every head."""
-        query, key = self.compared(queries, x, rotation)
-        return self.attention_weights(query[:, :, asked], key, None if visible is None else visible[:, None, None])
+        """[B, N, some, L]: what part of the attention of some of the queries each token has, in every head."""
+        query, key = self.asked(queries, rotation), self.keys_and_values(x, rotation)[0]
+        return self.attention_weights(query[:, :, some], key, None if visible is None else visible[:, None, None])
 
 
 @registered

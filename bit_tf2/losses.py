@@ -118,8 +118,31 @@ def contrastive(models: dict[str, Model], batch: dict[str, Tensor], recipe: Reci
     return sum(losses) / len(losses), {"temperature": tf.exp(t)[0], "bias": b[0]}
 
 
+def captioning(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean over texts of the mean cross-entropy of their tokens that are `counted`."""
+    model, tokens = models["model"], batch["tokens"]
+    logits = model(mixed(batch, model), tokens, batch.get("parallel"), batch.get("masked"))
+    return tf.reduce_mean(per_text(logits, tokens, batch["counted"], recipe.task.label_smoothing)[0]), {}
+
+
+def per_text(logits: Tensor, tokens: Tensor, counted: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """(mean, sum) [B] of the cross-entropies of tokens [B, L] that are `counted`, bool [B, L]; of none, 0.
+
+    Smoothing spreads a part of a token over the others. Source: `weighted_softmax_xent` of big_vision's `utils.py`.
+    """
+    logs = tf.nn.log_softmax(logits)
+    right = tf.gather(logs, tokens, axis=2, batch_dims=2)
+    losses = -(1 - label_smoothing) * right
+    if label_smoothing:
+        losses = losses - label_smoothing / (logs.shape[2] - 1) * (tf.reduce_sum(logs, 2) - right)
+    weights = tf.cast(counted, losses.dtype)
+    total = tf.reduce_sum(losses * weights, 1)
+    return total / tf.maximum(tf.reduce_sum(weights, 1), 2e-38), total
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
+    "captioning": captioning,
 }

@@ -6,9 +6,10 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
-from bit_tf2.losses import cross_entropy, mixed, noise, teachers, written
+from bit_tf2.losses import cross_entropy, mixed, noise, per_text, teachers, written
 from bit_tf2.maps import attention_map, patch_features, token_features
 from bit_tf2.model import Model
+from bit_tf2.writing import write
 from common.recipes.task import Loss, Task
 
 PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}  # of each class
@@ -94,6 +95,36 @@ def tokens(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> di
     return {"features": token_features(model, mixed(batch, model), **noise(batch)), "mask": batch["mask"]}
 
 
+def likelihoods(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns [B]: loss, a text's mean cross-entropy; nll, the sum; num_tokens, which of its tokens count; mask."""
+    model, tokens, counted = models["model"], batch["tokens"], batch["counted"]
+    loss, nll = per_text(model(mixed(batch, model), tokens), tokens, counted)
+    columns = {"loss": tf.cast(loss, tf.float64), "nll": tf.cast(nll, tf.float64)}
+    return columns | {"num_tokens": tf.reduce_sum(tf.cast(counted, tf.int32), 1), "mask": batch["mask"]}
+
+
+def text_scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: scores [B, T], the log-likelihoods of T texts, tokens [B, T, L], for an image; mask."""
+    model = models["model"]
+    image = model.look_at(model.encode(mixed(batch, model)))
+
+    def rated(text: tuple[Tensor, Tensor]) -> Tensor:
+        tokens, counted = text
+        return -per_text(model.decode(image, tokens), tokens, counted)[1]
+
+    texts = [tf.transpose(batch[name], (1, 0, 2)) for name in ("texts", "texts_counted")]  # one after the other
+    found = tf.map_fn(rated, texts, parallel_iterations=1, fn_output_signature=model.dtype)
+    return {"scores": tf.transpose(found), "mask": batch["mask"]}
+
+
+def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
+    model = models["model"]
+    encoded = model.encode(mixed(batch, model))
+    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task, batch.get("draws"))
+    return {"tokens": tokens, "score": tf.cast(scores, tf.float64), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
@@ -103,4 +134,7 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "patch_maps": patch_maps,
     "pooled": pooled,
     "tokens": tokens,
+    "likelihoods": likelihoods,
+    "text_scores": text_scores,
+    "captions": captions,
 }

@@ -4,6 +4,7 @@ import numpy as np
 
 from common.models import (
     BertConfig,
+    DecoderConfig,
     MixerConfig,
     ModelConfig,
     ResNetConfig,
@@ -22,6 +23,7 @@ SIGLIP = ("huggingface", "huggingface_siglip2")
 TOWER = SMALL | {"num_classes": None}
 PARTS = {"layer_scale": True, "gelu": "erf"}
 TEXT = {"vocabulary": 11, "length": 7, "width": 16, "depth": 3, "num_heads": 2, "mlp_dim": 24, "num_classes": 32}
+WRITTEN = {name: size for name, size in TEXT.items() if name != "num_classes"}
 BERT = TEXT | {"width": 128}  # no other of so few has a number of heads that is known
 CLIP_IMAGE = {"stem_bias": False, "pre_norm": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
 CLIP_TEXT = {"pooling": "end", "causal": True, "head_bias": False, "gelu": "quick", "layer_norm_epsilon": 1e-5}
@@ -149,6 +151,11 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "vit_clip": (ViTConfig(**SMALL, **CLIP_IMAGE), ("huggingface",)),
     "vit_clip_features": (ViTConfig(**TOWER, **CLIP_IMAGE | {"head_bias": True}), ("huggingface", "timm")),
     "vit_clip_bias": (ViTConfig(**SMALL, **CLIP_IMAGE | {"head_bias": True}), ("timm",)),
+    "cappa": (
+        DecoderConfig(ViTConfig(**TOWER, pooling="none"), **WRITTEN, masked=True, bias=False),
+        ("big_vision",),
+    ),
+    "captioner": (DecoderConfig(ViTConfig(**TOWER, pooling="none", cls_position=False), **WRITTEN), ("big_vision",)),
     "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP, "open_clip")),
     "siglip_naflex": (
         TwoTowersConfig(ViTConfig(**TOWER, pooling="map", naflex=True), TextConfig(**TEXT)),

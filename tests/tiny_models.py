@@ -4,6 +4,7 @@ import numpy as np
 
 from common.models import (
     BertConfig,
+    DecoderConfig,
     MixerConfig,
     ModelConfig,
     ResNetConfig,
@@ -44,6 +45,12 @@ TEXTS = {  # models that take texts, and what they are made of
         False,
     ),
     "clippo": TwoTowersConfig(ViTConfig(**VIT, num_classes=16, pooling="map"), None, False),
+}
+WRITTEN = {name: size for name, size in TEXT.items() if name != "num_classes"}
+WRITERS = {  # models that write texts
+    "cappa": DecoderConfig(
+        ViTConfig(**VIT, num_classes=None, pooling="none", cls_position=False), **WRITTEN, masked=True, bias=False
+    ),
 }
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
 

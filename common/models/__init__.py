@@ -1,6 +1,7 @@
 """Model families as frozen configurations, and the names under which models were published."""
 
 from common.models.bert import BertConfig
+from common.models.decoder import DecoderConfig
 from common.models.families import (
     FAMILIES,
     ModelConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "FAMILIES",
     "PACKAGED_WEIGHTS",
     "BertConfig",
+    "DecoderConfig",
     "MixerConfig",
     "ModelConfig",
     "PublishedModel",

@@ -89,7 +89,7 @@ class Config:
         """`own_shapes`, with the heads of attention on an axis of their own, as flax keeps them."""
         shapes = self.own_shapes()
         for name, shape in shapes.items():
-            layer = re.fullmatch(r"(?:.*/)?attn/(query|key|value|out)/(?:kernel|bias)", name)
+            layer = re.fullmatch(r"(?:.*/)?(?:cross_)?attn/(query|key|value|out)/(?:kernel|bias)", name)
             if layer and (layer[1] != "out" or len(shape) == 2):
                 axis = 0 if layer[1] == "out" else len(shape) - 1
                 shapes[name] = (*shape[:axis], self.num_heads, shape[axis] // self.num_heads, *shape[axis + 1 :])
@@ -108,6 +108,46 @@ class Config:
         for name, child in self.children.items():
             shapes |= within(name, child.parameter_shapes())
         return shapes | self.own_shapes()
+
+
+class WithImage:
+    """What a model with a tower `image` has of it: the size of the images, and what changes it."""
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images in pixels; None: any."""
+        return self.image.image_size
+
+    @property
+    def image_kernel(self) -> str:
+        """The parameter that takes the images."""
+        return f"image/{self.image.image_kernel}"
+
+    @property
+    def naflex(self) -> bool:
+        """Whether images keep their aspect ratio, as patches with coordinates."""
+        return self.image.naflex
+
+    def at(self, image_size: tuple[int, int]) -> Config:
+        """The same model for images of this height and width in pixels."""
+        return dataclasses.replace(self, image=self.image.at(image_size))
+
+    def as_published(self, published: Config) -> Config:
+        """The model that a file holds, whose image tower sees images as that of the published row does."""
+        known = isinstance(published, type(self))
+        return dataclasses.replace(self, image=self.image.as_published(published.image)) if known else self
+
+    def with_side(self, side: int | None) -> Config:
+        """The same model for square patches of `side` pixels; None: its own."""
+        return dataclasses.replace(self, image=self.image.with_side(side))
+
+    def fixed(self) -> Config:
+        """The model for patches of its own size alone."""
+        return dataclasses.replace(self, image=self.image.fixed())
+
+    def check_image(self, height: int, width: int) -> None:
+        """Raise UserError for images of another size than the positions are made for."""
+        self.image.check_image(height, width)
 
 
 @dataclasses.dataclass(frozen=True)

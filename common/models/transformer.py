@@ -24,9 +24,15 @@ class BlocksConfig(Config):
         return self.num_classes is not None
 
 
-def attention(name: str, width: int, biases: tuple[str, ...] = ATTENTION) -> Shapes:
-    """Four dense layers; the columns of query, key and value are ordered by head and then within it, like the rows of out."""
-    layers = [dense(f"{name}/{part}", width, width) for part in ATTENTION]
+def attention(
+    name: str, width: int, biases: tuple[str, ...] = ATTENTION, seen_width: int | None = None
+) -> Shapes:  # fmt: skip
+    """Four dense layers; the columns of query, key and value are ordered by head and then within it, like the rows of out.
+
+    Keys and values are of tokens of `seen_width`, by default the same width.
+    """
+    widths = {"key": seen_width or width, "value": seen_width or width}
+    layers = [dense(f"{name}/{part}", widths.get(part, width), width) for part in ATTENTION]
     shapes = {key: shape for layer in layers for key, shape in layer.items()}
     absent = {f"{name}/{part}/bias" for part in ATTENTION if part not in biases}
     return {key: shape for key, shape in shapes.items() if key not in absent}

@@ -8,14 +8,14 @@ from common.models.bert import VARIANTS as BERTS
 from common.models.bert import BertConfig
 from common.models.checks import FLAG, OPTIONAL, check_fields
 from common.models.draws import constant, lecun_normal
-from common.models.family import Config, Family, Shapes
+from common.models.family import Config, Family, Shapes, WithImage
 from common.models.text import TextConfig
 from common.models.vit import VIT_VARIANTS, ViTConfig
 from common.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoTowersConfig(Config):
+class TwoTowersConfig(WithImage, Config):
     """A tower for images and one for texts; without one for texts, the images' tower sees texts that are drawn (CLIPPO).
 
     What a tower makes, by its head or without one, is divided by its norm + 1e-8: an embedding. The similarity of image
@@ -46,42 +46,14 @@ class TwoTowersConfig(Config):
             )
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the images in pixels; None: any."""
-        return self.image.image_size
-
-    @property
-    def image_kernel(self) -> str:
-        """The parameter that takes the images."""
-        return f"image/{self.image.image_kernel}"
-
-    @property
     def num_patches(self) -> int:
         """Patches of an image, some of which training may leave out."""
         return self.image.num_patches
 
     @property
-    def naflex(self) -> bool:
-        """Whether images keep their aspect ratio, as patches with coordinates."""
-        return self.image.naflex
-
-    @property
     def width(self) -> int:
         """Width of the embeddings."""
         return width(self.image)
-
-    def at(self, image_size: tuple[int, int]) -> "TwoTowersConfig":
-        """The same model for images of this height and width in pixels."""
-        return dataclasses.replace(self, image=self.image.at(image_size))
-
-    def as_published(self, published: Config) -> "TwoTowersConfig":
-        """The model that a file holds, whose image tower sees images as that of the published row does."""
-        known = isinstance(published, TwoTowersConfig)
-        return dataclasses.replace(self, image=self.image.as_published(published.image)) if known else self
-
-    def with_side(self, side: int | None) -> "TwoTowersConfig":
-        """The same model for square patches of `side` pixels; None: its own."""
-        return dataclasses.replace(self, image=self.image.with_side(side))
 
     def as_naflex(self) -> "TwoTowersConfig":
         """The same model for images that keep their aspect ratio. Raises UserError where texts are images, too."""
@@ -89,19 +61,11 @@ class TwoTowersConfig(Config):
             raise UserError("The model sees texts as images of one size; leave --tokens and --token_lengths out.")
         return dataclasses.replace(self, image=self.image.as_naflex())
 
-    def fixed(self) -> "TwoTowersConfig":
-        """The model for patches of its own size alone."""
-        return dataclasses.replace(self, image=self.image.fixed())
-
     def with_classes(self, num_classes: int | None) -> "TwoTowersConfig":
         """This model. Raises UserError for classes, which it has none of."""
         if num_classes:
             raise UserError(f"An image-text model has no head for {num_classes} classes; give its classes as texts.")
         return self
-
-    def check_image(self, height: int, width: int) -> None:
-        """Raise UserError for images of another size than the positions are made for."""
-        self.image.check_image(height, width)
 
     def own_shapes(self) -> Shapes:
         """{canonical name: shape}."""

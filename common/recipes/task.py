@@ -91,8 +91,37 @@ class Contrastive:
             raise UserError(f"A recipe's first_temperature is {self.first_temperature}, expected more than 0.")
 
 
-Task = Classification | Distillation | Contrastive
-KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Distillation, Contrastive)}
+@dataclasses.dataclass(frozen=True)
+class Captioning:
+    """A text of an image is predicted token by token; CapPa (https://arxiv.org/abs/2306.07915) predicts some at once."""
+
+    name: ClassVar[str] = "captioning"
+    best: ClassVar[str] = "val/loss"
+    splits_batches: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = ("mixup", "dropout", "stochastic_depth")  # texts cannot be mixed; not built
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    label_smoothing: float = 0.0  # part of a token that is spread over the others
+    parallel: float = 0.0  # part of the texts whose tokens are predicted all at once, some of them hidden
+    masking_ratio: float = 1.0  # part of the tokens of such a text that are hidden
+    # How texts are written in evaluation; training does not depend on it.
+    beams: int = 1  # likeliest beginnings that are kept; 1: the likeliest token always follows
+    top_p: float = 0.0  # above 0, a token is drawn from the likeliest that have this share together
+    temperature: float = 1.0  # what logits are divided by before a token is drawn
+
+    def __post_init__(self):
+        check_choices(self, "A recipe's {}")
+        for name, low, high in (("label_smoothing", 0, 1), ("parallel", 0, 1), ("masking_ratio", 0, 1), ("top_p", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"A recipe's {name} is {getattr(self, name)}, expected {low} to {high}.")
+        if self.beams < 1 or not self.temperature > 0:
+            raise UserError(f"Texts have {self.beams} beams at temperature {self.temperature}, expected more than 0.")
+        if self.beams > 1 and self.top_p:
+            raise UserError(f"--beams {self.beams} keep what is likeliest and --top_p {self.top_p} draws; give one.")
+
+
+Task = Classification | Distillation | Contrastive | Captioning
+KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning)}
 
 
 def create_task(values: dict[str, Any]) -> Task:

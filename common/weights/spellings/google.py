@@ -8,6 +8,8 @@ modules of the families.
     big_vision                ViT, Mixer, `bit` (ResNet V1), `bit_paper` (BiT); with or without `params/` or `opt/target/`
     big_vision_scan           ... ViT, and the towers of image-text models, with the blocks stacked
 
+A model that writes holds its ViT below `encoder/` and its decoder below `decoder/` (`models/proj/cappa/cappa.py`).
+
 An image-text model holds its towers below `img/` and `txt/`, and `t` and `b` beside them; CLIPPO has no `txt/`. Towers are
 ViT, Mixer and ResNets as they are alone, text transformers, and the BERT of flaxformer. A file may hold one tower alone,
 with or without these prefixes.
@@ -16,7 +18,9 @@ Sources: `utils.py`, `models/vit.py`, `models/bit_paper.py` of google-research/b
 google-research/vision_transformer; `architectures/bert/bert.py` of google/flaxformer.
 """
 
-from common.models import BertConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig
+from common.models import (
+    BertConfig, DecoderConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig,
+)  # fmt: skip
 from common.models.vit import PLAIN
 from common.weights.rows import slashed
 from common.weights.spellings import bit, mixer, resnet_v1, vit
@@ -215,3 +219,26 @@ TABLES += tuple(
     if image.spelling == spelling and image.family in (ViTConfig, MixerConfig, ResNetV1Config, ResNetConfig)
 )  # fmt: skip
 TABLES += tuple(towers("vision_transformer_linen", LIT, TEXT[text]) for text in ("big_vision", "bert"))
+
+DECODER_BLOCK = (
+    ("norm1", "LayerNorm1", vit.NORM),
+    ("attn", "SelfAttn", vit.ATTENTION),
+    ("norm2", "LayerNorm2", vit.NORM),
+    ("cross_attn", "CrossAttn", vit.ATTENTION),
+    ("norm3", "LayerNorm3", vit.NORM),
+    ("mlp", "MLP", vit.MLP),
+)
+DECODER = (
+    ("stem/embedding", "decoder/EmbedTargets/embedding"),
+    ("pos_embedding", "pos_embedding_decoder"),
+    *parts("blocks/{block}", "decoder/EncDecBlock{block}", DECODER_BLOCK),
+    *slashed("norm", "decoder/LayerNorm", vit.NORM),
+    *slashed("head", "decoder/LogitsDense", DENSE),
+)
+BIG_VISION_VIT = next(table for table in TABLES if (table.spelling, table.family) == ("big_vision", ViTConfig))
+TABLES += (
+    Table(
+        "big_vision", DecoderConfig, DECODER, children=(prefixed(BIG_VISION_VIT, "image", "encoder/"),),
+        computes=TANH, aliases=PREFIXES, ignored=STATE,
+    ),
+)  # fmt: skip

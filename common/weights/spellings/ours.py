@@ -1,6 +1,8 @@
 """Our own spelling: canonical names (common/models/), in any kind of file, every family."""
 
-from common.models import BertConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig
+from common.models import (
+    BertConfig, DecoderConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig,
+)  # fmt: skip
 from common.weights.spellings import google
 from common.weights.table import Table, prefixed
 
@@ -56,5 +58,9 @@ TABLES = (
         )
         for image in IMAGES
         for text in (*TEXTS, None)
+    ),
+    Table(
+        "ours", DecoderConfig, canonical(first(DecoderConfig)),
+        children=(prefixed(Table("ours", ViTConfig, VIT), "image", "image/"),),
     ),
 )  # fmt: skip
