@@ -1,7 +1,6 @@
 """Models that write, in every engine: the original's outputs, updates and scores in float64, and texts token by token."""
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 
@@ -127,7 +126,9 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_sp
     """Losses within 1e-8, gradients and every parameter within 1e-9; in parts as at once."""
     case = golden(f"cappa/{name}")
     config, arrays = model_of(case)
-    recipe = recipe_for(case, batch_split=batch_split, task=Captioning(parallel=case["config"]["model"]["masked_pred_prob"]))
+    recipe = recipe_for(
+        case, batch_split=batch_split, task=Captioning(parallel=case["config"]["model"]["masked_pred_prob"])
+    )
     batches = [batch_of(seed, **drawn(case, step)) for step, seed in enumerate(case["input"]["seeds_per_step"])]
     engine.keep_images(monkeypatch)
     model = engine.build(config, arrays, "float64")

@@ -111,7 +111,12 @@ class Captioning:
 
     def __post_init__(self):
         check_choices(self, "A recipe's {}")
-        for name, low, high in (("label_smoothing", 0, 1), ("parallel", 0, 1), ("masking_ratio", 0, 1), ("top_p", 0, 1)):
+        for name, low, high in (
+            ("label_smoothing", 0, 1),
+            ("parallel", 0, 1),
+            ("masking_ratio", 0, 1),
+            ("top_p", 0, 1),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"A recipe's {name} is {getattr(self, name)}, expected {low} to {high}.")
         if self.beams < 1 or not self.temperature > 0:

@@ -19,7 +19,14 @@ google-research/vision_transformer; `architectures/bert/bert.py` of google/flaxf
 """
 
 from common.models import (
-    BertConfig, DecoderConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig,
+    BertConfig,
+    DecoderConfig,
+    MixerConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    TextConfig,
+    TwoTowersConfig,
+    ViTConfig,
 )  # fmt: skip
 from common.models.vit import PLAIN
 from common.weights.rows import slashed

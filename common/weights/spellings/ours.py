@@ -1,7 +1,14 @@
 """Our own spelling: canonical names (common/models/), in any kind of file, every family."""
 
 from common.models import (
-    BertConfig, DecoderConfig, MixerConfig, ResNetConfig, ResNetV1Config, TextConfig, TwoTowersConfig, ViTConfig,
+    BertConfig,
+    DecoderConfig,
+    MixerConfig,
+    ResNetConfig,
+    ResNetV1Config,
+    TextConfig,
+    TwoTowersConfig,
+    ViTConfig,
 )  # fmt: skip
 from common.weights.spellings import google
 from common.weights.table import Table, prefixed
