@@ -124,7 +124,7 @@ def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> d
     """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
     model = models["model"]
     encoded = model.encode(mixed(batch, model))
-    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task, batch.get("draws"))
+    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task.writing, batch.get("draws"))
     return {"tokens": tokens, "score": scores, "mask": batch["mask"]}
 
 

@@ -5,19 +5,19 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from bit_jax.decoder import Decoder, Memory
-from common.recipes.task import Captioning
+from common.recipes.task import Writing
 
 
 def write(
-    model: Decoder, encoded: Array, prompt: Array, end: Array, task: Captioning, draws: Array | None = None
+    model: Decoder, encoded: Array, prompt: Array, end: Array, writing: Writing, draws: Array | None = None
 ) -> tuple[Array, Array]:
     """(tokens int32 [B, L], log-likelihoods [B]) of texts about patches [B, P, E]; behind the `end` int [B] come zeros.
 
-    Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `task.beams`, so many
-    likeliest beginnings are kept; with `task.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
-    likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `task.temperature`.
+    Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `writing.beams`, so many
+    likeliest beginnings are kept; with `writing.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
+    likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `writing.temperature`.
     """
-    (count, length), beams = prompt.shape, task.beams
+    (count, length), beams = prompt.shape, writing.beams
     memory = model.empty(jax.tree.map(lambda part: part.repeat(beams, 0), model.look_at(encoded)), length)
 
     def step(state: tuple) -> tuple:
@@ -25,8 +25,8 @@ def write(
         logits, memory = model.step(token.ravel(), place, memory)
         rated = jax.nn.log_softmax(logits).reshape(count, beams, -1)
         rated = allowed(rated, prompt[:, place], ended)  # [B, W, V]
-        if task.top_p:
-            token = drawn(rated[:, 0], draws[:, place], task)[:, None]
+        if writing.top_p:
+            token = drawn(rated[:, 0], draws[:, place], writing)[:, None]
             scores = scores + jnp.take_along_axis(rated, token[:, :, None], 2)[:, :, 0]
         else:
             scores, chosen = lax.top_k((scores[:, :, None] + rated).reshape(count, -1), beams)
@@ -49,13 +49,13 @@ def allowed(rated: Array, prompt: Array, ended: Array) -> Array:
     return jnp.where((ended | (prompt[:, None] > 0))[:, :, None], only, rated)
 
 
-def drawn(rated: Array, draws: Array, task: Captioning) -> Array:
+def drawn(rated: Array, draws: Array, writing: Writing) -> Array:
     """A token [B] for each row of log-likelihoods [B, V] and number [B]."""
-    probabilities = jax.nn.softmax(rated / task.temperature)
+    probabilities = jax.nn.softmax(rated / writing.temperature)
     order = jnp.argsort(-probabilities, 1, stable=True)
     shares = jnp.take_along_axis(probabilities, order, 1)
     until = jnp.cumsum(shares, 1)
-    kept = until - shares < task.top_p
+    kept = until - shares < writing.top_p
     mass = (shares * kept).sum(1, keepdims=True)
     place = (kept & (until <= draws[:, None].astype(mass.dtype) * mass)).sum(1, keepdims=True)
     place = jnp.minimum(place, kept.sum(1, keepdims=True) - 1)  # rounding may have gone past the last one

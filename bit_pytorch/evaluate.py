@@ -7,7 +7,7 @@ import functools
 from bit_pytorch.datasets import open_torchvision
 from common.config import EvaluateConfig
 from common.runs.command import run_command
-from common.runs.towers import evaluation
+from common.runs.jobs import evaluation
 
 
 def load_main():

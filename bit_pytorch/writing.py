@@ -4,19 +4,19 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.decoder import Decoder, Memory
-from common.recipes.task import Captioning
+from common.recipes.task import Writing
 
 
 def write(
-    model: Decoder, encoded: Tensor, prompt: Tensor, end: Tensor, task: Captioning, draws: Tensor | None = None
+    model: Decoder, encoded: Tensor, prompt: Tensor, end: Tensor, writing: Writing, draws: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(tokens int64 [B, L], log-likelihoods [B]) of texts about patches [B, P, E]; behind the `end` int [B] come zeros.
 
-    Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `task.beams`, so many
-    likeliest beginnings are kept; with `task.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
-    likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `task.temperature`.
+    Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `writing.beams`, so many
+    likeliest beginnings are kept; with `writing.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
+    likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `writing.temperature`.
     """
-    (count, length), beams = prompt.shape, task.beams
+    (count, length), beams = prompt.shape, writing.beams
     repeated = [tuple(part.repeat_interleave(beams, 0) for part in pair) for pair in model.look_at(encoded)]
     memory = model.empty(repeated, length)
     tokens = prompt.new_zeros(count, beams, length, dtype=torch.int64)
@@ -26,8 +26,8 @@ def write(
     for place in range(length):
         logits, memory = model.step(token.flatten(), place, memory)
         rated = allowed(logits.log_softmax(1).unflatten(0, (count, beams)), prompt[:, place], ended)  # [B, W, V]
-        if task.top_p:
-            token = drawn(rated[:, 0], draws[:, place], task)[:, None]
+        if writing.top_p:
+            token = drawn(rated[:, 0], draws[:, place], writing)[:, None]
             scores = scores + rated.gather(2, token[:, :, None])[:, :, 0]
         else:
             scores, chosen = largest((scores[:, :, None] + rated).flatten(1), beams)
@@ -58,11 +58,11 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return tuple(torch.cat(parts, 1) for parts in zip(*found))
 
 
-def drawn(rated: Tensor, draws: Tensor, task: Captioning) -> Tensor:
+def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
     """A token [B] for each row of log-likelihoods [B, V] and number [B]."""
-    shares, order = (rated / task.temperature).softmax(1).sort(dim=1, descending=True, stable=True)
+    shares, order = (rated / writing.temperature).softmax(1).sort(dim=1, descending=True, stable=True)
     until = shares.cumsum(1)
-    kept = until - shares < task.top_p
+    kept = until - shares < writing.top_p
     mass = (shares * kept).sum(1, keepdim=True)
     place = (kept & (until <= draws[:, None].to(mass.dtype) * mass)).sum(1, keepdim=True)
     place = torch.minimum(place, kept.sum(1, keepdim=True) - 1)  # rounding may have gone past the last one

@@ -5,7 +5,7 @@ import common.system.quiet  # noqa: F401, I001  first: Ctrl-C ends without a tra
 from bit_tf2 import UNUSED, import_tensorflow
 from common.config import EvaluateConfig
 from common.runs.command import run_command
-from common.runs.towers import evaluation
+from common.runs.jobs import evaluation
 
 
 def load_main():

@@ -121,7 +121,7 @@ def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> 
     """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
     model = models["model"]
     encoded = model.encode(mixed(batch, model))
-    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task, batch.get("draws"))
+    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task.writing, batch.get("draws"))
     return {"tokens": tokens, "score": tf.cast(scores, tf.float64), "mask": batch["mask"]}
 
 

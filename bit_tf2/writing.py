@@ -6,19 +6,19 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.decoder import Decoder, Memory
-from common.recipes.task import Captioning
+from common.recipes.task import Writing
 
 
 def write(
-    model: Decoder, encoded: Tensor, prompt: Tensor, end: Tensor, task: Captioning, draws: Tensor | None = None
+    model: Decoder, encoded: Tensor, prompt: Tensor, end: Tensor, writing: Writing, draws: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(tokens int32 [B, L], log-likelihoods [B]) of texts about patches [B, P, E]; behind the `end` int [B] come zeros.
 
-    Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `task.beams`, so many
-    likeliest beginnings are kept; with `task.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
-    likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `task.temperature`.
+    Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `writing.beams`, so many
+    likeliest beginnings are kept; with `writing.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
+    likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `writing.temperature`.
     """
-    (count, length), beams = prompt.shape, task.beams
+    (count, length), beams = prompt.shape, writing.beams
     image = tf.nest.map_structure(lambda part: tf.repeat(part, beams, 0), model.look_at(encoded))
     memory = model.empty(image, length)
 
@@ -26,8 +26,8 @@ def write(
         logits, memory = model.step(tf.reshape(token, (-1,)), place, Memory(kept, image))
         rated = tf.reshape(tf.nn.log_softmax(logits), (count, beams, -1))
         rated = allowed(rated, tf.gather(prompt, place, axis=1), ended)  # [B, W, V]
-        if task.top_p:
-            token = drawn(rated[:, 0], tf.gather(draws, place, axis=1), task)[:, None]
+        if writing.top_p:
+            token = drawn(rated[:, 0], tf.gather(draws, place, axis=1), writing)[:, None]
             scores = scores + tf.gather(rated, token, axis=2, batch_dims=2)
         else:
             scores, chosen = tf.math.top_k(tf.reshape(scores[:, :, None] + rated, (count, -1)), beams)
@@ -54,13 +54,13 @@ def allowed(rated: Tensor, prompt: Tensor, ended: Tensor) -> Tensor:
     return tf.where((ended | (prompt[:, None] > 0))[:, :, None], only, rated)
 
 
-def drawn(rated: Tensor, draws: Tensor, task: Captioning) -> Tensor:
+def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
     """A token [B] for each row of log-likelihoods [B, V] and number [B]."""
-    probabilities = tf.nn.softmax(rated / task.temperature)
+    probabilities = tf.nn.softmax(rated / writing.temperature)
     order = tf.argsort(probabilities, 1, direction="DESCENDING", stable=True)
     shares = tf.gather(probabilities, order, axis=1, batch_dims=1)
     until = tf.cumsum(shares, 1)
-    kept = until - shares < task.top_p
+    kept = until - shares < writing.top_p
     mass = tf.reduce_sum(tf.where(kept, shares, tf.zeros_like(shares)), 1, keepdims=True)
     passed = kept & (until <= tf.cast(draws[:, None], mass.dtype) * mass)
     place = tf.reduce_sum(tf.cast(passed, tf.int32), 1, keepdims=True)

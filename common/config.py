@@ -32,7 +32,7 @@ from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
 from common.system.errors import UserError
 
-EvaluatorName = Literal["classification", "zero_shot", "retrieval"]
+EvaluatorName = Literal["classification", "zero_shot", "retrieval", "likelihood", "scoring", "captions"]
 Format = Literal["onnx", "torch_export", "stablehlo", "saved_model", "litert"]
 
 
@@ -256,19 +256,44 @@ class TextsConfig:
         "largest exp(t) that an update leaves, and 1 the smallest; 0: any", least=0, most=1e6, tasks=("contrastive",)
     )
     image_weights: str | None = flag(
-        None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive",)
+        None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive", "captioning")
     )
     text_weights: str | None = flag(
         None, "file of the text tower, in place of --weights", rule="--weights", tasks=("contrastive",)
     )
     vocabulary: str | None = flag(
-        None, "file of the text tower's vocabulary", rule="the model's, in --bit_pretrained_dir", tasks=("contrastive",)
+        None,
+        "file of the vocabulary of the model's texts",
+        rule="the model's, in --bit_pretrained_dir",
+        tasks=("contrastive", "captioning"),
     )
     zero_shot: str | None = flag(
         None,
         "data sets, with commas between, of whose classes the model is judged by prompts; their periods in --eval_every",
         rule="none",
         tasks=("contrastive",),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionsConfig:
+    """How texts are predicted."""
+
+    parallel: float | None = replacing(
+        "part of the texts whose tokens are all predicted at once, of hidden ones; in [0, 1]",
+        least=0,
+        most=1,
+        tasks=("captioning",),
+    )
+    masking_ratio: float | None = replacing(
+        "part of the tokens of such a text that are hidden; in [0, 1]", least=0, most=1, tasks=("captioning",)
+    )
+    captions_of: int = flag(
+        0,
+        "held-out images that texts are written of, for CIDEr-D and BLEU (extra `captions`); their period: --eval_every captions:N",
+        least=0,
+        scope="run",
+        tasks=("captioning",),
     )
 
 
@@ -392,6 +417,7 @@ class TrainConfig(
     UpdateConfig,
     TeachersConfig,
     TextsConfig,
+    CaptionsConfig,
     ViewsConfig,
     ScheduleConfig,
     RecipeConfig,
@@ -414,6 +440,19 @@ class VtabConfig(TrainConfig):
 
     engine: str = flag("bit_pytorch", "engine that trains", choices=tuple(ENGINE_PACKAGES))
     tasks: str | None = flag(None, "some of the 19 tasks, with commas between", rule="all")
+
+
+@dataclasses.dataclass(frozen=True)
+class WritingConfig:
+    """How a model writes texts."""
+
+    prompt: str | None = flag(None, "what every text that a model writes begins with", rule="nothing")
+    beams: int = flag(1, "likeliest beginnings that are kept; 1: the likeliest token always follows", least=1, most=64)
+    top_p: float = flag(
+        0.0, "above 0, draw tokens from the likeliest that have this share together; 1: from all", least=0, most=1
+    )
+    temperature: float = flag(1.0, "what logits are divided by before tokens are drawn", least=TINY, most=1e6)
+    seed: int = flag(0, "seed of tokens that are drawn", least=0, most=MOST_SEED)
 
 
 MEMORY_FLAGS = (
@@ -458,7 +497,7 @@ class PreparationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig):
+class EvaluateConfig(WritingConfig, PreparationConfig, ModelConfig, DecodingConfig, DataConfig):
     """The splits to evaluate, and the output.
 
     Flags of `python -m bit_*.evaluate`.
@@ -472,8 +511,9 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
     )
     evaluator: EvaluatorName | None = flag(
         None,
-        "how the model is judged: by its head, or by the similarity of images to prompts or to captions",
-        rule="by its head, or zero_shot for an image-text model",
+        "how the model is judged: by its head; by the similarity of images to prompts or to captions; of one that writes, by "
+        "how likely captions are, or the texts of classes (scoring), or by what it writes",
+        rule="by its head; zero_shot for an image-text model, likelihood for one that writes",
     )
     prompts: str | None = flag(
         None,
@@ -493,7 +533,7 @@ class EvaluateConfig(PreparationConfig, ModelConfig, DecodingConfig, DataConfig)
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
+class PredictConfig(WritingConfig, PreparationConfig, ModelConfig, DecodingConfig):
     """The images to classify, and the output.
 
     Flags of `python -m bit_*.predict`.
@@ -505,6 +545,7 @@ class PredictConfig(PreparationConfig, ModelConfig, DecodingConfig):
         "texts that an image-text model compares images with; `--` ends them: --texts cat dog -- photo.jpg",
         rule="none",
     )
+    captions: bool = flag(False, "write a text for each image, as models that write do without this flag")
     top: int = flag(5, "classes or texts to print per image", least=1)
     map: Map | None = flag(
         None,

@@ -12,7 +12,7 @@ from tiny_models import IMAGES, WRITERS, random_arrays
 
 from common.models import DecoderConfig, ViTConfig
 from common.recipes import schedules
-from common.recipes.task import Captioning
+from common.recipes.task import Captioning, Writing
 from common.weights.recognise import fit
 from common.weights.spellings import TABLES
 
@@ -173,12 +173,12 @@ PROMPT = np.array([[0] * 9, [3, 4] + [0] * 7, [5] + [0] * 8], np.int32)
 HOW = {"greedy": {}, "beams": {"beams": 3}, "nucleus": {"top_p": 0.9, "temperature": 0.7}, "sampling": {"top_p": 1.0}}
 
 
-def rewritten(logits_of, task: Captioning, draws: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
+def rewritten(logits_of, how: Writing, draws: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
     """What `write` says, by whole forward passes and plain Python: `logits_of(tokens [B * W, L])` [B * W, L, V]."""
     count, length = PROMPT.shape
     beams = [[((), 0.0)] for _ in PROMPT]
     for place in range(length):
-        rows = np.zeros((count, task.beams, length), np.int32)
+        rows = np.zeros((count, how.beams, length), np.int32)
         for number, number_of in enumerate(beams):
             for beam, (text, _) in enumerate(number_of):
                 rows[number, beam, :place] = text
@@ -190,19 +190,19 @@ def rewritten(logits_of, task: Captioning, draws: np.ndarray, end: int) -> tuple
             for (text, score), own in zip(beams[number], logs[number]):
                 choices = [0] if end in text else [wanted] if wanted else range(len(own))
                 free = end not in text and not wanted
-                if task.top_p and free:
-                    choices = [nucleus(own, task, draws[number, place])]
+                if how.top_p and free:
+                    choices = [nucleus(own, how, draws[number, place])]
                 longer += [((*text, int(k)), score + (own[k] if free else 0.0)) for k in choices]
-            beams[number] = sorted(longer, key=lambda one: -one[1])[: task.beams]
+            beams[number] = sorted(longer, key=lambda one: -one[1])[: how.beams]
     return np.array([own[0][0] for own in beams]), np.array([own[0][1] for own in beams])
 
 
-def nucleus(logs: np.ndarray, task: Captioning, draw: float) -> int:
+def nucleus(logs: np.ndarray, how: Writing, draw: float) -> int:
     """The token that a number in [0, 1) draws."""
-    shares = np.exp(logs / task.temperature)
+    shares = np.exp(logs / how.temperature)
     shares /= shares.sum()
     order = np.argsort(-shares, kind="stable")
-    order = order[: 1 + int(np.searchsorted(np.cumsum(shares[order]), task.top_p))]
+    order = order[: 1 + int(np.searchsorted(np.cumsum(shares[order]), how.top_p))]
     until = np.cumsum(shares[order])
     return order[min(int((until <= draw * until[-1]).sum()), len(order) - 1)]
 
@@ -210,17 +210,17 @@ def nucleus(logs: np.ndarray, task: Captioning, draw: float) -> int:
 @pytest.mark.parametrize("how", HOW)
 def test_texts_are_those_of_whole_forward_passes(engine, monkeypatch, how):
     """Token by token with what was computed before, as without; after a prompt, up to an end, the same in every engine."""
-    task, end = Captioning(**HOW[how]), 18
+    how, end = Writing(**HOW[how]), 18
     engine.keep_images(monkeypatch)
     arrays = {name: value.astype(np.float64) for name, value in random_arrays(CONFIG).items()}
     model = engine.build(CONFIG, arrays, "float64")
     images, draws = IMAGES.astype(np.float64), np.random.default_rng(3).random(PROMPT.shape)
     batch = {"images": images, "prompt": PROMPT, "end": np.full(3, end, np.int32)}
-    found = outputs(engine, model, "captions", batch | ({"draws": draws} if task.top_p else {}), task)
+    found = outputs(engine, model, "captions", batch | ({"draws": draws} if how.top_p else {}), Captioning(writing=how))
     engine.forget_compiled()
-    encoded = model.encode(engine.tensor(images.repeat(task.beams, 0)))
+    encoded = model.encode(engine.tensor(images.repeat(how.beams, 0)))
     texts, likelihoods = rewritten(
-        lambda tokens: engine.array(model.decode(encoded, engine.raw(tokens))), task, draws, end
+        lambda tokens: engine.array(model.decode(encoded, engine.raw(tokens))), how, draws, end
     )
     assert found["tokens"].tolist() == texts.tolist()
     np.testing.assert_allclose(found["score"], likelihoods, rtol=0, atol=1e-9)
@@ -233,4 +233,4 @@ def test_of_equal_tokens_the_first_is_written(engine):
     model = engine.build(CONFIG, arrays)
     batch = {"images": np.zeros((1, 32, 32, 3), np.uint8), "prompt": PROMPT[:1], "end": np.full(1, 7, np.int32)}
     for beams in (1, 2):
-        assert outputs(engine, model, "captions", batch, Captioning(beams=beams))["tokens"].tolist() == [[0] * 9]
+        assert outputs(engine, model, "captions", batch, Captioning(writing=Writing(beams=beams)))["tokens"].tolist() == [[0] * 9]

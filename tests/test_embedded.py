@@ -12,7 +12,7 @@ from engines import INSTALLED
 from common.config import EvaluateConfig
 from common.models import DEFAULT_MODEL, PACKAGED_WEIGHTS, find_model
 from common.runs.command import parse
-from common.runs.towers import evaluation
+from common.runs.jobs import evaluation
 from common.weights import read_weights
 
 NPZ = PACKAGED_WEIGHTS / f"{DEFAULT_MODEL}.npz"

@@ -24,8 +24,8 @@ from common.models.tokens import Text
 from common.reports import curves, mistakes, record
 from common.runs.checkpoint import CURRENT, PREVIOUS
 from common.runs.command import parse
+from common.runs.jobs import evaluation
 from common.runs.run import Run
-from common.runs.towers import evaluation
 from common.system.errors import UserError
 
 VOCABULARY = Path(__file__).parent / "golden" / "text" / "tiny_sentencepiece.model"

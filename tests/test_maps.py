@@ -23,7 +23,7 @@ from common.models import ViTConfig
 from common.models.cards import Card, Preprocessing
 from common.models.published import PublishedModel
 from common.runs.command import parse
-from common.runs.towers import prediction
+from common.runs.jobs import prediction
 from common.system.errors import UserError
 from common.weights import write_weights
 from common.weights.source import read_model

@@ -27,7 +27,7 @@ from common.models.initial import initial_parameters
 from common.models.published import PublishedModel
 from common.runs.command import parse
 from common.runs.export import Export
-from common.runs.towers import evaluation, prediction
+from common.runs.jobs import evaluation, prediction
 from common.system.errors import UserError
 from common.weights import timm_config, write_weights
 from common.weights.source import read_model

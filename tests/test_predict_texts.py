@@ -13,8 +13,8 @@ from common.models import find_model
 from common.models.cards import Card
 from common.models.initial import initial_parameters
 from common.runs.command import parse
+from common.runs.jobs import prediction
 from common.runs.prediction import percentage
-from common.runs.towers import prediction
 from common.system.errors import UserError
 
 TEXTS = ("a photo of a cat", "a dog, and its bone")

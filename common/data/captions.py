@@ -40,6 +40,11 @@ class Captions:
         """Those of these examples, in this order."""
         return dataclasses.replace(self, first=self.first[examples], counts=self.counts[examples])
 
+    def each(self) -> Self:
+        """Those of `take(images_of)`, of which example j has the j-th of all texts and no other."""
+        places = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        return dataclasses.replace(self, first=np.repeat(self.first, self.counts) + places, counts=np.ones_like(places))
+
     @property
     def images_of(self) -> np.ndarray:
         """int32 [M]: the example of each text, where the texts of all examples follow one another."""

@@ -119,6 +119,10 @@ class Split:
             captions=self.captions and self.captions.take(examples),
         )
 
+    def pairs(self) -> "Split":
+        """An example for every caption of an image, one after the other."""
+        return dataclasses.replace(self.take(self.captions.images_of), captions=self.captions.each())
+
     def decode(self, i: int) -> np.ndarray:
         """uint8 RGB [H, W, 3] of example `i`; UserError names the file when it is no image."""
         return self.view(i, lambda example: example.image)

@@ -27,6 +27,10 @@ METRICS = {  # the last part of a metric's name: `top1` of `val/top1`
     "txt2img_recall@1": Metric("text to image recall@1", "%", "higher", panel="Recall@1"),
     "txt2img_recall@5": Metric("text to image recall@5", "%", "higher"),
     "txt2img_recall@10": Metric("text to image recall@10", "%", "higher"),
+    "nll": Metric("negative log-likelihood", better="lower"),
+    "perplexity": Metric("perplexity", better="lower", panel="Perplexity"),
+    "cider": Metric("CIDEr-D", better="higher", panel="CIDEr-D"),
+    "bleu4": Metric("BLEU-4", "%", "higher"),
     "images_per_second": Metric("images per second", better="higher", panel="Images per second"),
     "images_per_second_per_core": Metric(
         "images per second and core", better="higher", panel="Images per second and core"

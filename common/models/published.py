@@ -14,6 +14,7 @@ from typing import Any
 
 from common.models.bert import BertConfig
 from common.models.cards import Card
+from common.models.decoder import DecoderConfig
 from common.models.families import FAMILIES, ModelConfig, find_architecture, head_classes
 from common.models.later_vits import LATER
 from common.models.tokens import CLIPPO, TEXTS, Text
@@ -86,6 +87,9 @@ class PublishedModel:
 
 def text_of(config: ModelConfig) -> Text | None:
     """The preparation of texts of the published models with a vocabulary of this size; None for images alone, or another size."""
+    if isinstance(config, DecoderConfig):  # big_vision's generative models fill up with 0, its contrastive ones with 1
+        known = TEXTS.get(config.vocabulary)
+        return known and dataclasses.replace(known, length=config.length, padding=0)
     if not isinstance(config, TwoTowersConfig):
         return None
     if config.text is None:

@@ -92,6 +92,23 @@ class Contrastive:
 
 
 @dataclasses.dataclass(frozen=True)
+class Writing:
+    """How a model writes a text, token by token. Raises UserError for numbers that contradict one another."""
+
+    beams: int = 1  # likeliest beginnings that are kept; 1: the likeliest token always follows
+    top_p: float = 0.0  # above 0, a token is drawn from the likeliest that have this share together
+    temperature: float = 1.0  # what logits are divided by before a token is drawn
+
+    def __post_init__(self):
+        if self.beams < 1 or not 0 <= self.top_p <= 1 or not self.temperature > 0:
+            raise UserError(f"{self} cannot write; give beams of 1 or more, top_p of 0 to 1, a temperature above 0.")
+        if self.beams > 1 and self.top_p:
+            raise UserError(f"--beams {self.beams} keep what is likeliest and --top_p {self.top_p} draws; give one.")
+        if self.temperature != 1 and not self.top_p:
+            raise UserError(f"--temperature {self.temperature} is for texts that are drawn; give --top_p, too.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Captioning:
     """A text of an image is predicted token by token; CapPa (https://arxiv.org/abs/2306.07915) predicts some at once."""
 
@@ -104,25 +121,12 @@ class Captioning:
     label_smoothing: float = 0.0  # part of a token that is spread over the others
     parallel: float = 0.0  # part of the texts whose tokens are predicted all at once, some of them hidden
     masking_ratio: float = 1.0  # part of the tokens of such a text that are hidden
-    # How texts are written in evaluation; training does not depend on it.
-    beams: int = 1  # likeliest beginnings that are kept; 1: the likeliest token always follows
-    top_p: float = 0.0  # above 0, a token is drawn from the likeliest that have this share together
-    temperature: float = 1.0  # what logits are divided by before a token is drawn
+    writing: Writing = Writing()  # in evaluation
 
     def __post_init__(self):
-        check_choices(self, "A recipe's {}")
-        for name, low, high in (
-            ("label_smoothing", 0, 1),
-            ("parallel", 0, 1),
-            ("masking_ratio", 0, 1),
-            ("top_p", 0, 1),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"A recipe's {name} is {getattr(self, name)}, expected {low} to {high}.")
-        if self.beams < 1 or not self.temperature > 0:
-            raise UserError(f"Texts have {self.beams} beams at temperature {self.temperature}, expected more than 0.")
-        if self.beams > 1 and self.top_p:
-            raise UserError(f"--beams {self.beams} keep what is likeliest and --top_p {self.top_p} draws; give one.")
+        for name in ("label_smoothing", "parallel", "masking_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"A recipe's {name} is {getattr(self, name)}, expected 0 to 1.")
 
 
 Task = Classification | Distillation | Contrastive | Captioning

@@ -14,6 +14,7 @@ from common.config import TrainConfig, periods
 from common.data.checked import checked, open_turned
 from common.data.sources import Opener
 from common.data.split import SPLITS, Split, choose_splits, held_out
+from common.evaluation.captions import WRITTEN
 from common.evaluation.evaluator import Evaluator
 from common.flags import check, scoped
 from common.models import ModelConfig, find_model
@@ -41,7 +42,8 @@ class Plan:
         check(config)
         model = find_model(config.model)
         given = {} if config.eval_every is None else periods(config.eval_every)
-        sets = {name: given.pop(name, None) for name in zero_shot_sets(config)}
+        written = (WRITTEN,) if config.captions_of else ()
+        sets = {name: given.pop(name, None) for name in (*zero_shot_sets(config), *written)}
         self.config = config
         self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(self.dataset, config, given)

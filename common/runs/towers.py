@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import EvaluateConfig, PredictConfig
+from common.config import EvaluateConfig
 from common.data.batches import EvalBatches
 from common.data.sources import Opener
 from common.data.split import Dataset, Split
@@ -19,10 +19,8 @@ from common.evaluation.features import Outputs, write_arrays, write_outputs
 from common.evaluation.metrics import in_words
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
-from common.models import TwoTowersConfig, find_model
-from common.runs.backbone import Backbone
+from common.models import TwoTowersConfig
 from common.runs.inference import Evaluation, Inference
-from common.runs.maps import Maps
 from common.runs.prediction import Prediction
 from common.system.errors import UserError, printable, shortened
 from common.system.progress import note
@@ -192,25 +190,3 @@ class Comparison(Prediction):
             return super().likeliest(logits)
         shares = 1 / (1 + np.exp(-logits.astype(np.float64)))
         return [(self.class_names[k], float(shares[k])) for k in np.argsort(-shares, kind="stable")[: self.config.top]]
-
-
-def prediction(config: PredictConfig) -> Prediction:
-    """The job of `predict`: by --map, or else by what the model is. Raises UserError."""
-    if config.map:
-        return Maps(config)
-    takes_texts = isinstance(find_model(config.model).config(), TwoTowersConfig)
-    return (Comparison if takes_texts else Prediction)(config)
-
-
-EVALUATIONS = {"classification": Evaluation, "zero_shot": ZeroShot, "retrieval": Retrieval}
-
-
-def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -> Evaluation:
-    """The job of `evaluate`: by --features or --evaluator, or else by what the model is. Raises UserError."""
-    if config.features:
-        return Backbone(config, open_torchvision)
-    takes_texts = isinstance(find_model(config.model).config(), TwoTowersConfig)
-    kind = config.evaluator or ("zero_shot" if takes_texts else "classification")
-    if config.prompts and kind != "zero_shot":
-        raise UserError(f"--prompts are for --evaluator zero_shot, not {kind}; leave one of them off.")
-    return EVALUATIONS[kind](config, open_torchvision)

@@ -11,6 +11,11 @@ An engine has a function of the task's name in `losses.py`, and what evaluators 
 are in common/recipes/task.py.
 """
 
-from common.tasks import classification, contrastive, distillation
+from common.tasks import captioning, classification, contrastive, distillation
 
-TASKS = {"classification": classification, "distillation": distillation, "contrastive": contrastive}
+TASKS = {
+    "classification": classification,
+    "distillation": distillation,
+    "contrastive": contrastive,
+    "captioning": captioning,
+}

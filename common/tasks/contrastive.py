@@ -19,7 +19,7 @@ from common.data.text.text_batches import form_of, text_batches
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.retrieval import RetrievalEvaluator
 from common.evaluation.zero_shot import ZeroShotEvaluator
-from common.models import TwoTowersConfig, find_model, with_noise
+from common.models import DecoderConfig, TwoTowersConfig, find_model, with_noise
 from common.models.family import Config, within
 from common.models.tokens import Text
 from common.system.errors import UserError
@@ -94,7 +94,7 @@ def tower_values(path: str, tower: Config | None, say: Any) -> dict[str, np.ndar
     return adapt(source.arrays, source.config, bare, say)
 
 
-def tokenizer_of(config: Any, text: Text | None, model: TwoTowersConfig) -> Tokenizer | Renderer:
+def tokenizer_of(config: Any, text: Text | None, model: TwoTowersConfig | DecoderConfig) -> Tokenizer | Renderer:
     """What makes numbers of the model's texts. Raises UserError where nothing states how, or for another model's."""
     if text is None:
         raise UserError(
@@ -109,8 +109,8 @@ class Texts:
 
     def __init__(self, plan: Any):
         start = plan.models["model"]
-        tokenizer = tokenizer_of(plan.config, start.card.text, start.config)
-        self.encode, self.form = tokenizer.encode, form_of(tokenizer)
+        self.tokenizer = tokenizer_of(plan.config, start.card.text, start.config)
+        self.encode, self.form = self.tokenizer.encode, form_of(self.tokenizer)
 
     def column(self, split: Split) -> Column:
         """One of each example's captions."""

@@ -7,6 +7,7 @@ from common.data.text import bpe, sentencepiece, wordpiece
 from common.data.text.render import Renderer
 from common.data.text.tokenizer import Tokenizer
 from common.data.text.vocabulary import check_vocabulary, find_vocabulary
+from common.models.decoder import DecoderConfig
 from common.models.published import DOWNLOADS
 from common.models.tokens import Text
 from common.models.two_towers import TwoTowersConfig
@@ -34,8 +35,10 @@ def open_tokenizer(
 kept_tokenizer = functools.lru_cache(maxsize=8)(open_tokenizer)  # for who asks again and again: read once
 
 
-def fitting(tokenizer: Tokenizer | Renderer, model: TwoTowersConfig, side: int | None) -> Tokenizer | Renderer:
+def fitting(
+    tokenizer: Tokenizer | Renderer, model: TwoTowersConfig | DecoderConfig, side: int | None
+) -> Tokenizer | Renderer:
     """The tokenizer, which makes what a model takes; `side` px is that of its images. Raises UserError for another model's."""
-    tower = model.text
+    tower = model if isinstance(model, DecoderConfig) else model.text
     tokenizer.check_model(*((tower.vocabulary, tower.places(tokenizer.length)) if tower else (0, side)))
     return tokenizer

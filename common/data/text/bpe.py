@@ -7,6 +7,7 @@ import gzip
 import html
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from common.data.text.tokenizer import Vocabulary, Words, library, unreadable
@@ -28,7 +29,18 @@ def read_vocabulary(text: Text, path: Path) -> Vocabulary:
 
     words = re.compile(rf"{re.escape(START)}|{re.escape(END)}|{PLAIN_WORDS}")
     ids = Words(model, PLAIN, words, lambda line: clean(line, fix).lower())
-    return Vocabulary(model.get_vocab_size(), model.token_to_id(START), model.token_to_id(END), ids)
+    return Vocabulary(model.get_vocab_size(), model.token_to_id(START), model.token_to_id(END), ids, reader(model))
+
+
+def reader(model) -> Callable[[list[int]], str]:
+    """What makes a text of ids: their letters are bytes, and a word ends with a space."""
+    number = {letter: byte for byte, letter in zip(letter_bytes(), byte_letters())}
+
+    def text(ids: list[int]) -> str:
+        letters = "".join(map(model.id_to_token, ids)).replace("</w>", "\u0120")
+        return bytes(number[letter] for letter in letters).decode(errors="replace")
+
+    return text
 
 
 def clean(line: str, fix) -> str:
@@ -61,10 +73,17 @@ def vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
     return {token: i for i, token in enumerate([*letters, *(f"{it}</w>" for it in letters), *joined, START, END])}
 
 
+VISIBLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+
+
+def letter_bytes() -> list[int]:
+    """The 256 bytes in the order of the original's ids: those that are visible letters come first."""
+    return [*VISIBLE, *(byte for byte in range(256) if byte not in VISIBLE)]
+
+
 def byte_letters() -> list[str]:
-    """A visible letter for each of 256 bytes, in the order of the original's ids: bytes that are letters come first."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [*map(chr, visible), *(chr(256 + i) for i in range(256 - len(visible)))]
+    """A visible letter for each of them."""
+    return [*map(chr, VISIBLE), *(chr(256 + i) for i in range(256 - len(VISIBLE)))]
 
 
 def build(merges: list[tuple[str, str]]):

@@ -29,7 +29,7 @@ def read_vocabulary(text: Text, path: Path) -> Vocabulary:
             return rows
         return [[number if number < size else unknown for number in row] for row in rows]
 
-    return Vocabulary(size, None, model.eos_id() if model.eos_id() >= 0 else None, ids)
+    return Vocabulary(size, None, model.eos_id() if model.eos_id() >= 0 else None, ids, model.decode)
 
 
 def opened(path: Path) -> Any:

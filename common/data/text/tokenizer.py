@@ -21,6 +21,7 @@ class Vocabulary(NamedTuple):
     start: int | None  # the id that every text begins with; None: none
     end: int | None
     ids: Callable[[list[str]], list[list[int]]]  # of the texts alone, however long
+    text: Callable[[list[int]], str]  # of ids alone, without start and end
 
 
 class Tokenizer:
@@ -62,6 +63,22 @@ class Tokenizer:
             has_end = np.flatnonzero(places < self.length)
             tokens[has_end, places[has_end]] = end
         return tokens
+
+    @property
+    def end(self) -> int | None:
+        """The id that ends a text; None where there is none."""
+        return self._vocabulary.end if self.text.end != "none" else None
+
+    def decode(self, tokens: np.ndarray) -> list[str]:
+        """The texts of ids int [N, L]: what stands before the end, or else without padding behind."""
+        start, texts = self._vocabulary.start, []
+        for row in tokens.tolist():
+            row = row[1:] if row and row[0] == start else row
+            row = row[: row.index(self.end)] if self.end in row else row
+            while row and row[-1] == self.text.padding:
+                row.pop()
+            texts.append(self._vocabulary.text(row).strip())
+        return texts
 
     def check_model(self, vocabulary: int, length: int) -> None:
         """Raise UserError where a model's embeddings are not of this vocabulary or not for this length."""

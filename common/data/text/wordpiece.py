@@ -21,7 +21,9 @@ def read_vocabulary(text: Text, path: Path) -> Vocabulary:
     """The tokens in `path`, one a line, whose number is the id. Raises UserError."""
     tokens = read_tokens(path)
     model = build(tokens, text)
-    return Vocabulary(len(tokens), tokens[START], tokens.get(END), Words(model, PLAIN, PLAIN_WORDS, str))
+    names = list(tokens)
+    joined = lambda ids: " ".join(names[number] for number in ids).replace(" ##", "")
+    return Vocabulary(len(tokens), tokens[START], tokens.get(END), Words(model, PLAIN, PLAIN_WORDS, str), joined)
 
 
 def read_tokens(path: Path) -> dict[str, int]:

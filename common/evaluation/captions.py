@@ -1,0 +1,152 @@
+"""How well a model writes: how likely it finds texts of images, and how like people's are the texts that it writes."""
+
+import dataclasses
+import importlib
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.captions import Captions
+from common.data.split import MultiLabels
+from common.evaluation.evaluator import Means, Rows
+from common.evaluation.metrics import METRICS
+from common.evaluation.zero_shot import place_of_own
+from common.system.errors import UserError
+from common.system.files import write_json
+
+WRITTEN, FILE = "captions", "captions.json"  # the name of the evaluator, and of its file
+MOST = 1000  # texts that are kept in the file
+WORD = re.compile(r"\w+(?:['’-]\w+)*")  # what is compared; punctuation is not, as in COCO's evaluation
+
+
+class LikelihoodEvaluator(Means):
+    """{loss: the mean over texts of a token's cross-entropy, nll: of a text's sum, perplexity: exp of a token's mean} of pairs.
+
+    Source: `evaluators/proj/cappa/perplexity.py` of google-research/big_vision, whose "perplexity" is our nll, or with
+    `normalize_by_seqlen` our loss.
+    """
+
+    def __init__(self, name: str, batches: Any):
+        super().__init__(name, "likelihoods", batches, ("loss", "nll", "num_tokens"))
+
+    def result(self) -> dict[str, float]:
+        """The means; the perplexity is of all tokens alike."""
+        found = super().result()
+        nll = found["nll"] / found.pop("num_tokens")
+        return found | {"perplexity": math.exp(nll) if nll < 700 else math.inf}
+
+
+class ScoringEvaluator:
+    """{top1, of six classes and more top5}: an image belongs to the class whose text is the likeliest of it.
+
+    `labels` are those of all images, int32 [N] or MultiLabels. Likelihoods are not divided by a text's length. Source:
+    `evaluators/proj/cappa/scoring_classifier.py` of google-research/big_vision.
+    """
+
+    def __init__(self, name: str, batches: Any, labels: np.ndarray | MultiLabels):
+        self.name, self.batches, self.labels, self.found = name, batches, labels, []
+
+    def passes(self):
+        """One, over all images."""
+        yield "text_scores", self.batches
+
+    def add(self, output: str, rows: Rows) -> None:
+        """Column `scores` [N, K]: the log-likelihood of each class's text."""
+        self.found.append(rows["scores"][rows["mask"]])
+
+    @property
+    def scores(self) -> np.ndarray:
+        """[N, K] of all rows that were added."""
+        return np.concatenate(self.found)
+
+    def result(self) -> dict[str, float]:
+        """The means over images that have a class. Raises UserError where none has."""
+        place = place_of_own(self.scores, self.labels)
+        place = place[np.isfinite(place)]
+        if not len(place):
+            raise UserError("None of the images to evaluate has a label; choose another split.")
+        top = {"top1": float((place < 1).mean()), "top5": float((place < 5).mean())}
+        return {name: value for name, value in top.items() if self.scores.shape[1] >= METRICS[name].least_classes}
+
+    def write(self, folder: Path) -> None:
+        """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """What a model wrote of an image, and what people did."""
+
+    image: int  # its number in the split
+    text: str
+    references: tuple[str, ...]
+
+
+class CaptionEvaluator:
+    """{cider: CIDEr-D (https://arxiv.org/abs/1411.5726), ten times the mean of its similarities; bleu4: BLEU-4, a fraction}.
+
+    Both are computed by the package pycocoevalcap over words in lower case without punctuation. Words are weighed by how
+    many of these images' references have them, so that values of different images do not compare; of a single image CIDEr-D
+    is 0. Without `references` there are texts only. Raises UserError where the package is missing.
+    """
+
+    def __init__(
+        self, name: str, batches: Any, decode: Callable[[np.ndarray], list[str]], references: Captions | None = None
+    ):  # fmt: skip
+        self.name, self.batches, self.decode, self.references = name, batches, decode, references
+        self.texts, self.scores, self.tokens = [], [], []
+        if references is not None:
+            scorers()
+
+    def passes(self):
+        """One, over all images."""
+        yield "captions", self.batches
+
+    def add(self, output: str, rows: Rows) -> None:
+        """Columns `tokens` [N, L], `score` [N]."""
+        mask = rows["mask"]
+        self.texts += self.decode(rows["tokens"][mask])
+        self.tokens.append(rows["tokens"][mask])
+        self.scores.append(rows["score"][mask])
+
+    @property
+    def captions(self) -> list[Caption]:
+        """Of every image."""
+        known = self.references or [()] * len(self.texts)
+        return [Caption(number, text, tuple(known[number])) for number, text in enumerate(self.texts)]
+
+    def result(self) -> dict[str, float]:
+        """The two metrics; nothing without references."""
+        if self.references is None:
+            return {}
+        written = {number: [in_words(text)] for number, text in enumerate(self.texts)}
+        wanted = {number: [in_words(text) for text in self.references[number]] for number in written}
+        cider, bleu = scorers()
+        return {
+            "cider": float(cider.compute_score(wanted, written)[0]),
+            "bleu4": float(bleu.compute_score(wanted, written, verbose=0)[0][3]),
+        }
+
+    def write(self, folder: Path) -> None:
+        """`captions.json`: the first of them."""
+        write_json(folder / FILE, [dataclasses.asdict(one) for one in self.captions[:MOST]])
+
+
+def in_words(text: str) -> str:
+    """A text as it is compared."""
+    return " ".join(WORD.findall(text.lower()))
+
+
+def scorers() -> tuple[Any, Any]:
+    """CIDEr-D and BLEU. Raises UserError where the package is missing."""
+    try:
+        found = (importlib.import_module(f"pycocoevalcap.{name}") for name in ("cider.cider", "bleu.bleu"))
+        cider, bleu = found
+    except ImportError as error:
+        raise UserError(
+            "pycocoevalcap is not installed, which computes CIDEr and BLEU; `pip install '.[captions]'`."
+        ) from error
+    return cider.Cider(), bleu.Bleu(4)

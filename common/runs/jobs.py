@@ -1,0 +1,53 @@
+"""Which job `evaluate` and `predict` do: by the model's family and the flags."""
+
+from common.config import EvaluateConfig, PredictConfig, WritingConfig
+from common.data.sources import Opener
+from common.flags import given
+from common.models import DecoderConfig, TwoTowersConfig, find_model
+from common.runs.backbone import Backbone
+from common.runs.inference import Evaluation
+from common.runs.maps import Maps
+from common.runs.prediction import Prediction
+from common.runs.towers import Comparison, Retrieval, ZeroShot
+from common.runs.writers import Captioner, Captions, Likelihood, Scoring
+from common.system.errors import UserError
+
+PREDICTIONS = {TwoTowersConfig: Comparison, DecoderConfig: Captioner}
+EVALUATIONS = {
+    "classification": Evaluation,
+    "zero_shot": ZeroShot,
+    "retrieval": Retrieval,
+    "likelihood": Likelihood,
+    "scoring": Scoring,
+    "captions": Captions,
+}
+USUAL = {TwoTowersConfig: "zero_shot", DecoderConfig: "likelihood"}
+PROMPTED = ("zero_shot", "scoring")
+
+
+def prediction(config: PredictConfig) -> Prediction:
+    """The job of `predict`: by --map, or else by what the model is. Raises UserError."""
+    family = type(find_model(config.model).config())
+    writes = family is DecoderConfig and not config.map
+    check_writing(config, writes, config.model)
+    if config.captions and not writes:
+        raise UserError(f"--captions is for models that write and {config.model} does not; choose one such as CapPa-B/16.")
+    return (Maps if config.map else PREDICTIONS.get(family, Prediction))(config)
+
+
+def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -> Evaluation:
+    """The job of `evaluate`: by --features or --evaluator, or else by what the model is. Raises UserError."""
+    if config.features:
+        return Backbone(config, open_torchvision)
+    kind = config.evaluator or USUAL.get(type(find_model(config.model).config()), "classification")
+    if config.prompts and kind not in PROMPTED:
+        raise UserError(f"--prompts are for --evaluator {' and '.join(PROMPTED)}, not {kind}; leave one of them off.")
+    check_writing(config, kind == "captions", f"--evaluator {kind}")
+    return EVALUATIONS[kind](config, open_torchvision)
+
+
+def check_writing(config: EvaluateConfig | PredictConfig, writes: bool, what: str) -> None:
+    """Raise UserError for a flag of how texts are written, where none are."""
+    wrong = [name for name in given(config) if name in WritingConfig.__dataclass_fields__]
+    if wrong and not writes:
+        raise UserError(f"--{wrong[0]} is for texts that a model writes, and {what} writes none; leave it out.")

@@ -1,0 +1,223 @@
+"""What `evaluate` and `predict` prepare and show of models that write: likelihoods of texts, and texts of images."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.config import EvaluateConfig, PredictConfig
+from common.data.batches import EvalBatches
+from common.data.columns import Column
+from common.data.sources import Opener
+from common.data.split import Dataset, Split
+from common.data.text import Tokenizer, fitting, open_tokenizer
+from common.data.text.prompts import doubts, prompts_of, read_prompts
+from common.data.writing import counted, prompts, texts
+from common.evaluation.captions import CaptionEvaluator, LikelihoodEvaluator, ScoringEvaluator
+from common.evaluation.evaluator import Evaluator, Prepared
+from common.evaluation.features import write_arrays
+from common.evaluation.metrics import in_words
+from common.models import DecoderConfig
+from common.recipes.task import Captioning, Writing
+from common.runs.inference import Evaluation, Inference
+from common.runs.prediction import Prediction
+from common.system.errors import UserError, printable, shortened
+from common.system.progress import note
+
+
+def check_writes(job: Inference) -> None:
+    """Raise UserError for a model that does not write, or whose card does not say how its texts become numbers."""
+    if not isinstance(job.model_config, DecoderConfig):
+        raise UserError(f"{job.config.model} writes no texts; choose a model such as CapPa-B/16.")
+    if job.card.text is None:
+        raise UserError(
+            f"The card of {job.config.weights} does not say how the model's texts become numbers; put the card of its "
+            "training beside it."
+        )
+
+
+def how(config: EvaluateConfig | PredictConfig) -> Captioning:
+    """How the flags have texts written. Raises UserError."""
+    return Captioning(writing=Writing(config.beams, config.top_p, config.temperature))
+
+
+def tokenizer_of(job: Inference) -> Tokenizer:
+    """What makes numbers of the model's texts. Raises UserError where its vocabulary is missing or another model's."""
+    found = open_tokenizer(job.card.text, job.config.vocabulary, job.config.bit_pretrained_dir)
+    return fitting(found, job.model_config, job.resolution)
+
+
+def asked(job: Inference, tokenizer: Tokenizer) -> tuple[Column, ...]:
+    """What texts begin with and how they end, and the numbers that draw tokens."""
+    seed = job.config.seed if job.config.top_p else None
+    return prompts(tokenizer, job.config.prompt or "", seed)
+
+
+class Writers(Evaluation):
+    """`evaluate` of a model that writes; a subclass has `columns(split)` beside images, and `judge_of(name, split)`."""
+
+    computes_scores = False
+
+    def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
+        super().__init__(config, open_torchvision)
+        self.task = how(config)
+        if config.output and not self.writes:
+            raise UserError(f"--output has nothing to hold of --evaluator {config.evaluator}; leave it out.")
+
+    writes = False  # whether there is something to keep
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that does not write."""
+        check_writes(self)
+
+    def open(self, open_torchvision: Opener | None) -> None:
+        """Find the splits of the dataset, and the vocabulary. Raises UserError."""
+        super().open(open_torchvision)
+        self.tokenizer = tokenizer_of(self)
+
+    def matched(self, dataset: Dataset) -> dict[str, Split]:
+        """The splits as they are. Raises UserError for images without captions."""
+        for name in self.split_names:
+            if dataset.splits[name].captions is None:
+                raise UserError(
+                    f"The images of {dataset.name} {name} have no captions, which texts are compared with; choose a dataset with "
+                    "captions, or --evaluator scoring."
+                )
+        return dataset.splits
+
+    def with_columns(self, split: Split, *columns: Column) -> EvalBatches:
+        """Images, and these columns."""
+        batches = super().eval_batches(split)
+        return EvalBatches(split, None, batches.batch, columns=(batches.columns[0], *columns))
+
+    def evaluator(self, split: str) -> Evaluator:
+        """What judges the model on a split."""
+        self.judge = self.judge_of(split, self.splits[split])
+        return Prepared(self.judge, self.prepared)
+
+    def show(self, split: str, result: dict[str, float]) -> None:
+        """Print one line a person reads."""
+        self.tell(f"{self.config.dataset} {split}, {self.seen(self.splits[split])}: {in_words(result, 0, digits=4)}")
+
+
+class Likelihood(Writers):
+    """How likely the captions of images are."""
+
+    def judge_of(self, name: str, split: Split) -> LikelihoodEvaluator:
+        """Of every caption."""
+        pairs, shape = split.pairs(), (self.tokenizer.length,)
+        written = texts(pairs, self.tokenizer.encode, shape, drawn=False)
+        return LikelihoodEvaluator(name, self.with_columns(pairs, written, counted(written, self.card.text.padding)))
+
+    def seen(self, split: Split) -> str:
+        """Images and texts."""
+        return f"{len(split):,} images, {len(split.captions.images_of):,} texts"
+
+
+class Captions(Writers):
+    """What is written of images, against what people wrote."""
+
+    writes = True
+
+    def judge_of(self, name: str, split: Split) -> CaptionEvaluator:
+        """CIDEr-D and BLEU."""
+        batches = self.with_columns(split, *asked(self, self.tokenizer))
+        return CaptionEvaluator(name, batches, self.tokenizer.decode, split.captions)
+
+    def seen(self, split: Split) -> str:
+        """Images and references."""
+        return f"{len(split):,} images, {len(split.captions.images_of):,} references"
+
+    def show(self, split: str, result: dict[str, float]) -> None:
+        """Print one line a person reads, and write the texts where --output asks for them."""
+        super().show(split, result)
+        if self.config.output:
+            path = Path(self.config.output) / f"{split}.npz"
+            write_arrays(path, kept(self.judge))
+            self.tell(f"Wrote {path}")
+
+
+class Scoring(Writers):
+    """Images with classes, each of which has a text: the likeliest one wins."""
+
+    def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
+        self.prompts = read_prompts(config.prompts or "class_name_only")
+        if len(self.prompts) > 1:
+            raise UserError(
+                f"--prompts {config.prompts} has {len(self.prompts)} prompts and scoring takes one; name a file with one."
+            )
+        super().__init__(config, open_torchvision)
+
+    def matched(self, dataset: Dataset) -> dict[str, Split]:
+        """The splits as they are; their classes' names become texts. Raises UserError for images without classes."""
+        dataset.check_labels()
+        for line in doubts(dataset):
+            note(line)
+        self.texts, _ = prompts_of(dataset, self.prompts, self.card.text)
+        self.num_classes = dataset.num_classes
+        return dataset.splits
+
+    def judge_of(self, name: str, split: Split) -> ScoringEvaluator:
+        """Top-1 and top-5."""
+        return ScoringEvaluator(name, self.with_columns(split, *choices(self.tokenizer, self.texts)), split.labels)
+
+    def seen(self, split: Split) -> str:
+        """Images with a class."""
+        return f"{split.num_labelled:,} images"
+
+
+def choices(tokenizer: Tokenizer, written: Sequence[str]) -> tuple[Column, Column]:
+    """`texts` int32 [T, L], the same for every image, and `texts_counted` bool [T, L]: all but padding."""
+    tokens = tokenizer.encode(list(written))
+    counts = tokens != tokenizer.text.padding
+    return (
+        Column("texts", tokens.shape, np.int32, lambda example: tokens),
+        Column("texts_counted", counts.shape, bool, lambda example: counts),
+    )
+
+
+def kept(judge: CaptionEvaluator) -> dict[str, np.ndarray]:
+    """texts, tokens int32 [N, L] and log_likelihoods [N] of what was written."""
+    tokens, scores = np.concatenate(judge.tokens), np.concatenate(judge.scores)
+    return {"texts": np.array(judge.texts), "tokens": tokens, "log_likelihoods": scores}
+
+
+class Captioner(Prediction):
+    """`predict` of a model that writes: a text for each image file."""
+
+    computes_scores = False
+
+    def __init__(self, config: PredictConfig):
+        super().__init__(config)
+        self.task = how(config)
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that does not write."""
+        check_writes(self)
+
+    def names(self) -> Sequence[str]:
+        """Nothing. Raises UserError for --texts."""
+        if self.config.texts:
+            raise UserError(
+                f"--texts are compared with images and {shortened(self.config.model)} writes its own; leave them out."
+            )
+        return ()
+
+    def evaluator(self) -> Evaluator:
+        """What keeps the texts."""
+        tokenizer = tokenizer_of(self)
+        images = self.eval_batches(self.split)
+        batches = EvalBatches(self.split, None, images.batch, columns=(images.columns[0], *asked(self, tokenizer)))
+        self.judge = CaptionEvaluator("images", batches, tokenizer.decode)
+        return Prepared(self.judge, self.prepared)
+
+    def outputs(self) -> Iterator[tuple[Path, str]]:
+        """(file, text) of every image."""
+        return zip(self.files, self.judge.texts)
+
+    def show(self, outputs: Iterator[tuple[Path, str]]) -> None:
+        """Print the text of every image and write --output."""
+        for file, text in outputs:
+            self.tell(f"{printable(file)}: {printable(text)}")
+        if self.config.output:
+            write_arrays(Path(self.config.output), kept(self.judge) | {"files": np.array([*map(str, self.files)])})

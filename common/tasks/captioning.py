@@ -1,0 +1,87 @@
+"""Captioning: a model predicts one of the texts of an image, token by token."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from common import weights
+from common.data.batches import EvalBatches
+from common.data.columns import Column, check_captions, eval_images, train_images
+from common.data.split import Split
+from common.data.writing import counted, masked, parallel, prompts, texts
+from common.evaluation.captions import CaptionEvaluator, LikelihoodEvaluator
+from common.evaluation.evaluator import Evaluator
+from common.models import DecoderConfig, find_model
+from common.models.family import within
+from common.system.errors import UserError
+from common.tasks.contrastive import Texts, tokenizer_of, tower_values
+from common.tasks.start import Start, prepared
+
+
+def models(plan: Any) -> dict[str, Start]:
+    """The model that is trained; its image tower may come from a file of its own.
+
+    Raises UserError for a model that does not write, and where it would have to hide tokens that it has no embedding for.
+    """
+    config, recipe = plan.config, plan.recipe
+    row = find_model(config.model)
+    if not isinstance(row.config(), DecoderConfig):
+        raise UserError(
+            f"--recipe {recipe.name} trains models that write and {config.model} is none; choose a --model such as CapPa-T/8."
+        )
+    if recipe.task.parallel and not row.config().masked:
+        raise UserError(
+            f"--parallel {recipe.task.parallel:g} hides tokens and {config.model} has no embedding for those; give 0, or a "
+            "CapPa model."
+        )
+    check_captions(plan.splits["train"])
+    size = (recipe.crop, recipe.crop)
+    model, arrays, card = weights.starting_values(
+        row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append
+    )
+    if config.image_weights:
+        arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
+    card = card.over(row.card)
+    tokenizer_of(config, card.text, model)  # to be refused where a vocabulary is missing
+    return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
+
+
+def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
+    """Images and one text of each, in training drawn; which of its tokens count; in CapPa, which of them are hidden."""
+    made, recipe = Texts(plan), plan.recipe
+    written = texts(split, made.encode, made.form["shape"], drawn=train)
+    shown = train_images(recipe) if train else eval_images(plan.preprocessing)
+    found = shown, written, counted(written, plan.models["model"].card.text.padding)
+    if train and recipe.task.parallel:
+        found += parallel(recipe.task.parallel), masked(made.form["shape"], recipe.task.masking_ratio)
+    return found
+
+
+def evaluators(plan: Any) -> list[Evaluator]:
+    """How likely the texts of every split but `train` are; and what is written of images, with --captions_of."""
+    found, made = [], Texts(plan)
+    for name, split in plan.splits.items():
+        if name == "train" or split.captions is None:
+            continue
+        pairs = split.pairs()
+        batches = EvalBatches(pairs, None, plan.recipe.batch_eval, columns=columns(plan, pairs, train=False))
+        found.append(LikelihoodEvaluator(name, batches))
+    count = plan.config.captions_of
+    if count and (split := plan.splits[plan.held_out]).captions is not None:
+        split = split.take(np.arange(min(count, len(split))))
+        asked = prompts(made.tokenizer, "")
+        batches = EvalBatches(
+            split, None, min(plan.recipe.batch_eval, len(split)), columns=(eval_images(plan.preprocessing), *asked)
+        )
+        found.append(CaptionEvaluator("captions", batches, made.tokenizer.decode, split.captions))
+    return found
+
+
+def card(plan: Any) -> dict[str, Any]:
+    """How images and texts are prepared."""
+    return {
+        "text": plan.models["model"].card.text.facts(),
+        **dataclasses.asdict(plan.preprocessing),
+        "skipped_images": plan.dataset.skipped,
+    }
