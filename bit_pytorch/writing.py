@@ -30,7 +30,7 @@ def write(
             token = drawn(rated[:, 0], draws[:, place], writing)[:, None]
             scores = scores + rated.gather(2, token[:, :, None])[:, :, 0]
         else:
-            scores, chosen = largest((scores[:, :, None] + rated).flatten(1), beams)
+            scores, chosen = _largest((scores[:, :, None] + rated).flatten(1), beams)
             parent, token = chosen // rated.shape[2], chosen % rated.shape[2]
             if beams > 1:
                 tokens, ended, memory = followed(tokens, ended, memory, parent)
@@ -48,7 +48,7 @@ def allowed(rated: Tensor, prompt: Tensor, ended: Tensor) -> Tensor:
     return torch.where((ended | (prompt[:, None] > 0))[:, :, None], only, rated)
 
 
-def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(the `count` largest of values [B, K], their places), of equals the first: torch.topk takes any."""
     found = []
     for _ in range(count):

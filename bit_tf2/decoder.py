@@ -67,9 +67,8 @@ class Decoder(Model):
         self.head = Dense(config.width, config.vocabulary)
 
     def call(
-        self, images: Tensor, tokens: Tensor, parallel: Tensor | None = None, masked: Tensor | None = None,
-        training: bool | None = None,
-    ) -> Tensor:  # fmt: skip
+        self, images: Tensor, tokens: Tensor, parallel: Tensor | None = None, masked: Tensor | None = None
+    ) -> Tensor:
         """Training may give `parallel`, bool [B]: whose tokens are predicted at once, where `masked`, bool [B, L], hides them."""
         return self.decode(self.encode(images), tokens, parallel, masked)
 

@@ -451,7 +451,7 @@ class WritingConfig:
     top_p: float = flag(
         0.0, "above 0, draw tokens from the likeliest that have this share together; 1: from all", least=0, most=1
     )
-    temperature: float = flag(1.0, "what logits are divided by before tokens are drawn", least=TINY, most=1e6)
+    sampling_temperature: float = flag(1.0, "what logits are divided by before tokens are drawn", least=TINY, most=1e6)
     seed: int = flag(0, "seed of tokens that are drawn", least=0, most=MOST_SEED)
 
 

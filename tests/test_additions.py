@@ -17,6 +17,7 @@ from tiny_models import CONFIGS, TEXTS, WRITERS
 from common import evaluation, tasks
 from common.config import TrainConfig
 from common.data import prepare
+from common.data.captions import Captions
 from common.data.catalogue import NAMED, SOURCES, open_dataset
 from common.evaluation.metrics import METRICS
 from common.models import FAMILIES
@@ -51,10 +52,15 @@ def quoted(test: str) -> set[str]:
 @pytest.mark.parametrize("name", RULES)
 def test_a_recipe_is_complete(name):
     """It makes numbers, they are held to the source's, and its page and its docstring describe it."""
-    needed = {"distill": {"teacher": "runs/teacher"}, "three_towers": {"third_tower": "runs/third"}}  # others name their own
+    needed = {
+        "distill": {"teacher": "runs/teacher"},
+        "three_towers": {"third_tower": "runs/third"},
+    }  # others name their own
     pages = ("test_distill_recipes", "test_flexi_recipes", "test_image_text_recipes")
     elsewhere = set().union(*(quoted(f"tests/{page}.py") for page in pages))
-    assert create_recipe(TrainConfig(recipe=name, steps=30_000, **needed.get(name, {})), 50_000, (32, 32), {}).name == name
+    assert (
+        create_recipe(TrainConfig(recipe=name, steps=30_000, **needed.get(name, {})), 50_000, (32, 32), {}).name == name
+    )
     assert name in {*PUBLISHED, *BY_HAND} | elsewhere, "no test holds its numbers to a source"
     assert name in names("docs/recipes.md") | names("docs/distillation.md")
     docstring = RULES[name].__doc__
@@ -153,11 +159,19 @@ TOWERS = {
     output: {"embedding": np.eye(3, dtype=np.float32), "scale": ONES, "bias": ONES, "mask": ONES > 0}
     for output in ("text_embeddings", "image_embeddings")
 }
+TOKENS = np.array([[3, 1], [4, 1], [1, 0]], np.int32)
 EXAMPLES = {  # evaluator -> the rows of each of its outputs
     "ClassificationEvaluator": {"scores": SCORES},
     "DistillationEvaluator": {"matches": SCORES | dict.fromkeys(("agreement", "kl", "teacher_top1"), ONES)},
     "ZeroShotEvaluator": TOWERS,
     "RetrievalEvaluator": TOWERS,
+    "LikelihoodEvaluator": {"likelihoods": dict.fromkeys(("loss", "nll", "num_tokens"), ONES) | {"mask": ONES > 0}},
+    "ScoringEvaluator": {"text_scores": {"scores": np.eye(3, dtype=np.float32), "mask": ONES > 0}},
+    "CaptionEvaluator": {"captions": {"tokens": TOKENS, "score": ONES, "mask": ONES > 0}},
+}
+OTHERS = {  # evaluator -> all of its arguments after name and batches, where the third is nothing that belongs to rows
+    "LikelihoodEvaluator": (),
+    "CaptionEvaluator": (lambda tokens: ["a dog"] * len(tokens), Captions.pack([["a dog"], ["a cat"], ["two birds"]])),
 }
 FURTHER = {  # evaluator -> its arguments after name, batches, and labels or whatever belongs to the rows
     "ZeroShotEvaluator": ((), np.arange(3, dtype=np.int32)),
@@ -180,7 +194,8 @@ def evaluators() -> dict[str, type]:
 @pytest.mark.parametrize("name", evaluators())
 def test_an_evaluator_is_complete(name, tmp_path):
     """It has an example here; each engine computes its outputs; its results are rows of METRICS."""
-    evaluator = evaluators()[name]("val", (), np.ones(3, np.int32), *FURTHER.get(name, ()))
+    arguments = OTHERS.get(name, (np.ones(3, np.int32), *FURTHER.get(name, ())))
+    evaluator = evaluators()[name]("val", (), *arguments)
     assert [output for output, _ in evaluator.passes()] == [*EXAMPLES[name]]
     for output, columns in EXAMPLES[name].items():
         for engine in ENGINES:

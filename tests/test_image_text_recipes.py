@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.config import TrainConfig
+from common.models import find_model
 from common.recipes.create import create_recipe
 from common.recipes.groups import trained
 from common.system.errors import UserError
@@ -38,6 +39,43 @@ def test_siglip_lit_is_the_configuration_of_big_vision():
     assert (recipe.crop, recipe.resize, recipe.flip) == (224, 224, 0.5)
     assert (recipe.randaugment_layers, recipe.randaugment_magnitude) == (2, 10)
     assert trained(recipe.groups, NAMES) == {"text/head/kernel", "text/stem/embedding", "t", "b"}
+
+
+def test_cappa_is_the_configuration_of_big_vision():
+    values = json.loads((GOLDEN / "cappa/facts.json").read_text())["configs"]["pretrain"]["values"]
+    recipe, schedule, model = recipe_of("cappa"), values["schedule"], values["model"]
+    assert schedule == {"decay_type": "cosine", "warmup_steps": 10_000}
+    assert recipe.batch == values["input"]["batch_size"] and recipe.num_steps == values["total_steps"]
+    assert recipe.lrs[schedule["warmup_steps"]] == values["lr"] == recipe.base_lr
+    assert (recipe.weight_decay, recipe.clip, recipe.decay) == (values["wd"], values["grad_clip_norm"], "independent")
+    assert (values["optax_name"], values["optax"]) == ("big_vision.scale_by_adafactor", {"beta2_cap": recipe.beta2})
+    assert (recipe.optimizer, recipe.first_moment) == ("adafactor", "bfloat16")
+    task = recipe.task
+    assert (task.parallel, task.masking_ratio) == (model["masked_pred_prob"], model["masking_ratio"])
+    assert task.label_smoothing == values["label_smoothing"]
+    assert "resize(224)|value_range(-1,1)|" in values["input"]["pp"] and (recipe.resize, recipe.flip) == (224, 0)
+    config = find_model("CapPa-B/16").config()
+    sizes = config.width, config.image.depth, config.depth, config.num_heads, config.mlp_dim
+    assert sizes == tuple(
+        model[name] for name in ("emb_dim", "num_layers", "decoder_num_layers", "num_heads", "mlp_dim")
+    )
+    assert (config.vocabulary, config.length, config.bias) == (
+        model["vocab_size"],
+        model["seq_len"],
+        model["decoder_bias"],
+    )
+    text = find_model("CapPa-B/16").text
+    assert 'max_len=64, model="c4_en", eos="sticky"' in values["input"]["pp"]
+    assert (text.vocabulary, text.length, text.end, text.padding) == ("c4_en.model", 64, "sticky", 0)
+
+
+def test_lit_decoder_trains_the_decoder_alone():
+    recipe = recipe_of("lit_decoder")
+    assert trained(recipe.groups, ("image/stem/kernel", "stem/embedding", "blocks/0/attn/key/kernel")) == {
+        "stem/embedding",
+        "blocks/0/attn/key/kernel",
+    }
+    assert recipe.task.parallel == 0
 
 
 def test_lit_is_siglip_lit_with_the_loss_of_clip():

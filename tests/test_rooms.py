@@ -98,6 +98,7 @@ SAME = {
     "resnet",
     "resnet_v1",
     "vit",
+    "captioning",
     "mixer",
     "bit",
     "coyo",

@@ -105,7 +105,9 @@ class Writing:
         if self.beams > 1 and self.top_p:
             raise UserError(f"--beams {self.beams} keep what is likeliest and --top_p {self.top_p} draws; give one.")
         if self.temperature != 1 and not self.top_p:
-            raise UserError(f"--temperature {self.temperature} is for texts that are drawn; give --top_p, too.")
+            raise UserError(
+                f"--sampling_temperature {self.temperature} is for texts that are drawn; give --top_p, too."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from common.config import TrainConfig, periods
 from common.data.checked import checked, open_turned
 from common.data.sources import Opener
 from common.data.split import SPLITS, Split, choose_splits, held_out
-from common.evaluation.captions import WRITTEN
 from common.evaluation.evaluator import Evaluator
 from common.flags import check, scoped
 from common.models import ModelConfig, find_model
@@ -28,8 +27,7 @@ from common.recipes.recipe import Recipe
 from common.runs import events
 from common.runs.extend import Finished
 from common.system.errors import UserError
-from common.tasks import TASKS
-from common.tasks.contrastive import zero_shot_sets
+from common.tasks import TASKS, further
 
 
 class Plan:
@@ -42,8 +40,7 @@ class Plan:
         check(config)
         model = find_model(config.model)
         given = {} if config.eval_every is None else periods(config.eval_every)
-        written = (WRITTEN,) if config.captions_of else ()
-        sets = {name: given.pop(name, None) for name in (*zero_shot_sets(config), *written)}
+        sets = {name: given.pop(name, None) for name in further(config)}
         self.config = config
         self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(self.dataset, config, given)

@@ -12,8 +12,8 @@ from common.data.sources import Opener
 from common.data.split import Dataset, Split
 from common.data.text import Tokenizer, fitting, open_tokenizer
 from common.data.text.prompts import doubts, prompts_of, read_prompts
-from common.data.writing import counted, prompts, texts
-from common.evaluation.captions import CaptionEvaluator, LikelihoodEvaluator, ScoringEvaluator
+from common.data.written import counted, prompts, texts
+from common.evaluation.captioning import CaptionEvaluator, LikelihoodEvaluator, ScoringEvaluator
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.features import write_arrays
 from common.evaluation.metrics import in_words
@@ -38,7 +38,7 @@ def check_writes(job: Inference) -> None:
 
 def how(config: EvaluateConfig | PredictConfig) -> Captioning:
     """How the flags have texts written. Raises UserError."""
-    return Captioning(writing=Writing(config.beams, config.top_p, config.temperature))
+    return Captioning(writing=Writing(config.beams, config.top_p, config.sampling_temperature))
 
 
 def tokenizer_of(job: Inference) -> Tokenizer:

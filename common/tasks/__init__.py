@@ -11,11 +11,19 @@ An engine has a function of the task's name in `losses.py`, and what evaluators 
 are in common/recipes/task.py.
 """
 
+from typing import Any
+
+from common.evaluation.captioning import WRITTEN
 from common.tasks import captioning, classification, contrastive, distillation
 
-TASKS = {
+TASKS: dict[str, Any] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
     "captioning": captioning,
 }
+
+
+def further(config: Any) -> tuple[str, ...]:
+    """The names of the evaluators that flags ask for, besides those of splits."""
+    return *contrastive.zero_shot_sets(config), *([WRITTEN] if config.captions_of else [])

@@ -9,8 +9,8 @@ from common import weights
 from common.data.batches import EvalBatches
 from common.data.columns import Column, check_captions, eval_images, train_images
 from common.data.split import Split
-from common.data.writing import counted, masked, parallel, prompts, texts
-from common.evaluation.captions import CaptionEvaluator, LikelihoodEvaluator
+from common.data.written import counted, masked, parallel, prompts, texts
+from common.evaluation.captioning import CaptionEvaluator, LikelihoodEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import DecoderConfig, find_model
 from common.models.family import within
