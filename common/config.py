@@ -316,7 +316,7 @@ class UpdateConfig:
     )
     label_smoothing: float | None = replacing(
         "part of a label that is spread over the others, in [0, 1)",
-        tasks=("classification", "distillation"),
+        tasks=("classification", "distillation", "captioning"),
         least=0,
         below=1,
     )

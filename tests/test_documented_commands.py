@@ -34,6 +34,7 @@ ELSEWHERE = {  # the beginning of a command -> what it needs, and who runs it
     ".venv/bin/python scripts/make_colabs.py": "it rewrites the notebooks; test_colabs.py runs them from top to bottom",
     "python -m common.vtab": "data that TFDS prepares; test_vtab.py runs it on some of its own",
     "python -m bit_tf2.train --recipe siglip_lit --model LiT-B16B": "published towers and COCO; test_image_text_runs.py",
+    "python -m bit_jax.train --weights none --recipe lit_decoder": "a published tower and COCO; test_captioning_runs.py",
     "python -m common.convert weights/FlexiViT": "a published file; test_flexivit_files.py converts one like it",
     "python -m bit_jax.evaluate --model CLIP-B/32": "real classes of ImageNet; test_zero_shot.py has their names",
     "python -m bit_jax.evaluate --model vtab/": "a download and TFDS's data; test_vtab.py reads such data",

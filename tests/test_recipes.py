@@ -116,6 +116,7 @@ def test_the_flags_tested_above_are_all_there_are():
     elsewhere |= {"teacher", "distance", "temperature", "teacher_view", "variant"}  # tests/test_distill_recipes.py
     elsewhere |= {"chunk", "first_temperature", "first_bias", "most_temperature"}  # tests/test_image_text_recipes.py
     elsewhere |= {"third_tower", "locked"}
+    elsewhere |= {"parallel", "masking_ratio"}  # to captioning: test_captioning_runs.py
     elsewhere |= {"token_lengths"}  # without mixup: test_naflex_runs.py
     elsewhere |= {"lora_alpha", "lora_targets"}  # to LoRA: test_lora.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
@@ -144,9 +145,10 @@ def test_a_flag_of_other_recipes_or_tasks_is_refused_by_name_everywhere_else(opt
 
 
 def test_a_flag_for_a_number_of_tasks_names_all_of_them():
-    """And nothing that replaces a number of tasks is without a flag, but for the loss, which its recipe decides."""
+    """And nothing that replaces a number of tasks is without a flag, but for the loss, which its recipe decides, and how
+    texts are written, which evaluate and predict decide."""
     kinds = {name: {f.name for f in dataclasses.fields(kind)} for name, kind in KINDS.items()}
-    numbers = set().union(*kinds.values()) - {"loss"}
+    numbers = set().union(*kinds.values()) - {"loss", "writing"}
     assert numbers <= replacing(TrainConfig)
     for flag in numbers:
         users = {name for name, fields in kinds.items() if flag in fields}

@@ -1,0 +1,122 @@
+"""Models that write as a user runs them: trained, stopped, judged and asked for texts, alike in every engine."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import INSTALLED
+from jobs import metrics
+from PIL import Image
+from test_image_text_runs import assert_same
+from test_resume import STEPS, Runs
+
+from common.config import TrainConfig
+from common.models import find_model
+from common.models.initial import initial_parameters
+from common.recipes.create import create_recipe
+from common.runs.checkpoint import PREVIOUS
+from common.weights import write_weights
+
+MODEL = ("--model", "CapPa-T/8", "--workers", 2)
+FLAGS = ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--batch", 6, "--steps", 4, "--warmup_steps", 1,
+         "--precision", "float64", "--log_every", 1, "--eval_every", "test:2,captions:2", "--captions_of", 3,
+         "--checkpoint_every", 0)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Twelve pictures to train with and four to test on, of one to three captions each, in `pairs`."""
+    for split, count in (("train", 12), ("test", 4)):
+        (tmp_path / "pairs" / split).mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pairs" / split / f"{i}.png")
+            lines.append("\t".join([f"{i}.png", *(f"a picture of {i} {'cats ' * n}" for n in range(1 + i % 3))]))
+        (tmp_path / "pairs" / split / "captions.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def asked(run, name: str, folder: Path, command: str, *flags) -> list[str]:
+    """The lines that a command says with the trained model."""
+    weights = ("--weights", folder / "runs" / name, "--precision", "float64")
+    return run(f"{name}.{command}", *MODEL, *weights, *flags).stdout.splitlines()
+
+
+JUDGED = (
+    ("evaluate", "--dataset", "pairs"),
+    ("evaluate", "--dataset", "pairs", "--evaluator", "captions", "--beams", 2, "--output", "written"),
+    ("evaluate", "--dataset", "cifar10-sample", "--evaluator", "scoring", "--batch_eval", 250),
+    ("predict", "--captions", "--prompt", "a picture", "pairs/test"),
+    ("predict", "--top_p", 0.9, "--sampling_temperature", 2, "--seed", 5, "--output", "drawn.npz", "pairs/test"),
+)
+
+
+@pytest.mark.slow  # test_captioning.py has quick ones
+def test_a_run_writes_and_is_judged_alike_in_every_engine(run, folder):
+    """Losses, likelihoods and texts; those of `evaluate` and `predict` are those of the run."""
+    said, texts = {}, {}
+    for name in INSTALLED:
+        run(f"{name}.train", *FLAGS, "--name", name)
+        told = metrics(folder, name)[-1]
+        assert {"test/loss", "test/nll", "test/perplexity", "captions/cider", "captions/bleu4"} <= told.keys()
+        kept = json.loads((folder / "runs" / name / "captions.json").read_text())
+        assert [one["image"] for one in kept] == [0, 1, 2] and kept[1]["references"][1].endswith("cats")
+        said[name] = [asked(run, name, folder, command, *flags) for command, *flags in JUDGED]
+        assert f"loss {told['test/loss']:.4f}, " in said[name][0][0] and "4 images, 7 texts" in said[name][0][0]
+        texts[name] = [np.load(folder / file)["tokens"].tolist() for file in ("written/test.npz", "drawn.npz")]
+        assert all(": a picture" in line for line in said[name][3])
+        assert len({*map(tuple, texts[name][1])}) > 1, "four pictures have the same draws"
+    for name in INSTALLED[1:]:
+        assert_same(metrics(folder, INSTALLED[0]), metrics(folder, name))
+        assert said[name] == said[INSTALLED[0]] and texts[name] == texts[INSTALLED[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
+    """The same texts and hidden tokens, in parts of a batch."""
+    flags = (*FLAGS[:6], "--dataset", "pairs", "--batch_split", 2, "--resize", 32, "--crop", 32, "--log_every", 1)
+    flags += ("--checkpoint_every", 2, "--precision", "float64", "--weights", "none", "--parallel", 0.5, "--masking_ratio", 0.5)
+    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
+    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
+    begun.train("whole", *flags)
+    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
+    assert 0 < begun.step("begun") < STEPS and not begun.is_finished("begun")
+    ended.train("begun", *flags)
+    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+
+
+def test_flags_of_captioning_are_numbers_of_its_task():
+    flags = {"parallel": 0.25, "masking_ratio": 0.5, "label_smoothing": 0.1}
+    task = create_recipe(TrainConfig(recipe="cappa", **flags), 50_000, (32, 32), {}).task
+    assert {name: getattr(task, name) for name in flags} == flags
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        ("train", ("--recipe", "cappa", "--model", "SigLIP-T/8", "--dataset", "pairs"), "trains models that write and SigLIP-T/8"),
+        ("train", ("--recipe", "cappa", "--model", "Cap-B/16", "--weights", "none", "--dataset", "pairs"), "--parallel 0.75 hides"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none"), "have no captions"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--mixup", 0.1), "of no use to the task"),
+        ("train", ("--recipe", "siglip", "--parallel", 0.5, "--dataset", "pairs"), "--parallel belongs to the task captioning"),
+        ("predict", ("--beams", 2, "pairs/test/0.png"), "--beams is for texts that a model writes"),
+        ("predict", ("--captions", "pairs/test/0.png"), "--captions is for models that write"),
+        ("predict", (*MODEL, "--weights", "w.npz", "--beams", 2, "--top_p", 0.5, "pairs/test/0.png"), "give one"),
+        ("predict", (*MODEL, "--weights", "w.npz", "--sampling_temperature", 2, "pairs/test/0.png"), "give --top_p, too"),
+        ("predict", (*MODEL, "--weights", "w.npz", "--texts", "cat", "--", "pairs/test/0.png"), "writes its own"),
+        ("predict", (*MODEL, "--weights", "w.npz", "--prompt", "a cat " * 9, "pairs/test/0.png"), "give a shorter one"),
+        ("evaluate", ("--evaluator", "likelihood", "--dataset", "pairs"), "writes no texts"),
+        ("evaluate", (*MODEL, "--weights", "w.npz"), "have no captions"),
+        ("evaluate", (*MODEL, "--weights", "w.npz", "--evaluator", "scoring", "--output", "x"), "--output has nothing"),
+        ("evaluate", (*MODEL, "--weights", "w.npz", "--evaluator", "scoring", "--prompts", "clip_best"), "scoring takes one"),
+        ("evaluate", (*MODEL, "--weights", "w.npz", "--dataset", "pairs", "--beams", 2), "--beams is for texts"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(run, folder, command, flags, said):
+    config = find_model("CapPa-T/8").config()
+    write_weights(folder / "w.npz", initial_parameters(0, config), config)
+    assert said in run(f"{INSTALLED[0]}.{command}", *flags, status=2).stderr
