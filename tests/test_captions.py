@@ -78,7 +78,7 @@ def write_prepared(root: Path) -> str:
     """As TFDS lays COCO out: the texts of an image in a sequence of structures."""
     records = [[] for _ in range(3)]
     for i, texts in enumerate(TEXTS):
-        records[i] = example_of_texts(PNG[i], [text.encode() for text in texts])
+        records[i] = example_of_texts(PNG[i], [text.encode(errors="surrogateescape") for text in texts])
     folder = root / "tfds/pairs/1.0.0"
     write_tfds(folder, {"train": [records[:2], records[2:]], "test": [records[2:]]}, [])
     each = {"featuresDict": {"features": {"text": {"text": {}}, "id": {"tensor": {"dtype": "int64"}}}}}
@@ -255,7 +255,10 @@ def test_columns_of_captions(tmp_path):
         ("deep/0.png\t \t\n", r"Line 1 of .* is 'deep/0\.png', expected"),
         ("\ta cat\n", "Line 1 of .* is 'a cat', expected"),
         ("deep/0.png\ta\ndeep/9.png\ta\n", r"Line 2 of .* lists deep/9\.png, which is not there"),
-        ("deep/0.png\ta\ndeep/1.png\tcaf\udce9\n", r"Line 2 of .* holds captions that are not in UTF-8, such as caf.*xe9; save"),
+        (
+            "deep/0.png\ta\ndeep/1.png\tcaf\udce9\n",
+            r"Line 2 of .* holds captions that are not in UTF-8, such as caf.*xe9; save",
+        ),
         ("deep/0.png\ta\ndeep/../deep/0.png\ta\n", r"Line 2 of .* lists deep/0\.png again"),
     ],
 )
@@ -264,6 +267,27 @@ def test_lines_that_fit_nothing(tmp_path, text, words):
     (tmp_path / "train/captions.tsv").write_text(text, errors="surrogateescape")
     with pytest.raises(UserError, match=words):
         open_dataset(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "where"), [("coco", "train2017.json"), ("tar", "train-00.tar"), ("tfds", "Record 1 of")]
+)
+def test_captions_that_are_no_unicode(source, where, tmp_path, monkeypatch):
+    """Half of a pair of surrogates, which JSON can write, and bytes that are not UTF-8."""
+    monkeypatch.setitem(globals(), "TEXTS", [TEXTS[0], ("caf\udce9",), TEXTS[2]])
+    name = SOURCES[source](tmp_path)
+    with pytest.raises(UserError, match=r"holds captions that are not in UTF-8, such as caf\\xe9; save") as refused:
+        open_dataset(name, tfds_data_dir=tmp_path / "tfds")
+    assert where in str(refused.value)
+
+
+def test_captions_of_parquet_that_are_no_unicode(tmp_path):
+    pyarrow, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = pyarrow.array([{"bytes": PNG[0], "path": None}])
+    texts = pyarrow.array([b"caf\xe9"], pyarrow.binary()).view(pyarrow.string())
+    pq.write_table(pyarrow.table({"image": images, "caption": texts}), tmp_path / "train-0.parquet")
+    with pytest.raises(UserError, match="train-0.parquet"):
+        open_dataset(f"parquet:{tmp_path}")
 
 
 def test_lists_as_people_save_them(tmp_path):

@@ -6,6 +6,8 @@ from typing import Self
 
 import numpy as np
 
+from common.system.errors import UserError, printable, shortened
+
 
 @dataclasses.dataclass(frozen=True)
 class Captions:
@@ -21,7 +23,7 @@ class Captions:
         """Those of all examples, in their order."""
         encoded, counts = [], []
         for own in texts:
-            encoded += [text.encode(errors="replace") for text in own]
+            encoded += [text.encode() for text in own]
             counts.append(len(own))
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         counts = np.array(counts, np.int64)
@@ -61,6 +63,17 @@ class Captions:
         return cls(**{field: arrays[name] for field, name in names.items()}) if names["text"] in arrays else None
 
 
-def cleaned(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts without blanks at their ends and without empty ones."""
-    return tuple(text for text in map(str.strip, texts) if text)
+def cleaned(texts: Sequence[str], where: str) -> tuple[str, ...]:
+    """The texts without blanks at their ends and without empty ones.
+
+    UserError, which begins with `where`, for texts that Unicode has not: bytes of another encoding, half a pair of surrogates.
+    """
+    found = tuple(text for text in map(str.strip, texts) if text)
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} holds captions that are not in UTF-8, such as {shortened(printable(' '.join(found)))}; save it again, as "
+            "text in UTF-8."
+        ) from error
+    return found

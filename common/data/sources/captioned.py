@@ -27,7 +27,7 @@ from common.data.sources.index import Arrays, indexed
 from common.data.sources.listed import Seen
 from common.data.sources.shards import Shards, find_shards
 from common.data.split import Dataset, MultiLabels, Split
-from common.system.errors import UserError, printable, reason, shortened
+from common.system.errors import UserError, printable, reason
 from common.system.files import read_regular
 from common.system.progress import Count
 
@@ -75,26 +75,15 @@ def listed_rows(path: Path) -> Iterator[Row]:
         for number, line in lines(path):
             where, (file, *fields) = f"Line {number} of {path}", line.split("\t")
             texts = cleaned(
-                [field.strip()[1:-1].replace('""', '"') if is_quoted(field.strip()) else field for field in fields]
+                [field.strip()[1:-1].replace('""', '"') if is_quoted(field.strip()) else field for field in fields],
+                where,
             )
             if not file.strip() or not texts:
                 raise UserError(f"{where} is {line.strip()!r}, {EXPECTED}; mend the line.")
-            check_unicode(texts, where)
             yield seen.file(file, where), texts
             count.advance(len(line) + 1)
     if not seen.files:
         raise UserError(f"{path} lists no image; {EXPECTED} on each line.")
-
-
-def check_unicode(texts: Sequence[str], where: str) -> None:
-    """Raise UserError, which begins with `where`, for captions of another encoding than the list's."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where} holds captions that are not in UTF-8, such as {shortened(printable(' '.join(texts)))}; save the list again, "
-            "as plain text in UTF-8."
-        ) from error
 
 
 def open_sample(name: str, places: Places) -> Dataset:
@@ -163,7 +152,7 @@ def coco_rows(path: Path) -> list[Row]:
         files = {image["id"]: image["file_name"] for image in facts["images"]}
         for annotation in facts["annotations"]:
             texts.setdefault(annotation["image_id"], []).append(annotation["caption"])
-        captions = {number: cleaned(own) for number, own in texts.items()}
+        captions = {number: cleaned(own, str(path)) for number, own in texts.items()}
         names = {str(PurePosixPath(file)): number for number, file in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(

@@ -274,6 +274,8 @@ def reading(path: Path) -> Iterator[None]:
     """What pyarrow raises for a broken file becomes a UserError."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise UserError(f"The file {path} holds texts that are not in UTF-8 ({reason(error)}); {AGAIN}.") from error
     except (*broken(), BrokenColumn) as error:
         raise UserError(
             f"The file {path} is no whole parquet file ({printable(reason(error))}); fetch it again, or {AGAIN}."

@@ -102,7 +102,8 @@ def _open_captions(name: str, folder: Path, info: dict[str, Any], image: str, te
                 for i, (own,) in enumerate(collect(source, (texts,), where[split])):
                     if not all(isinstance(text, bytes) for text in own):
                         raise UserError(f"Record {i} of {where[split]} holds no caption but {own}; prepare it again.")
-                    found.append(cleaned([text.decode(errors="replace") for text in own]))
+                    decoded = [text.decode(errors="surrogateescape") for text in own]
+                    found.append(cleaned(decoded, f"Record {i} of {where[split]}"))
                     count.advance(1)
             arrays |= {f"{split}/{key}": array for key, array in Captions.pack(found).dump().items()}
         return arrays

@@ -47,7 +47,7 @@ class Gathered:
         if self.needed[0]:
             self.labels.setdefault(split, []).append(told.label)
         if self.needed[1]:
-            texts = cleaned(told.texts)
+            texts = cleaned(told.texts, where)
             kept = bool(texts)
             self.texts.setdefault(split, []).append(texts)
         self.kept.setdefault(split, []).append(kept)
