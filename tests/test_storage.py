@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from numpy_engine import load_main
+from test_sources import png
+from test_tar import write_tar
 
 from common import config, models
 from common.data.sources.tfds_folder import data_folder
 from common.data.text import find_vocabulary
+from common.datasets import open_dataset
 from common.evaluation.pairs import PAIRS
 from common.models import PACKAGED_WEIGHTS, ResNetConfig, ViTConfig, find_model
 from common.models.tokens import SIGLIP, SIGLIP2
@@ -190,6 +193,32 @@ def test_prepared_sets_from_an_object_store(bucket, monkeypatch):
     bucket.pipe_file("/bucket/sets/cifar10/../../out", b"")
     with pytest.raises(UserError, match="leads out of a folder"):
         data_folder("memory://bucket/sets", "cifar10")
+
+
+@pytest.mark.parametrize("name", ("{000..001}.tar", "*.tar", "train-{000,001}.tar", "", "train-000.tar"))
+def test_archives_are_copied_and_read(bucket, tmp_path, name):
+    """Those that a name means, with the list of classes in their folder or above it, once."""
+    for number in range(2):
+        members = [(f"{number}{i}.png", png(np.full((4, 4, 3), i, np.uint8))) for i in range(3)]
+        members = [member for i, one in enumerate(members) for member in (one, (f"{number}{i}.cls", b"1"))]
+        write_tar(tmp_path / "a.tar", members)
+        for place in (f"train-{number:03d}.tar", f"{number:03d}.tar", "other.txt"):
+            bucket.put_file(str(tmp_path / "a.tar"), f"/bucket/set/{place}")
+    bucket.pipe_file("/bucket/classnames.txt", b"cat\ndog\n")
+    (tmp_path / "a.tar").unlink()
+    for _ in range(2):
+        dataset = open_dataset(f"wds:memory://bucket/set/{name}".rstrip("/"))
+        assert dataset.class_names == ("cat", "dog") and [*dataset.splits] == ["train"]
+        count = {"": 12, "*.tar": 12, "train-000.tar": 3}.get(name, 6)
+        assert len(dataset.splits["train"]) == count and dataset.splits["train"].decode(2)[0, 0, 0] == 2
+        assert not [*tmp_path.rglob("other.txt")]
+
+
+def test_archives_that_no_store_has(bucket):
+    with pytest.raises(
+        UserError, match=r"wds:memory://bucket/{0..1}\.tar names nothing: there is no file .*0\.tar; give"
+    ):
+        open_dataset("wds:memory://bucket/{0..1}.tar")
 
 
 @pytest.mark.parametrize("url", ("gs://b/a.npz", "s3://b/a.npz"))

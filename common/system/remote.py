@@ -6,7 +6,7 @@ What is read from there is copied to this machine first; a run writes there by c
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.system.errors import UserError
@@ -36,15 +36,17 @@ def local_file(path: str | Path, *beside: str) -> Path:
     return copies / name
 
 
-def local_folder(path: str | Path, part: str) -> Path:
+def local_folder(path: str | Path, part: str, wanted: Callable[[str], bool] = lambda name: True) -> Path:
     """`path` itself, or a local folder that holds a copy of the objects below `part`; what is there already stays.
+
+    Of these only the ones whose names, from `path` on, are `wanted`.
 
     UserError where an object's name leads out of it.
     """
     if not is_remote(path):
         return Path(path)
     source, copies = RemoteFolder(str(path)), staging_folder(str(path))
-    sizes = source.sizes(part)
+    sizes = {name: size for name, size in source.sizes(part).items() if wanted(name)}
     with Count(f"copying {path}/{part}", sum(sizes.values()), "B") as count:
         for name, size in sizes.items():
             if ".." in name.split("/"):

@@ -6,12 +6,14 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
 from common.data.sources.image_files import is_hidden
 from common.system.errors import UserError, shortened
+from common.system.remote import RemoteFolder, is_remote, local_folder
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 CLASS_NAMES = "classnames.txt"  # as CLIP_benchmark calls it
@@ -40,19 +42,22 @@ class Shards(NamedTuple):
 def find_shards(prefix: str, name: str, ending: str) -> Shards:
     """The files that `name` means: a file, a pattern such as `PATH/{000..099}.tar` or `PATH/*.tar`, or a folder of them.
 
+    Those in a `gs://` or `s3://` store are copied to this machine first.
+
     The name of a file says of which split it is (`train-003.tar`, `x-validation-0.tar`), or else that of its folder; others
     are of `train`. Raises UserError where there is none, or one is missing or named twice.
     """
+    given, name = name, fetched(name, ending)
     paths = [Path(path) for path in (in_folder(name, ending) if os.path.isdir(name) else expanded(name))]
     again = next((path for i, path in enumerate(sorted(paths)[1:]) if path == sorted(paths)[i]), None)
     if again:
-        raise UserError(f"--dataset {prefix}{shortened(name)} names {again} twice; name every file once.")
+        raise UserError(f"--dataset {prefix}{shortened(given)} names {again} twice; name every file once.")
     missing = next((path for path in paths if not path.is_file()), None)
     if missing or not paths:
         none = f"the folder holds no *{ending}" if os.path.isdir(name) else "its range ends before it begins"
         found = f"there is no file {missing}" if missing else none
         raise UserError(
-            f"--dataset {prefix}{shortened(name)} names nothing: {found}; give a file, a pattern such as "
+            f"--dataset {prefix}{shortened(given)} names nothing: {found}; give a file, a pattern such as "
             f"{prefix}PATH/{{000..099}}{ending}, or a folder that holds such files."
         )
     splits = {}
@@ -62,6 +67,28 @@ def find_shards(prefix: str, name: str, ending: str) -> Shards:
     lists = (place / CLASS_NAMES for place in (folder, folder.parent))
     ordered = {split: splits[split] for split in ("train", "val", "test") if split in splits}
     return Shards(name, folder, ordered, next((path for path in lists if path.is_file()), None))
+
+
+def fetched(name: str, ending: str) -> str:
+    """The name itself; of a `gs://` or `s3://` one, that of copies on this machine of the files that it means.
+
+    UserError where the store does not answer.
+    """
+    if not is_remote(name):
+        return name
+    fixed = name[: min([name.find(letter) for letter in "{*?[" if letter in name], default=len(name))].rstrip("/")
+    folder = fixed.rpartition("/")[0] if fixed != name.rstrip("/") or fixed.endswith(ending) else fixed
+    above, part = folder.rsplit("/", 1) if folder.count("/") > 2 else (folder, "")  # a list of classes may lie above
+    rest = name[len(above) + 1 :].rstrip("/")
+    names = {*without_braces(rest), f"{part}/{CLASS_NAMES}".lstrip("/"), CLASS_NAMES}
+    patterns = (
+        [each for each in names if set(each) & set("*?[")] if folder != fixed else [f"{part}/*{ending}".lstrip("/")]
+    )
+    is_meant = lambda one: one in names or any(fnmatchcase(one, pattern) for pattern in patterns)
+    copies = local_folder(above, part, is_meant)
+    if part:
+        RemoteFolder(above).fetch(CLASS_NAMES, copies / CLASS_NAMES)
+    return str(copies / rest)
 
 
 def in_folder(folder: str, ending: str) -> list[str]:
