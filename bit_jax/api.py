@@ -65,6 +65,7 @@ def create_model(
     image_size: zoo.Size | None = None,
     patch_size: int | None = None,
     weights: str | Path | None = None,
+    tokens: int | None = None,
 ) -> Model:
     """A `flax.nnx.Module` for images [B, H, W, 3] scaled by `preprocessing`, under its published `name`.
 
@@ -72,10 +73,11 @@ def create_model(
     `weights/`, or None for initial values (seed 0). `num_classes` defaults to the file's, or the published number;
     another number gets a head of zeros, 0 none. `image_size` is a square's side, or height and width, in pixels:
     positions of a ViT are resized for it, and its kernel for patches whose side is `patch_size`. A FlexiViT resizes them
-    itself, also for `model(images, patch_size=(8, 8))`. `model.features(images)` gives the pooled features [B, D],
-    `model.intermediates(images)` the outputs of stages or blocks. Raises common.system.errors.UserError.
+    itself, also for `model(images, patch_size=(8, 8))`. With `tokens`, any ViT becomes a NaFlex, which sees images at their
+    own aspect ratio as so many patches: `model(**preprocess(model, images))`. `model.features(images)` gives the pooled
+    features [B, D], `model.intermediates(images)` the outputs of stages or blocks. Raises common.system.errors.UserError.
     """
-    start = zoo.start(name, num_classes, image_size, patch_size, weights)
+    start = zoo.start(name, num_classes, image_size, patch_size, weights, tokens)
     model = build(start.config, start.arrays, preprocessing=start.card.preprocessing)
     model.card = start.card
     return model
@@ -105,13 +107,16 @@ def save_weights(model: Model, path: str | Path) -> None:
     common_weights.write_weights(path, engine_weights.dump(model), model.config, model.card)
 
 
-def preprocess(model: Model | str, images: Any) -> Array:
+def preprocess(model: Model | str, images: Any) -> Array | dict[str, Array]:
     """float32 [B, H, W, 3]: images as `predict` shows them to `model`, or to the published one of that name.
+
+    Of a NaFlex, {"images": float32 [B, L * P, P, 3], "coordinates": int32 [B, L, 2], "patch_mask": bool [B, L]}, for
+    `model(**inputs)`; its `preprocessing.tokens` says how many patches, None as many as there are positions.
 
     `images` is one or a list: paths of files or of folders of them, the bytes of files, images of Pillow, or uint8
     [H, W, 3] (common/zoo.py). Raises UserError for what is no image.
     """
-    return jnp.asarray(zoo.preprocess(*known(model)[:2], images))
+    return zoo.each(zoo.preprocess(*known(model)[:2], images), jnp.asarray)
 
 
 def tokenize(model: Model | str, texts: str | Sequence[str], folder: str | Path = DOWNLOADS) -> Array:

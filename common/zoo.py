@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from common.data import images
+from common.data.batches import EvalBatches
+from common.data.naflex import patch_columns
 from common.data.split import Split, typical_size
 from common.data.text import kept_tokenizer
 from common.data.views import model_view
@@ -37,8 +40,9 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> dict[str, st
 
 
 def start(
-    name: str, num_classes: int | None, image_size: Size | None, patch_size: int | None, weights: str | Path | None
-) -> Start:
+    name: str, num_classes: int | None, image_size: Size | None, patch_size: int | None, weights: str | Path | None,
+    tokens: int | None = None,
+) -> Start:  # fmt: skip
     """The start of `create_model` in every engine; the card holds the size of images, too. Raises UserError."""
     model, size = find_model(name), to_size(image_size)
     path = choose_file(model, weights)
@@ -49,7 +53,16 @@ def start(
         card = card.over(Card(resolution=model.resolution))
     if size:
         card = dataclasses.replace(card, resolution=size[0], eval_resize=card.preprocessing.at(size[0]).eval_resize)
+    if tokens is not None:
+        check_tokens(tokens)
+        found, card = found._replace(config=found.config.as_naflex()), dataclasses.replace(card, tokens=tokens)
     return found._replace(card=card)
+
+
+def check_tokens(tokens: int) -> None:
+    """Raise UserError for what is no number of patches."""
+    if not (isinstance(tokens, int) and 1 <= tokens <= LONGEST_SIDE):
+        raise UserError(f"tokens is {tokens!r}, expected a number of patches from 1 to {LONGEST_SIDE}.")
 
 
 def to_size(image_size: Size | None) -> tuple[int, int] | None:
@@ -67,25 +80,42 @@ def published_facts(name: str) -> Known:
     return model.config(), model.card.preprocessing, model.card
 
 
-def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any) -> np.ndarray:
+def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any) -> np.ndarray | dict[str, np.ndarray]:
     """float32 [B, H, W, 3]: what `predict` shows a model of `config` that wants its images so, bit for bit.
+
+    Of a NaFlex {images: float32 [B, L * P, P, 3], coordinates: int32 [B, L, 2], patch_mask: bool [B, L]}, of as many patches
+    as `preprocessing` says, or else as the model has positions.
 
     `pictures` is an image or a list of images: paths of files or of folders of them, the bytes of files, images of Pillow,
     or uint8 [H, W, 3]; also uint8 [B, H, W, 3]. Where neither of them has a resolution, the BiT-HyperRule chooses
     one for the typical size of these images. Raises UserError for what is no image.
     """
-    if config.naflex:
-        raise UserError(
-            "The model keeps the aspect ratio of images and takes patches; make these with common/data/naflex.py, or use "
-            "predict or evaluate."
-        )
     split = dataclasses.replace(to_split(pictures), exif=preprocessing.exif)
+    if config.naflex:
+        return in_patches(config, preprocessing, split)
     fixed, *width = config.image_size or (preprocessing.resolution,)
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
     preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
     view = lambda example: model_view(example.image, preprocessing)
     return preprocessing.scale(np.stack([split.view(i, view) for i in range(len(split))]))
+
+
+def in_patches(config: ModelConfig, preprocessing: Preprocessing, split: Split) -> dict[str, np.ndarray]:
+    """`preprocess` of a NaFlex."""
+    tower = config.children.get("image", config)
+    tokens = preprocessing.tokens or math.prod(tower.grid)
+    columns = patch_columns(tower.patch_size, tokens, preprocessing.resize_kind)
+    found, jobs = EvalBatches(split, None, len(split), columns=columns).jobs(0)
+    for job in jobs:
+        job()
+    del found["mask"]
+    return found | {"images": preprocessing.scale(found["images"])}
+
+
+def each(found: np.ndarray | dict[str, np.ndarray], convert: Callable[[np.ndarray], Any]) -> Any:
+    """What `convert` makes of an array, or of each of several."""
+    return {name: convert(array) for name, array in found.items()} if isinstance(found, dict) else convert(found)
 
 
 def tokenize(known: Known, texts: str | Sequence[str], folder: str | Path) -> np.ndarray:

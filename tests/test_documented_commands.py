@@ -49,8 +49,10 @@ OURS = {  # what must be downloaded -> what takes its place
     "FlexiViT-S-i1k-1200ep": ["ViT-mu/16", "--weights", "imagenet.npz"],
 }
 SHORT = {
-    r"bit_\w+\.train|scripts/demo\.py": "--steps 2 --warmup_steps 1 --batch 16 --resize 36 --crop 32 --batch_eval 250 --workers 1",
-    r"bit_\w+\.(evaluate|predict)": "--resolution 32 --workers 1",
+    r"bit_\w+\.train|scripts/demo\.py": "--steps 2 --warmup_steps 1 --batch 16 --batch_eval 250 --workers 1",
+    r"^(?!.*--token).*(bit_\w+\.train|scripts/demo\.py)": "--resize 36 --crop 32",
+    r"bit_\w+\.(evaluate|predict)": "--workers 1",
+    r"^(?!.*(--tokens|runs/photos)).*bit_\w+\.(evaluate|predict)": "--resolution 32",
     r"scripts/parity\.py": "--steps 0 --resolution 32",
     r"--sam_group": "--sam_group 8",
     r"--patch_size ": "--patch_size 8",

@@ -16,7 +16,6 @@ from PIL import Image as pillow
 from test_evaluate_towers import CONFIG, TEXT, VOCABULARY
 from tiny_models import random_arrays
 
-from common import zoo
 from common.config import EvaluateConfig, ExportConfig, PredictConfig
 from common.convert import convert
 from common.data import naflex
@@ -258,12 +257,39 @@ def test_tokens_are_for_a_naflex():
 
 
 def test_what_sees_images_of_one_size_refuses_a_naflex(photos, tmp_path):
-    """Exports, and the preparation of images for a model by hand."""
+    """Exports."""
     given = ("--weights", photos / "tiny.npz", "--to", "torch_export", "--output", tmp_path / "a.pt2")
     with pytest.raises(UserError, match="keeps the aspect ratio of images, which no graph here does"):
         Export(parse(ExportConfig, [*map(str, given), "--model", "SigLIP2-B/16-naflex"], "export", ""), "bit_pytorch")
-    with pytest.raises(UserError, match="takes patches; make these with common/data/naflex.py"):
-        zoo.preprocess(TOWERS, Card().preprocessing, np.zeros((8, 8, 3), np.uint8))
+
+
+def test_the_python_api_prepares_images_of_any_ratio(engine, photos, monkeypatch):
+    """As `predict` does, of as many patches as the card says; what is saved is loaded."""
+    files = sorted((photos / "photos").rglob("*.png"))
+    model = engine.api.create_model("SigLIP2-B/16-naflex", weights=photos / "tiny.npz")
+    inputs = engine.api.preprocess(model, [str(file) for file in files])
+    given = ("--texts", "a cat", "--", *files)
+    job = prediction(parse(PredictConfig, flags_of(photos, *given), "predict", ""))
+    batch = next(job.prepared(job.eval_batches(job.split)))
+    for name in ("coordinates", "patch_mask"):
+        np.testing.assert_array_equal(engine.array(inputs[name]), batch[name])
+    scaled = job.preprocessing.scale(batch["images"])
+    found = engine.array(inputs["images"])
+    np.testing.assert_array_equal(found.transpose(0, 2, 3, 1) if engine.name == "bit_pytorch" else found, scaled)
+    embeddings = engine.array(model.encode_image(**inputs))
+    alone = engine.array(model.encode_image(**engine.api.preprocess(model, str(files[0]))))
+    np.testing.assert_allclose(alone[0], embeddings[0], rtol=0, atol=1e-6)
+    features = engine.array(model.image.features(**inputs))
+    np.testing.assert_allclose(embeddings, features / np.linalg.norm(features, axis=1, keepdims=True), atol=2e-6)
+    fixed = dataclasses.replace(TOWERS, image=dataclasses.replace(TOWERS.image, naflex=False))
+    monkeypatch.setattr(PublishedModel, "config", lambda self, num_classes=None: fixed)
+    model = engine.api.create_model("SigLIP-B/16-224", weights=photos / "tiny.npz", tokens=20)
+    with pytest.raises(UserError, match="tokens is 0, expected a number of patches from 1 to"):
+        engine.api.create_model("SigLIP-B/16-224", weights=photos / "tiny.npz", tokens=0)
+    engine.api.save_weights(model, photos / "again.safetensors")
+    engine.api.load_weights(model, photos / "again.safetensors")
+    assert engine.api.preprocess(model, str(files[0]))["patch_mask"].shape == (1, 20)
+    assert read_model(photos / "again.safetensors").config == TOWERS
 
 
 def test_the_name_tells_how_a_file_sees_images(photos):

@@ -1,6 +1,5 @@
 """Whether arrays, and what users make of models, are those of a configuration."""
 
-import dataclasses
 import operator
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +23,7 @@ def fitted_config(config: ModelConfig, shapes: Shapes) -> ModelConfig:
     Raises UserError where anything else of the model is not as `config` says.
     """
     head = shapes.get("head/kernel") or shapes.get("head/bias") or (None,)
-    fitted = dataclasses.replace(config, num_classes=head[-1])
+    fitted = config.with_classes(head[-1])
     listed = differences(shapes, fitted.parameter_shapes(), same=operator.eq)
     if listed:
         raise UserError(
