@@ -153,9 +153,9 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "vit_clip_bias": (ViTConfig(**SMALL, **CLIP_IMAGE | {"head_bias": True}), ("timm",)),
     "cappa": (
         DecoderConfig(ViTConfig(**TOWER, pooling="none"), **WRITTEN, masked=True, bias=False),
-        ("big_vision",),
+        ("big_vision", "big_vision_uvim"),
     ),
-    "captioner": (DecoderConfig(ViTConfig(**TOWER, pooling="none", cls_position=False), **WRITTEN), ("big_vision",)),
+    "captioner": (DecoderConfig(ViTConfig(**TOWER, pooling="none", cls_position=False), **WRITTEN), ("big_vision", "big_vision_uvim")),
     "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP, "open_clip")),
     "siglip_naflex": (
         TwoTowersConfig(ViTConfig(**TOWER, pooling="map", naflex=True), TextConfig(**TEXT)),

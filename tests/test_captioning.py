@@ -17,7 +17,8 @@ from common.weights.recognise import fit
 from common.weights.spellings import TABLES
 
 GOLDEN = Path(__file__).parent / "golden"
-TABLE = next(table for table in TABLES if (table.spelling, table.family) == ("big_vision", DecoderConfig))
+TABLES = {table.spelling: table for table in TABLES if table.family is DecoderConfig}
+SPELLING = {"bv_cappa": "big_vision", "cappa": "big_vision", "bv_uvim": "big_vision_uvim", "uvim": "big_vision_uvim"}  # by family
 
 
 def golden(name: str) -> dict:
@@ -32,8 +33,9 @@ def as_float64(values: np.ndarray) -> np.ndarray:
 def model_of(case: dict) -> tuple[DecoderConfig, dict[str, np.ndarray]]:
     """(configuration, canonical float64 arrays) of a golden case."""
     shapes = {key: tuple(shape) for key, shape in case["params"].items()}
-    config = fit(TABLE, shapes, {"image": ViTConfig((8, 8), 32, 2, 4, 64, None, (32, 32), pooling="gap")}).config
-    return config, TABLE.from_published({key: as_float64(param(key, shape)) for key, shape in shapes.items()}, config)
+    table = TABLES[SPELLING[case["family"]]]
+    config = fit(table, shapes, {"image": ViTConfig((8, 8), 32, 2, 4, 64, None, (32, 32), pooling="gap")}).config
+    return config, table.from_published({key: as_float64(param(key, shape)) for key, shape in shapes.items()}, config)
 
 
 def tokens_of(seed: int) -> np.ndarray:
@@ -56,9 +58,10 @@ def outputs(engine, model, name: str, batch: dict[str, np.ndarray], task: Captio
     return {column: engine.array(rows) for column, rows in found.items()}
 
 
-def test_float64_outputs_equal_the_originals(engine):
-    """Logits within 1e-9."""
-    case = golden("bv_cappa/tiny")
+@pytest.mark.parametrize("name", ("tiny", "vtt_tiny_learn"))
+def test_float64_outputs_equal_the_originals(engine, name):
+    """Logits within 1e-9, of CapPa and of UViM's second stage."""
+    case = golden(f"bv_cappa/{name}")
     config, arrays = model_of(case)
     images = as_float64(image(tuple(case["input"]["shape"]), case["input"]["seed"]))
     model = engine.build(config, arrays, "float64")
@@ -139,7 +142,7 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_sp
     engine.forget_compiled()
     np.testing.assert_allclose(losses, case["outputs"]["training_loss"]["data"], rtol=0, atol=1e-8)
     found = engine.weights.dump(model)
-    for row in TABLE.rows(config):
+    for row in TABLES[SPELLING[case["family"]]].rows(config):
         ours, theirs = row.ours[0], row.theirs
         expected, slope = case["gradients_first_step"][theirs], first[ours]
         assert np.linalg.norm(slope) == pytest.approx(expected["l2"], rel=1e-9, abs=1e-12), theirs
@@ -149,6 +152,24 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_sp
         expected, moved = case["final_params"][theirs], found[ours] - arrays[ours]
         assert np.linalg.norm(moved) == pytest.approx(expected["delta_l2"], rel=1e-7, abs=1e-10), theirs
         np.testing.assert_allclose(found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
+
+
+def test_of_codes_as_of_words(engine, monkeypatch):
+    """UViM's second stage in float64: losses of three updates within 1e-8, and what is written before them."""
+    case = golden("uvim/lm_3steps")
+    config, arrays = model_of(case)
+    batches = []
+    for seed, codes in zip(case["input"]["image"]["seeds_per_step"], case["oracle_codes_per_step"], strict=True):
+        tokens = np.array(codes, np.int32) + 1
+        batches.append({"images": as_float64(image((4, 32, 32, 3), seed)), "tokens": tokens, "counted": tokens > 0})
+    engine.keep_images(monkeypatch)
+    asked = {"images": batches[0]["images"], "prompt": np.zeros((4, 4), np.int32), "end": np.full(4, 1, np.int32)}
+    written = outputs(engine, engine.build(config, arrays, "float64"), "captions", asked)
+    assert written["tokens"].tolist() == [one[0] for one in case["decoding"]["sequences (temperature 1e-7)"]]
+    np.testing.assert_allclose(written["score"], np.ravel(case["decoding"]["log_probs"]), rtol=0, atol=1e-9)
+    losses, _ = engine.train(config, arrays, batches, recipe_for(case, task=Captioning()), precision="float64")
+    engine.forget_compiled()
+    np.testing.assert_allclose(losses, case["outputs"]["training_loss"]["data"], rtol=0, atol=1e-8)
 
 
 def test_evaluators_equal_the_originals(engine, monkeypatch):

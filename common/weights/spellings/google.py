@@ -8,7 +8,8 @@ modules of the families.
     big_vision                ViT, Mixer, `bit` (ResNet V1), `bit_paper` (BiT); with or without `params/` or `opt/target/`
     big_vision_scan           ... ViT, and the towers of image-text models, with the blocks stacked
 
-A model that writes holds its ViT below `encoder/` and its decoder below `decoder/` (`models/proj/cappa/cappa.py`).
+A model that writes holds its ViT below `encoder/` and its decoder below `decoder/` (`models/proj/cappa/cappa.py`); that of
+UViM's second stage has other names for parts of the ViT (`models/proj/uvim/vtt.py`, spelling `big_vision_uvim`).
 
 An image-text model holds its towers below `img/` and `txt/`, and `t` and `b` beside them; CLIPPO has no `txt/`. Towers are
 ViT, Mixer and ResNets as they are alone, text transformers, and the BERT of flaxformer. A file may hold one tower alone,
@@ -243,9 +244,22 @@ DECODER = (
     *slashed("head", "decoder/LogitsDense", DENSE),
 )
 BIG_VISION_VIT = next(table for table in TABLES if (table.spelling, table.family) == ("big_vision", ViTConfig))
-TABLES += (
+UVIM_NAMES = (("embedding/", "EmbedPatches/"), ("Transformer/", "encoder/"), ("pos_embedding", "pos_embedding_encoder"))
+
+
+def uvim_name(name: str) -> str:
+    """What `models/proj/uvim/vtt.py` calls a parameter of a ViT."""
+    return next((f"{theirs}{name.removeprefix(ours)}" for ours, theirs in UVIM_NAMES if name.startswith(ours)), name)
+
+
+UVIM_VIT = Table(
+    "big_vision_uvim", ViTConfig, tuple((ours, uvim_name(theirs), *how) for ours, theirs, *how in vit_rows("big_vision")),
+    holds=BIG_VISION, computes=TANH,
+)  # fmt: skip
+TABLES += tuple(
     Table(
-        "big_vision", DecoderConfig, DECODER, children=(prefixed(BIG_VISION_VIT, "image", "encoder/"),),
+        spelling, DecoderConfig, DECODER, children=(prefixed(image, "image", theirs),),
         computes=TANH, aliases=PREFIXES, ignored=STATE,
-    ),
+    )
+    for spelling, image, theirs in (("big_vision", BIG_VISION_VIT, "encoder/"), ("big_vision_uvim", UVIM_VIT, ""))
 )  # fmt: skip
