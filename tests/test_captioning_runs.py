@@ -21,7 +21,7 @@ from common.weights import write_weights
 
 MODEL = ("--model", "CapPa-T/8", "--workers", 2)
 FLAGS = ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--batch", 6, "--steps", 4, "--warmup_steps", 1,
-         "--precision", "float64", "--log_every", 1, "--eval_every", "test:2,captions:2", "--captions_of", 3,
+         "--precision", "float64", "--log_every", 1, "--eval_every", "val:2,captions:2", "--captions_of", 3, "--val_fraction", 0.25,
          "--checkpoint_every", 0)  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
     begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
     begun.train("whole", *flags)
-    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
+    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.5)
     assert 0 < begun.step("begun") < STEPS and not begun.is_finished("begun")
     ended.train("begun", *flags)
     assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
