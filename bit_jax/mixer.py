@@ -37,6 +37,7 @@ class Mixer(Model):
         self.blocks = nnx.List(Block(config) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.head = Dense(config.width, config.num_classes) if config.num_classes else None
+        self._adapt()
 
     def __call__(self, images: Array, kept_branches: Array | None = None) -> Array:
         return self.logits(self.features(images, kept_branches))

@@ -11,6 +11,8 @@ from bit_jax.layers import Dense
 from common.models import ModelConfig, head_classes
 from common.models.cards import Card, Preprocessing
 from common.models.intermediates import Intermediate
+from common.models.low_rank import layer_of
+from common.recipes.lora import A
 
 jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], meta_fields=["name", "stride"])
 
@@ -70,6 +72,13 @@ class Model(nnx.Module):
             place = self.devices.place_of_parameter(value.shape)
             value.set_value(jnp.zeros(value.shape, self.dtype, device=place))
         return layer
+
+    def _adapt(self) -> None:
+        """Add the matrices of LoRA to the layers that are to have some, also within towers."""
+        lora = self.config.lora
+        for matrix in self.config.lora_shapes():
+            if matrix.endswith(A):
+                layer_of(self, matrix).adapt(lora.rank, lora.scale)
 
     def _run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""

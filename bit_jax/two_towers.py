@@ -46,6 +46,7 @@ class TwoTowers(Model):
         self.b = nnx.Param(jnp.zeros(1)) if config.bias else None
         self.third = Projections(config) if config.third else None
         self.head = None
+        self._adapt()
 
     def __call__(
         self,

@@ -28,7 +28,6 @@ from bit_jax.resnet_v1 import Backbone
 from bit_jax.transformer import AttentionPool, Block
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
-from common.models.low_rank import layer_of
 from common.models.positions import prefix_tokens
 
 
@@ -57,8 +56,7 @@ class ViT(Model):
         width, classes = config.head_width, config.num_classes
         self.head = Dense(width, classes, bias=config.head_bias) if classes else None
         self.head_dist = Dense(width, classes, bias=config.head_bias) if classes and config.distilled else None
-        for kernel in config.lora.kernels(config.own_shapes()) if config.lora else ():
-            layer_of(self, kernel).adapt(config.lora.rank, config.lora.scale)
+        self._adapt()
 
     def __call__(
         self, images: Array, kept_branches: Array | None = None, dropout_seeds: Array | None = None,

@@ -40,6 +40,7 @@ class Mixer(Model):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
         self.head = Dense(config.width, config.num_classes) if config.num_classes else None
+        self._adapt()
 
     def forward(self, images: Tensor, kept_branches: Tensor | None = None) -> Tensor:
         return self.logits(self.features(images, kept_branches))

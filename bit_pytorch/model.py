@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from bit_pytorch.layers import Dense
 from common.models import ModelConfig, head_classes
 from common.models.cards import Card, Preprocessing
+from common.models.low_rank import layer_of
+from common.recipes.lora import A
 
 
 class Model(nn.Module):
@@ -66,6 +68,13 @@ class Model(nn.Module):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
         return layer
+
+    def _adapt(self) -> None:
+        """Add the matrices of LoRA to the layers that are to have some, also within towers."""
+        lora = self.config.lora
+        for matrix in self.config.lora_shapes():
+            if matrix.endswith(A):
+                layer_of(self, matrix).adapt(lora.rank, lora.scale)
 
     def _run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""

@@ -45,6 +45,7 @@ class TwoTowers(Model):
         self.b = nn.Parameter(torch.zeros(1)) if config.bias else None
         self.third = Projections(config) if config.third else None
         self.head = None
+        self._adapt()
 
     def forward(
         self,

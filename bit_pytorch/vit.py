@@ -27,7 +27,6 @@ from bit_pytorch.resnet_v1 import Backbone
 from bit_pytorch.transformer import AttentionPool, Block
 from common.models import ViTConfig
 from common.models.intermediates import Intermediate, block_labels, chosen
-from common.models.low_rank import layer_of
 from common.models.positions import prefix_tokens, rotary, sincos2d
 
 for function in (
@@ -74,8 +73,7 @@ class ViT(Model):
         width, classes = config.head_width, config.num_classes
         self.head = Dense(width, classes, bias=config.head_bias) if classes else None
         self.head_dist = Dense(width, classes, bias=config.head_bias) if classes and config.distilled else None
-        for kernel in config.lora.kernels(config.own_shapes()) if config.lora else ():
-            layer_of(self, kernel).adapt(config.lora.rank, config.lora.scale)
+        self._adapt()
 
     def forward(
         self, images: Tensor, kept_branches: Tensor | None = None, dropout_seeds: Tensor | None = None,

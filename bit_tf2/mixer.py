@@ -40,6 +40,7 @@ class Mixer(Model):
         self.blocks = [Block(config) for _ in range(config.depth)]
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.head = Dense(config.width, config.num_classes) if config.num_classes else None
+        self._adapt()
 
     @takes_images
     def features(self, images: Tensor, kept_branches: Tensor | None = None) -> Tensor:

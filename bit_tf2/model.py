@@ -11,6 +11,8 @@ from bit_tf2.keras_model import KerasModel
 from bit_tf2.layers import Dense
 from common.models import ModelConfig, head_classes
 from common.models.cards import Card, Preprocessing
+from common.models.low_rank import layer_of
+from common.recipes.lora import A
 
 
 class Model(KerasModel):
@@ -65,6 +67,13 @@ class Model(KerasModel):
             layer = Dense(in_width, out_width, dtype=self.variable_dtype)
         layer.kernel.assign(tf.zeros_like(layer.kernel))
         return layer
+
+    def _adapt(self) -> None:
+        """Add the matrices of LoRA to the layers that are to have some, also within towers."""
+        lora = self.config.lora
+        for matrix in self.config.lora_shapes():
+            if matrix.endswith(A):
+                layer_of(self, matrix).adapt(lora.rank, lora.scale)
 
     def _run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""

@@ -46,6 +46,7 @@ class TwoTowers(Model):
         self.b = self.add_weight((1,), "zeros", name="b") if config.bias else None
         self.third = Projections(config) if config.third else None
         self.head = None
+        self._adapt()
 
     def call(
         self,

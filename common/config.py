@@ -326,22 +326,19 @@ class UpdateConfig:
         check=functools.partial(check_pattern, "locked"),
     )
     lora_rank: int | None = replacing(
-        "rank of LoRA's matrices, which learn in the place of a ViT's kernels, beside the head",
+        "rank of LoRA's matrices, which learn in the place of a transformer's or Mixer's kernels, beside the head",
         rule="the recipe's, or no LoRA",
-        tasks=("classification", "distillation"),
         least=1,
     )
     lora_alpha: float | None = replacing(
         "what the product of LoRA's matrices is multiplied by, over the rank",
         rule="--lora_rank",
-        tasks=("classification", "distillation"),
         least=TINY,
         most=1e6,
     )
     lora_targets: str | None = replacing(
         "regular expression of whole names of the kernels that LoRA adapts",
-        rule="queries and values of attention",
-        tasks=("classification", "distillation"),
+        rule="queries and values of attention, or what mixes the channels of a Mixer",
         check=functools.partial(check_pattern, "lora_targets"),
     )
     optimizer: Optimizer | None = replacing(

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import re
 
 import numpy as np
 import pytest
 from engines import INSTALLED, Engine, recipe_of
-from tiny_models import CONFIGS, IMAGES, random_arrays
+from tiny_models import CONFIGS, IMAGES, TEXTS, random_arrays
 
 from common.config import TrainConfig
 from common.models import find_architecture
@@ -15,6 +16,7 @@ from common.models.low_rank import merged, with_lora
 from common.recipes.create import create_recipe
 from common.recipes.groups import create_groups, trained
 from common.recipes.lora import TARGETS, Lora
+from common.recipes.task import Contrastive
 from common.runs.run import Run
 from common.system.errors import UserError
 
@@ -24,13 +26,14 @@ GROUPS = create_groups(lora=True)
 
 
 def adapted(name: str, targets: str = TARGETS):
-    return with_lora(CONFIGS[name], dataclasses.replace(LORA, targets=targets), name)
+    return with_lora((CONFIGS | TEXTS)[name], dataclasses.replace(LORA, targets=targets), name)
 
 
-def batches(count: int) -> list[dict[str, np.ndarray]]:
+def batches(count: int, texts: bool = False) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     return [
         {"images": rng.integers(0, 256, (8, 32, 32, 3), np.uint8), "labels": rng.integers(0, 5, 8, np.int32)}
+        | ({"tokens": rng.integers(1, 11, (8, 7), np.int32)} if texts else {})
         for _ in range(count)
     ]
 
@@ -45,27 +48,33 @@ def start(name: str, targets: str):
 def trajectory(engine: str, name: str, targets: str):
     """(losses, arrays, state) of five updates in float64."""
     engine = Engine(engine)
+    task = {"task": Contrastive()} if name in TEXTS else {}
     recipe = recipe_of((0.02,) * 5, optimizer="adam", base_lr=0.02, weight_decay=0.1, clip=1.0, decay="decoupled",
-                       ema=0.5, batch_split=2, groups=GROUPS)  # fmt: skip
+                       ema=0.5, batch_split=2, groups=GROUPS, **task)  # fmt: skip
     model = engine.build(adapted(name, targets), start(name, targets), "float64", groups=GROUPS)
     optimizer = engine.optim.create_optimizer(model, recipe)
     losses = [
         float(engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"])
-        for step, batch in enumerate(engine.devices.to_device(iter(batches(5)), model.devices))
+        for step, batch in enumerate(engine.devices.to_device(iter(batches(5, name in TEXTS)), model.devices))
     ]
     return losses, engine.weights.dump(model), engine.weights.dump_optimizer(model, optimizer)
 
 
 @pytest.mark.parametrize(
-    ("name", "targets"), [("vit_token", TARGETS), pytest.param("vit_parts", EVERY, marks=pytest.mark.slow)]
-)
+    ("name", "targets"),
+    [
+        ("vit_token", TARGETS), ("mixer", TARGETS), pytest.param("siglip", TARGETS, marks=pytest.mark.slow),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("vit_parts", EVERY), ("clip", EVERY), ("lit", TARGETS))),
+    ],
+)  # fmt: skip
 def test_the_same_matrices_are_learned_in_every_engine(engine, name, targets):
     """Five steps with weight decay, clipping, an average and micro-batches; nothing else moves or has moments."""
     before, (losses, after, state) = start(name, targets), trajectory(engine.name, name, targets)
-    names = {key for key in before if "lora_" in key or key.startswith("head")}
+    names = {key for key in before if "lora_" in key or key in ("t", "b") or re.match("((image|text)/)?head", key)}
     assert names == trained(GROUPS, before) and len([key for key in names if "lora_" in key]) >= 8
     for key in before:
         assert (after[key].tobytes() == before[key].tobytes()) == (key not in names), key
+    assert name not in TEXTS or {"t", "text/blocks/1/attn/value/lora_b"} < names
     assert set(state) == {f"{part}/{key}" for part in ("first", "second", "average") for key in names}
     expected, arrays, _ = trajectory(INSTALLED[0], name, targets)
     np.testing.assert_allclose(losses, expected, rtol=1e-9)
@@ -84,6 +93,19 @@ def test_the_model_computes_as_with_the_merged_kernels(engine):
     )
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     assert np.abs(found - without).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ("mixer", "siglip"))
+def test_other_models_compute_as_with_the_merged_kernels(name):
+    """Of an image-text model, both towers' embeddings."""
+    engine, config = Engine(INSTALLED[0]), adapted(name)
+    arrays = start(name, TARGETS)
+    plain, tokens = merged(arrays, config.lora), engine.raw(np.arange(14).reshape(2, 7) % 11)
+    images = engine.tensor(IMAGES[:2].astype(float))
+    models = [engine.build(config, arrays, "float64"), engine.build(config.after_training, plain, "float64")]
+    found, expected = ([model(images)] if name == "mixer" else model(images, tokens)[:2] for model in models)
+    for ours, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(engine.array(ours), engine.array(other), rtol=0, atol=1e-12)
 
 
 def test_the_first_gradients_are_those_of_the_kernel(engine):
@@ -144,10 +166,9 @@ def test_the_numbers_of_a_recipe():
         ({"lora_rank": 2, "lora_targets": "("}, r"--lora_targets is '\(', expected a regular expression"),
         ({"lora_alpha": 2.0}, "--lora_alpha 2.0 belongs to LoRA, which is off; give --lora_rank, too"),
         ({"lora_targets": "x"}, "--lora_targets x belongs to LoRA, which is off"),
-        ({"lora_rank": 2, "model": "BiT-M-R50x1"}, "--lora_rank 2 adapts the dense kernels of ViTs, and BiT-M-R50x1 is none"),
+        ({"lora_rank": 2, "model": "BiT-M-R50x1"}, "adapts the dense kernels of ViTs, Mixers and image-text models, and BiT"),
         ({"lora_rank": 2, "train_only": "head"}, "--train_only head leaves what --lora_rank adds untrained"),
         ({"lora_rank": 2, "locked": ".*"}, "Nothing of ViT-mu/16 is left to train"),
-        ({"lora_rank": 2, "keep_best": True}, "--keep_best keeps whole models"),
     ],
     ids=str,
 )  # fmt: skip

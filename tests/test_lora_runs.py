@@ -14,6 +14,8 @@ from test_flexivit_runs import ORDERS, train
 from common.convert import convert
 from common.models import find_model
 from common.models.initial import initial_parameters
+from common.models.low_rank import merged
+from common.recipes.lora import TARGETS, Lora
 from common.runs.checkpoint import CURRENT, read
 from common.system.errors import UserError
 from common.weights.source import read_model
@@ -23,7 +25,7 @@ FLAGS = {"patch_size": None, "patch_sizes": None, "lora_rank": 4, "lora_alpha": 
 CONFIG = find_model("ViT-mu/16").config(10).at((32, 32))
 
 
-def check_what_is_left(folder) -> dict[str, np.ndarray]:
+def check_what_is_left(folder: Path) -> dict[str, np.ndarray]:
     """The merged weights are those at the start, the seed's, and alpha / rank * B @ A of what peft reads; returns it."""
     adapter, facts = load_file(folder / "adapter.safetensors"), json.loads((folder / "adapter_config.json").read_text())
     found, start = read_model(folder / "weights.npz"), initial_parameters(0, CONFIG)
@@ -63,6 +65,22 @@ def test_a_run_goes_on(first, second, monkeypatch, tmp_path):
     expected, found = (check_what_is_left(tmp_path / "runs" / name) for name in ("whole", "a"))
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("name", [INSTALLED[0], *(pytest.param(one, marks=pytest.mark.slow) for one in INSTALLED[1:])])
+def test_the_best_weights_are_kept_with_their_matrices(name, monkeypatch, tmp_path):
+    """Of the first evaluation, as if none that follows were better; merged at the end, and left for peft."""
+    monkeypatch.setattr("common.runs.run.is_better", lambda metric, value, best: best is None)
+    train(name, tmp_path, name="a", keep_best=True, eval_every="4", checkpoint_every=4, val_fraction=0.1, **FLAGS)
+    folder, lora = tmp_path / "runs" / "a", Lora(4, 8.0, TARGETS)
+    with np.load(folder / "best.npz") as file:
+        best = {key: file[key] for key in file.files}
+    check_what_is_left(folder)
+    assert "blocks/0/attn/query/lora_b" in best
+    found, at_the_end = read_model(folder / "weights.npz").arrays, read(folder / CURRENT).arrays
+    for key, array in merged(best, lora).items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-12, atol=1e-14, err_msg=key)
+    assert np.abs(best["head/kernel"] - at_the_end["model/head/kernel"]).max() > 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from common.recipes.lora import Lora
 from common.system.errors import UserError
 
 MOST = 2**31 - 1  # of any size: what a file declares is compared with its arrays later
@@ -39,6 +40,7 @@ OPTIONAL_PAIR = Kind(lambda value: value is None or PAIR.holds(value), f"{PAIR.e
 POSITIVE = Kind(is_positive, "a finite number above 0")
 RATE = Kind(lambda value: type(value) in (int, float) and 0 <= value < 1, "at least 0 and less than 1")
 DEPTH = Kind(lambda value: type(value) is int and 0 <= value <= MOST, "a whole number of at least 0")
+LORA = Kind(lambda value: value is None or isinstance(value, Lora), "a Lora, or none")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
 
 

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from common.recipes.lora import A, B
+
 Shape = tuple[int, ...]
 
 
@@ -76,4 +78,5 @@ def inverse_width_normal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return normal(1 / math.sqrt(shape[-1]))(rng, shape)
 
 
+LORA = ((f"*/{A}", fan_in_uniform), (f"*/{B}", zeros))
 HEAD_AND_NORMS = (("head/*", zeros), ("*norm*/scale", ones), ("*norm*/bias", zeros))  # in every code base

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from common.recipes.lora import Lora
 from common.system.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]  # {canonical name: shape}, in the order of the forward pass
@@ -35,6 +36,9 @@ class Config:
     num_branches: ClassVar[int] = 0  # residual branches, which stochastic depth may drop
     num_dropouts: ClassVar[int] = 0  # places at which dropout acts
     num_patches: ClassVar[int] = 0  # patches of an image, some of which training may leave out
+    lora: ClassVar[Lora | None] = (
+        None  # in training: matrices that learn in the place of its, or its children's, dense kernels
+    )
 
     @property
     def children(self) -> "dict[str, Config]":
@@ -44,8 +48,8 @@ class Config:
 
     @property
     def after_training(self) -> "Config":
-        """The model that is left when training has ended."""
-        return self
+        """The model that is left when training has ended: its kernels have what LoRA learned in their place."""
+        return dataclasses.replace(self, lora=None) if self.lora else self
 
     def at(self, image_size: tuple[int, int]) -> "Config":
         """The same model for images of this height and width in pixels."""
@@ -100,14 +104,18 @@ class Config:
         shapes = {}
         for name, child in self.children.items():
             shapes |= within(name, child.shapes_by_head())
-        return shapes | self.own_by_head()
+        return shapes | self.own_by_head() | self.lora_shapes()
+
+    def lora_shapes(self) -> Shapes:
+        """{canonical name: shape} of the matrices of LoRA: .../lora_a [in, rank] and .../lora_b [rank, out] beside kernels [in, out]."""
+        return self.lora.shapes(dataclasses.replace(self, lora=None).parameter_shapes()) if self.lora else {}
 
     def parameter_shapes(self) -> Shapes:
-        """{canonical name: shape} of all parameters: the children's, then its own; kernels are HWIO and [in, out]."""
+        """{canonical name: shape} of all parameters: the children's, its own, LoRA's; kernels are HWIO and [in, out]."""
         shapes = {}
         for name, child in self.children.items():
             shapes |= within(name, child.parameter_shapes())
-        return shapes | self.own_shapes()
+        return shapes | self.own_shapes() | self.lora_shapes()
 
 
 class WithImage:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+from common.models.draws import LORA
 from common.models.families import FAMILIES, ModelConfig
 from common.models.family import Arrays, Config
 from common.system.errors import UserError
@@ -56,7 +57,9 @@ def rules(config: Config, code_base: str | None, prefix: str = "") -> dict[str, 
         if rule := first(family.initial_within, name.removeprefix(prefix)):
             found[name] = rule, shape
     table = family.initial.get(code_base) or next(iter(family.initial.values()))
-    return found | {f"{prefix}{name}": (first(table, name), shape) for name, shape in config.own_shapes().items()}
+    for rows, shapes in ((table, config.own_shapes()), (LORA, config.lora_shapes())):
+        found |= {f"{prefix}{name}": (first(rows, name), shape) for name, shape in shapes.items()}
+    return found
 
 
 def first(table: tuple, name: str) -> Callable | None:

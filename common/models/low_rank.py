@@ -11,12 +11,15 @@ from common.system.errors import UserError
 def with_lora(config: Any, lora: Lora, model: str) -> Any:
     """`config` with adapted kernels. Raises UserError where the model called so has no such kernels, or too small ones."""
     if not any(field.name == "lora" for field in dataclasses.fields(config)):
-        raise UserError(f"--lora_rank {lora.rank} adapts the dense kernels of ViTs, and {model} is none; leave it out.")
-    shapes = config.own_shapes()
+        raise UserError(
+            f"--lora_rank {lora.rank} adapts the dense kernels of ViTs, Mixers and image-text models, and {model} is none; "
+            "leave it out."
+        )
+    shapes = config.parameter_shapes()
     found = lora.kernels(shapes)
     if not found:
         raise UserError(
-            f"--lora_targets {lora.targets} fits no dense kernel of {model}, such as {dense_kernels(shapes)[0]}; "
+            f"--lora_targets {lora.targets} fits no dense kernel of {model}, such as {next(iter(dense_kernels(shapes)), None)}; "
             "correct the pattern."
         )
     least = min(found, key=lambda name: min(shapes[name]))
@@ -39,8 +42,8 @@ def merged(arrays: Arrays, lora: Lora) -> Arrays:
     return found
 
 
-def layer_of(model: Any, kernel: str) -> Any:
-    """The layer of an engine's model whose kernel has this canonical name."""
-    for part in kernel.split("/")[:-1]:
+def layer_of(model: Any, name: str) -> Any:
+    """The layer of an engine's model which has the parameter of this canonical name."""
+    for part in name.split("/")[:-1]:
         model = model[int(part)] if part.isdigit() else getattr(model, part)
     return model

@@ -2,15 +2,17 @@
 
 import dataclasses
 
-from common.models.checks import COUNT, DEPTH, OPTIONAL, PAIR, POSITIVE, check_fields, choice
+from common.models.checks import COUNT, DEPTH, LORA, OPTIONAL, PAIR, POSITIVE, check_fields, choice
 from common.models.draws import HEAD_AND_NORMS, lecun_normal, zeros
 from common.models.family import Arrays, Config, Family, Say, Seen, Shapes, check_image, dense, norm
 from common.models.positions import infer_depth, infer_grid
+from common.recipes.lora import Lora
 from common.system.errors import UserError
 
 KINDS = {
     "patch_size": PAIR, "width": COUNT, "depth": DEPTH, "tokens_mlp_dim": COUNT, "channels_mlp_dim": COUNT,
     "num_classes": OPTIONAL, "image_size": PAIR, "gelu": choice("tanh", "erf"), "layer_norm_epsilon": POSITIVE,
+    "lora": LORA,
 }  # fmt: skip
 
 
@@ -39,6 +41,7 @@ class MixerConfig(Config):
     image_size: tuple[int, int] = (224, 224)  # height and width in pixels; fixes the width of the token mixing
     gelu: str = "tanh"  # erf in timm's models
     layer_norm_epsilon: float = 1e-6
+    lora: Lora | None = None  # in training: matrices that learn in the place of dense kernels
 
     def __post_init__(self):
         check_fields(self, "A Mixer", KINDS)

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from common.models.bert import VARIANTS as BERTS
 from common.models.bert import BertConfig
-from common.models.checks import FLAG, OPTIONAL, check_fields
+from common.models.checks import FLAG, LORA, OPTIONAL, check_fields
 from common.models.draws import constant, lecun_normal
 from common.models.family import Config, Family, Shapes, WithImage
 from common.models.text import TextConfig
 from common.models.vit import VIT_VARIANTS, ViTConfig
+from common.recipes.lora import Lora
 from common.system.errors import UserError
 
 
@@ -30,11 +31,12 @@ class TwoTowersConfig(WithImage, Config):
     image: Config
     text: TextConfig | BertConfig | None = None
     bias: bool = True
+    lora: Lora | None = None  # in training: matrices that learn in the place of the towers' dense kernels
     third: int | None = None  # width T of the features of a frozen third tower, in training
     num_classes: ClassVar[None] = None
 
     def __post_init__(self):
-        check_fields(self, "An image-text model", {"bias": FLAG, "third": OPTIONAL})
+        check_fields(self, "An image-text model", {"bias": FLAG, "lora": LORA, "third": OPTIONAL})
         if not isinstance(self.image, Config) or not isinstance(self.text, TextConfig | BertConfig | None):
             raise UserError(
                 "An image-text model has a tower for images and perhaps one for texts; name their families."
@@ -78,7 +80,7 @@ class TwoTowersConfig(WithImage, Config):
     @property
     def after_training(self) -> "TwoTowersConfig":
         """The same model without what is of use in training only."""
-        return dataclasses.replace(self, third=None)
+        return dataclasses.replace(self, lora=None, third=None)
 
 
 def width(tower: Config) -> int:

@@ -10,6 +10,7 @@ from common.models.checks import (
     COUNT,
     DEPTH,
     FLAG,
+    LORA,
     OPTIONAL,
     OPTIONAL_PAIR,
     PAIR,
@@ -23,7 +24,6 @@ from common.models.checks import (
 from common.models.draws import (
     HEAD_AND_NORMS,
     constant,
-    fan_in_uniform,
     glorot_normal,
     glorot_uniform,
     inverse_width_normal,
@@ -36,7 +36,7 @@ from common.models.later_vits import LATER, SIZES, Later
 from common.models.patches import Patches, check_patches, check_strip
 from common.models.positions import WAYS, adapt, express, express_config, infer_depth, infer_grid, restore
 from common.models.resnet_v1 import ResNetV1Config
-from common.recipes.lora import A, B, Lora
+from common.recipes.lora import Lora
 from common.system.errors import UserError
 
 KINDS = {
@@ -48,7 +48,7 @@ KINDS = {
     "backbone": Kind(lambda value: value is None or isinstance(value, ResNetV1Config), "a ResNet V1, or none"),
     "distilled": FLAG, "registers": DEPTH, "register_positions": FLAG, "patch_norms": some_of("pre", "post"),
     "attn_biases": some_of(*transformer.ATTENTION), "qk_norm": FLAG, "layer_scale": FLAG, "swiglu": FLAG, "parallel": FLAG,
-    "lora": Kind(lambda value: value is None or isinstance(value, Lora), "a Lora, or none"),
+    "lora": LORA,
     "naflex": FLAG,
 }  # fmt: skip
 
@@ -88,7 +88,6 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         pool/{probe [1, 1, D], attn/..., norm/..., mlp/...} (pooling map; the shapes of a block)
         pre_logits/{kernel [D, R], bias [R]} (where pre_logits is given)
         head/{kernel [R, K], of token_gap [2 D, K], bias [K] (head_bias)} (where num_classes is given), head_dist/... (distilled)
-        .../lora_a [in, rank], .../lora_b [rank, out] beside every kernel [in, out] that is adapted (lora)
     """
 
     patch_size: tuple[int, int]  # height and width, of the image or of the backbone's feature map
@@ -145,11 +144,6 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         return self.pre_logits or self.width * (1 + (self.pooling == "token_gap"))
 
     @property
-    def after_training(self) -> "ViTConfig":
-        """The model whose kernels have what was learned in their place (common/recipes/lora.py)."""
-        return dataclasses.replace(self, lora=None) if self.lora else self
-
-    @property
     def num_branches(self) -> int:
         """Residual branches, which stochastic depth may drop."""
         return 2 * self.depth
@@ -188,7 +182,7 @@ class ViTConfig(Patches, transformer.BlocksConfig):
         shapes |= dense("pre_logits", self.width, self.pre_logits) if self.pre_logits else {}
         for name in ("head", "head_dist") if self.distilled else ("head",):
             shapes |= transformer.head(self.head_width, self.num_classes, self.head_bias, name)
-        return shapes | (self.lora.shapes(shapes) if self.lora else {})
+        return shapes
 
 
 def check(config: ViTConfig) -> None:
@@ -335,8 +329,7 @@ def infer_parts(shapes: Shapes) -> dict[str, Any]:
 VIT_BIASES = (("*/mlp/*/bias", normal(1e-6)), ("*/bias", zeros), ("cls", zeros))
 KERNELS = (("*/attn/*", glorot_uniform), ("*/mlp/*", glorot_uniform), ("pool/probe", glorot_uniform))
 PARTS = (("head_dist/*", zeros), ("dist", zeros), ("registers", normal(1e-6)), ("*/layer_scale?/scale", constant(1e-5)))
-LORA = ((f"*/{A}", fan_in_uniform), (f"*/{B}", zeros))
-VIT = (*LORA, *HEAD_AND_NORMS, *PARTS, *VIT_BIASES, *KERNELS)
+VIT = (*HEAD_AND_NORMS, *PARTS, *VIT_BIASES, *KERNELS)
 FAMILY = Family(
     config=ViTConfig,
     name="ViT",
@@ -357,7 +350,6 @@ FAMILY = Family(
         "vision_transformer": (*VIT, ("pos_embedding", normal(0.02)), ("*", lecun_normal)),
         "big_vision": (*VIT, ("pos_embedding", inverse_width_normal), ("*", lecun_normal)),
         "coyo": (
-            *LORA,
             *HEAD_AND_NORMS,
             *PARTS,
             *VIT_BIASES,

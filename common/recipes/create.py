@@ -173,10 +173,6 @@ def check_lora(config) -> None:
     """Raise UserError for flags that contradict LoRA."""
     if config.train_only == "head":
         raise UserError("--train_only head leaves what --lora_rank adds untrained; leave one of them out.")
-    if config.keep_best:
-        raise UserError(
-            "--keep_best keeps whole models and --lora_rank trains parts of kernels; leave one of them out."
-        )
 
 
 def check_sharpness(recipe: Recipe) -> None:

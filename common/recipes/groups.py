@@ -44,7 +44,10 @@ HEAD = Group(r"((image|text)/)?head(_dist)?/(kernel|bias)", trained=True)
 NORMS = Group(r"(.*/)?(\w+_)?norm\d?/(scale|bias)", trained=True)
 FROZEN: Groups = (Group(".*", trained=False),)  # a whole model, such as a teacher
 TRAIN_ONLY: dict[TrainOnly, Groups] = {"all": (), "head": (*FROZEN, HEAD), "norm": (*FROZEN, HEAD, NORMS)}
-ADAPTERS: Groups = (Group(r"(.*/)?lora_[ab]", trained=True, decayed=True),)  # of LoRA, which are parts of kernels
+ADAPTERS: Groups = (  # of LoRA, which are parts of kernels; and what image-text models have beside heads
+    Group(r"(.*/)?lora_[ab]", trained=True, decayed=True),
+    Group("[tb]|third/.*", trained=True),
+)
 DECAY_MASKS: dict[DecayMask, Groups] = {
     "kernels": (Group(r"(.*/)?kernel", decayed=True),),
     "all": (Group(".*", decayed=True),),

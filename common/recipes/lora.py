@@ -6,8 +6,11 @@ A layer with a kernel [in, out] that is adapted computes x @ kernel + alpha / ra
 import dataclasses
 import re
 
-TARGETS = r"blocks/\d+/attn/(query|value)/kernel"  # as in the paper, and in its code
-HEADS = ("head/kernel", "head_dist/kernel")  # are trained themselves
+# As in the paper, and in its code; a Mixer, which has no attention, adapts what mixes its channels.
+TARGETS = r"(.*/)?blocks/\d+/(attn/(query|value)|channel_mixing/fc[12])/kernel"
+TRAINED = (
+    r"((image|text)/)?head(_dist)?/kernel|third/.*"  # heads, and projections of a third tower: are trained themselves
+)
 A, B = "lora_a", "lora_b"
 Shapes = dict[str, tuple[int, ...]]
 
@@ -41,5 +44,7 @@ class Lora:
 def dense_kernels(shapes: Shapes) -> list[str]:
     """The kernels of dense layers, but for heads."""
     return [
-        name for name, shape in shapes.items() if name.endswith("/kernel") and len(shape) == 2 and name not in HEADS
+        name
+        for name, shape in shapes.items()
+        if name.endswith("/kernel") and len(shape) == 2 and not re.fullmatch(TRAINED, name)
     ]

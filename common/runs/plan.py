@@ -81,6 +81,11 @@ class Plan:
         return {name: arrays[name] for name in config.parameter_shapes()}, config
 
     @property
+    def kept_config(self) -> ModelConfig:
+        """Of what --keep_best keeps: with LoRA its matrices beside the kernels, of which `after_training` makes one."""
+        return self.model_config if self.recipe.lora else self.model_config.after_training
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How the model that is trained sees images."""
         return self.models["model"].preprocessing

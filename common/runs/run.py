@@ -30,7 +30,7 @@ from common.runs import resume
 from common.runs.due import Due
 from common.runs.log import Log, check_finite
 from common.runs.plan import Plan
-from common.runs.run_folder import Folder
+from common.runs.run_folder import Folder, read_best
 from common.system.errors import UserError, is_out_of_memory, of_memory, reason
 from common.system.files import in_one_word
 from common.system.interruption import Interruption
@@ -108,10 +108,8 @@ class Opened:
         elif self.plan.finished:
             self.state = resume.extended(self.plan)
             if self.state.best is not None and self.writes:
-                best = weights.read_weights(
-                    self.plan.finished.folder / "best.npz", self.plan.model_config.after_training
-                )
-                self.folder.write_best(best, self.plan.model_config.after_training)
+                kept = self.plan.kept_config
+                self.folder.write_best(read_best(self.plan.finished.folder, kept), kept)
         if self.state.arrays is not None:  # the initial values are let go
             self.plan.models["model"] = self.plan.models["model"]._replace(arrays=self.state.arrays)
 
@@ -263,11 +261,12 @@ class Run(Opened):
     def write_best(self, arrays: weights.Arrays) -> None:
         """Keep the weights of the best evaluation so far beside the run's checkpoints."""
         if self.writes:
-            self.folder.write_best(*self.plan.after_training(arrays))
+            kept = self.plan.kept_config
+            self.folder.write_best({name: arrays[name] for name in kept.parameter_shapes()}, kept)
 
     def read_best(self) -> weights.Arrays:
         """What `write_best` kept; what is of use in training only is as this run began."""
-        kept = self.folder.read_best(self.plan.model_config.after_training, writes=self.writes)
+        kept = self.folder.read_best(self.plan.kept_config, writes=self.writes)
         return self.plan.models["model"].arrays | kept
 
     def wants_checkpoint(self, step: int) -> bool:

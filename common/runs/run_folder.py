@@ -18,6 +18,7 @@ from common.system import remote
 from common.system.environment import environment
 from common.system.errors import UserError
 from common.system.files import locked_log, read_regular, remove_leftovers, write_json
+from common.weights import containers
 
 
 class Folder:
@@ -101,14 +102,17 @@ class Folder:
             )
 
     def write_best(self, arrays: weights.Arrays, config: ModelConfig) -> None:
-        """Keep the weights of the best evaluation beside the checkpoints."""
-        weights.write_weights(self.path / "best.npz", arrays, config)
+        """Keep the weights of the best evaluation beside the checkpoints; with LoRA under our names, which no other spelling has."""
+        if config.lora:
+            containers.write(self.path / "best.npz", arrays, {})
+        else:
+            weights.write_weights(self.path / "best.npz", arrays, config)
 
     def read_best(self, config: ModelConfig, *, writes: bool) -> weights.Arrays:
         """What `write_best` kept, in this process or the one that writes."""
         if self.remote and not writes:
             self.remote.fetch("best.npz", self.path / "best.npz")
-        return weights.read_weights(self.path / "best.npz", config)
+        return read_best(self.path, config)
 
     def finish(self, arrays: weights.Arrays, config: ModelConfig, card: dict[str, Any]) -> None:
         """The card, the curves and, last, the weights in their published layout."""
@@ -120,3 +124,15 @@ class Folder:
         """Bring the results to the bucket, if the folder is in one."""
         if self.remote:
             self.remote.publish()
+
+
+def read_best(folder: Path, config: ModelConfig) -> weights.Arrays:
+    """What `write_best` kept in a folder. Raises UserError where it is damaged, or another model's."""
+    path = folder / "best.npz"
+    if not config.lora:
+        return weights.read_weights(path, config)
+    with containers.open_container(path) as file:
+        file.check_bytes()
+        arrays = {name: file.get(name) for name in file.declared}
+    weights.check_shapes(arrays, config.parameter_shapes(), path)
+    return arrays

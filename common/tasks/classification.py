@@ -10,11 +10,9 @@ from common.data.split import Split
 from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import find_model, with_noise
-from common.models.initial import draw_some
-from common.models.low_rank import with_lora
 from common.recipes.per_step import sides
 from common.tasks.seen import image_columns, image_size, seeing
-from common.tasks.start import Start, prepared
+from common.tasks.start import Start, adapted, prepared
 
 
 def models(plan: Any) -> dict[str, Start]:
@@ -30,11 +28,8 @@ def models(plan: Any) -> dict[str, Start]:
         fewest = model_config.at_patch([max(sides(recipe.patch_sizes))] * 2)
         with_noise(fewest, 0.0, 0.0, recipe.patch_dropout)  # to be refused where it leaves none of the largest patches
     model_config = with_noise(seeing(model_config, plan), recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
-    if recipe.lora:
-        model_config = with_lora(model_config, recipe.lora, config.model)
-        added = model_config.parameter_shapes().keys() - arrays.keys()
-        arrays = arrays | draw_some(config.seed, model_config, added)
-    return {"model": Start(model_config, arrays, card, prepared(recipe, card, config.exif, config.tokens))}
+    start = Start(model_config, arrays, card, prepared(recipe, card, config.exif, config.tokens))
+    return {"model": adapted(start, plan)}
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:

@@ -25,7 +25,7 @@ from common.models.tokens import Text
 from common.system.errors import UserError
 from common.tasks import third
 from common.tasks.seen import image_columns, image_size, seeing
-from common.tasks.start import Start, prepared
+from common.tasks.start import Start, adapted, prepared
 from common.weights.adapt import adapt
 from common.weights.starting import read_source
 
@@ -62,9 +62,9 @@ def models(plan: Any) -> dict[str, Start]:
     tokenizer_of(config, card.text, model)
     start = Start(model, arrays, card, prepared(recipe, card, config.exif, config.tokens))
     if not recipe.task.third_tower:
-        return {"model": start}
+        return {"model": adapted(start, plan)}
     beside = third.third_tower(plan, recipe.task.third_tower, start.preprocessing)
-    return {"model": third.with_projections(start, beside, config.seed), third.NAME: beside}
+    return {"model": adapted(third.with_projections(start, beside, config.seed), plan), third.NAME: beside}
 
 
 def check_first(config: Any, model: TwoTowersConfig) -> None:

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from common.models import ModelConfig
 from common.models.cards import Card, Preprocessing
+from common.models.initial import draw_some
+from common.models.low_rank import with_lora
 from common.recipes.choices import Exif
 from common.recipes.groups import FROZEN
 from common.recipes.per_step import lengths
@@ -25,6 +27,16 @@ class Start(NamedTuple):
         trained = {"remat": config.remat, "groups": recipe.groups}
         options = {"precision": config.precision, "preprocessing": self.preprocessing}
         return (self.config, self.arrays), options | ({"groups": FROZEN} if self.frozen else trained)
+
+
+def adapted(start: Start, plan: Any) -> Start:
+    """The same with the matrices of the recipe's LoRA, if any. Raises UserError where the model has no kernels for them."""
+    if not plan.recipe.lora:
+        return start
+    config = with_lora(start.config, plan.recipe.lora, plan.config.model)
+    return start._replace(
+        config=config, arrays=start.arrays | draw_some(plan.config.seed, config, config.lora_shapes())
+    )
 
 
 def prepared(recipe: Any, card: Card, exif: Exif, tokens: int | None = None) -> Preprocessing:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from common.models import ModelConfig
+from common.models import ModelConfig, TwoTowersConfig
 from common.models.family import Arrays
 from common.recipes.groups import Groups, trained
 from common.recipes.lora import A, B
@@ -14,7 +14,9 @@ from common.weights.express import choose_table, expressed
 from common.weights.rows import Row
 
 FILE, CONFIG = "adapter.safetensors", "adapter_config.json"
-SPELLING = "huggingface_v5"  # names of the modules in transformers 5, by which peft finds them
+# Names of the modules in transformers 5, by which peft finds them: those of image-text models are as in files.
+SPELLINGS = {TwoTowersConfig: "huggingface"}
+SPELLING = "huggingface_v5"  # of others
 PREFIX = "base_model.model."
 
 
@@ -29,23 +31,26 @@ def write_adapter(folder: Path, arrays: Arrays, config: ModelConfig, groups: Gro
         return f"No {FILE} is left, since peft knows models by Hugging Face's names: {error}"
     containers.write(folder / FILE, published, {"format": "pt"})
     write_json(folder / CONFIG, facts)
-    return f"Wrote {FILE} and {CONFIG}, what LoRA has learned, for peft"
+    beside = "; copy logit_scale and logit_bias yourself: peft loads modules only"
+    return f"Wrote {FILE} and {CONFIG}, what LoRA has learned, for peft{beside if 't' in arrays else ''}"
 
 
 def to_peft(arrays: Arrays, config: ModelConfig, groups: Groups) -> tuple[Arrays, dict[str, Any]]:
     """(arrays in peft's names, what adapter_config.json says). UserError where Hugging Face has no such model."""
     plain, lora = config.after_training, config.lora
-    table = choose_table(SPELLING, plain)
+    table = choose_table(SPELLINGS.get(type(plain), SPELLING), plain)
     rows = {name: row for row in table.rows(expressed(plain, table)[0]) for name in row.ours}
     modules, published = [], {}
-    for kernel in lora.kernels(plain.own_shapes()):
+    for kernel in lora.kernels(plain.parameter_shapes()):
+        if len(rows[kernel].ours) > 1:
+            raise UserError(f"{kernel} is a part of {rows[kernel].theirs} there.")
         module, layer = module_of(rows[kernel]), kernel.removesuffix("kernel")
         modules.append(module)
         for name, theirs in ((A, "lora_A"), (B, "lora_B")):
             published[f"{PREFIX}{module}.{theirs}.weight"] = arrays[f"{layer}{name}"].T.copy()
     beside = [rows[name] for name in plain.parameter_shapes() if name in trained(groups, plain.parameter_shapes())]
     published |= {f"{PREFIX}{row.theirs}": row.to_there([arrays[name] for name in row.ours]) for row in beside}
-    kept = list(dict.fromkeys(map(module_of, beside)))
+    kept = list(dict.fromkeys(filter(None, map(module_of, beside))))  # t and b are of no module
     return published, describe(lora.rank, lora.alpha, modules, kept)
 
 
