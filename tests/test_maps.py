@@ -31,6 +31,8 @@ from common.weights.source import read_model
 __all__ = ["no_waiting_for_the_disk"]
 NAFLEX = ViTConfig((4, 4), 16, 2, 2, 24, None, (12, 16), "gap", registers=1, naflex=True)
 VITS = {name: config for name, config in (CONFIGS | TEXTS).items() if isinstance(config, ViTConfig)} | {
+    "token_gap": dataclasses.replace(CONFIGS["vit_token"], pooling="token_gap", registers=2),
+    "gap_norm": dataclasses.replace(CONFIGS["vit_gap"], pooling="gap_norm"),
     "none": dataclasses.replace(CONFIGS["vit_gap"], pooling="none"),
     "first": dataclasses.replace(CONFIGS["vit_gap"], pooling="first", registers=1),
 }
@@ -131,6 +133,10 @@ def test_engines_have_the_same_maps(name):
         np.testing.assert_allclose(attention, found[0][0], rtol=1e-9, atol=0)
         np.testing.assert_allclose(features, found[0][1], rtol=1e-9, atol=1e-12)
         assert attention.min() >= 0 and attention.sum(1).max() < 1 + 1e-12
+    if name == "token_gap":  # attention is the class token's, as of the same ViT that reads nothing else
+        token = dataclasses.replace(config, pooling="token", num_classes=None)
+        model = engines[0].build(token, {key: arrays[key] for key in token.parameter_shapes()}, "float64")
+        np.testing.assert_array_equal(maps_of(engines[0], model, pixels)[0], found[0][0])
     if name == "vit_gap":
         np.testing.assert_allclose(found[0][1].mean(1), engines[0].features(models[0], pixels), atol=1e-12)
 

@@ -58,9 +58,8 @@ def block_labels(config: ViTConfig | MixerConfig) -> list[tuple[str, Stride]]:
 
 
 ATTENDING = {  # pooling of a ViT -> whose attention shows what it looks at: that of the tokens which make its output
-    "token": "the class token", "map": "the probe of the pooling", "first": "the first patch",
+    "token": "the class token", "token_gap": "the class token", "map": "the probe of the pooling", "first": "the first patch",
     "gap": "all patches, in the mean", "none": "all patches, in the mean", "gap_norm": "all patches, in the mean",
-    "token_gap": "the class token, and of all patches in the mean",
 }  # fmt: skip
 
 
@@ -68,5 +67,5 @@ def attending(config: ViTConfig) -> slice:
     """Those of its tokens that stand in ATTENDING, of a ViT without a probe; a distilled one has two class tokens."""
     first = config.num_prefix
     patches = slice(first, None)
-    tokens = {"token": slice(config.num_cls), "first": slice(first, first + 1)}
-    return tokens.get(config.pooling, patches)
+    tokens = {"token": slice(config.num_cls), "token_gap": slice(config.num_cls), "first": slice(first, first + 1)}
+    return (tokens | dict.fromkeys(("gap", "none", "gap_norm"), patches))[config.pooling]
