@@ -1,6 +1,6 @@
 """Texts become the ids, or the pixels, that the original code makes of them: golden values, then peers that run.
 
-`golden/text/unifont_letters.hex` holds the letters of the golden texts from GNU Unifont 15.0.01 (SIL Open Font License 1.1).
+`golden/text/unifont_letters.hex` holds the letters of the golden texts from GNU Unifont; `NOTICE` beside it has its license.
 """
 
 import dataclasses
