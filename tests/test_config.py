@@ -359,7 +359,8 @@ def test_a_run_that_lacks_memory_says_what_is_left(monkeypatch, capsys, tmp_path
     )  # fmt: skip
 
 
-def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(("recipe", "warmup"), [("bit_finetune", ""), ("coyo_finetune", " --warmup_steps 10")])
+def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(recipe, warmup, monkeypatch, capsys, tmp_path):
     def stop(*arguments, step, **options):
         if step == 2:
             raise UserError("Enough.")
@@ -370,6 +371,7 @@ def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch
     monkeypatch.setattr("common.runs.log.LONG_SECONDS", 0)
     monkeypatch.setattr("common.runs.log.WORTH_TELLING_SECONDS", 0)
     flags = "--model ViT-mu/16 --weights none --batch 64 --crop 32 --steps 5000 --name a --workers 1"
+    flags += f" --recipe {recipe}"
     monkeypatch.setattr(sys, "argv", ["train", *flags.split()])
     with pytest.raises(SystemExit):
         run_command("numpy", "train", TrainConfig, "", functools.partial(Run, engine="numpy"), numpy_engine.load_main)
@@ -377,7 +379,7 @@ def test_a_long_run_is_told_after_two_steps_with_what_makes_it_short(monkeypatch
     assert re.fullmatch(r"The first step took [\d.]+ s, with what is made once\.", first)
     assert re.fullmatch(
         r"The second took [\d.]+ s: about [\d.]+ (s|min|h) for the 4,998 that are left, besides evaluation\. "
-        r"For a first look, as on a CPU: --steps 100 --batch 32", second,
+        rf"For a first look, as on a CPU: --steps 100 --batch 32{warmup}", second,
     )  # fmt: skip
     assert second in (tmp_path / "runs" / "a" / "train.log").read_text()
 

@@ -1,5 +1,6 @@
 """The lines and measurements of a run: `train.log` and the screen, `metrics.jsonl`, and with --tensorboard an event file."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from common.system.progress import Progress, duration
 
 WORTH_TELLING_SECONDS, LONG_SECONDS = 30, 600  # that a run takes
 SHORT = {"crop": 128, "steps": 100, "batch": 32}  # what fine-tunes within minutes on two CPU cores
+SHORT_WARMUP = 10  # steps, where a recipe warms up for longer than so short a run
 
 
 class Log:
@@ -49,8 +51,13 @@ class Log:
         """The flags that would make the run shorter, if they change anything."""
         recipe = self.plan.recipe
         numbers = {"crop": recipe.crop, "steps": recipe.num_steps, "batch": recipe.batch}
-        flags = [f"--{name} {SHORT[name]}" for name in SHORT if numbers[name] > SHORT[name]]
-        return f" For a first look, as on a CPU: {' '.join(flags)}" if flags else ""
+        flags = {name: SHORT[name] for name in SHORT if numbers[name] > SHORT[name]}
+        try:
+            self.plan.recipe_by(dataclasses.replace(self.plan.config, **flags))
+        except UserError:  # the recipe warms up for longer
+            flags["warmup_steps"] = SHORT_WARMUP
+        words = " ".join(f"--{name} {value}" for name, value in flags.items())
+        return f" For a first look, as on a CPU: {words}" if flags else ""
 
     def training(self, step: int, means: dict[str, float]) -> None:
         """A line on the steps since the last one."""

@@ -45,8 +45,9 @@ class Plan:
         self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(self.dataset, config, given)
         own_size = (model.config().image_size or (None,))[0]
-        facts = len(self.splits["train"]), self.dataset.image_size, self.dataset.recipe
-        self.recipe = create_recipe(config, *facts, own_size)
+        facts = len(self.splits["train"]), self.dataset.image_size, self.dataset.recipe, own_size
+        self.recipe_by = lambda config: create_recipe(config, *facts)
+        self.recipe = self.recipe_by(config)
         self.finished = Finished(config) if config.extend_from else None
         if self.finished:
             self.finished.check(self.recipe.num_steps, self.dataset.class_names)
