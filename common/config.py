@@ -401,6 +401,14 @@ class MachineConfig:
 
     batch_eval: int | None = replacing("images per evaluation step", rule="as --batch", scope="run", least=1)
     batch_split: int = flag(1, "micro-batches per training step", scope="run", least=1)
+    cache_gib: float | None = flag(
+        None,
+        "memory in GiB for images that are decoded once, of all processes of a machine together; 0: none",
+        rule="a quarter of what is free",
+        scope="machine",
+        least=0,
+        most=2**20,
+    )
     remat: bool = flag(False, "compute activations again in the backward pass: less memory, more time", scope="run")
     shard_parameters: bool = flag(
         False, "spread parameters and optimizer over the devices: less memory on each", scope="run"

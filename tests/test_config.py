@@ -231,7 +231,7 @@ def test_words_of_a_recipe_and_of_a_models_preprocessing_choose_but_for_a_name()
 
 
 def test_what_may_change_when_a_run_goes_on():
-    assert scoped(TrainConfig, "machine") == {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers"}
+    assert scoped(TrainConfig, "machine") == {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers", "cache_gib"}
     assert scoped(TrainConfig, "run") == {
         "name", "log_every", "eval_every", "checkpoint_every", "tensorboard", "batch_eval", "batch_split", "remat",
         "shard_parameters", "captions_of",

@@ -125,10 +125,13 @@ class EvalBatches:
         self.first_row = process * self.share
         self.batch_bytes = self.share * sum(column.row_bytes for column in self.columns)
 
-    def on(self, devices: Devices) -> "EvalBatches":
-        """This process's share of the same batches, made larger where the devices do not divide them."""
+    def on(self, devices: Devices, split: Split | None = None) -> "EvalBatches":
+        """This process's share of the same batches, made larger where the devices do not divide them.
+
+        `split` has the same examples, where it is given.
+        """
         batch = -(-self.batch // devices.num_devices) * devices.num_devices  # what is too much is masked
-        return EvalBatches(self.split, None, batch, devices.process, devices.num_processes, self.columns)
+        return EvalBatches(split or self.split, None, batch, devices.process, devices.num_processes, self.columns)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)

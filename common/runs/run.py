@@ -6,6 +6,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -21,7 +22,9 @@ import numpy as np
 from common import weights
 from common.config import MEMORY_FLAGS, TrainConfig
 from common.data.batches import EvalBatches, TrainBatches, prefetch
+from common.data.decoded import Room, kept_splits
 from common.data.sources import Opener
+from common.data.split import Split
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.metrics import is_better
 from common.flags import arguments, scoped
@@ -36,6 +39,7 @@ from common.system.files import in_one_word
 from common.system.interruption import Interruption
 from common.system.processes import MOST, Devices, together
 from common.system.progress import follow
+from common.tasks.seen import shrinks
 from common.weights.adapter import write_adapter
 
 
@@ -160,6 +164,12 @@ class Opened:
         if isinstance(error, UserError):
             raise UserError(f"{error} {checkpoints.what_is_left()}" if self.writes else str(error)) from error
 
+    @functools.cached_property
+    def _splits(self) -> dict[str, Split]:
+        """Those of the plan, whose images are decoded once where there is room."""
+        room = Room(self.config.cache_gib, self.devices.num_processes)
+        return kept_splits(self.plan.splits, room, shrinks(self.plan, room))
+
 
 class Run(Opened):
     """What `main` of an engine sees of a run: everything but its mathematics, as a context manager around the loop."""
@@ -176,7 +186,7 @@ class Run(Opened):
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
-        split, share = self.plan.splits["train"], (self.devices.process, self.devices.num_processes)
+        split, share = self._splits["train"], (self.devices.process, self.devices.num_processes)
         columns = self.plan.task.columns(self.plan, split, train=True)
         batches = TrainBatches(
             split, self.recipe, self.config.seed, *share, self.plan.model_config, columns, self.devices.num_devices
@@ -225,7 +235,8 @@ class Run(Opened):
 
     def _eval_batches(self, batches: EvalBatches, name: str) -> Iterator[dict[str, np.ndarray]]:
         """Of every batch this process's share; where nothing is lost by it, a signal ends the run."""
-        batches = batches.on(self.devices)
+        own = next((name for name, split in self.plan.splits.items() if split is batches.split), None)
+        batches = batches.on(self.devices, self._splits.get(own, batches.split))
         prepared = prefetch(batches, range(len(batches)), self._workers)
         for number, batch in enumerate(follow(prepared, len(batches), name) if self.writes else prepared):
             if self.due.is_last(self.state.saved_step) and (self.devices.num_processes == 1 or number == 0):

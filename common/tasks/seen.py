@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.data.columns import VIEW, Column, eval_images, train_images
+from common.data.decoded import Room, Shrink, evaluation_shrink, training_shrink
 from common.data.images import BrokenImage
 from common.data.naflex import fitted_size, own_box, patch_columns, train_patch_columns
 from common.models.family import Config
@@ -58,6 +59,17 @@ def image_columns(plan: Any, train: bool) -> tuple[Column, ...]:
         return (train_images(plan.recipe) if train else eval_images(plan.preprocessing),)
     patch, seen = tower(plan.model_config).patch_size, plan.preprocessing
     return train_patch_columns(patch, plan.recipe) if train else patch_columns(patch, seen.tokens, seen.resize_kind)
+
+
+def shrinks(plan: Any, room: Room) -> dict[str, Shrink]:
+    """Of the splits whose images are seen in one way, what all views begin with: {split: what to do once}."""
+    found, recipe = {}, plan.recipe
+    for name, split in plan.splits.items() if not recipe.token_lengths else ():
+        columns = plan.task.columns(plan, split, name == "train")
+        if [column.name for column in columns if column.name.endswith("images")] == ["images"]:
+            of_training = training_shrink(recipe, plan.dataset.image_size, len(split), room)
+            found[name] = of_training if name == "train" else evaluation_shrink(plan.preprocessing)
+    return found
 
 
 def padding_notes(plan: Any, patch: tuple[int, int]) -> list[str]:
