@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from common.data.batches import TrainBatches, prefetch
+from common.data.decoded import Room, kept, training_shrink
 from common.datasets import open_dataset
 from scripts.benchmarks.measure import Work, measure, show
 from scripts.benchmarks.steps import RECIPE
+
+BOXES = dataclasses.replace(RECIPE, crop_min_area=0.08)  # of torchvision's RandomResizedCrop
 
 
 def our_pipeline(folder: Path | str, workers: int, randaugment_layers: int = 0) -> Work:
@@ -29,6 +32,17 @@ def our_pipeline(folder: Path | str, workers: int, randaugment_layers: int = 0) 
     recipe = dataclasses.replace(RECIPE, randaugment_layers=layers, randaugment_magnitude=10.0)
     steps = len(split) // recipe.batch
     return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps), workers), recipe.batch)
+
+
+def later_epochs(folder: Path, workers: int, boxes: bool) -> Work:
+    """Images per second of an epoch after the first one: pixels are in memory (common/data/decoded.py)."""
+    split, room = open_dataset(str(folder)).splits["train"], Room(8.0)
+    recipe = BOXES if boxes else RECIPE
+    split = kept(split, room, training_shrink(recipe, split.size(0), len(split), room))
+    steps = len(split) // recipe.batch
+    for _ in prefetch(TrainBatches(split, recipe, seed=0), range(steps + 1), workers):
+        pass  # the first epoch
+    return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps, 2 * steps), workers), recipe.batch)
 
 
 def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
@@ -42,8 +56,8 @@ def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
     return work
 
 
-def torch_view(floats: bool) -> Callable:
-    """The recipe's pixels by torchvision's transforms of Pillow's images.
+def torch_view(floats: bool, boxes: bool = False) -> Callable:
+    """The recipe's pixels by torchvision's transforms of Pillow's images; with `boxes`, random boxes of them.
 
     With `floats`, as in torchvision's own reference training: on Pillow's images, then float32 and normalised.
     """
@@ -52,6 +66,8 @@ def torch_view(floats: bool) -> Callable:
 
     recipe = RECIPE
     steps = [v2.Resize((recipe.resize, recipe.resize)), v2.RandomCrop(recipe.crop), v2.RandomHorizontalFlip()]
+    if boxes:
+        steps = [v2.RandomResizedCrop(recipe.crop, (BOXES.crop_min_area, 1.0)), v2.RandomHorizontalFlip()]
     if floats:
         steps += [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]
     else:
@@ -68,11 +84,11 @@ def torch_loader(images: Any, workers: int, **options: Any) -> Work:
     return one_pass(lambda: iter(loader), RECIPE.batch)
 
 
-def torch_pipeline(folder: Path, workers: int, floats: bool) -> Work:
+def torch_pipeline(folder: Path, workers: int, floats: bool, boxes: bool = False) -> Work:
     """Images per second of the torch DataLoader with torchvision's transforms."""
     from torchvision import datasets
 
-    return torch_loader(datasets.ImageFolder(folder / "train", torch_view(floats)), workers, shuffle=True)
+    return torch_loader(datasets.ImageFolder(folder / "train", torch_view(floats, boxes)), workers, shuffle=True)
 
 
 def webdataset_pipeline(pattern: str, workers: int) -> Work:
@@ -128,6 +144,12 @@ def pipeline_section(args: argparse.Namespace) -> None:
                 "common.data.batches, uint8": (our_pipeline, Path(folder), workers),
             }
             show(f"Input pipeline, {side_px}-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
+            for boxes, what in ((False, "160 -> crop 128"), (True, "random box -> 128")):
+                rows = {
+                    "DataLoader, Pillow, float32": (torch_pipeline, Path(folder), workers, True, boxes),
+                    "common.data, epochs after the first": (later_epochs, Path(folder), workers, boxes),
+                }
+                show(f"Later epochs, {side_px}-px JPEG -> {what}", measure(rows, args.repeats), "images/s")
 
 
 def write_images(folder: Path, side_px: int, count: int) -> None:
