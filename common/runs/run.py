@@ -170,6 +170,11 @@ class Opened:
         room = Room(self.config.cache_gib, self.devices.num_processes)
         return kept_splits(self.plan.splits, room, shrinks(self.plan, room))
 
+    def _decoded(self, split: Split) -> Split:
+        """The same images, decoded once where the split is one of the plan's."""
+        own = next((name for name, known in self.plan.splits.items() if known is split), None)
+        return self._splits[own] if own else split
+
 
 class Run(Opened):
     """What `main` of an engine sees of a run: everything but its mathematics, as a context manager around the loop."""
@@ -186,7 +191,7 @@ class Run(Opened):
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
-        split, share = self._splits["train"], (self.devices.process, self.devices.num_processes)
+        split, share = self._decoded(self.plan.splits["train"]), (self.devices.process, self.devices.num_processes)
         columns = self.plan.task.columns(self.plan, split, train=True)
         batches = TrainBatches(
             split, self.recipe, self.config.seed, *share, self.plan.model_config, columns, self.devices.num_devices
@@ -235,8 +240,7 @@ class Run(Opened):
 
     def _eval_batches(self, batches: EvalBatches, name: str) -> Iterator[dict[str, np.ndarray]]:
         """Of every batch this process's share; where nothing is lost by it, a signal ends the run."""
-        own = next((name for name, split in self.plan.splits.items() if split is batches.split), None)
-        batches = batches.on(self.devices, self._splits.get(own, batches.split))
+        batches = batches.on(self.devices, self._decoded(batches.split))
         prepared = prefetch(batches, range(len(batches)), self._workers)
         for number, batch in enumerate(follow(prepared, len(batches), name) if self.writes else prepared):
             if self.due.is_last(self.state.saved_step) and (self.devices.num_processes == 1 or number == 0):
