@@ -1,5 +1,6 @@
 """Runs of a ViT on images at their own aspect ratio: begun, gone on with, evaluated; and what train refuses."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from PIL import Image
 from test_flexivit_runs import FLAGS as OF_RUNS
 from test_flexivit_runs import ORDERS, train
 
-from common.config import EvaluateConfig, TrainConfig
+from common.config import EvaluateConfig, PredictConfig, TrainConfig
 from common.data.batches import TrainBatches
 from common.models import find_model
+from common.runs.command import parse
 from common.runs.inference import Evaluation
+from common.runs.jobs import prediction
 from common.runs.run import Run
 from common.system.errors import UserError
 from common.weights.source import read_model
@@ -65,6 +68,10 @@ def test_a_run_is_evaluated_as_it_was_trained_or_with_other_tokens(photos, tmp_p
         found[tokens] = engine.evaluate(model, job.prepared(job.eval_batches(job.splits["test"])))
     assert found[None] == found[8] != found[20]
     assert found[8]["loss"] == pytest.approx(told["test/loss"], rel=1e-6)
+    words = ["--model", "ViT-mu/16", "--weights", flags["weights"], "--map", "pca", "--output", str(tmp_path), photos]
+    maps = prediction(parse(PredictConfig, words, "predict", ""))
+    seen = next(maps.batches())["patch_mask"].sum(1).tolist()
+    assert [math.prod(maps.seen(maps.split.decode(i))[1]) for i in range(30)] == seen and max(seen) == 8
     with pytest.raises(UserError, match="--resolution is for models of one size of images and ViT-mu/16 keeps"):
         Evaluation(EvaluateConfig(**flags, resolution=32))
     with pytest.raises(UserError, match="nothing says of how many patches they are at most; give --tokens, such as"):

@@ -91,10 +91,15 @@ class Inference:
         return EvalBatches(split, None, batches.batch, columns=batches.columns[:-1])
 
     def patch_columns(self) -> tuple[Column, ...]:
-        """What a NaFlex sees of an image: within --tokens, or as its card says, or as many patches as it has positions."""
+        """What a NaFlex sees of an image."""
         tower = self.model_config.children.get("image", self.model_config)
-        tokens = self.config.tokens or self.preprocessing.tokens or math.prod(tower.grid)
-        return patch_columns(tower.patch_size, tokens, self.preprocessing.resize_kind)
+        return patch_columns(tower.patch_size, self.tokens, self.preprocessing.resize_kind)
+
+    @property
+    def tokens(self) -> int:
+        """The most patches of an image that keeps its aspect ratio: --tokens, or the card's, or as many as there are positions."""
+        tower = self.model_config.children.get("image", self.model_config)
+        return self.config.tokens or self.preprocessing.tokens or math.prod(tower.grid)
 
     def prepared(self, batches: EvalBatches) -> Iterator[Rows]:
         """The batches, prepared by threads and shown as they pass."""

@@ -62,7 +62,7 @@ class Maps(Prediction):
     def names(self) -> tuple[str, ...]:
         """No classes are shown. Raises UserError for more patches than memory holds."""
         patch_bytes = self.tower.width * 4 * (2 if self.config.precision == "float64" else 1)
-        image_bytes = patch_bytes * (self.config.tokens or math.prod(self.tower.grid))
+        image_bytes = patch_bytes * (self.tokens if self.tower.naflex else math.prod(self.tower.grid))
         if self.config.map == "pca" and len(self.files) * image_bytes > MOST_BYTES:
             raise UserError(
                 f"--map pca compares the patches of all {len(self.files):,} images, which takes "
@@ -94,8 +94,8 @@ class Maps(Prediction):
         """An image [H, W, 3] as the model sees it: (height and width in pixels, rows and columns of patches)."""
         if not self.tower.naflex:
             return self.tower.image_size, self.tower.grid
-        patch, tokens = self.tower.patch_size, self.config.tokens or math.prod(self.tower.grid)
-        size = fitted_size(image.shape[:2], patch, tokens)
+        patch = self.tower.patch_size
+        size = fitted_size(image.shape[:2], patch, self.tokens)
         return size, tuple(side // px for side, px in zip(size, patch))
 
     def picture(self, number: int, colours: np.ndarray) -> np.ndarray:
