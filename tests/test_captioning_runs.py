@@ -1,5 +1,6 @@
 """Models that write as a user runs them: trained, stopped, judged and asked for texts, alike in every engine."""
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -16,7 +17,9 @@ from common.config import TrainConfig
 from common.models import find_model
 from common.models.initial import initial_parameters
 from common.recipes.create import create_recipe
+from common.recipes.groups import trained
 from common.runs.checkpoint import PREVIOUS
+from common.runs.plan import Plan
 from common.weights import write_weights
 
 MODEL = ("--model", "CapPa-T/8", "--workers", 2)
@@ -54,7 +57,16 @@ JUDGED = (
 )
 
 
-@pytest.mark.slow  # test_captioning.py has quick ones
+def test_a_trained_model_writes(run, folder):
+    """What a run leaves is all that predict needs."""
+    name = INSTALLED[0]
+    run(f"{name}.train", *FLAGS, "--name", name, "--steps", 2, "--eval_every", 0)
+    assert len(json.loads((folder / "runs" / name / "captions.json").read_text())) == 3
+    (line,) = asked(run, name, folder, "predict", "--prompt", "a picture", "pairs/test/0.png")
+    assert line.startswith("pairs/test/0.png: a picture")
+
+
+@pytest.mark.slow
 def test_a_run_writes_and_is_judged_alike_in_every_engine(run, folder):
     """Losses, likelihoods and texts; those of `evaluate` and `predict` are those of the run."""
     said, texts = {}, {}
@@ -90,6 +102,20 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
 
 
+@pytest.mark.parametrize("changes", ({}, {"pooling": "token"}, {"pooling": "map", "num_classes": 5}, {"image_size": (64, 64)}), ids=str)
+def test_an_image_tower_comes_from_a_classifier(folder, changes):
+    """What it has before and behind its patches is left out, and it stays as it is."""
+    own = find_model("CapPa-T/8").config()
+    tower = dataclasses.replace(own.image, **{"pooling": "gap"} | changes)
+    write_weights(folder / "vit.npz", values := initial_parameters(7, tower), tower)
+    flags = {"recipe": "lit_decoder", "model": "CapPa-T/8", "dataset": str(folder / "pairs"), "weights": "none"}
+    plan = Plan(TrainConfig(**flags, image_weights=str(folder / "vit.npz"), batch=4, steps=2, warmup_steps=1))
+    arrays = plan.models["model"].arrays
+    assert not {name for name in trained(plan.recipe.groups, own.parameter_shapes()) if name.startswith("image/")}
+    np.testing.assert_array_equal(arrays["image/blocks/1/mlp/fc1/kernel"], values["blocks/1/mlp/fc1/kernel"])
+    assert arrays["image/pos_embedding"].shape == (1, 16, 128)
+
+
 def test_flags_of_captioning_are_numbers_of_its_task():
     flags = {"parallel": 0.25, "masking_ratio": 0.5, "label_smoothing": 0.1}
     task = create_recipe(TrainConfig(recipe="cappa", **flags), 50_000, (32, 32), {}).task
@@ -103,6 +129,8 @@ def test_flags_of_captioning_are_numbers_of_its_task():
         ("train", ("--recipe", "cappa", "--model", "Cap-B/16", "--weights", "none", "--dataset", "pairs"), "--parallel 0.75 hides"),
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none"), "have no captions"),
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--mixup", 0.1), "of no use to the task"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--patch_dropout", 0.5), "of no use to the task"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--lora_rank", 2), "CapPa-T/8 is none"),
         ("train", ("--recipe", "siglip", "--parallel", 0.5, "--dataset", "pairs"), "--parallel belongs to the task captioning"),
         ("predict", ("--beams", 2, "pairs/test/0.png"), "--beams is for texts that a model writes"),
         ("predict", ("--captions", "pairs/test/0.png"), "--captions is for models that write"),

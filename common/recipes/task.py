@@ -117,7 +117,9 @@ class Captioning:
     name: ClassVar[str] = "captioning"
     best: ClassVar[str] = "val/loss"
     splits_batches: ClassVar[bool] = True
-    refuses: ClassVar[tuple[str, ...]] = ("mixup", "dropout", "stochastic_depth")  # texts cannot be mixed; not built
+    refuses: ClassVar[tuple[str, ...]] = (  # texts cannot be mixed; not built
+        "mixup", "dropout", "stochastic_depth", "patch_dropout",
+    )  # fmt: skip
     measures: ClassVar[tuple[str, ...]] = ()
 
     label_smoothing: float = 0.0  # part of a token that is spread over the others

@@ -1,6 +1,5 @@
 """Captioning: a model predicts one of the texts of an image, token by token."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from common.evaluation.captioning import CaptionEvaluator, LikelihoodEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import DecoderConfig, find_model
 from common.models.family import within
+from common.models.low_rank import with_lora
 from common.system.errors import UserError
 from common.tasks.contrastive import Texts, tokenizer_of, tower_values
 from common.tasks.start import Start, prepared
@@ -43,6 +43,8 @@ def models(plan: Any) -> dict[str, Start]:
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
     card = card.over(row.card)
+    if recipe.lora:
+        with_lora(model, recipe.lora, config.model)  # which refuses it
     tokenizer_of(config, card.text, model)  # to be refused where a vocabulary is missing
     return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
 
@@ -82,6 +84,6 @@ def card(plan: Any) -> dict[str, Any]:
     """How images and texts are prepared."""
     return {
         "text": plan.models["model"].card.text.facts(),
-        **dataclasses.asdict(plan.preprocessing),
+        **plan.preprocessing.facts(),
         "skipped_images": plan.dataset.skipped,
     }
