@@ -105,17 +105,46 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:  # [B, H, W, C]
         values = x.astype(self.scale.dtype)
-        mean = self.group_mean(values)
-        variance = self.group_mean(jnp.square(values - lax.stop_gradient(mean)))  # stable: of deviations
-        normed = (values - mean) * (self.scale[...] / jnp.sqrt(variance + self.epsilon)) + self.bias[...]
-        return normed.astype(x.dtype)
+        return group_norm(values, self.scale[...], self.bias[...], self.num_groups, self.epsilon).astype(x.dtype)
 
-    def group_mean(self, values: Array) -> Array:
-        """Mean over H, W and the channels of a group, for each channel: [B, 1, 1, C]."""
-        means = jnp.mean(values, (1, 2))  # [B, C]
-        size = means.shape[1] // self.num_groups
-        means = jnp.mean(means.reshape(-1, self.num_groups, size), 2)  # [B, G]
-        return jnp.repeat(means, size, axis=1)[:, None, None]
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def group_norm(values: Array, scale: Array, bias: Array, num_groups: int, epsilon: float) -> Array:
+    """(values - mean) / sqrt(variance + epsilon) * scale + bias, of [B, H, W, C] and [C].
+
+    With the gradient that JAX finds by itself, a training step of R50x1 on a CPU takes a twenty-fifth longer.
+    """
+    return group_norm_forward(values, scale, bias, num_groups, epsilon)[0]
+
+
+def group_norm_forward(
+    values: Array, scale: Array, bias: Array, num_groups: int, epsilon: float
+) -> tuple[Array, tuple[Array, ...]]:
+    """The result, and what its gradient needs."""
+    mean = group_mean(jnp.mean(values, (1, 2)), num_groups)
+    variance = group_mean(jnp.mean(jnp.square(values - mean), (1, 2)), num_groups)  # stable: of deviations
+    factor = 1 / jnp.sqrt(variance + epsilon)
+    return (values - mean) * (factor * scale) + bias, (values, mean, factor, scale)
+
+
+def group_norm_backward(
+    num_groups: int, epsilon: float, saved: tuple[Array, ...], gradient: Array
+) -> tuple[Array, Array, Array]:
+    """Of the gradient, what changes neither mean nor variance; its sums over H and W serve all three."""
+    values, mean, factor, scale = saved
+    normed, size = (values - mean) * factor, values.shape[1] * values.shape[2]
+    sums, along = jnp.sum(gradient, (1, 2)), jnp.sum(gradient * normed, (1, 2))  # [B, C]
+    means = group_mean(sums * scale / size, num_groups) + normed * group_mean(along * scale / size, num_groups)
+    return factor * (gradient * scale - means), along.sum(0), sums.sum(0)
+
+
+group_norm.defvjp(group_norm_forward, group_norm_backward)
+
+
+def group_mean(means: Array, num_groups: int) -> Array:
+    """Of means [B, C], those of the channels of a group, for each channel: [B, 1, 1, C]."""
+    grouped = means.reshape(len(means), num_groups, -1)
+    return jnp.repeat(grouped.mean(2), grouped.shape[2], axis=1)[:, None, None]
 
 
 class LayerNorm(nnx.Module):
@@ -445,7 +474,40 @@ def max_pool(x: Array, padding: str = "zero") -> Array:
 
     "same" pads with -infinity what makes the output the input's size / 2: on even sizes, bottom and right only.
     """
-    if padding == "same":
-        return nnx.max_pool(x, (3, 3), (2, 2), "SAME")
-    border = 0.0 if padding == "zero" else -jnp.inf
-    return nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=border), (3, 3), (2, 2), "VALID")
+    for axis in (2, 1):  # of equal values the first row has the gradient, and in it the first column
+        padded = [(0, 0)] * x.ndim
+        padded[axis] = (0 if padding == "same" and x.shape[axis] % 2 == 0 else 1, 1)
+        x = largest_of_three(jnp.pad(x, padded, constant_values=0.0 if padding == "zero" else -jnp.inf), axis)
+    return x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def largest_of_three(x: Array, axis: int) -> Array:
+    """Along an axis the maxima of x[0:3], x[2:5] and so on, of which there are (length - 1) // 2.
+
+    XLA's own max-pool takes a fourfold time with its gradient, on a CPU.
+    """
+    return largest_forward(x, axis)[0]
+
+
+def largest_forward(x: Array, axis: int) -> tuple[Array, tuple]:
+    """The result, and what its gradient needs: where the first and where else the second is the largest."""
+    end = (x.shape[axis] - 1) // 2 * 2
+    first, second, third = (lax.slice_in_dim(x, i, end - 1 + i, 2, axis) for i in range(3))
+    is_first, is_second = (first >= second) & (first >= third), second >= third
+    return jnp.maximum(jnp.maximum(first, second), third), (is_first, is_second, x.shape[axis])
+
+
+def largest_backward(axis: int, saved: tuple, gradient: Array) -> tuple[Array]:
+    """Elements of even number are the first of one triple and the third of the one before, odd ones are a second."""
+    is_first, is_second, length = saved
+    zeros = jnp.zeros_like(lax.slice_in_dim(gradient, 0, 1, 1, axis))
+    others = jnp.where(is_first, 0, gradient)
+    firsts = jnp.concatenate([jnp.where(is_first, gradient, 0), zeros], axis)
+    evens = firsts + jnp.concatenate([zeros, jnp.where(is_second, 0, others)], axis)
+    odds = jnp.concatenate([jnp.where(is_second, others, 0), zeros], axis)
+    shape = (*gradient.shape[:axis], -1, *gradient.shape[axis + 1 :])
+    return (lax.slice_in_dim(jnp.stack([evens, odds], axis + 1).reshape(shape), 0, length, 1, axis),)
+
+
+largest_of_three.defvjp(largest_forward, largest_backward)

@@ -6,7 +6,7 @@ Every variable exists once a layer is constructed.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import keras
@@ -125,20 +125,39 @@ class GroupNorm(Layer):
         self.num_groups, self.epsilon = num_groups, epsilon
 
     def call(self, x: Tensor) -> Tensor:  # [B, H, W, C]
-        values = tf.cast(x, self.dtype)
-        values -= self.group_mean(values)
-        variance = self.group_mean(tf.square(values))  # stable: of deviations
-        return tf.cast(values * (self.scale / tf.sqrt(variance + self.epsilon)) + self.bias, x.dtype)
+        values, scale, bias = tf.cast(x, self.dtype), tf.convert_to_tensor(self.scale), tf.convert_to_tensor(self.bias)
+        return tf.cast(group_norm(values, scale, bias, self.num_groups, self.epsilon), x.dtype)
 
-    def group_mean(self, values: Tensor) -> Tensor:
-        """Mean over H, W and the channels of a group, for each channel: [B, 1, 1, C].
 
-        In two steps: with one mean over three axes, a training step on a CPU takes half as long again.
-        """
-        means = tf.reduce_mean(values, (1, 2))  # [B, C]
-        size = means.shape[1] // self.num_groups
-        means = tf.reduce_mean(tf.reshape(means, (-1, self.num_groups, size)), 2)  # [B, G]
-        return tf.repeat(means, size, axis=1)[:, None, None]
+def group_norm(values: Tensor, scale: Tensor, bias: Tensor, num_groups: int, epsilon: float) -> Tensor:
+    """(values - mean) / sqrt(variance + epsilon) * scale + bias, of [B, H, W, C] and [C].
+
+    With the gradient that TensorFlow finds by itself, a training step of R50x1 on a CPU takes a twentieth longer.
+    """
+
+    @tf.custom_gradient
+    def normed(values: Tensor, scale: Tensor, bias: Tensor) -> tuple[Tensor, Callable]:
+        mean = group_mean(tf.reduce_mean(values, (1, 2)), num_groups)
+        variance = group_mean(tf.reduce_mean(tf.square(values - mean), (1, 2)), num_groups)  # stable: of deviations
+        factor = 1 / tf.sqrt(variance + epsilon)
+
+        def backward(gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Of the gradient, what changes neither mean nor variance; its sums over H and W serve all three."""
+            normed, size = (values - mean) * factor, tf.cast(tf.reduce_prod(tf.shape(values)[1:3]), values.dtype)
+            sums, along = tf.reduce_sum(gradient, (1, 2)), tf.reduce_sum(gradient * normed, (1, 2))  # [B, C]
+            means = group_mean(sums * scale / size, num_groups) + normed * group_mean(along * scale / size, num_groups)
+            return factor * (gradient * scale - means), tf.reduce_sum(along, 0), tf.reduce_sum(sums, 0)
+
+        return (values - mean) * (factor * scale) + bias, backward
+
+    return normed(values, scale, bias)
+
+
+def group_mean(means: Tensor, num_groups: int) -> Tensor:
+    """Of means [B, C], those of the channels of a group, for each channel: [B, 1, 1, C]."""
+    grouped = tf.reshape(means, (-1, num_groups, means.shape[1] // num_groups))
+    grouped = tf.broadcast_to(tf.reduce_mean(grouped, 2, keepdims=True), tf.shape(grouped))
+    return tf.reshape(grouped, (-1, 1, 1, means.shape[1]))
 
 
 @registered
