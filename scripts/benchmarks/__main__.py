@@ -17,6 +17,7 @@ from scripts.benchmarks.files import convert_section, load_section
 from scripts.benchmarks.image_text import image_text_section
 from scripts.benchmarks.index import index_section
 from scripts.benchmarks.inputs import archives_section, pipeline_section, randaugment_section
+from scripts.benchmarks.lora import lora_section
 from scripts.benchmarks.measure import ENGINES
 from scripts.benchmarks.naflex import naflex_section
 from scripts.benchmarks.steps import PEERS, inference_section, memory_section, sharpness_section, train_section
@@ -26,6 +27,7 @@ SECTIONS = {
     "train": train_section,
     "sharpness": sharpness_section,
     "naflex": naflex_section,
+    "lora": lora_section,
     "inference": inference_section,
     "memory": memory_section,
     "pipeline": pipeline_section,

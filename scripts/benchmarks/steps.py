@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from common.models import ModelConfig, find_model
+from common.data.batches import Static
+from common.models import ModelConfig, ViTConfig, find_model
 from common.models.initial import initial_parameters
 from common.recipes.recipe import Recipe
 from scripts.benchmarks.measure import (
@@ -28,6 +29,8 @@ PEERS = {  # our model -> timm's, and the resolution at which they are compared
     "BiT-S-R101x1": ("resnetv2_101x1_bit", 128),
     "ViT-S/16": ("vit_small_patch16_224", 224),
     "ViT-B/16": ("vit_base_patch16_224", 224),
+    "DINOv2-S/14": ("vit_small_patch14_dinov2", 224),
+    "FlexiViT-S": ("flexivit_small", 240),  # whose kernel has the size of its patches: ours is resized in every step
     "Mixer-B/16": ("mixer_b16_224", 224),
 }
 
@@ -42,9 +45,12 @@ RECIPE = Recipe(  # the BiT-HyperRule's pixels for small images, at any batch
 
 
 def training_batch(args: argparse.Namespace, batch: int) -> dict[str, np.ndarray]:
-    """Random bytes with labels."""
+    """Random bytes with labels; of a FlexiViT, with the size of a step's patches."""
     images = np.random.default_rng(0).integers(0, 256, (batch, args.resolution, args.resolution, 3), np.uint8)
-    return {"images": images, "labels": np.arange(batch, dtype=np.int32) % CLASSES}
+    found = {"images": images, "labels": np.arange(batch, dtype=np.int32) % CLASSES}
+    config = model_config(args)
+    flexible = isinstance(config, ViTConfig) and config.kernel_size
+    return found | ({"patch_size": Static(config.patch_size)} if flexible else {})
 
 
 def model_config(args: argparse.Namespace) -> ModelConfig:
@@ -63,7 +69,7 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
 def stepping(args: argparse.Namespace, engine: str, config: ModelConfig, batch: dict, recipe: Recipe) -> Work:
     """Training steps of one engine on one batch."""
     api, _, loop, optim = import_engine(engine)
-    model = api.build(config, initial_parameters(0, config), precision=args.precision)
+    model = api.build(config, initial_parameters(0, config), precision=args.precision, groups=recipe.groups)
     optimizer = optim.create_optimizer(model, recipe)
     on_device = next(iter(loop.to_device(iter([batch]), model.devices)))
 
