@@ -1,4 +1,4 @@
-"""A training step of a ViT on images at their own aspect ratio (a NaFlex) against squares of as many patches."""
+"""A ViT on images at their own aspect ratio (a NaFlex) against squares of as many patches: training steps and inference."""
 
 import argparse
 import dataclasses
@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 
 from common.data import naflex
-from common.models import find_model
+from common.models import ViTConfig, find_model
 from scripts.benchmarks.measure import Work, measure, show
-from scripts.benchmarks.steps import CLASSES, RECIPE, stepping
+from scripts.benchmarks.steps import CLASSES, RECIPE, inferring, stepping
 
 MODEL, SIDE = "ViT-S/16", 256  # 256 patches of 16 pixels
 PHOTOGRAPHS = ((480, 640), (427, 640), (640, 480), (500, 500))  # height and width: of these ratios are the images
@@ -29,23 +29,28 @@ def batch_of(count: int, keeps_ratio: bool) -> dict[str, np.ndarray]:
     return images | {"coordinates": np.stack([naflex.places(*grid, tokens) for grid in grids]), "patch_mask": mask}
 
 
+def config_of(keeps_ratio: bool) -> ViTConfig:
+    """The model of either."""
+    fields = {"image_size": (SIDE, SIDE), "pooling": "gap", "cls_position": False, "naflex": keeps_ratio}
+    return dataclasses.replace(find_model(MODEL).config(CLASSES), **fields)
+
+
 def training(args: argparse.Namespace, engine: str, keeps_ratio: bool) -> Work:
     """Training steps of one engine."""
-    config = dataclasses.replace(
-        find_model(MODEL).config(CLASSES),
-        image_size=(SIDE, SIDE),
-        pooling="gap",
-        cls_position=False,
-        naflex=keeps_ratio,
-    )
     recipe = dataclasses.replace(RECIPE, lrs=(1e-4,), weight_decay=1e-4, token_lengths="256" if keeps_ratio else "")
-    return stepping(args, engine, config, batch_of(args.batch, keeps_ratio), recipe)
+    return stepping(args, engine, config_of(keeps_ratio), batch_of(args.batch, keeps_ratio), recipe)
+
+
+def inference(args: argparse.Namespace, engine: str, keeps_ratio: bool) -> Work:
+    """Logits of one engine."""
+    return inferring(args, engine, config_of(keeps_ratio), batch_of(args.batch, keeps_ratio))
 
 
 def naflex_section(args: argparse.Namespace) -> None:
-    """One table for each engine."""
+    """Two tables for each engine."""
     for engine in args.engines:
-        names = {f"{engine}, squares": False, f"{engine}, their ratio": True}
-        rows = {name: (training, args, engine, keeps_ratio) for name, keeps_ratio in names.items()}
-        title = f"Training step, {MODEL}, {(SIDE // 16) ** 2} patches, batch {args.batch}, {args.precision}"
-        show(title, measure(rows, args.repeats), "ms", 1000 / args.steps)
+        for title, work in (("Training step", training), ("Inference", inference)):
+            names = {f"{engine}, squares": False, f"{engine}, their ratio": True}
+            rows = {name: (work, args, engine, keeps_ratio) for name, keeps_ratio in names.items()}
+            described = f"{title}, {MODEL}, {(SIDE // 16) ** 2} patches, batch {args.batch}, {args.precision}"
+            show(described, measure(rows, args.repeats), "ms", 1000 / args.steps)

@@ -83,12 +83,16 @@ def stepping(args: argparse.Namespace, engine: str, config: ModelConfig, batch: 
 
 
 def engine_inference(args: argparse.Namespace, engine: str) -> Work:
-    """Logits of one engine, as `predict` computes them."""
+    """Logits of one engine."""
+    return inferring(args, engine, model_config(args), training_batch(args, args.batch))
+
+
+def inferring(args: argparse.Namespace, engine: str, config: ModelConfig, batch: dict) -> Work:
+    """Logits of one engine for one batch, as `predict` computes them."""
     api, inference, _, _ = import_engine(engine)
-    config = model_config(args)
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
     inference.standardize_once(model)
-    batch = training_batch(args, args.batch) | {"mask": np.ones(args.batch, bool)}
+    batch = batch | {"mask": np.ones(args.batch, bool)}
 
     def work() -> None:
         for _ in inference.predict(model, iter([batch] * args.steps)):
