@@ -60,7 +60,7 @@ def logsumexps_slopes(logits: Tensor, of_rows: Tensor, of_columns: Tensor) -> Te
 
 
 SLOPES = {sum_of_softplus: softplus_slopes, logsumexps: logsumexps_slopes}
-HEIGHT = 2048  # rows of a gradient that are added at a time: TensorFlow adds no product to a tensor in its place
+HEIGHT = 512  # rows of a gradient that are added at a time: TensorFlow adds no product to a tensor in its place
 
 
 def by_chunks(
@@ -119,8 +119,11 @@ def slopes_of_products(
         part, slopes = tf.exp(t) * columns[n], to_logits(n)
         to_part = tf.matmul(slopes, zimg, transpose_a=True)
         to_t, to_b = to_t + tf.reduce_sum(to_part * part), to_b + tf.reduce_sum(slopes)
-        to_zimg = [own + tf.matmul(slopes[k : k + HEIGHT], part) for k, own in zip(starts, to_zimg)]
-        return n + 1, to_columns.write(n, tf.exp(t) * to_part), to_t, to_b, *to_zimg
+        found = [to_part]
+        for k, own in zip(starts, to_zimg):
+            with tf.control_dependencies(found[-1:]):  # one product at a time lies in memory
+                found.append(own + tf.matmul(slopes[k : k + HEIGHT], part))
+        return n + 1, to_columns.write(n, tf.exp(t) * to_part), to_t, to_b, *found[1:]
 
     count, zero = columns.shape[0], tf.zeros_like(t)
     start = [to_pairs[k : k + HEIGHT] * ztxt[k : k + HEIGHT] for k in starts]
