@@ -21,14 +21,14 @@ from common.convert import convert
 from common.data import naflex
 from common.data.images import BrokenImage, resize
 from common.models import ViTConfig, resizing
-from common.models.cards import Card
+from common.models.cards import Card, Preprocessing
 from common.models.initial import initial_parameters
 from common.models.published import PublishedModel
 from common.runs.command import parse
 from common.runs.export import Export
 from common.runs.jobs import evaluation, prediction
 from common.system.errors import UserError
-from common.weights import timm_config, write_weights
+from common.weights import processors, timm_config, write_weights
 from common.weights.source import read_model
 
 GOLDEN = Path(__file__).parent / "golden" / "model_parts"
@@ -354,3 +354,14 @@ def test_timms_other_naflexes_are_refused(tmp_path):
     """They resize positions by cubics: the same arrays are another function."""
     with pytest.raises(UserError, match="pos_embed_interp_mode 'bicubic'"):
         timm_config.read_config({"architecture": "naflexvit_base_patch16_map"})
+
+
+def test_hugging_faces_processor_says_how_many_patches():
+    """There and back; without the number, its class takes 256."""
+    prepared = Preprocessing(tokens=100)
+    written, notes = processors.write_patches(prepared, (24, 24), 8, naflex=True)
+    assert written["max_num_patches"] == 100 and not notes
+    assert processors.write_patches(Preprocessing(), (24, 24), 8, naflex=True)[0]["max_num_patches"] == 9
+    found, notes = processors.read_huggingface(written, "siglip2")
+    assert found["tokens"] == 100 and not notes
+    assert processors.read_huggingface({"image_processor_type": "Siglip2ImageProcessor"}, "siglip2")[0]["tokens"] == 256

@@ -174,17 +174,15 @@ def read_huggingface(told: dict[str, Any], model_type: str) -> Told:
 
 
 def read_geometry(told: dict[str, Any], default: Processor, family: str | None, notes: list[str]) -> dict[str, Any]:
-    """`resolution`, `eval_resize` and `resize_kind`."""
+    """`resolution`, `eval_resize` and `resize_kind`, and of patches within a budget `tokens`."""
     number = told.get("resample", default.resample)
     kind = resize_kind(PILLOW[number] if number in range(len(PILLOW)) else number, notes)
     if not told.get("do_resize", True):
         notes.append("images are resized, which their file leaves to its user")
     if family == "Siglip2":
         tokens = told.get("max_num_patches", 256)
-        if tokens != 256:
-            notes.append(f"images are cut into as many patches as --tokens says, where their file says {tokens}")
         side = math.isqrt(tokens) * told.get("patch_size", 16)
-        return {"resolution": side, "eval_resize": 0, "resize_kind": kind}
+        return {"resolution": side, "eval_resize": 0, "resize_kind": kind, "tokens": tokens}
     size, crop = told.get("size", default.size), 0
     if not isinstance(size, dict):
         keys = ("shortest_edge",) if "shortest_edge" in default.size else ("height", "width")
@@ -263,6 +261,6 @@ def write_patches(
         "do_resize": True,
         "resample": PILLOW.index(kind),
         "patch_size": patch,
-        "max_num_patches": (size[0] // patch) * (size[1] // patch),
+        "max_num_patches": prepared.tokens or (size[0] // patch) * (size[1] // patch),
         **scaling(prepared),
     }, notes
