@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -58,18 +58,18 @@ class Optimizer:
     def __init__(self, model: nnx.Module, recipe: Recipe):
         SPLITS.pop(model, None)  # its head may be another one since
         self.parameters = trained(model)
-        self.state = {"first": {path: zeros(value, recipe.first_moment) for path, value in self.params.items()}}
+        self.state = {"first": at_once(functools.partial(zeros, dtype=recipe.first_moment), self.params)}
         by_head = model.config.shapes_by_head() if recipe.optimizer == "adafactor" else {}
         self.means = {path: means(by_head[canonical_name(path)]) for path in self.parameters} if by_head else {}
         if recipe.optimizer != "sgd":
             whole = {path: value for path, value in self.params.items() if not self.means.get(path)}
-            self.state["second"] = jax.tree.map(jnp.zeros_like, whole)
+            self.state["second"] = at_once(jnp.zeros_like, whole)
         if self.means:
             zeros_of = functools.partial(jnp.zeros, dtype=model.dtype, device=model.devices.place())
             kept = {path: kept.shapes for path, kept in self.means.items() if kept}
             self.state |= {part: {path: zeros_of(shapes[part]) for path, shapes in kept.items()} for part in MEANS}
         if recipe.ema:
-            self.state["average"] = jax.tree.map(jnp.copy, self.params)
+            self.state["average"] = at_once(jnp.copy, self.params)
 
     @property
     def params(self) -> Params:
@@ -100,6 +100,12 @@ def canonical_name(path: tuple[str | int, ...]) -> str:
 def zeros(value: Array, dtype: str) -> Array:
     """A moment of a parameter: bfloat16, or else of the parameter's type."""
     return jnp.zeros_like(value, jnp.bfloat16 if dtype == "bfloat16" else value.dtype)
+
+
+def at_once(function: Callable[[Array], Array], params: Params) -> Params:
+    """`function` of every value, where the value lies, as one program: one by one, every shape would be compiled."""
+    places = {path: value.sharding for path, value in params.items()}
+    return jax.jit(functools.partial(jax.tree.map, function), out_shardings=places)(params)
 
 
 def create_optimizer(model: nnx.Module, recipe: Recipe) -> Optimizer:

@@ -23,7 +23,7 @@ OTHERWISE = {  # what else is not the same in all three, and why
         "loop.py:Found", "loop.py:zeros", "loop.py:dense", "loop.py:add_gradients", "loop.py:compiled_step", "optim.py:compiled_update",
         "optim.py:compiled_ascent", "optim.py:update_alike", "optim.py:update_on_one", "optim.py:Params",
         "optim.py:Path", "optim.py:without_across", "optim.py:exchange", "loop.py:add", "loop.py:add_sharp", "loop.py:compiled_update",
-        "loop.py:cut", "loop.py:unpacked", "optim.py:FUSED", "optim.py:fused_adam", "optim.py:stepped",
+        "loop.py:cut", "loop.py:unpacked", "optim.py:at_once", "optim.py:FUSED", "optim.py:fused_adam", "optim.py:stepped",
     },
     "A compiled function of JAX takes a model in parts.": {
         "optim.py:Split", "optim.py:Split.parameters", "optim.py:SPLITS", "optim.py:split", "optim.py:values",

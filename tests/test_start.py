@@ -8,7 +8,15 @@ import sys
 import pytest
 from conftest import ROOT
 from engines import INSTALLED
+from tiny_models import CONFIGS
 
+from common.models.initial import initial_parameters
+from common.recipes.recipe import Recipe
+
+NUMBERS = {
+    "name": "", "batch": 2, "batch_split": 1, "batch_eval": 2, "lrs": (0.1,), "resize": 32, "crop": 32,
+    "crop_min_area": 1.0, "mixup": 0.0, "weight_decay": 1e-4,
+}  # fmt: skip
 STEP = """
 import sys
 from tiny_models import CONFIGS
@@ -52,6 +60,26 @@ def test_a_step_of_pytorch_needs_no_symbols():
 @pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="TensorFlow is not installed")
 def test_a_command_of_tensorflow_imports_nothing_unused():
     run(IMPORT)
+
+
+@pytest.mark.skipif("bit_jax" not in INSTALLED, reason="JAX is not installed")
+def test_an_optimizer_of_jax_is_made_by_one_program_for_each_part():
+    """Array by array, every shape would be one: of the embedded default that was half a second."""
+    import jax.monitoring
+
+    from bit_jax import api, optim
+
+    model = api.build(CONFIGS["bit"], initial_parameters(0, CONFIGS["bit"]))
+    jax.clear_caches()
+    compiled = []
+    note = lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        optimizer = optim.create_optimizer(model, Recipe(**NUMBERS, optimizer="adam", ema=0.5))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert sorted(optimizer.state) == ["average", "first", "second"]
+    assert len(compiled) == 3
 
 
 def test_hidden_packages_are_found_again():
