@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from common.system.environment import processor
 from common.system.errors import UserError, exit_with_sentence
+from scripts.benchmarks.captions import captions_section
 from scripts.benchmarks.commands import overlap_section, startup_section
 from scripts.benchmarks.files import convert_section, load_section
 from scripts.benchmarks.image_text import image_text_section
@@ -40,6 +41,7 @@ SECTIONS = {
     "overlap": overlap_section,
     "text": text_section,
     "image_text": image_text_section,
+    "captions": captions_section,
 }
 
 
