@@ -1,7 +1,6 @@
 """Models that write as a user runs them: trained, stopped, judged and asked for texts, alike in every engine."""
 
 import dataclasses
-import json
 import signal
 from pathlib import Path
 
@@ -14,12 +13,14 @@ from test_image_text_runs import assert_same
 from test_resume import Runs
 
 from common.config import TrainConfig
+from common.evaluation.captioning import read_written
 from common.models import find_model
 from common.models.initial import initial_parameters
 from common.recipes.create import create_recipe
 from common.recipes.groups import trained
 from common.runs.checkpoint import PREVIOUS
 from common.runs.plan import Plan
+from common.system.errors import UserError
 from common.weights import write_weights
 
 MODEL = ("--model", "CapPa-T/8", "--workers", 2)
@@ -61,7 +62,12 @@ def test_a_trained_model_writes(run, folder):
     """What a run leaves is all that predict needs."""
     name = INSTALLED[0]
     run(f"{name}.train", *FLAGS, "--name", name, "--steps", 2, "--eval_every", 0)
-    assert len(json.loads((folder / "runs" / name / "captions.json").read_text())) == 3
+    written = read_written(folder / "runs" / name / "captions.json")
+    assert (written.split, written.num_images, len(written.captions)) == ("test", 4, 3)
+    run("common.report", folder / "runs" / name)
+    page = (folder / "report.html").read_text()
+    assert f"{name} (PyTorch): texts of 3 test images" in page and "people: “a picture of 0”" in page
+    assert page.count("data:image/jpeg") == 3
     (line,) = asked(run, name, folder, "predict", "--prompt", "a picture", "pairs/test/0.png")
     assert line.startswith("pairs/test/0.png: a picture")
 
@@ -74,8 +80,8 @@ def test_a_run_writes_and_is_judged_alike_in_every_engine(run, folder):
         run(f"{name}.train", *FLAGS, "--name", name)
         told = {key: value for line in metrics(folder, name) for key, value in line.items()}
         assert {"test/loss", "test/nll", "test/perplexity", "captions/cider", "captions/bleu4"} <= told.keys()
-        kept = json.loads((folder / "runs" / name / "captions.json").read_text())
-        assert [one["image"] for one in kept] == [0, 1, 2] and kept[1]["references"][1].endswith("cats")
+        kept = read_written(folder / "runs" / name / "captions.json").captions
+        assert [one.image for one in kept] == [0, 1, 2] and kept[1].references[1].endswith("cats")
         said[name] = [asked(run, name, folder, command, *flags) for command, *flags in JUDGED]
         assert f"loss {told['test/loss']:.4f}, " in said[name][0][0] and "4 images, 7 texts" in said[name][0][0]
         texts[name] = [np.load(folder / file)["tokens"].tolist() for file in ("written/test.npz", "drawn.npz")]
@@ -91,7 +97,18 @@ def test_a_run_writes_and_is_judged_alike_in_every_engine(run, folder):
 def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     """The same texts and hidden tokens, in parts of a batch."""
     flags = (*FLAGS[:6], "--dataset", "pairs", "--batch_split", 2, "--resize", 32, "--crop", 32, "--log_every", 1)
-    flags += ("--checkpoint_every", 2, "--precision", "float64", "--weights", "none", "--parallel", 0.5, "--masking_ratio", 0.5)
+    flags += (
+        "--checkpoint_every",
+        2,
+        "--precision",
+        "float64",
+        "--weights",
+        "none",
+        "--parallel",
+        0.5,
+        "--masking_ratio",
+        0.5,
+    )
     flags += ("--steps", 40, "--eval_every", 0)  # enough to be stopped in their midst
     other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
     begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
@@ -102,7 +119,9 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
 
 
-@pytest.mark.parametrize("changes", ({}, {"pooling": "token"}, {"pooling": "map", "num_classes": 5}, {"image_size": (64, 64)}), ids=str)
+@pytest.mark.parametrize(
+    "changes", ({}, {"pooling": "token"}, {"pooling": "map", "num_classes": 5}, {"image_size": (64, 64)}), ids=str
+)
 def test_an_image_tower_comes_from_a_classifier(folder, changes):
     """What it has before and behind its patches is left out, and it stays as it is."""
     own = find_model("CapPa-T/8").config()
@@ -114,6 +133,22 @@ def test_an_image_tower_comes_from_a_classifier(folder, changes):
     assert not {name for name in trained(plan.recipe.groups, own.parameter_shapes()) if name.startswith("image/")}
     np.testing.assert_array_equal(arrays["image/blocks/1/mlp/fc1/kernel"], values["blocks/1/mlp/fc1/kernel"])
     assert arrays["image/pos_embedding"].shape == (1, 16, 128)
+
+
+@pytest.mark.parametrize(
+    "content",
+    (
+        "[]",
+        "{}",
+        '{"split": "test", "num_images": 1, "captions": [{"image": 1, "text": "a", "references": []}]}',
+        '{"split": 5, "num_images": 1, "captions": []}',
+        "\x00",
+    ),
+)
+def test_a_file_of_captions_is_checked(tmp_path, content):
+    (tmp_path / "captions.json").write_text(content)
+    with pytest.raises(UserError, match="captions.json"):
+        read_written(tmp_path / "captions.json")
 
 
 def test_flags_of_captioning_are_numbers_of_its_task():

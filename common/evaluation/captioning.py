@@ -17,6 +17,7 @@ from common.evaluation.metrics import METRICS
 from common.evaluation.zero_shot import place_of_own
 from common.system.errors import UserError
 from common.system.files import write_json
+from common.weights.containers import read_json
 
 WRITTEN, FILE = "captions", "captions.json"  # the name of the evaluator, and of its file
 MOST = 1000  # texts that are kept in the file
@@ -85,6 +86,32 @@ class Caption:
     references: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What a model wrote of the first images of a split."""
+
+    split: str
+    num_images: int  # of the whole split
+    captions: tuple[Caption, ...]
+
+
+def read_written(path: Path) -> Written:
+    """`captions.json`. UserError for any other file."""
+    try:
+        record = read_json(path)
+        found = Written(**record | {"captions": tuple(Caption(**row) for row in record["captions"])})
+        for one in found.captions:
+            if not 0 <= one.image < found.num_images or not all(
+                isinstance(text, str) for text in (one.text, *one.references)
+            ):
+                raise ValueError(f"{one} of {found.num_images} images")
+        if len(found.captions) > MOST or not isinstance(found.split, str):
+            raise ValueError(f"{len(found.captions)} captions of {found.split}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} holds no captions ({error}); remove it, or repeat the run's end.") from error
+    return found
+
+
 class CaptionEvaluator:
     """{cider: CIDEr-D (https://arxiv.org/abs/1411.5726), ten times the mean of its similarities; bleu4: BLEU-4, a fraction}.
 
@@ -94,9 +121,10 @@ class CaptionEvaluator:
     """
 
     def __init__(
-        self, name: str, batches: Any, decode: Callable[[np.ndarray], list[str]], references: Captions | None = None
+        self, name: str, batches: Any, decode: Callable[[np.ndarray], list[str]], references: Captions | None = None, *,
+        split: tuple[str, int] | None = None,
     ):  # fmt: skip
-        self.name, self.batches, self.decode, self.references = name, batches, decode, references
+        self.name, self.batches, self.decode, self.references, self.split = name, batches, decode, references, split
         self.texts, self.scores, self.tokens = [], [], []
         if references is not None:
             scorers()
@@ -131,8 +159,9 @@ class CaptionEvaluator:
         }
 
     def write(self, folder: Path) -> None:
-        """`captions.json`: the first of them."""
-        write_json(folder / FILE, [dataclasses.asdict(one) for one in self.captions[:MOST]])
+        """`captions.json`: the first of them, where the name of the split and its number of images are known."""
+        if self.split:
+            write_json(folder / FILE, dataclasses.asdict(Written(*self.split, tuple(self.captions[:MOST]))))
 
 
 def in_words(text: str) -> str:

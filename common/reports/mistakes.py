@@ -53,7 +53,7 @@ class Mistakes:
 
 def all_mistakes(records: Sequence[Record], *, remote: bool = False) -> list[Mistakes]:
     """The mistakes of the runs that have kept any. Images in the cloud are fetched if `remote`."""
-    found = [kind(record, remote=remote) for record in records for kind in (mistakes, wrong_pairs)]
+    found = [kind(record, remote=remote) for record in records for kind in (mistakes, wrong_pairs, captions)]
     return [told for told in found if told]
 
 
@@ -69,6 +69,26 @@ def wrong_pairs(record: Record, *, remote: bool = False) -> Mistakes | None:
         found = [
             Picture(thumbnail(split.decode(pair.found)), f"{in_words(pair)}: {file_of(record, split, pair.found)}")
             for pair in first_of_each(told.pairs)[:MOST_IMAGES]
+        ]
+        return Mistakes(title, [], found, "")
+    except UserError as error:
+        return Mistakes(title, [], [], f"The images are not at hand: {error}")
+
+
+def captions(record: Record, *, remote: bool = False) -> Mistakes | None:
+    """What a run has written of held-out images, beside what people did; None where it has kept nothing."""
+    told = record.written
+    if not told:
+        return None
+    title = f"{record.name} ({record.framework}): texts of {len(told.captions):,} {told.split} images"
+    try:
+        split = find_split(record, remote, told.split, lambda split: len(split) == told.num_images)
+        found = [
+            Picture(
+                thumbnail(split.decode(one.image)),
+                f"“{one.text}”; people: {', '.join(f'“{text}”' for text in one.references)}",
+            )
+            for one in told.captions[:MOST_IMAGES]
         ]
         return Mistakes(title, [], found, "")
     except UserError as error:

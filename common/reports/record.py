@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import TrainConfig
+from common.evaluation.captioning import FILE as CAPTIONS
+from common.evaluation.captioning import Written, read_written
 from common.evaluation.metrics import row
 from common.evaluation.pairs import PAIRS, Pairs, read_pairs
 from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
@@ -50,6 +52,7 @@ class Record:
     notes: list[str]  # what is wrong with the folder, or not there yet
     predictions: Predictions | None = None  # on its held-out images
     pairs: Pairs | None = None  # that it took for right, of its held-out texts
+    written: Written | None = None  # of its held-out images
     name_parts: int = 1  # of the folder's path, which distinguish the run from others
 
     @property
@@ -129,6 +132,7 @@ def read_record(folder: str | Path) -> Record:
     kept = {
         "predictions": (PREDICTIONS, lambda path: read_predictions(path, num_classes(card))),
         "pairs": (PAIRS, read_pairs),
+        "written": (CAPTIONS, read_written),
     }
     found = {}
     for name, (file, read) in kept.items():

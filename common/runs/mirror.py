@@ -9,6 +9,7 @@ import shutil
 import uuid
 from typing import Self
 
+from common.evaluation.captioning import FILE as CAPTIONS
 from common.evaluation.pairs import PAIRS
 from common.evaluation.predictions import PREDICTIONS
 from common.runs import events
@@ -32,6 +33,7 @@ RESULTS = (
     "curves.png",
     PREDICTIONS,
     PAIRS,
+    CAPTIONS,
     events.FILE,
     adapter.FILE,
     adapter.CONFIG,

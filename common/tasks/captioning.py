@@ -70,13 +70,17 @@ def evaluators(plan: Any) -> list[Evaluator]:
         batches = EvalBatches(pairs, None, plan.recipe.batch_eval, columns=columns(plan, pairs, train=False))
         found.append(LikelihoodEvaluator(name, batches))
     count = plan.config.captions_of
-    if count and (split := plan.splits[plan.held_out]).captions is not None:
-        split = split.take(np.arange(min(count, len(split))))
+    if count and (whole := plan.splits[plan.held_out]).captions is not None:
+        split = whole.take(np.arange(min(count, len(whole))))
         asked = prompts(made.tokenizer, "")
         batches = EvalBatches(
             split, None, min(plan.recipe.batch_eval, len(split)), columns=(eval_images(plan.preprocessing), *asked)
         )
-        found.append(CaptionEvaluator("captions", batches, made.tokenizer.decode, split.captions))
+        found.append(
+            CaptionEvaluator(
+                "captions", batches, made.tokenizer.decode, split.captions, split=(plan.held_out, len(whole))
+            )
+        )
     return found
 
 
