@@ -4,6 +4,7 @@ Every change leaves the logits the same; the family's row makes it (common/model
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 from common.models import FAMILIES, ModelConfig, family_name
 from common.models.family import Arrays, parted, within
@@ -14,16 +15,22 @@ from common.weights.table import Table
 
 def cannot_hold(table: Table, config: ModelConfig) -> str | None:
     """Why a table cannot hold a model as it is, or None."""
+    return next(obstacles(table, config), None)
+
+
+def obstacles(table: Table, config: ModelConfig) -> Iterator[str]:
+    """What of a model a table cannot hold."""
     if parts(table) != within_it(config):
-        return f"{in_words(within_it(config))} within it, only {in_words(parts(table))}"
+        yield f"{in_words(within_it(config))} within it, only {in_words(parts(table))}"
+        return
     for field, allowed in table.holds.items():
         value = getattr(config, field)
         if field == "cls_position" and not config.has_cls or field == "head_bias" and config.num_classes is None:
             continue
         if value not in allowed:
-            return f"{field} {value!r}, only {' or '.join(map(repr, allowed))}"
-    reasons = ((name, cannot_hold(child, config.children[name])) for name, _, child in table.children)
-    return next((f"{name}'s {reason}" for name, reason in reasons if reason), None)
+            yield f"{field} {value!r}, only {' or '.join(map(repr, allowed))}"
+    for name, _, child in table.children:
+        yield from (f"{name}'s {reason}" for reason in obstacles(child, config.children[name]))
 
 
 def parts(table: Table) -> dict[str, type]:
@@ -52,7 +59,7 @@ def choose_table(spelling: str, config: ModelConfig) -> Table:
     fitting = [table for table in tables if parts(table) == within_it(config)]
     if not fitting:
         raise UserError(f"{spelling} has no {family_name(config)}; choose another spelling.")
-    return next((table for table in fitting if not cannot_hold(table, changed(config, table)[0])), fitting[0])
+    return min(fitting, key=lambda table: sum(1 for _ in obstacles(table, changed(config, table)[0])))
 
 
 def changed(config: ModelConfig, table: Table) -> tuple[ModelConfig, list[str]]:

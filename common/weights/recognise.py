@@ -120,7 +120,9 @@ def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, An
             return str(error)
         match = table.match({today: shapes[name] for today, name in names.items()})
         scores.append((len(names) - len(match.unknown), table, names, match))
-    count, table, names, match = max(scores, key=lambda score: score[0])
+    most = max(count for count, *_ in scores)
+    nearest = [score for score in scores if score[0] == most]
+    count, table, names, match = min(nearest, key=lambda score: distance(*score[1:], shapes, facts))
     if (match.unknown or not shapes) and (another := foreign.model(shapes)):
         return another
     if not shapes or count < len(shapes) / 2:
@@ -132,12 +134,18 @@ def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, An
     return f"is nearly {FAMILIES[table.family].name} in the spelling {table.spelling}, but does not fit it ({what}); download or convert it again."
 
 
+def distance(*tried) -> int:
+    """Number of names that a file has and a table does not expect, or the other way round."""
+    found, expected, unknown = nearest_fit(*tried)
+    return len(found.keys() ^ expected.keys()) + len(unknown)
+
+
 def nearest_fit(table: Table, names: dict[str, str], match: Match, shapes: Mapping[str, Shape], facts: dict) -> tuple:
     """(shapes found, shapes expected, unknown names) of the nearest table."""
     found = {name: shapes[there] for name, there in names.items()}
     try:
         expected = table.published_shapes(infer(table, match, facts)[0])
-    except (KeyError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, ZeroDivisionError, UserError) as error:
         return found, {str(error).strip("'"): ()}, match.unknown
     return found, expected, match.unknown
 

@@ -82,7 +82,8 @@ def vit_rows(block: tuple, registers: str = "reg_token") -> tuple:
 
 
 VIT = vit_rows(BLOCK)
-FINE_TUNED = tuple(("registers", "cls_token") if row[0] == "registers" else row for row in VIT if row[0] != "cls")
+TOKENS = ("cls", "dist", "registers", "head_dist/kernel", "head_dist/bias")
+FINE_TUNED = (("registers", "cls_token"), *(row for row in VIT if row[0] not in TOKENS))
 NAFLEX = (
     *(row for row in VIT if row[1].startswith(("blocks.", "norm.", "attn_pool.", "head."))),
     ("pos_embedding", "embeds.pos_embed", "1(YX)D -> 1YXD"),
