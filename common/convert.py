@@ -25,7 +25,7 @@ from common.system import files
 from common.system.files import check_replaced, write_atomically, write_json
 from common.data.text.peers import peer_files
 from common.data.text.vocabulary import check_vocabulary, find_vocabulary
-from common.weights import containers, huggingface_config, open_clip_config, timm_config
+from common.weights import containers, huggingface_config, keras_hub_config, open_clip_config, timm_config
 from common.weights.spellings import SPELLINGS
 from common.weights.adapt import adapt, check_same_model
 from common.weights.express import choose_table, differing, express, expressed
@@ -45,13 +45,14 @@ WRITERS = {  # spelling -> the contents of its files beside the arrays
     "huggingface_v5": huggingface_config.write_config,
     "huggingface_siglip2": functools.partial(huggingface_config.write_config, siglip2=True),
     "open_clip": open_clip_config.write_config,
+    "keras_hub": keras_hub_config.write_config,
 }
 TOKENIZERS = {  # spelling -> the kinds of tokenizers that it has files for; open_clip has CLIP's own, without a file
     "huggingface": ("bpe", "wordpiece", "sentencepiece"),
     "huggingface_siglip2": ("bpe", "wordpiece", "sentencepiece"),
     "open_clip": ("wordpiece", "sentencepiece"),
 }
-FILES = {"open_clip": "open_clip_model.safetensors"}  # in a folder, where it is not model.safetensors
+FILES = {"open_clip": "open_clip_model.safetensors", "keras_hub": keras_hub_config.WEIGHTS}  # in a folder, where it is not model.safetensors
 CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "big_transfer": (".npz",),
     "big_transfer_h5": (".h5", ".hdf5"),
@@ -62,11 +63,14 @@ CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "huggingface_siglip2": (".safetensors",),
     "open_clip": (".safetensors",),
     "torchvision": (".safetensors",),
+    "keras_hub": (".h5",),
     "ours": (".safetensors", *containers.SUFFIXES),
 }
 STATED = {  # facts that config.json can hold beyond what the spelling's own code computes
     ("timm", ViTConfig): ("gelu",),
     ("huggingface", ResNetConfig): ("num_groups",),
+    ("keras_hub", ViTConfig): ("layer_norm_epsilon",),
+    ("keras_hub", TwoTowersConfig): ("gelu", "layer_norm_epsilon"),
     ("open_clip", TwoTowersConfig): ("gelu", "layer_norm_epsilon"),  # or it is refused as it is written
     **{
         (spelling, family): ("gelu", "layer_norm_epsilon")

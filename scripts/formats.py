@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common.models import ViTConfig
 from common.system.errors import UserError
-from common.weights.express import choose_table, expressed
+from common.weights.express import cannot_hold, choose_table, expressed
+from common.weights.spellings import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "weights.md"
@@ -17,7 +18,7 @@ MARKS = "<!-- made by scripts/formats.py --write -->", "<!-- end of the table --
 PEERS = {  # spelling -> the project and, where it is a package, the name of that
     "vision_transformer": ("vision_transformer", None), "big_vision": ("big_vision", None), "coyo": ("coyo-vit", None),
     "timm": ("timm", "timm"), "huggingface": ("transformers", "transformers"), "facebook": ("facebook", None),
-    "torchvision": ("torchvision", "torchvision"),
+    "torchvision": ("torchvision", "torchvision"), "keras_hub": ("keras-hub 0.32.0", None), "jeonsworld": ("jeonsworld", None),
 }  # fmt: skip
 SIZES = ((16, 16), 384, 12, 6, 1536)
 HEADLESS = {"num_classes": None, "gelu": "erf", "layer_scale": True}
@@ -52,11 +53,12 @@ def versions() -> dict[str, str]:
 
 
 def cell(config: ViTConfig, spelling: str) -> str:
-    """Whether a spelling holds a model: yes; what is changed on the way, which leaves its outputs; or nothing."""
+    """Whether a spelling holds a model: yes; what is changed on the way, which leaves its outputs; read only; or nothing."""
     try:
         notes = expressed(config, choose_table(spelling, config))[1]
     except UserError:
-        return ""
+        tables = [table for table in TABLES if (table.spelling, table.family) == (spelling, ViTConfig)]
+        return "read" if any(not table.written and not cannot_hold(table, config) for table in tables) else ""
     return "yes, folded" if any("cannot be undone" in note for note in notes) else "yes"
 
 
@@ -66,7 +68,7 @@ def table() -> str:
     heads = [f"{name} {found[package]}" if package else name for name, package in PEERS.values()]
     rows = [["model", *heads], ["---"] * (len(heads) + 1)]
     for name, fields in MODELS.items():
-        config = ViTConfig(*SIZES, **{"num_classes": 1000} | fields)
+        config = ViTConfig(*SIZES, **{"num_classes": 1000, "gelu": "erf"} | fields)
         rows.append([name, *(cell(config, spelling) for spelling in PEERS)])
     return "\n".join("|" + "|".join(f" {cell} " if cell != "---" else cell for cell in row) + "|" for row in rows)
 

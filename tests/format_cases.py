@@ -42,6 +42,10 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         ViTConfig(**SMALL | {"num_classes": None}),
         (*GOOGLE, "coyo", "timm", *HUGGING, "torchvision"),
     ),
+    "vit_erf_features": (
+        ViTConfig(**SMALL | {"num_classes": None, "gelu": "erf"}),
+        (*GOOGLE, "coyo", "timm", *HUGGING, "torchvision", "keras_hub"),
+    ),
     "vit_pre_logits": (ViTConfig(**SMALL, pre_logits=24), (*GOOGLE, "coyo", "torchvision")),
     "vit_patches_only": (
         ViTConfig(**SMALL, cls_position=False),
@@ -156,7 +160,10 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         ("big_vision", "big_vision_uvim"),
     ),
     "captioner": (DecoderConfig(ViTConfig(**TOWER, pooling="none", cls_position=False), **WRITTEN), ("big_vision", "big_vision_uvim")),
-    "siglip": (TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)), (*VISION, *SIGLIP, "open_clip")),
+    "siglip": (
+        TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)),
+        (*VISION, *SIGLIP, "open_clip", "keras_hub"),
+    ),
     "siglip_naflex": (
         TwoTowersConfig(ViTConfig(**TOWER, pooling="map", naflex=True), TextConfig(**TEXT)),
         (*VISION, "huggingface_siglip2"),
@@ -173,7 +180,7 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
     "clippo": (TwoTowersConfig(ViTConfig(**SMALL, pooling="map"), None, False), ("big_vision",)),
     "clip": (
         TwoTowersConfig(ViTConfig(**SMALL | {"num_classes": 32}, **CLIP_IMAGE), TextConfig(**TEXT, **CLIP_TEXT), False),
-        ("huggingface", "open_clip"),
+        ("huggingface", "open_clip", "keras_hub"),
     ),
     "towers_bit": (TwoTowersConfig(ResNetConfig((2, 1), 0.5, 32), TextConfig(**TEXT)), ("big_vision",)),
     "mixer_features": (

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 
 import format_cases
@@ -99,14 +100,14 @@ def test_spellings_are_listed_completely(case):
         try:
             notes = expressed(config, choose_table(spelling, config))[1]
         except UserError as error:
-            assert "has no" in str(error) or "cannot hold" in str(error)
+            assert re.search("has no|cannot hold|are read only", str(error))
         else:
             assert any("cannot be undone" in note for note in notes), spelling
 
 
 def test_every_spelling_and_family_is_covered():
     covered = {(spelling, type(CASES[case][0])) for case, spelling in HELD}
-    assert covered == {(table.spelling, table.family) for table in TABLES}
+    assert covered == {(table.spelling, table.family) for table in TABLES if table.written}
 
 
 # --- what the originals call their arrays

@@ -38,6 +38,13 @@ def parts(table: Table) -> dict[str, type]:
     return {child.name: child.table.family for child in table.children}
 
 
+def is_made_of(table: Table, config: ModelConfig) -> bool:
+    """Whether a table has the models within one, and those within these."""
+    return parts(table) == within_it(config) and all(
+        is_made_of(child, config.children[name]) for name, _, child in table.children
+    )
+
+
 def within_it(config: ModelConfig) -> dict[str, type]:
     """{name: family} of the models within one."""
     return {name: type(child) for name, child in config.children.items()}
@@ -56,7 +63,9 @@ def choose_table(spelling: str, config: ModelConfig) -> Table:
     if not tables:
         others = ", ".join(dict.fromkeys(t.spelling for t in TABLES if t.family is type(config)))
         raise UserError(f"{spelling} has no {FAMILIES[type(config)].name}; choose one of {others}.")
-    fitting = [table for table in tables if parts(table) == within_it(config)]
+    if not any(table.written for table in tables):
+        raise UserError(f"Files of {spelling} are read only; choose another spelling, such as timm or big_vision.")
+    fitting = [table for table in tables if is_made_of(table, config) and table.written]
     if not fitting:
         raise UserError(f"{spelling} has no {family_name(config)}; choose another spelling.")
     return min(fitting, key=lambda table: sum(1 for _ in obstacles(table, changed(config, table)[0])))

@@ -13,7 +13,7 @@ from common.models.cards import Card, parse_card
 from common.models.families import parse_config, sizes, some
 from common.models.family import Arrays, below
 from common.system.errors import UserError
-from common.weights import foreign, huggingface_config, open_clip_config, processors, timm_config
+from common.weights import foreign, huggingface_config, keras_hub_config, open_clip_config, processors, timm_config
 from common.weights.containers import RECORD, guarded, kind_of, open_container, read_json
 from common.weights.containers.safetensors import INDEX
 from common.weights.express import expressed, restore
@@ -22,13 +22,14 @@ from common.weights.recognise import Found, fields_of, recognise, shorten
 TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
     "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
-    "open_clip_model.safetensors",
+    "open_clip_model.safetensors", keras_hub_config.WEIGHTS,
 )  # fmt: skip
 ASKED = (
     "timm",
     "huggingface",
     "huggingface_v5",
     "huggingface_siglip2",
+    "keras_hub",
 )  # spellings whose files may want images in any way
 FROM_HUBS = (".safetensors", INDEX, ".msgpack")  # what a config.json of timm or Hugging Face may lie beside
 
@@ -189,7 +190,7 @@ def read_facts(path: Path, metadata: dict[str, str]) -> Facts:
                 f"{path} holds a record of its model that is no JSON ({error}); convert it again."
             ) from error
         return recorded_facts(record, path)
-    is_from_hub = kind_of(path) in FROM_HUBS or path.name == TENSORFLOW
+    is_from_hub = kind_of(path) in FROM_HUBS or path.name in (TENSORFLOW, keras_hub_config.WEIGHTS)
     for name in (
         (open_clip_config.NAME, "config.json")
         if path.name.startswith("open_clip")
@@ -225,7 +226,11 @@ def foreign_facts(path: Path) -> Facts:
         processor = path.with_name("processor_config.json")
         told = read_json(processor).get("image_processor")
     try:
-        if path.name == open_clip_config.NAME:
+        if keras_hub_config.is_hub(config):
+            task, converter = (read_json(one) if one.is_file() else None for one in keras_hub_config.beside(path))
+            fields, told = keras_hub_config.read_config(config, task), converter
+            facts, notes = keras_hub_config.read_converter(converter) if converter else ({}, [])
+        elif path.name == open_clip_config.NAME:
             fields, (facts, notes) = open_clip_config.read_config(config)
         elif "model_type" in config:
             fields = huggingface_config.read_config(config)
@@ -235,7 +240,7 @@ def foreign_facts(path: Path) -> Facts:
             fields, (facts, notes) = timm_config.read_config(config), processors.read_timm(config)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError) as error:
         raise UserError(
-            f"{path} is no {path.name} of {'open_clip' if path.name == open_clip_config.NAME else 'timm or Hugging Face'} "
+            f"{path} is no {path.name} of {'open_clip' if path.name == open_clip_config.NAME else 'timm, Hugging Face or KerasHub'} "
             f"({error!r}); restore or remove it."
         ) from error
     facts |= {name: fields.pop(name) for name in ("class_names", "loss") if name in fields}

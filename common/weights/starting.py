@@ -24,6 +24,9 @@ BESIDE = (
     "preprocessor_config.json",
     "processor_config.json",
     "open_clip_config.json",
+    "task.json",
+    "task.weights.h5",
+    "image_converter.json",
 )  # what hubs keep there
 
 

@@ -78,19 +78,21 @@ class Table:
     or refused); `computes` to the values that its own code computes with by default; `aliases` are
     (pattern, replacement) of older names; `ignored` matches what is no parameter; `added` are (name, other name) of arrays
     of older files that are added to another; `prepares` returns of a configuration (card, note): the preparation of its
-    models' images where no file states it; `twin` is another model of the same names and shapes, in words.
+    models' images where no file states it; `twin` is another model of the same names and shapes, in words; not
+    `written` are files that are read only.
     """
 
     def __init__(
         self, spelling: str, family: type[Config], rows: tuple, *, children: tuple[Child, ...] = (), first_unit: int = 1,
         holds: dict[str, tuple] | None = None, computes: dict[str, Any] | None = None, aliases: tuple = (),
         ignored: str | None = None, added: tuple[tuple[str, str], ...] = (), prepares: Callable[[Config], tuple[Card, str]] | None = None,
-        twin: str | None = None,
+        twin: str | None = None, written: bool = True,
     ):  # fmt: skip
         self.spelling, self.family, self.children, self.first_unit = spelling, family, children, first_unit
         self.templates = [Template(*row) for row in rows]
         self.holds, self.computes, self.prepares, self._added = holds or {}, computes or {}, prepares, dict(added)
         self.aliases = [(re.compile(pattern), there) for pattern, there in aliases]
+        self.written = written
         self.ignored, self.twin = re.compile(ignored) if ignored else None, twin
 
     def rows(self, config: Config) -> list[Row]:

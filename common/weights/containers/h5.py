@@ -16,7 +16,7 @@ from common.models.family import Arrays
 from common.system.errors import UserError
 from common.weights.containers import hub
 from common.weights.containers.arrays import declare
-from common.weights.spellings import bit, keras
+from common.weights.spellings import bit, keras, keras_hub
 
 RECORD = "bit_zoo"  # the metadata in which our own files keep the configuration, as JSON
 MAX_RECORD_BYTES = 2**20  # of a configuration
@@ -30,19 +30,21 @@ class H5:
 
     def __init__(self, path: Path):
         self.path = path
-        self._file, self._axes = h5py.File(path, "r"), {}
+        self._file, self._axes, self._beside = h5py.File(path, "r"), {}, None
         try:
             if "layer_names" in self._file.attrs:
                 self._read_lists()
             else:
                 self._datasets = dict(all_datasets(self._file, path))
             self.metadata = {RECORD: str(self._file.attrs[RECORD])} if RECORD in self._file.attrs else {}
-            if keras.is_keras(self._datasets):
+            if keras_hub.is_hub(self._datasets):
+                self._read_hub()
+            elif keras.is_keras(self._datasets):
                 self.metadata |= self._keras_record()
                 self._datasets = keras.renamed(self._datasets, path)
             self.declared = {name: declare(self._shape(name), data.dtype) for name, data in self._datasets.items()}
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def _read_lists(self) -> None:
@@ -57,6 +59,21 @@ class H5:
             if there in self._datasets:
                 raise UserError(f"{self.path} holds {there} twice; download it again.")
             self._datasets[there], self._axes[there] = data, axes
+
+    def _read_hub(self) -> None:
+        """Number what KerasHub leaves without, and find the head of a classifier in the file beside."""
+        beside = self.path.with_name("task.weights.h5")
+        if self.path.name == "model.weights.h5" and beside.is_file():
+            self._beside = h5py.File(beside, "r")
+            found = all_datasets(self._beside, beside)
+            self._datasets |= {f"{keras_hub.TASK}{name}": data for name, data in found}
+        self._datasets = {keras_hub.numbered(name): data for name, data in self._datasets.items()}
+        for name, data in self._datasets.items():
+            if keras_hub.is_ids(name) and data.size <= MAX_NAMES and (data[()] != np.arange(data.size)).any():
+                raise UserError(
+                    f"{self.path} has other numbers of positions than 0, 1, 2 ... at {name}, as KerasHub's CLIP has that was "
+                    "not converted from another, so that all its patches have one position; no ViT here is such a model."
+                )
 
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self._datasets[name].shape
@@ -88,8 +105,14 @@ class H5:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self._file.close()
+        if self._beside:
+            self._beside.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Budget:
@@ -202,5 +225,5 @@ def fill_paths(file: BinaryIO, published: Arrays, metadata: dict[str, str]) -> N
     """Write arrays to an open file under their names as paths."""
     with h5py.File(file, "w") as target:
         target.attrs.update(metadata)
-        for name, array in published.items():
+        for name, array in keras_hub.in_file(published) if keras_hub.is_hub(published) else published.items():
             target.create_dataset(name, data=array)
