@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 ALONE = {
     "bit_pytorch": {"datasets.py", "import_weights.py"},  # torchvision:NAME and pickles exist in one engine only
-    "bit_jax": {"compiled.py"},  # XLA's programs are kept between commands
+    "bit_jax": {"compiled.py", "import_weights.py"},  # XLA's programs are kept between commands; orbax is JAX's
     "bit_tf2": {"keras_model.py"},  # what Keras's own models offer
 }
 # Files in which an engine has means of its own; a name that two of them have is the same in all, also there.

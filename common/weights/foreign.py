@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 IMPORT = "make safetensors of it with `python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`"
+ORBAX = "make safetensors of it with `python -m bit_jax.import_weights FOLDER NEW.safetensors`"
 MERGE = "merge it into its model first (peft: `merge_and_unload()`) and save that"
 OTHER = "choose a BiT, ViT, hybrid or MLP-Mixer"
 HEAD_BYTES = 1024
@@ -36,6 +37,7 @@ OWN = {".safetensors": "it is a safetensors file", ".h5": "it is an HDF5 file", 
 FOLDERS = {  # file in a folder without weights -> what to do
     "pytorch_model.bin": f"pytorch_model.bin is a pickle: {IMPORT}",
     "adapter_model.safetensors": f"adapter_model.safetensors changes a model and is none: {MERGE}",
+    "_METADATA": f"_METADATA belongs to a checkpoint of orbax: {ORBAX}",
     "saved_model.pb": "a SavedModel is a graph: save the weights of the model that it was made of",
 }
 NAMES = (  # pattern of an array's name -> what holds such, what to do
