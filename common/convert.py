@@ -52,7 +52,10 @@ TOKENIZERS = {  # spelling -> the kinds of tokenizers that it has files for; ope
     "huggingface_siglip2": ("bpe", "wordpiece", "sentencepiece"),
     "open_clip": ("wordpiece", "sentencepiece"),
 }
-FILES = {"open_clip": "open_clip_model.safetensors", "keras_hub": keras_hub_config.WEIGHTS}  # in a folder, where it is not model.safetensors
+FILES = {
+    "open_clip": "open_clip_model.safetensors",
+    "keras_hub": keras_hub_config.WEIGHTS,
+}  # in a folder, where it is not model.safetensors
 CONTAINERS = {  # spelling -> the kinds of files that its own tools read
     "big_transfer": (".npz",),
     "big_transfer_h5": (".h5", ".hdf5"),
@@ -319,9 +322,36 @@ def inspect(path: str | Path, spelling: str | None = None, given: dict[str, Any]
         **{name: f"{family_name(child)}: {own_fields(child)}" for name, child in config.children.items()},
         **({"texts": ", ".join(f"{name} {fact}" for name, fact in text.facts().items())} if text else {}),
         "assumed": ", ".join(found.assumed) or "nothing",
+        "not read": shorten(found.unused) if found.unused else "nothing",
+        "serves for": uses(config),
+        "converts to": ", ".join(targets(config)) or "no other spelling",
         "SHA-256": digest(found.path),
     }
     return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+
+
+def uses(config: ModelConfig) -> str:
+    """What the commands can do with a model, in words."""
+    if isinstance(config, TwoTowersConfig):
+        return "evaluate and predict by texts, train, and its towers alone"
+    if config.image_kernel is None:
+        return "the tower of an image-text model"
+    if config.num_classes:
+        return "predict, evaluate, export; train, also with other classes"
+    return "train with a new head, features, and probes of them (common.probe)"
+
+
+def targets(config: ModelConfig) -> list[str]:
+    """The spellings that hold a model, without those whose code computes something decisive otherwise."""
+    held = []
+    for spelling in SPELLINGS:
+        try:
+            table = choose_table(spelling, config)
+            check_computed(expressed(config, table)[0], table, Path("model.safetensors"))
+        except UserError:
+            continue
+        held.append(spelling)
+    return held
 
 
 def digest(path: str | Path) -> str:

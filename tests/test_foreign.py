@@ -92,7 +92,9 @@ def test_archives_and_files_that_bear_one_anothers_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [("a.onnx", "a graph of ONNX"), ("a.gguf", "GGUF"), ("a.keras", "save_weights"), ("a.npz.gz", "unpack it"),
-     ("a.pkl", "may run code"), ("a.pt", "import_weights"), ("a.xyz", "ends in '.xyz', expected .npz or")],
+     ("a.pkl", "may run code"), ("a.pt", "import_weights"), ("a.xyz", "ends in '.xyz', expected .npz or"),
+     ("tokenizer.json", "a description, such as"), ("gemma.model", "belongs to --vocabulary"), ("vocab.txt", "a text, such as"),
+     ("photo.jpg", "is an image"), ("empty.npz", "no readable"), ("empty.safetensors", "no readable")],
 )  # fmt: skip
 def test_endings_of_other_tools(name, words, tmp_path):
     (tmp_path / name).write_bytes(b"x")
@@ -115,24 +117,73 @@ def test_pipes_devices_and_folders(tmp_path, monkeypatch):
             find_weights(tmp_path / name[:3])
 
 
+def test_empty_and_cut_files(tmp_path):
+    containers.write(tmp_path / "a.safetensors", random_arrays(VIT), {})
+    whole = (tmp_path / "a.safetensors").read_bytes()
+    for name, data, words in (
+        ("b", b"", "it is empty"),
+        ("c", whole[:-7], "not fully covered"),
+        ("d", whole[:50], "header"),
+    ):
+        (tmp_path / f"{name}.safetensors").write_bytes(data)
+        assert words in sentence(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("swin", "shifted windows"), ("beit", "relative positions"), ("convnextv2", "convolutions"), ("gpt2", "of language"),
+     ("blip_vision_model", "images and texts"), ("ijepa", "without a class token"), ("other", "expected one of vit")],
+)  # fmt: skip
+def test_another_model_of_hugging_face_is_called_by_its_kind(kind, words, tmp_path):
+    containers.write(tmp_path / "model.safetensors", random_arrays(VIT), {})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(UserError, match=words):
+        read_model(tmp_path)
+
+
 # --- told by names
 
 
 NAMES = {  # a few names of a kind of model -> words
     "a part of a distilled DeiT": ("cls_token", "dist_token", "blocks.0.w", "head_dist.weight"),
     "distilled DeiT": ("deit.embeddings.distillation_token", "cls_classifier.weight", "distillation_classifier.weight"),
-    "a Swin Transformer": ("layers.0.blocks.0.attn.relative_position_bias_table", "patch_embed.proj.weight"),
-    "a ConvNeXt": ("stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.gamma", "head.fc.weight"),
+    "a Swin Transformer, whose attention is within shifted windows": (
+        "layers.0.blocks.0.attn.relative_position_bias_table",
+        "layers.1.downsample.norm.weight",
+        "patch_embed.proj.weight",
+    ),
+    "a ConvNeXt or its like, whose depthwise": (
+        "stages.0.blocks.0.conv_dw.weight",
+        "stages.0.blocks.0.gamma",
+        "head.fc.weight",
+    ),
     "an image-text model of another kind": (
         "visual.layer1.0.conv1.weight",
         "visual.attnpool.q_proj.weight",
         "logit_scale",
     ),
-    "gated MLP of three layers": ("cls_token", "blocks.0.mlp.fc1_g.weight", "blocks.0.mlp.fc1_x.weight"),
+    "EVA-02, whose rotary positions turn other pairs": (
+        "cls_token",
+        "blocks.0.mlp.fc1_g.weight",
+        "blocks.0.mlp.fc1_x.weight",
+    ),
     "an adapter (LoRA)": ("base_model.model.vit.encoder.layer.0.attention.query.lora_A.weight",),
     "state of an optimizer": ("state/exp_avg/blocks/0", "exp_avg.1"),
-    "batch norm": ("conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight"),
-    "relative positions (BEiT)": ("blocks.0.attn.relative_position_bias_table", "blocks.0.gamma_1"),
+    "with batch norm, such as a ResNet": ("conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight"),
+    "with batch norm, such": ("conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.0.0.bn1.running_mean"),
+    "relative positions (BEiT, SAM, ...)": ("blocks.0.attn.relative_position_bias_table", "blocks.0.gamma_1"),
+    "relative positions": ("blocks.0.attn.rel_pos_h", "blocks.0.attn.rel_pos_w", "neck.0.weight"),
+    "learned frequencies": ("rope.freqs", "blocks.0.gamma_1", "cls_token"),
+    "several attentions beside one another": (
+        "cls_token",
+        "blocks.0.attns.0.attn.qkv.weight",
+        "blocks.0.ffns.0.mlp.fc1.weight",
+    ),
+    "a CaiT, whose class token comes in after": ("blocks_token_only.0.gamma_1", "blocks.0.attn.proj_l.weight"),
+    "a gMLP, whose gating over the tokens": ("blocks.0.mlp_channels.gate.proj.weight", "stem.proj.weight"),
+    "a ResMLP, whose affine layers": ("blocks.0.linear_tokens.weight", "blocks.0.norm1.alpha"),
+    "a transformer in stages (Hiera": ("blocks.1.proj.weight", "blocks.0.attn.qkv.weight", "head.fc.weight"),
+    "a model of language": ("h.0.attn.c_attn.weight", "wte.weight"),
 }
 
 
@@ -162,13 +213,23 @@ def test_models_of_timm_are_called_by_their_names(tmp_path):
     safetensors_torch = pytest.importorskip("safetensors.torch")
     small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 5}
     for name, more, words in (
-        ("eva02_base_patch14_224", {}, "gated MLP of three layers"),
+        ("eva02_base_patch14_224", {}, "EVA-02, whose rotary positions"),
+        ("vit_small_patch16_rope_mixed_224", {}, "learned frequencies"),
+        ("vit_small_patch16_18x2_224", {}, "several attentions beside one another"),
+        ("vit_relpos_small_patch16_224", {}, "relative positions"),
+        ("cait_xxs24_224", {}, "a CaiT"),
+        ("gmlp_s16_224", {}, "a gMLP"),
+        ("resmlp_12_224", {}, "a ResMLP"),
+        ("hiera_tiny_224", {}, "a transformer in stages"),
+        ("efficientnet_b0", {}, "batch norm"),
+        ("regnetx_002", {}, "batch norm"),
+        ("davit_tiny", {}, "a transformer in stages"),
         ("beit_base_patch16_224", {}, "BEiT"),
         ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "depths": (1,), "num_heads": (2,), "embed_dim": 32}, "Swin"),
         ("convnext_atto", {}, "ConvNeXt"),
         ("resnet18", {}, "batch norm"),
     ):  # fmt: skip
-        sizes = {} if name.startswith(("resnet", "convnext", "swin")) else small
+        sizes = small if name.startswith(("vit", "eva", "beit")) else {}
         model = timm.create_model(name, **sizes | more)
         safetensors_torch.save_file(model.state_dict(), tmp_path / "a.safetensors")
         with pytest.raises(UserError, match=words) as caught:

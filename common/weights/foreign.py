@@ -32,6 +32,16 @@ ENDINGS = {  # ending -> what it is, what to do
     ".npy": ("one array", "save named ones with numpy.savez"),
     ".gz": ("a compressed file", "unpack it"),
     ".zip": ("an archive", "unpack it"),
+    ".json": (
+        "a description, such as a config.json, a card or a tokenizer",
+        "name the folder of a hub, or the file of weights beside",
+    ),
+    ".model": ("a vocabulary of SentencePiece", "name the model's weights; a vocabulary belongs to --vocabulary"),
+    ".txt": ("a text, such as a vocabulary", "name the model's weights; a vocabulary belongs to --vocabulary"),
+    ".yaml": ("a description", "name the file of weights beside"),
+    **dict.fromkeys(
+        (".jpg", ".jpeg", ".png", ".webp"), ("an image", "name the model's weights; `predict` takes images")
+    ),
 }
 OWN = {".safetensors": "it is a safetensors file", ".h5": "it is an HDF5 file", ".hdf5": "it is an HDF5 file"}
 FOLDERS = {  # file in a folder without weights -> what to do
@@ -48,12 +58,22 @@ NAMES = (  # pattern of an array's name -> what holds such, what to do
      "a part of a distilled DeiT, whose two tokens and two heads belong together", "take a whole one"),
     (r"visual\.|vision_model\.|text_model\.|logit_scale|^img/|^txt/",
      "an image-text model of another kind than SigLIP, CLIP and LiT", "take one of a ViT and a text transformer"),
-    (r"mlp\.(fc1_[gx]|w1)\.", "a ViT with a gated MLP of three layers (EVA-02, DINOv3-7B)", OTHER),
-    (r"convnext|conv_dw|dwconv|stages\.\d+\.blocks\.\d+\.gamma", "a ConvNeXt", OTHER),
-    (r"layers\.\d+\.blocks\.\d+\.attn\.relative|swin", "a Swin Transformer", OTHER),
-    (r"relative_position_bias|gamma_[12]$", "a ViT with relative positions (BEiT)", OTHER),
-    (r"running_mean$|moving_mean", "a network with batch norm, such as a ResNet of torchvision", OTHER),
-    (r"lm_head|self_attn|wte\.|word_embeddings|down_blocks|up_blocks", "a model of language or of another kind", OTHER),
+    (r"rope\.freqs$", "a ViT whose rotary positions have learned frequencies, which no ViT here has", OTHER),
+    (r"mlp\.(fc1_[gx]|w[12])\.", "a ViT of the kind of EVA-02, whose rotary positions turn other pairs of channels than DINOv3's", OTHER),
+    (r"\.attns\.\d+\.", "a ViT with several attentions beside one another in a block, of which blocks here have one", OTHER),
+    (r"relative_position_bias_table.*\n(.*\n)*.*downsample|layers\.\d+\.(blocks\.\d+\.attn|downsample)|features\.\d+\.\d+\.attn\.relative|swin",
+     "a Swin Transformer, whose attention is within shifted windows, which no family here has", OTHER),
+    (r"rel_pos(_[hw]|\.mlp|_bias)|relative_position_bias", "a ViT with relative positions (BEiT, SAM, ...), which no ViT here has", OTHER),
+    (r"blocks_token_only|attn\.proj_[lw]\.", "a CaiT, whose class token comes in after the first blocks, and whose heads are mixed", OTHER),
+    (r"mlp_channels.*\.(sgu|gate)\b|\.gate\.proj\.", "a gMLP, whose gating over the tokens no MLP-Mixer here has", OTHER),
+    (r"linear_tokens", "a ResMLP, whose affine layers and token mixing of one layer no MLP-Mixer here has", OTHER),
+    (r"(running_mean|running_var|moving_mean)$", "a network with batch norm, such as a ResNet of torchvision, and no family here has it", OTHER),
+    (r"convnext|conv_dw|dwconv|stages\.\d+\.blocks\.\d+\.gamma",
+     "a ConvNeXt or its like, whose depthwise convolutions no family here has", OTHER),
+    (r"blocks\.\d+\.proj\.weight|stages\.\d+\.(blocks|layers)",
+     "a transformer in stages (Hiera, MViT, DaViT), whose grid shrinks between blocks, which no ViT here does", OTHER),
+    (r"gamma_[12]$", "a ViT with layer scale in BEiT's names that is no DeiT III and no DINOv3", OTHER),
+    (r"lm_head|self_attn|wte\.|word_embeddings|down_blocks|up_blocks|\bh\.\d+\.attn", "a model of language or of another kind", OTHER),
 )  # fmt: skip
 
 
@@ -61,6 +81,8 @@ def contents(path: Path) -> tuple[str, str] | None:
     """(the kind of a file by its first bytes, what to do), or None for an unknown kind."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
+    if not head:
+        return "it is empty", "download it again"
     if head.startswith(b"PK\3\4"):
         return archive(path)
     answer = next((answer for pattern, *answer in CONTENTS if re.match(pattern, head, re.IGNORECASE | re.DOTALL)), None)

@@ -4,6 +4,7 @@ ViT, DeiT, DINOv2 and their like: huggingface_vits.py; SigLIP, CLIP and BERT: hu
 `models/bit/configuration_bit.py` of huggingface/transformers.
 """
 
+import re
 from typing import Any
 
 from common.models import ModelConfig, ResNetConfig, ViTConfig
@@ -19,6 +20,14 @@ FIXED_BIT = {  # what a BiT's config.json must say to be the model of the paper
     "embedding_dynamic_padding": False,
     "hidden_act": "relu",
     "output_stride": 32,
+}
+OTHERS = {  # beginning of a model_type -> the part that no family of this project has
+    r"swin|donut|maskformer": "a transformer whose attention is within shifted windows",
+    r"beit|data2vec-vision|dpt|sam|vitdet": "a ViT with relative positions, or one whose output is a map",
+    r"convnext|dinov3_convnext|resnet|efficientnet|mobilenet|regnet": "a network of convolutions",
+    r"ijepa|videomae|vivit|timesformer": "a ViT without a class token whose positions or patches are others",
+    r"blip|clipseg|align|owl|git|llava|aimv2|idefics|florence|coca": "a model of images and texts of another kind",
+    r"gpt|llama|t5|roberta|distilbert|whisper|qwen|gemma|mistral|opt|bloom|mamba": "a model of language or sound",
 }
 LOSSES = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}
 
@@ -37,7 +46,9 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         facts |= huggingface_vits.read_config(config)
     else:
         known = ", ".join((*huggingface_vits.DEFAULTS, "bit", *TYPES))
-        raise UserError(f"The config.json has model_type {config.get('model_type')!r}, expected one of {known}.")
+        kind = str(config.get("model_type"))
+        what = next((f" ({what})" for pattern, what in OTHERS.items() if re.match(pattern, kind)), "")
+        raise UserError(f"The config.json has model_type {kind!r}{what}, expected one of {known}; choose another model.")
     problem = config.get("problem_type")
     if problem is not None:
         if problem not in LOSSES:

@@ -130,7 +130,10 @@ def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, An
         arrays = f"its arrays are {shorten(list(shapes))}" if shapes else "it is empty"
         return f"holds no model in a spelling that is known ({known}): {arrays}."
     found, expected, unknown = nearest_fit(table, names, match, shapes, facts)
-    what = differences(found, expected, unknown) or cannot_hold(table, infer(table, match, facts)[0])
+    what = differences(found, expected, unknown)
+    if unknown and (another := foreign.model(unknown)):
+        return another
+    what = what or cannot_hold(table, infer(table, match, facts)[0])
     return f"is nearly {FAMILIES[table.family].name} in the spelling {table.spelling}, but does not fit it ({what}); download or convert it again."
 
 
@@ -145,8 +148,10 @@ def nearest_fit(table: Table, names: dict[str, str], match: Match, shapes: Mappi
     found = {name: shapes[there] for name, there in names.items()}
     try:
         expected = table.published_shapes(infer(table, match, facts)[0])
-    except (KeyError, IndexError, ZeroDivisionError, UserError) as error:
+    except (KeyError, IndexError, ZeroDivisionError) as error:
         return found, {str(error).strip("'"): ()}, match.unknown
+    except UserError:  # of sizes that no such model has: what is unknown tells more
+        return found, found, match.unknown
     return found, expected, match.unknown
 
 
