@@ -49,7 +49,10 @@ def test_every_row_is_a_model_with_its_preparation(name):
     )
 
 
-@pytest.mark.parametrize("name", TIMM)
+LARGE = ("DeiT3-L/16", "DeiT3-H/14", "MAE-H/14", "DINOv2-g/14", "DINOv3-L/16")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in TIMM])
 def test_names_and_shapes_are_those_of_timm(name):
     timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
     architecture, changes = TIMM[name]

@@ -191,7 +191,11 @@ def test_dinov2_goes_from_hugging_face_to_timm_and_facebook(tmp_path):
         assert relative(again(pixels).numpy(), theirs(pixels).pooler_output.numpy()) < 1e-5
 
 
-@pytest.mark.parametrize("name", HUGGING_FACE)
+V5 = ("dinov2_classes", "dinov2_gated", "deit_distilled", "mae")
+SLOW_V5 = [pytest.param(name, marks=pytest.mark.slow) for name in HUGGING_FACE if name not in V5]
+
+
+@pytest.mark.parametrize("name", [*V5, *SLOW_V5])
 def test_names_that_modules_of_version_5_bear_are_read(name, tmp_path):
     """As `state_dict()` has them; `save_pretrained` writes the older ones of the same arrays."""
     folder = saved("huggingface", name, tmp_path / "theirs")
@@ -202,7 +206,7 @@ def test_names_that_modules_of_version_5_bear_are_read(name, tmp_path):
     assert all(np.array_equal(found.arrays[key], value) for key, value in before.arrays.items())
 
 
-@pytest.mark.parametrize("name", ("dinov2_classes", "dinov2_gated", "deit_distilled", "mae"))
+@pytest.mark.parametrize("name", V5)
 def test_files_in_the_names_of_version_5_are_those_of_its_modules(name, tmp_path):
     """Strictly: but for a mask token, a pooler and a decoder, a module takes the file as its state."""
     source = saved("huggingface", name, tmp_path / "theirs")
