@@ -95,7 +95,7 @@ def restored(source: Path) -> Any:
 
 def flat(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, np.ndarray]]:
     """(keys joined by slashes, array) of the leaves of a tree."""
-    if isinstance(tree, Mapping) or isinstance(tree, list | tuple):
+    if isinstance(tree, Mapping | list | tuple):
         items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
         for key, value in items:
             yield from flat(value, (*path, str(key)))

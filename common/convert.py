@@ -30,7 +30,7 @@ from common.weights.spellings import SPELLINGS
 from common.weights.adapt import adapt, check_same_model
 from common.weights.express import choose_table, differing, express, expressed
 from common.weights.recognise import shorten
-from common.weights.source import Source, card_path, find_weights, read_model, tower_of
+from common.weights.source import UNPREPARED, Source, card_path, find_weights, read_model, tower_of
 from common.weights.table import Table
 from common.models import (
     BertConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, architecture_name, family_name,
@@ -118,7 +118,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--patch_size", type=int, metavar="SIDE", help="resize a ViT's kernel and positions for such patches"
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="the published FlexiViT that the file is, which big_vision's do not tell"
+        "--model",
+        metavar="NAME",
+        help="the name of the model in the file, where that does not tell it, as of a FlexiViT or a DINOv2",
     )
     parser.add_argument("--force", action="store_true", help="replace a target that exists")
     parser.add_argument("--inspect", metavar="FILE", help="print what a file holds, and convert nothing")
@@ -157,7 +159,7 @@ def convert(
     """Write the model in `source` to `target` in the spelling `to`; returns the file of arrays.
 
     `spelling` and `given` are facts that the source lacks, `vocabulary` is the file of its texts; `tower`, `image` or `text`,
-    is the part of an image-text model that is written; `model` is the published name of a FlexiViT, and `patch_size` the side
+    is the part of an image-text model that is written; `model` is the name of a FlexiViT, or of another model of which a bare file does not tell how images are prepared, and `patch_size` the side
     in pixels of the patches that a ViT is written for; `force` replaces a target that exists. `say` is called with lines on what was found and done. Raises UserError, and leaves `target` as it was, where the spelling
     cannot hold the model.
     """
@@ -198,9 +200,11 @@ def convert(
 def of_patches(found: Source, patch_size: int | None, model: str | None, to: str) -> Source:
     """The model for patches of one size, where one is given; its notes say what was resized. UserError where it needs one."""
     if model:
-        published = find_model(model).config()
-        check_same_model(found.config.like(published), published, found.path)
-        found = found._replace(config=found.config.as_published(published))
+        row = find_model(model)
+        check_same_model(found.config.like(row.config()), row.config(), found.path)
+        notes = [note for note in found.notes if row.usual.mean is None or UNPREPARED not in note]
+        config, card = found.config.as_published(row.config()), found.card.over(row.usual)
+        found = found._replace(config=config, card=card, notes=notes)
     config, notes = found.config.with_side(patch_size), [*found.notes]
     if patch_size:
         config = config.fixed()

@@ -1,6 +1,7 @@
 """ViTs of later papers by name: the sizes that timm has, and files without a word beside their arrays."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -90,12 +91,24 @@ def test_a_name_tells_how_images_are_prepared_and_positions_resized(tmp_path, mo
     assert start.config.position_resize == "dinov2" and any("bicubic, as DINOv2 does" in line for line in lines)
     assert start.card.mean == LATER["DINOv2-S/14"].prepared["mean"] and start.card.resize_kind == "bicubic"
     assert start.card.preprocessing.at(224).eval_resize == 256
+    assert not any("no file states how images" in line for line in lines)
     np.testing.assert_array_equal(start.arrays["cls"], arrays["cls"])
     monkeypatch.setitem(
         architectures(), "ViT-T/8", dataclasses.replace(architectures()["DINOv2-S/14"], layer_scale=False)
     )
     with pytest.raises(UserError, match="layer_scale True instead of False"):
         starting_values(find_model("ViT-T/8"), tmp_path / "a.safetensors")
+
+
+def test_a_conversion_writes_what_the_name_tells(tmp_path, monkeypatch):
+    bare(tmp_path / "a.safetensors", "DINOv2-S/14", "timm", monkeypatch)
+    lines = []
+    path = convert(tmp_path / "a.safetensors", tmp_path / "b", "huggingface", model="DINOv2-S/14", say=lines.append)
+    told = json.loads(path.with_name("preprocessor_config.json").read_text())
+    assert told["image_mean"] == [0.485, 0.456, 0.406] and told["resample"] == 3
+    assert not any("no file states how images" in line for line in lines)
+    convert(tmp_path / "a.safetensors", tmp_path / "c", "huggingface", say=lines.append)
+    assert any("no file states how images" in line for line in lines)
 
 
 def test_what_a_file_states_goes_before_what_a_name_tells(tmp_path, monkeypatch):

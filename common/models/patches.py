@@ -133,12 +133,12 @@ class Patches(Config):
         in its own way: their parameters do not tell."""
         if type(published) is not type(self):
             return self
-        if self.position_resize == "corners":
-            self = dataclasses.replace(self, position_resize=published.position_resize)
+        told = published if self.position_resize == "corners" else self
+        fields = {"position_resize": told.position_resize}
         if self.kernel_size or not published.kernel_size:
-            return dataclasses.replace(self, naflex=self.naflex or published.naflex)
+            return dataclasses.replace(self, **fields, naflex=self.naflex or published.naflex)
         grid = published.position_grid if self.positions == "learned" else None
-        fields = {"kernel_size": self.patch_size, "position_grid": grid}
+        fields |= {"kernel_size": self.patch_size, "position_grid": grid}
         fields |= {name: getattr(published, name) for name in ("patch_size", "image_size")}
         return dataclasses.replace(self, **fields)
 

@@ -19,6 +19,7 @@ from common.weights.containers.safetensors import INDEX
 from common.weights.express import expressed, restore
 from common.weights.recognise import Found, fields_of, recognise, shorten
 
+UNPREPARED = "no file states how images are prepared"
 TENSORFLOW = "tf_model.h5"
 IN_FOLDERS = (  # of hubs, and of a run
     "model.safetensors", "model.safetensors.index.json", "weights.npz", "flax_model.msgpack", TENSORFLOW,
@@ -271,7 +272,7 @@ def completed(facts: Facts, found: Found, config: ModelConfig, path: Path) -> tu
         prepared, note = found.table.prepares(config)
         return card.over(prepared), [*notes, f"{path}: {note}"]
     if found.table.spelling in ASKED and card.mean is None and facts.recorded is None and config.image_kernel:
-        notes.append(f"{path}: no file states how images are prepared, so they are squashed and lie in [-1, 1]")
+        notes.append(f"{path}: {UNPREPARED}, so they are squashed and lie in [-1, 1]")
     return card, notes
 
 

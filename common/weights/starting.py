@@ -16,7 +16,7 @@ from common.system import remote
 from common.system.errors import UserError
 from common.weights.adapt import adapt, check_same_model
 from common.weights.recognise import shorten
-from common.weights.source import Source, card_name, find_weights, read_model, tower_of
+from common.weights.source import UNPREPARED, Source, card_name, find_weights, read_model, tower_of
 
 log = logging.getLogger(__name__)
 BESIDE = (
@@ -90,7 +90,8 @@ def starting_values(
     if path is None:
         config = sized(model.config(num_classes), size).with_side(patch_size)
         return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card(text=model.text))
-    source = read_source(path, model.config(), say, resizes=patch_size is not None)
+    heard = say if model.usual.mean is None else lambda line: UNPREPARED in line or say(line)  # which the name tells
+    source = read_source(path, model.config(), heard, resizes=patch_size is not None)
     found = source.config.as_published(model.config())
     config = sized(found.with_classes(head_classes(num_classes, found.num_classes)), size).with_side(patch_size)
     arrays = adapt(source.arrays, source.config, config, say)
