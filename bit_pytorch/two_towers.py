@@ -1,5 +1,6 @@
 """Image-text models in PyTorch (https://arxiv.org/abs/2303.15343). B images, T texts, E width of an embedding."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -86,7 +87,9 @@ class TwoTowers(Model):
     def in_parts(
         self, encode: Callable[..., Tensor], inputs: Tensor | None, parts: int, **noise: Tensor
     ) -> Tensor | None:
-        """The embeddings of inputs [B, ...] with their noise, part after part."""
+        """The embeddings of inputs [B, ...] with their noise, part after part; patches of all have one size."""
+        if "patch_size" in noise:
+            encode = functools.partial(encode, patch_size=noise.pop("patch_size"))
         if parts == 1 or inputs is None:
             return inputs if inputs is None else encode(inputs, **noise)
         found = []

@@ -309,7 +309,7 @@ class UpdateConfig:
         "sides in pixels of a ViT's patches, of which each step draws one: 8,12,16, or with weights 8:1,12:2,16:1",
         rule="the recipe's, or one size",
         check=sides,
-        tasks=("classification", "distillation"),
+        tasks=("classification", "distillation", "contrastive"),
     )
     patch_dropout: float | None = replacing(
         "part of an image's patches that a ViT does not see in training, in [0, 1)", least=0, below=1

@@ -15,7 +15,7 @@ from PIL import Image
 
 from common.config import PredictConfig
 from common.data.catalogue import open_dataset
-from common.runs.towers import prediction
+from common.runs.jobs import prediction
 from common.system.files import write_atomically
 
 CLASSES = ("bird", "cat", "dog", "horse")

@@ -20,7 +20,7 @@ from common.models import ModelConfig, ViTConfig
 from common.models.cards import Card
 from common.models.published import PublishedModel
 from common.runs.command import parse
-from common.runs.towers import evaluation
+from common.runs.jobs import evaluation
 from common.system.errors import UserError
 from common.weights import write_weights
 from common.weights.source import read_model

@@ -145,6 +145,11 @@ class WithImage:
         known = isinstance(published, type(self))
         return dataclasses.replace(self, image=self.image.as_published(published.image)) if known else self
 
+    def like(self, wanted: Config, *, resizes: bool = False) -> Config:
+        """This model, whose sizes are compared with those of `wanted`, but for what is made to fit: with `resizes`, patches."""
+        known = isinstance(wanted, type(self))
+        return dataclasses.replace(self, image=self.image.like(wanted.image, resizes=resizes)) if known else self
+
     def with_side(self, side: int | None) -> Config:
         """The same model for square patches of `side` pixels; None: its own."""
         return dataclasses.replace(self, image=self.image.with_side(side))

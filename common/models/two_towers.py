@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 from common.models.bert import VARIANTS as BERTS
@@ -62,6 +63,16 @@ class TwoTowersConfig(WithImage, Config):
         if self.text is None:
             raise UserError("The model sees texts as images of one size; leave --tokens and --token_lengths out.")
         return dataclasses.replace(self, image=self.image.as_naflex())
+
+    def resizable(self, sides: Iterable[int]) -> "TwoTowersConfig":
+        """The same model for images with square patches of any of these sides. Raises UserError where texts are images, too."""
+        if self.text is None:
+            raise UserError("The model sees texts as images with patches of one size; leave --patch_sizes out.")
+        return dataclasses.replace(self, image=self.image.resizable(sides))
+
+    def at_patch(self, patch_size: tuple[int, int] | None) -> "TwoTowersConfig":
+        """The same model, of the same parameters, for patches of this height and width in pixels; None: its own."""
+        return dataclasses.replace(self, image=self.image.at_patch(patch_size))
 
     def with_classes(self, num_classes: int | None) -> "TwoTowersConfig":
         """This model. Raises UserError for classes, which it has none of."""

@@ -10,8 +10,7 @@ from common.data.split import Split
 from common.evaluation.classification import ClassificationEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import find_model, with_noise
-from common.recipes.per_step import sides
-from common.tasks.seen import image_columns, image_size, seeing
+from common.tasks.seen import image_columns, image_size, of_drawn_patches, seeing
 from common.tasks.start import Start, adapted, prepared
 
 
@@ -23,11 +22,8 @@ def models(plan: Any) -> dict[str, Start]:
         find_model(config.model), plan.weights_file, plan.dataset.num_classes, config.seed,
         image_size=image_size(recipe), patch_size=config.patch_size, head_bias=recipe.head_bias, say=plan.notes.append,
     )  # fmt: skip
-    if recipe.patch_sizes:
-        model_config = model_config.resizable(sides(recipe.patch_sizes))
-        fewest = model_config.at_patch([max(sides(recipe.patch_sizes))] * 2)
-        with_noise(fewest, 0.0, 0.0, recipe.patch_dropout)  # to be refused where it leaves none of the largest patches
-    model_config = with_noise(seeing(model_config, plan), recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
+    model_config = seeing(of_drawn_patches(model_config, recipe), plan)
+    model_config = with_noise(model_config, recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
     start = Start(model_config, arrays, card, prepared(recipe, card, config.exif, config.tokens))
     return {"model": adapted(start, plan)}
 

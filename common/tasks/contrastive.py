@@ -24,7 +24,7 @@ from common.models.family import Config, within
 from common.models.tokens import Text
 from common.system.errors import UserError
 from common.tasks import third
-from common.tasks.seen import image_columns, image_size, seeing
+from common.tasks.seen import image_columns, image_size, of_drawn_patches, seeing
 from common.tasks.start import Start, adapted, prepared
 from common.weights.adapt import adapt
 from common.weights.starting import read_source
@@ -57,7 +57,9 @@ def models(plan: Any) -> dict[str, Start]:
     for tower, path in (("image", config.image_weights), ("text", config.text_weights)):
         if path:
             arrays |= within(tower, tower_values(path, getattr(model, tower), plan.notes.append))
-    model = with_noise(seeing(model, plan), recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout)
+    model = with_noise(
+        seeing(of_drawn_patches(model, recipe), plan), recipe.dropout, recipe.stochastic_depth, recipe.patch_dropout
+    )
     card = card.over(row.card)
     tokenizer_of(config, card.text, model)
     start = Start(model, arrays, card, prepared(recipe, card, config.exif, config.tokens))

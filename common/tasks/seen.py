@@ -10,9 +10,10 @@ from common.data.columns import VIEW, Column, eval_images, train_images
 from common.data.decoded import Room, Shrink, evaluation_shrink, training_shrink
 from common.data.images import BrokenImage
 from common.data.naflex import fitted_size, own_box, patch_columns, train_patch_columns
+from common.models import with_noise
 from common.models.family import Config
 from common.recipes.create import MOST_BYTES
-from common.recipes.per_step import lengths
+from common.recipes.per_step import lengths, sides
 from common.system.errors import UserError
 
 MOST_PADDING = 0.1  # of the tokens; above it, a person is told of a better number
@@ -45,6 +46,16 @@ def seeing(config: Config, plan: Any) -> Config:
                 f"{MOST_BYTES // 2**30}; give fewer images or fewer patches."
             )
     plan.notes.extend(padding_notes(plan, patch))
+    return config
+
+
+def of_drawn_patches(config: Config, recipe: Any) -> Config:
+    """The same model for patches of every size that --patch_sizes draws. Raises UserError where it cannot have them."""
+    if not recipe.patch_sizes:
+        return config
+    config = config.resizable(sides(recipe.patch_sizes))
+    fewest = config.at_patch([max(sides(recipe.patch_sizes))] * 2)
+    with_noise(fewest, 0.0, 0.0, recipe.patch_dropout)  # to be refused where it leaves none of the largest patches
     return config
 
 
