@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import INSTALLED, Engine
+from engines import INSTALLED, Engine, recipe_of
 from golden.golden_params import image, param
 from test_peers import images, randomise, relative, timm_vit
 from tiny_models import CONFIGS, IMAGES, random_arrays
@@ -105,9 +105,33 @@ def test_engines_agree_on_the_parts_with_noise(name):
         np.testing.assert_allclose(other, found[0], rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("pooling", ("gap_norm", "token_gap"))
+def test_engines_train_the_later_poolings_alike(pooling):
+    """Three steps in float64; of ours, DINOv2's classifier and a fine-tuned MAE are compared in test_peers_vits.py."""
+    config = ViTConfig(**SMALL | {"pooling": pooling}, registers=2)
+    arrays = {key: value.astype("f8") for key, value in random_arrays(config).items()}
+    assert arrays["head/kernel"].shape == (32 * (1 + (pooling == "token_gap")), 10)
+    assert ("pool_norm/scale" in arrays) == (pooling == "gap_norm") != ("norm/scale" in arrays)
+    rng = np.random.default_rng(0)
+    batches = [
+        {"images": rng.integers(0, 256, (8, 32, 32, 3), np.uint8), "labels": rng.integers(0, 10, 8, np.int32)}
+        for _ in range(3)
+    ]
+    found = [
+        Engine(name).train(config, arrays, batches, recipe_of((0.1,) * 3), precision="float64") for name in INSTALLED
+    ]
+    for losses, trained in found:
+        np.testing.assert_allclose(losses, found[0][0], rtol=1e-8)
+        same = [key for key in arrays if not np.abs(trained[key] - arrays[key]).max() > 0]
+        assert not [key for key in same if not key.endswith("attn/key/bias")]  # which changes nothing
+        for key, value in found[0][1].items():
+            np.testing.assert_allclose(trained[key], value, rtol=1e-7, atol=1e-9, err_msg=key)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"pooling": "token_gap", "pre_logits": 8}, "has no pre_logits; leave these away"),
         ({"distilled": True}, "A distilled ViT has pooling 'token'"),
         ({"registers": -1}, "registers is -1, expected a whole number of at least 0"),
         ({"register_positions": True}, "without registers has no positions for them"),

@@ -305,7 +305,8 @@ def infer_pooling(seen: Seen, width: int) -> str:
     """How features become of tokens, as far as names and shapes tell it."""
     shapes = seen.shapes
     if "cls" in shapes:
-        return "token_gap" if shapes.get("head/kernel", (width,))[0] == 2 * width else "token"
+        both = shapes.get("head/kernel", (width,))[0] == 2 * width and "pre_logits/bias" not in shapes
+        return "token_gap" if both else "token"
     if "pool/probe" in shapes:
         return "map"
     return "gap_norm" if "pool_norm/scale" in shapes else seen.facts.get("pooling", "gap")
