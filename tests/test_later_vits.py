@@ -142,10 +142,13 @@ def test_a_bare_deit3_of_facebook_is_read_where_its_name_or_spelling_is_stated(t
     convert(again, tmp_path / "b.npz")  # which states what it is
 
 
-def test_a_bare_rope_ape_of_timm_is_not_read_as_a_deit3(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "words"), [("rope_ape", "nothing tells them apart"), ("rope", "a ViT without positions")]
+)
+def test_a_bare_rotary_vit_of_timm_is_not_read_as_another(kind, words, tmp_path):
     timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 5}
-    model = timm.create_model("vit_small_patch16_rope_ape_224", **sizes)
+    model = timm.create_model(f"vit_small_patch16_{kind}_224", **sizes)
     safetensors.save_file(model.state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match="nothing tells them apart"):
+    with pytest.raises(UserError, match=words):
         convert(tmp_path / "a.safetensors", tmp_path / "b.npz")

@@ -134,6 +134,8 @@ def misfit(tables: list[Table], shapes: Mapping[str, Shape], facts: dict[str, An
     if unknown and (another := foreign.model(unknown)):
         return another
     what = what or cannot_hold(table, infer(table, match, facts)[0])
+    if what.startswith("positions 'sincos2d'"):
+        return f"holds a ViT without positions, and no array tells how its queries and keys turn (timm's vit_*_rope_*); {foreign.OTHER}."
     return f"is nearly {FAMILIES[table.family].name} in the spelling {table.spelling}, but does not fit it ({what}); download or convert it again."
 
 
