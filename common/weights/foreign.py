@@ -7,7 +7,7 @@ from pathlib import Path
 
 IMPORT = "make safetensors of it with `python -m bit_pytorch.import_weights OLD.pth NEW.safetensors`"
 ORBAX = "make safetensors of it with `python -m bit_jax.import_weights FOLDER NEW.safetensors`"
-MERGE = "merge it into its model first (peft: `merge_and_unload()`) and save that"
+MERGE = "merge it into its model first (peft: `merge_and_unload()`) and save that, or take weights.npz, which a run leaves merged beside its adapter"
 OTHER = "choose a BiT, ViT, hybrid or MLP-Mixer"
 HEAD_BYTES = 1024
 CONTENTS = (  # first bytes -> what it is, what to do
