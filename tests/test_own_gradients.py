@@ -93,3 +93,18 @@ def test_the_gradient_of_a_max_pool_is_that_of_xla(padding, size):
         np.testing.assert_array_equal(found, expected)
         slopes = RNG.normal(size=found.shape).astype(np.float32)
         np.testing.assert_allclose(backward(slopes)[0], plain_backward(slopes)[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif("bit_jax" not in INSTALLED, reason="JAX is not installed")
+def test_the_gradient_of_a_softmax():
+    """That of JAX, also where a mask leaves nothing of some elements."""
+    import jax
+
+    from bit_jax.layers import softmax
+
+    with jax.enable_x64(True):
+        x = np.where(RNG.random((4, 6)) < 0.3, -np.inf, RNG.normal(size=(4, 6)))
+        (found, backward), (expected, plain) = (jax.vjp(function, x) for function in (softmax, jax.nn.softmax))
+        np.testing.assert_array_equal(found, expected)
+        slopes = RNG.normal(size=x.shape)
+        np.testing.assert_allclose(backward(slopes)[0], plain(slopes)[0], rtol=1e-13, atol=1e-15)
