@@ -143,7 +143,7 @@ group_norm.defvjp(group_norm_forward, group_norm_backward)
 
 def group_mean(means: Array, num_groups: int) -> Array:
     """Of means [B, C], those of the channels of a group, for each channel: [B, 1, 1, C]."""
-    grouped = means.reshape(len(means), num_groups, -1)
+    grouped = means.reshape(-1, num_groups, means.shape[1] // num_groups)  # of any number of images, in an export
     return jnp.repeat(grouped.mean(2), grouped.shape[2], axis=1)[:, None, None]
 
 

@@ -71,9 +71,11 @@ class Disturbance:
 
         return watched
 
-    def open(self, *arguments):
-        self.count()
-        return HalfWriter(open(*arguments), self)
+    def open(self, path, mode="r", *arguments, **options):
+        if mode.strip("rbt"):  # a disk that nobody can write to is still read
+            self.count()
+        arguments = (path, mode, *arguments)
+        return HalfWriter(open(*arguments, **options), self)
 
     def count(self, half=lambda: None) -> None:
         number = next(self.numbers)

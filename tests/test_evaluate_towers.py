@@ -147,7 +147,7 @@ def test_prompts_of_a_file_are_taken_and_clips_are_left_as_they_are(folder, monk
         (("--evaluator", "classification"), "has no head to tell classes with"),
         (
             ("--evaluator", "classification", "--prompts", "clip_best"),
-            "--prompts are for --evaluator zero_shot, not clas",
+            "--prompts are for --evaluator zero_shot and scoring, not clas",
         ),
         (("--evaluator", "zero-shot"), "--evaluator"),
         (("--bit_pretrained_dir", "nowhere"), "The vocabulary nowhere/tiny_sentencepiece.model is not there"),

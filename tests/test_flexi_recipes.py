@@ -59,6 +59,6 @@ def test_models_are_as_there():
     assert (given["pool_type"], given["posemb"], given["posemb_size"]) == ("tok", "learn", [*config.position_grid])
 
 
-def test_image_text_models_have_no_use_for_sizes():
+def test_models_that_write_have_no_use_for_sizes():
     with pytest.raises(UserError, match="--patch_sizes"):
-        recipe_of("siglip", patch_sizes="8,16")
+        recipe_of("cappa", patch_sizes="8,16")

@@ -155,7 +155,7 @@ def entry(key: bytes, value: bytes) -> bytes:
 
 GOOD = extension(packed(b"\x91\x02", b"float32", bytes(8)))
 HOSTILE = {
-    "empty": (b"", "too early"),
+    "empty": (b"", "it is empty"),
     "text": (b"<html>not found</html>", "web page"),
     "cut": (b"\x81" + entry(b"a", GOOD)[:-1], "other bytes|too early"),
     "terabytes": (b"\x81" + entry(b"a", extension(packed(b"\x91\xcf" + bytes([0, 0, 1]) + bytes(5), b"float32", bytes(8)))), "other bytes"),

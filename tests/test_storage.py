@@ -18,6 +18,7 @@ from common import config, models
 from common.data.sources.tfds_folder import data_folder
 from common.data.text import find_vocabulary
 from common.datasets import open_dataset
+from common.evaluation.captioning import FILE as CAPTIONS
 from common.evaluation.pairs import PAIRS
 from common.models import PACKAGED_WEIGHTS, ResNetConfig, ViTConfig, find_model
 from common.models.tokens import SIGLIP, SIGLIP2
@@ -81,7 +82,7 @@ def test_a_run_in_an_object_store(train, bucket, tmp_path, capfd):
     train("whole", "--tensorboard")
     found = objects(bucket, "whole")
     pointer = json.loads(found[POINTER])
-    others = {PAIRS, adapter.FILE, adapter.CONFIG}  # of contrastive runs, and of those with LoRA
+    others = {PAIRS, CAPTIONS, adapter.FILE, adapter.CONFIG}  # of contrastive runs, of captioning, and of those with LoRA
     assert found.keys() == {*STATE, *RESULTS, POINTER, *pointer.values()} - others
     assert pointer[CURRENT].startswith("checkpoint-4-") and len(pointer) == 2
     assert "Folder memory://bucket/runs/whole; to resume: python -m numpy.train" in capfd.readouterr().out

@@ -72,7 +72,7 @@ def test_variables_of_every_type_equal_those_that_tensorflow_reads(tmp_path):
         (lambda index, data: flip(data, 5000), "its checksum is another"),
         (lambda index, data: flip(index, 1000), "the checksum of a block is another"),
         (lambda index, data: index.write_bytes(index.read_bytes()[:-1]), "does not end as an index does"),
-        (lambda index, data: index.write_bytes(b""), "does not end as an index does"),
+        (lambda index, data: index.write_bytes(b""), "it is empty"),
     ],
     ids=("no data", "short data", "flipped data", "flipped index", "short index", "empty index"),
 )

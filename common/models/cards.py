@@ -95,7 +95,8 @@ RULES = {
         lambda side: type(side) is int and 0 <= side <= LONGEST_SIDE, "0 or at least its resolution, in whole pixels"
     ),
     "tokens": Rule(
-        lambda count: type(count) is int and 1 <= count <= LONGEST_SIDE, f"a number from 1 to {LONGEST_SIDE}"
+        lambda count: count is None or type(count) is int and 1 <= count <= LONGEST_SIDE,
+        f"a number from 1 to {LONGEST_SIDE}, or null",
     ),
     "mean": triple(0, 1),
     "std": triple(0.001, 10),
