@@ -111,7 +111,7 @@ def free(path: tuple) -> bool:
     return path[-2] in FREE or "eps" in path[-2]
 
 
-@pytest.mark.parametrize("name", ("bit", "hybrid", "mixer"))
+@pytest.mark.parametrize("name", ("bit", pytest.param("hybrid", marks=pytest.mark.slow), "mixer"))
 def test_a_card_with_any_wrong_value(name, tmp_path):
     config, (spelling, *_) = CASES[name]
     table = choose_table(spelling, config)

@@ -24,7 +24,7 @@ FURTHER = {
 BOUND = {"run_of_0.1.0": 2e-6, "run_before_tasks": 4e-5}
 
 
-@pytest.fixture(params=FURTHER)
+@pytest.fixture(params=[pytest.param("run_of_0.1.0", marks=pytest.mark.slow), "run_before_tasks"])
 def version(request, tmp_path):
     """The name of an earlier version's runs; they lie in `tmp_path`, where their commands were given."""
     shutil.copytree(GOLDEN / "run_of_0.1.0" / "images", tmp_path / "images")

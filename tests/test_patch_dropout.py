@@ -106,9 +106,9 @@ def close(found, expected) -> None:
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        (TOWERS, {"task": Contrastive(), "batch_split": 2}),
+        pytest.param(TOWERS, {"task": Contrastive(), "batch_split": 2}, marks=pytest.mark.slow),
         pytest.param(TOWERS, {"task": Contrastive("softmax", chunk=4), "groups": WITHOUT_B}, marks=pytest.mark.slow),
-        pytest.param(PATCHES, {}, marks=pytest.mark.slow),
+        (PATCHES, {}),
         pytest.param(dataclasses.replace(HYBRID, dropout=0.0), {}, marks=pytest.mark.slow),
     ],
     ids=("towers", "softmax", "vit", "hybrid"),

@@ -43,7 +43,7 @@ def golden_batches(mixup: bool) -> list[dict[str, np.ndarray]]:
     ]
 
 
-@pytest.mark.parametrize("run, batch_split", [("plain", 1), ("mixup", 1), ("batch_split2", 2)])
+@pytest.mark.parametrize("run, batch_split", [pytest.param("plain", 1, marks=pytest.mark.slow), ("mixup", 1), ("batch_split2", 2)])
 def test_float64_training_equals_the_original(engine, monkeypatch, run, batch_split):
     """12 updates of the original's training code: losses within 1e-8, parameters within 1e-9 of their norms."""
     engine.keep_images(monkeypatch)

@@ -83,7 +83,7 @@ def test_parallel_blocks_with_normalised_queries_are_those_of_timm(engine, biase
     assert relative(engine.logits(engine.build(config, arrays, "float64"), pixels), expected) < 1e-9
 
 
-@pytest.mark.parametrize("name", ("vit_parts", "vit_rotary"))
+@pytest.mark.parametrize("name", ("vit_parts", pytest.param("vit_rotary", marks=pytest.mark.slow)))
 def test_engines_agree_on_the_parts_with_noise(name):
     """In float64, with stochastic depth, dropout and dropped patches."""
     import dataclasses
