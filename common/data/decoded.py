@@ -3,11 +3,13 @@
 import dataclasses
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from common.data import images
 from common.data.split import Split
+from common.data.views import resized, sized
 from common.models.cards import Preprocessing
 from common.recipes.recipe import Recipe
 from common.system.memory import available_bytes
@@ -73,14 +75,9 @@ def training_shrink(recipe: Recipe, size: tuple[int, int], count: int, room: Roo
     shrunk, whole = 3 * recipe.resize**2, 3 * size[0] * size[1]
     if shrunk > whole and count * shrunk > room.left:
         return None
-    if recipe.resize_mode == "small_side":
-        return lambda image: images.resize_small(image, recipe.resize, recipe.resize_kind)
-    return lambda image: images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
+    return partial(resized, recipe=recipe)
 
 
 def evaluation_shrink(seen: Preprocessing) -> Shrink:
     """What the view of an image in evaluation begins with."""
-    side, kind = seen.resolution, seen.resize_kind
-    if not seen.eval_resize:
-        return lambda image: images.resize(image, side, side, kind)
-    return lambda image: images.resize_small(image, seen.eval_resize, kind, seen.rounding)
+    return partial(sized, preprocessing=seen)

@@ -12,10 +12,15 @@ from common.recipes.recipe import Recipe
 
 def model_view(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """uint8 [resolution, resolution, 3]: the middle of `image` at `eval_resize`, or all of it at 0."""
-    side, kind, rounding = preprocessing.resolution, preprocessing.resize_kind, preprocessing.rounding
+    return images.central_crop(sized(image, preprocessing), preprocessing.resolution, preprocessing.rounding)
+
+
+def sized(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """What `model_view` crops: `image` with a smaller side of `eval_resize` px, or at 0 squashed to the resolution."""
+    side, kind = preprocessing.resolution, preprocessing.resize_kind
     if not preprocessing.eval_resize:
         return images.resize(image, side, side, kind)
-    return images.central_crop(images.resize_small(image, preprocessing.eval_resize, kind, rounding), side, rounding)
+    return images.resize_small(image, preprocessing.eval_resize, kind, preprocessing.rounding)
 
 
 def seen_part(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[slice, slice]:
@@ -43,15 +48,18 @@ def augment(
         box = images.inception_crop(image, recipe.crop_min_area, draws[:4])
         view = images.resize(box, recipe.crop, recipe.crop, recipe.resize_kind)
     else:
-        if recipe.resize_mode == "small_side":
-            view = images.resize_small(image, recipe.resize, recipe.resize_kind)
-        else:
-            view = images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
-        view = images.crop(view, recipe.crop, draws[0], draws[1])
+        view = images.crop(resized(image, recipe), recipe.crop, draws[0], draws[1])
     view = images.flip(view) if draws[4] < recipe.flip else view
     if recipe.randaugment_layers:
         view = randaugment.randaugment(view, recipe.randaugment_magnitude, randaugment_draws)
     return view
+
+
+def resized(image: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """What `augment` crops by place alone: `image` with a smaller side of `resize` px, or squashed to a square of it."""
+    if recipe.resize_mode == "small_side":
+        return images.resize_small(image, recipe.resize, recipe.resize_kind)
+    return images.resize(image, recipe.resize, recipe.resize, recipe.resize_kind)
 
 
 def resized_recipe(recipe: Recipe, resolution: int, resize_kind: str | None = None) -> Recipe:
