@@ -85,10 +85,10 @@ class Inference:
         crop_px = self.resolution or hyperrule.resolution(typical_size(split))[1]
         return EvalBatches(split, self.preprocessing_at(crop_px), batch)
 
-    def image_batches(self, split: Split) -> EvalBatches:
-        """The same, of images alone."""
+    def image_batches(self, split: Split, *columns: Column) -> EvalBatches:
+        """The same without labels: images, and these columns."""
         batches = self.eval_batches(split)
-        return EvalBatches(split, None, batches.batch, columns=batches.columns[:-1])
+        return EvalBatches(split, None, batches.batch, columns=(*batches.columns[:-1], *columns))
 
     def patch_columns(self) -> tuple[Column, ...]:
         """What a NaFlex sees of an image."""

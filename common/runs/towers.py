@@ -34,6 +34,11 @@ def check_texts(job: Inference, use: str) -> None:
         raise UserError(
             f"{job.config.model} takes no texts, {use}; choose a model such as SigLIP-B/16-224, or leave texts out."
         )
+    check_card(job)
+
+
+def check_card(job: Inference) -> None:
+    """Raise UserError for a card that does not say how the model's texts become numbers."""
     if job.card.text is None:
         raise UserError(
             f"The card of {job.config.weights} does not say how the model's texts become numbers; put the card of its "
@@ -47,12 +52,8 @@ def tokenizer_of(job: Inference) -> Tokenizer | Renderer:
     return fitting(found, job.model_config, job.resolution)
 
 
-class Towers(Evaluation):
-    """`evaluate` of an image-text model: embeddings of images and of texts, and what an evaluator makes of both.
-
-    A subclass has `judge_of(name, split)`, the evaluator of a split; `seen(split)`, the number of images and texts in words;
-    and `write_embeddings(path, split)`, which keeps what the evaluator has compared.
-    """
+class TextEvaluation(Evaluation):
+    """`evaluate` of a model with texts; a subclass has `judge_of(name, split)`, the evaluator of a split."""
 
     computes_scores = False
 
@@ -61,14 +62,39 @@ class Towers(Evaluation):
         super().open(open_torchvision)
         self.tokenizer = tokenizer_of(self)
 
-    def check_model(self) -> None:
-        """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
-        check_texts(self, f"which {self.config.evaluator} compares images with")
-
     def evaluator(self, split: str) -> Evaluator:
         """What judges the model on a split."""
         self.judge = self.judge_of(split, self.splits[split])
         return Prepared(self.judge, self.prepared)
+
+    def check_captions(self, dataset: Dataset, use: str, instead: str) -> None:
+        """Raise UserError for images without captions, which `use` says what they are for; `instead` is another evaluator."""
+        for name in self.split_names:
+            if dataset.splits[name].captions is None:
+                raise UserError(
+                    f"The images of {dataset.name} {name} have no captions, which {use}; choose a dataset with captions, or "
+                    f"--evaluator {instead}."
+                )
+
+    def name_classes(self, dataset: Dataset) -> None:
+        """Make `texts` of the classes' names, and `classes`, that of each. Raises UserError for images without classes."""
+        dataset.check_labels()
+        for line in doubts(dataset):
+            note(line)
+        self.texts, self.classes = prompts_of(dataset, self.prompts, self.card.text)
+        self.num_classes = dataset.num_classes
+
+
+class Towers(TextEvaluation):
+    """`evaluate` of an image-text model: embeddings of images and of texts, and what an evaluator makes of both.
+
+    A subclass has, further, `seen(split)`, the number of images and texts in words; and `write_embeddings(path, split)`,
+    which keeps what the evaluator has compared.
+    """
+
+    def check_model(self) -> None:
+        """Raise UserError for a model that takes no texts, or whose card does not say how it takes them."""
+        check_texts(self, f"which {self.config.evaluator} compares images with")
 
     def text_batches(self, texts: Sequence[str]) -> EvalBatches:
         """Texts as the model takes them."""
@@ -93,11 +119,7 @@ class ZeroShot(Towers):
 
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are; their classes' names become prompts. Raises UserError for images without classes."""
-        dataset.check_labels()
-        for line in doubts(dataset):
-            note(line)
-        self.texts, self.classes = prompts_of(dataset, self.prompts, self.card.text)
-        self.num_classes = dataset.num_classes
+        self.name_classes(dataset)
         return dataset.splits
 
     def judge_of(self, name: str, split: Split) -> ZeroShotEvaluator:
@@ -121,12 +143,7 @@ class Retrieval(Towers):
 
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are. Raises UserError for images without captions."""
-        for name in self.split_names:
-            if dataset.splits[name].captions is None:
-                raise UserError(
-                    f"The images of {dataset.name} {name} have no captions, which retrieval is of; choose a dataset with captions, or "
-                    "--evaluator zero_shot."
-                )
+        self.check_captions(dataset, "retrieval is of", "zero_shot")
         return dataset.splits
 
     def judge_of(self, name: str, split: Split) -> RetrievalEvaluator:

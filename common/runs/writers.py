@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from common.config import EvaluateConfig, PredictConfig
-from common.data.batches import EvalBatches
 from common.data.columns import Column
 from common.data.sources import Opener
 from common.data.split import Dataset, Split
-from common.data.text import Tokenizer, fitting, open_tokenizer
-from common.data.text.prompts import doubts, prompts_of, read_prompts
+from common.data.text import Tokenizer
+from common.data.text.prompts import read_prompts
 from common.data.written import counted, prompts, texts
 from common.evaluation.captioning import CaptionEvaluator, LikelihoodEvaluator, ScoringEvaluator
 from common.evaluation.evaluator import Evaluator, Prepared
@@ -19,32 +18,22 @@ from common.evaluation.features import write_arrays
 from common.evaluation.metrics import in_words
 from common.models import DecoderConfig
 from common.recipes.task import Captioning, Writing
-from common.runs.inference import Evaluation, Inference
+from common.runs.inference import Inference
 from common.runs.prediction import Prediction
+from common.runs.towers import TextEvaluation, check_card, tokenizer_of
 from common.system.errors import UserError, printable, shortened
-from common.system.progress import note
 
 
 def check_writes(job: Inference) -> None:
     """Raise UserError for a model that does not write, or whose card does not say how its texts become numbers."""
     if not isinstance(job.model_config, DecoderConfig):
         raise UserError(f"{job.config.model} writes no texts; choose a model such as CapPa-B/16.")
-    if job.card.text is None:
-        raise UserError(
-            f"The card of {job.config.weights} does not say how the model's texts become numbers; put the card of its "
-            "training beside it."
-        )
+    check_card(job)
 
 
 def how(config: EvaluateConfig | PredictConfig) -> Captioning:
     """How the flags have texts written. Raises UserError."""
     return Captioning(writing=Writing(config.beams, config.top_p, config.sampling_temperature))
-
-
-def tokenizer_of(job: Inference) -> Tokenizer:
-    """What makes numbers of the model's texts. Raises UserError where its vocabulary is missing or another model's."""
-    found = open_tokenizer(job.card.text, job.config.vocabulary, job.config.bit_pretrained_dir)
-    return fitting(found, job.model_config, job.resolution)
 
 
 def asked(job: Inference, tokenizer: Tokenizer) -> tuple[Column, ...]:
@@ -53,10 +42,8 @@ def asked(job: Inference, tokenizer: Tokenizer) -> tuple[Column, ...]:
     return prompts(tokenizer, job.config.prompt or "", seed)
 
 
-class Writers(Evaluation):
-    """`evaluate` of a model that writes; a subclass has `columns(split)` beside images, and `judge_of(name, split)`."""
-
-    computes_scores = False
+class Writers(TextEvaluation):
+    """`evaluate` of a model that writes; a subclass has, further, `seen(split)`, what was judged in words."""
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config, open_torchvision)
@@ -70,30 +57,10 @@ class Writers(Evaluation):
         """Raise UserError for a model that does not write."""
         check_writes(self)
 
-    def open(self, open_torchvision: Opener | None) -> None:
-        """Find the splits of the dataset, and the vocabulary. Raises UserError."""
-        super().open(open_torchvision)
-        self.tokenizer = tokenizer_of(self)
-
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are. Raises UserError for images without captions."""
-        for name in self.split_names:
-            if dataset.splits[name].captions is None:
-                raise UserError(
-                    f"The images of {dataset.name} {name} have no captions, which texts are compared with; choose a dataset with "
-                    "captions, or --evaluator scoring."
-                )
+        self.check_captions(dataset, "texts are compared with", "scoring")
         return dataset.splits
-
-    def with_columns(self, split: Split, *columns: Column) -> EvalBatches:
-        """Images, and these columns."""
-        batches = super().eval_batches(split)
-        return EvalBatches(split, None, batches.batch, columns=(batches.columns[0], *columns))
-
-    def evaluator(self, split: str) -> Evaluator:
-        """What judges the model on a split."""
-        self.judge = self.judge_of(split, self.splits[split])
-        return Prepared(self.judge, self.prepared)
 
     def show(self, split: str, result: dict[str, float]) -> None:
         """Print one line a person reads."""
@@ -107,7 +74,7 @@ class Likelihood(Writers):
         """Of every caption."""
         pairs, shape = split.pairs(), (self.tokenizer.length,)
         written = texts(pairs, self.tokenizer.encode, shape, drawn=False)
-        return LikelihoodEvaluator(name, self.with_columns(pairs, written, counted(written, self.card.text.padding)))
+        return LikelihoodEvaluator(name, self.image_batches(pairs, written, counted(written, self.card.text.padding)))
 
     def seen(self, split: Split) -> str:
         """Images and texts."""
@@ -121,7 +88,7 @@ class Captions(Writers):
 
     def judge_of(self, name: str, split: Split) -> CaptionEvaluator:
         """CIDEr-D and BLEU."""
-        batches = self.with_columns(split, *asked(self, self.tokenizer))
+        batches = self.image_batches(split, *asked(self, self.tokenizer))
         return CaptionEvaluator(name, batches, self.tokenizer.decode, split.captions)
 
     def seen(self, split: Split) -> str:
@@ -150,16 +117,12 @@ class Scoring(Writers):
 
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are; their classes' names become texts. Raises UserError for images without classes."""
-        dataset.check_labels()
-        for line in doubts(dataset):
-            note(line)
-        self.texts, _ = prompts_of(dataset, self.prompts, self.card.text)
-        self.num_classes = dataset.num_classes
+        self.name_classes(dataset)
         return dataset.splits
 
     def judge_of(self, name: str, split: Split) -> ScoringEvaluator:
         """Top-1 and top-5."""
-        return ScoringEvaluator(name, self.with_columns(split, *choices(self.tokenizer, self.texts)), split.labels)
+        return ScoringEvaluator(name, self.image_batches(split, *choices(self.tokenizer, self.texts)), split.labels)
 
     def seen(self, split: Split) -> str:
         """Images with a class."""
@@ -206,8 +169,7 @@ class Captioner(Prediction):
     def evaluator(self) -> Evaluator:
         """What keeps the texts."""
         tokenizer = tokenizer_of(self)
-        images = self.eval_batches(self.split)
-        batches = EvalBatches(self.split, None, images.batch, columns=(images.columns[0], *asked(self, tokenizer)))
+        batches = self.image_batches(self.split, *asked(self, tokenizer))
         self.judge = CaptionEvaluator("images", batches, tokenizer.decode)
         return Prepared(self.judge, self.prepared)
 
