@@ -32,6 +32,18 @@ def make_images(folder: Path) -> None:
         Image.fromarray(pixels).save(path)
 
 
+def make_pairs(folder: Path) -> None:
+    """Twelve pictures to train with and four to test on, of one to three captions each, in `pairs`."""
+    for split, count in (("train", 12), ("test", 4)):
+        (folder / "pairs" / split).mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "pairs" / split / f"{i}.png")
+            lines.append("\t".join([f"{i}.png", *(f"a picture of {i} {'cats ' * n}" for n in range(1 + i % 3))]))
+        (folder / "pairs" / split / "captions.tsv").write_text("\n".join(lines) + "\n")
+
+
 class Job:
     """Processes that train together in `folder`; entered, they have been started, and left, they have ended."""
 

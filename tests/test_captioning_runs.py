@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engines import INSTALLED
-from jobs import metrics
-from PIL import Image
+from jobs import make_pairs, metrics
 from test_image_text_runs import assert_same
 from test_resume import Runs
 
@@ -31,15 +30,8 @@ FLAGS = ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs",
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Twelve pictures to train with and four to test on, of one to three captions each, in `pairs`."""
-    for split, count in (("train", 12), ("test", 4)):
-        (tmp_path / "pairs" / split).mkdir(parents=True)
-        lines = []
-        for i in range(count):
-            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pairs" / split / f"{i}.png")
-            lines.append("\t".join([f"{i}.png", *(f"a picture of {i} {'cats ' * n}" for n in range(1 + i % 3))]))
-        (tmp_path / "pairs" / split / "captions.tsv").write_text("\n".join(lines) + "\n")
+    """A folder with `pairs`."""
+    make_pairs(tmp_path)
     return tmp_path
 
 
