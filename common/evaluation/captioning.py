@@ -12,9 +12,8 @@ import numpy as np
 
 from common.data.captions import Captions
 from common.data.split import MultiLabels
-from common.evaluation.evaluator import Means, Rows
-from common.evaluation.metrics import METRICS
-from common.evaluation.zero_shot import place_of_own
+from common.evaluation.evaluator import Kept, Means, Rows
+from common.evaluation.zero_shot import place_of_own, tops
 from common.system.errors import UserError
 from common.system.files import write_json
 from common.weights.containers import read_json
@@ -41,7 +40,7 @@ class LikelihoodEvaluator(Means):
         return found | {"perplexity": math.exp(nll) if nll < 700 else math.inf}
 
 
-class ScoringEvaluator:
+class ScoringEvaluator(Kept):
     """{top1, of six classes and more top5}: an image belongs to the class whose text is the likeliest of it.
 
     `labels` are those of all images, int32 [N] or MultiLabels. Likelihoods are not divided by a text's length. Source:
@@ -49,32 +48,18 @@ class ScoringEvaluator:
     """
 
     def __init__(self, name: str, batches: Any, labels: np.ndarray | MultiLabels):
-        self.name, self.batches, self.labels, self.found = name, batches, labels, []
-
-    def passes(self):
-        """One, over all images."""
-        yield "text_scores", self.batches
-
-    def add(self, output: str, rows: Rows) -> None:
-        """Column `scores` [N, K]: the log-likelihood of each class's text."""
-        self.found.append(rows["scores"][rows["mask"]])
+        super().__init__(name, {"text_scores": batches})
+        self.labels = labels
 
     @property
     def scores(self) -> np.ndarray:
-        """[N, K] of all rows that were added."""
-        return np.concatenate(self.found)
+        """[N, K]: the log-likelihood of each class's text, of all rows that were added."""
+        return self.column("text_scores", "scores")
 
     def result(self) -> dict[str, float]:
         """The means over images that have a class. Raises UserError where none has."""
-        place = place_of_own(self.scores, self.labels)
-        place = place[np.isfinite(place)]
-        if not len(place):
-            raise UserError("None of the images to evaluate has a label; choose another split.")
-        top = {"top1": float((place < 1).mean()), "top5": float((place < 5).mean())}
-        return {name: value for name, value in top.items() if self.scores.shape[1] >= METRICS[name].least_classes}
-
-    def write(self, folder: Path) -> None:
-        """Nothing."""
+        scores = self.scores
+        return tops(place_of_own(scores, self.labels), scores.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,14 +34,7 @@ class ZeroShotEvaluator(Embeddings):
         """The means. Raises UserError where no image has a class."""
         classes, images = self.class_embeddings, self.column("image_embeddings")
         places = [place_of_own(scores, self.labels[rows]) for rows, scores in self.scores(images, classes)]
-        place = np.concatenate(places)
-        if not np.isfinite(place).any():
-            raise UserError(
-                "None of the images to evaluate has a label; give some of them labels or choose another split."
-            )
-        place = place[np.isfinite(place)]
-        top = {"top1": float((place < 1).mean()), "top5": float((place < 5).mean())}
-        return {name: value for name, value in top.items() if len(classes) >= METRICS[name].least_classes}
+        return tops(np.concatenate(places), len(classes))
 
     @property
     def class_embeddings(self) -> np.ndarray:
@@ -84,6 +77,15 @@ def mean_of_each(embeddings: np.ndarray, classes: np.ndarray) -> np.ndarray:
     sums = np.add.reduceat(embeddings, starts, axis=0, dtype=np.float64)
     means = sums / np.diff(starts, append=len(classes))[:, None]
     return means / (1e-8 + np.linalg.norm(means, axis=1, keepdims=True))
+
+
+def tops(place: np.ndarray, num_classes: int) -> dict[str, float]:
+    """{top1, of six classes and more top5} of places [N], as of `place_of_own`. Raises UserError where no image has a class."""
+    place = place[np.isfinite(place)]
+    if not len(place):
+        raise UserError("None of the images to evaluate has a label; give some of them labels or choose another split.")
+    top = {"top1": float((place < 1).mean()), "top5": float((place < 5).mean())}
+    return {name: value for name, value in top.items() if num_classes >= METRICS[name].least_classes}
 
 
 def place_of_own(scores: np.ndarray, labels: np.ndarray | MultiLabels) -> np.ndarray:
