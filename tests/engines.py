@@ -1,5 +1,6 @@
 """The three engines behind one face, for tests that compare them."""
 
+import contextlib
 import importlib
 import importlib.util
 
@@ -32,6 +33,11 @@ def recipe_of(lrs, **changes) -> Recipe:
         "groups": create_groups(**groups),
     } | fields
     return Recipe(**fields)
+
+
+def float64(engine):
+    """Within it, JAX computes in float64, too."""
+    return importlib.import_module("jax").enable_x64(True) if engine.name == "bit_jax" else contextlib.nullcontext()
 
 
 class Engine:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import recipe_of
+from engines import float64, recipe_of
 from golden.golden_params import image, param
 from tiny_models import IMAGES, WRITERS, random_arrays
 
@@ -18,7 +18,12 @@ from common.weights.spellings import TABLES
 
 GOLDEN = Path(__file__).parent / "golden"
 TABLES = {table.spelling: table for table in TABLES if table.family is DecoderConfig}
-SPELLING = {"bv_cappa": "big_vision", "cappa": "big_vision", "bv_uvim": "big_vision_uvim", "uvim": "big_vision_uvim"}  # by family
+SPELLING = {
+    "bv_cappa": "big_vision",
+    "cappa": "big_vision",
+    "bv_uvim": "big_vision_uvim",
+    "uvim": "big_vision_uvim",
+}  # by family
 
 
 def golden(name: str) -> dict:
@@ -85,7 +90,8 @@ def test_losses_equal_the_originals(engine):
     logits, expected = as_float64(2 * image((4, 6, 11), 71)), {n: one["data"] for n, one in case["outputs"].items()}
     found = {}
     for which, counted in (("no weights", every), ("weights", labels != 0)):
-        both = engine.losses.per_text(*map(engine.raw, (logits, labels, counted)))
+        with float64(engine):
+            both = engine.losses.per_text(*map(engine.raw, (logits, labels, counted)))
         found |= dict(zip((which, f"{which}, normalize=False"), map(engine.array, both)))
     for which, values in found.items():
         np.testing.assert_allclose(values, expected[f"{which} (reduction=False)"], rtol=0, atol=1e-12, err_msg=which)
@@ -93,7 +99,8 @@ def test_losses_equal_the_originals(engine):
     theirs, ours = (smoothed(logits, labels, labels != 0, dtype) for dtype in (np.float32, np.float64))
     name = "weights, label_smoothing=0.1 (reduction=False)"
     np.testing.assert_allclose(theirs, expected[name], rtol=0, atol=1e-12)
-    mean, _ = engine.losses.per_text(*map(engine.raw, (logits, labels, labels != 0)), 0.1)
+    with float64(engine):
+        mean, _ = engine.losses.per_text(*map(engine.raw, (logits, labels, labels != 0)), 0.1)
     np.testing.assert_allclose(engine.array(mean), ours, rtol=0, atol=1e-12)
 
 

@@ -1,6 +1,5 @@
 """Image-text models in training, in every engine: the original's trajectories in float64, locked towers, parts of a batch."""
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import train_pairs
-from engines import recipe_of
+from engines import float64, recipe_of
 from golden.golden_params import image, param
 from jobs import places_of
 from test_two_towers import TABLE
@@ -161,11 +160,6 @@ def test_several_devices_train_as_one(engine, server, tmp_path, kind, count):
     for name, value in expected.items():
         if "key/bias" not in name:
             np.testing.assert_allclose(found[name], value, rtol=1e-9, atol=1e-9 * np.abs(value).max(), err_msg=name)
-
-
-def float64(engine):
-    """Within it, JAX computes in float64, too."""
-    return importlib.import_module("jax").enable_x64(True) if engine.name == "bit_jax" else contextlib.nullcontext()
 
 
 LARGE = dataclasses.replace(
