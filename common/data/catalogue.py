@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from common.data.lists import lookalikes
-from common.data.sources import Opener, Places, archives, captioned, cifar, folder, parquet, tar, tfds, vtab
+from common.data.sources import Opener, Places, archives, captioned, cifar, folder, mapped, parquet, tar, tfds, vtab
 from common.data.split import Dataset
 from common.system.errors import UserError, nearest, printable, shortened
 
@@ -53,8 +53,8 @@ def open_path(name: str, places: Places) -> Dataset:
     if not folder.is_there(name):
         raise UserError(
             f"No dataset or folder is called {shortened(name)!r}{nearest(name, NAMED)} Give one of {', '.join(NAMED)}, "
-            "tfds:NAME, vtab:TASK, wds:PATTERN, parquet:PATTERN, coco:FOLDER, or a folder that holds train/<class>/ and "
-            "val/<class>/ or test/<class>/."
+            "tfds:NAME, vtab:TASK, wds:PATTERN, parquet:PATTERN, coco:FOLDER, coco_panoptic:FOLDER, maps:FOLDER, or a folder "
+            "that holds train/<class>/ and val/<class>/ or test/<class>/."
         )
     return folder.open_folder(name, places)
 
@@ -66,6 +66,8 @@ SOURCES: dict[str, Opener] = {  # how a name begins -> what opens the rest of it
     tar.PREFIX: tar.open_tar,
     parquet.PREFIX: parquet.open_parquet,
     captioned.COCO: captioned.open_coco,
+    mapped.MAPS: mapped.open_maps,
+    mapped.COCO: mapped.open_coco_panoptic,
     "": open_path,
 }
 

@@ -180,12 +180,15 @@ def resize(image: np.ndarray, height: int, width: int, kind: str = "bilinear") -
     """`image` at another size; the same array when it has that size already.
 
     `bilinear` and `bicubic` are antialiased as in Pillow, `area` averages, `bilinear_aliased` samples four pixels
-    however far the image shrinks (as the original TF2 and JAX code did).
+    however far the image shrinks (as the original TF2 and JAX code did), and `nearest` takes one, of arrays of any type.
     """
     import cv2
 
     if image.shape[:2] == (height, width):
         return image
+    if kind == "nearest":
+        rows, columns = (nearest_pixels(old, new) for old, new in zip(image.shape, (height, width)))
+        return image[rows[:, None], columns]
     if kind == "bilinear" and height >= image.shape[0] and width >= image.shape[1]:
         # Nothing shrinks, so there is nothing to antialias: within 1/255 of Pillow, several times faster.
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -198,6 +201,11 @@ def resize(image: np.ndarray, height: int, width: int, kind: str = "bilinear") -
         return np.asarray(Image.fromarray(image).resize((width, height), resample))
     interpolation = {"area": cv2.INTER_AREA, "bilinear_aliased": cv2.INTER_LINEAR}[kind]
     return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def nearest_pixels(old: int, new: int) -> np.ndarray:
+    """int64 [new]: which pixel in a row of `old` lies at the middle of each of `new`, as in `tf.image.resize`, but for its float32."""
+    return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -280,6 +288,16 @@ def flip(image: np.ndarray) -> np.ndarray:
     import cv2
 
     return cv2.flip(image, 1)
+
+
+GREY = np.array([0.2989, 0.5870, 0.1140], np.float32)  # shares of red, green and blue
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: RGB without its colours, as `rgb_to_grayscale` and `grayscale_to_rgb` of `tf.image` compute it."""
+    red, green, blue = (image[..., channel] / np.float32(255) * share for channel, share in enumerate(GREY))
+    light = red + green + blue
+    return np.repeat((light * np.float32(255.5)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def inception_crop(image: np.ndarray, min_area: float, draws: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from common.data import images
 from common.data.blocks import Blocks
 from common.data.captions import Captions
+from common.data.label_maps import Maps
 from common.system.errors import UserError, printable
 
 SPLITS = ("train", "val", "test")  # what a run is made with; others it only looks at
@@ -70,6 +71,11 @@ class Example:
             self._image = images.decode(self.split.read(self.number), self.split.exif)
         return self._image
 
+    @property
+    def map(self) -> np.ndarray:
+        """What is known of every pixel of the whole image: see `Maps`."""
+        return self.split.maps.read(self.number)
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -82,6 +88,7 @@ class Split:
     blocks: Blocks | None = None  # None: wherever an example lies, reading it takes as long
     captions: Captions | None = None  # a sequence: the texts of each example
     files: tuple[Path, ...] = ()  # in which the examples lie, many in each
+    maps: Maps | None = None  # of every pixel
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,6 +124,7 @@ class Split:
             describe=lambda i: self.describe(int(examples[i])),
             blocks=self.blocks and self.blocks[examples],
             captions=self.captions and self.captions.take(examples),
+            maps=self.maps and self.maps.take(examples),
         )
 
     def pairs(self) -> "Split":

@@ -10,6 +10,7 @@ Loss = Literal["softmax", "sigmoid"]
 Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # DISTANCES of every engine
 Features = Literal["pooled", "class", "patches", "both"]
 Map = Literal["attention", "pca"]
+Target = Literal["colorization", "depth", "panoptic"]  # what is predicted of every pixel: TARGETS of common/data/targets.py
 TeacherView = Literal["same", "own", "fixed"]
 
 # --- images
@@ -17,7 +18,7 @@ TeacherView = Literal["same", "own", "fixed"]
 Exif = Literal["ignore", "apply"]
 OnBrokenImage = Literal["stop", "skip"]
 ResizeMode = Literal["squash", "small_side", "whole"]
-ResizeKind = Literal["bilinear", "bicubic", "area", "bilinear_aliased"]
+ResizeKind = Literal["bilinear", "bicubic", "area", "bilinear_aliased", "nearest"]
 # By whom the sides of a resized image and the corner of a central crop are rounded to whole pixels. The originals of
 # this project's models round the longer side to the nearest pixel and the corner down; torchvision, and so timm, rounds the side
 # down and the corner to the nearest, halves to even (`_compute_resized_output_size`, `center_crop` of its

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data import images
 from common.data.captions import Captions, cleaned
+from common.data.label_maps import Maps, metres
 from common.data.sources import Places
 from common.data.sources.array_record import collect, feature_values, open_records, read_record
 from common.data.sources.index import Arrays, Watch, indexed
@@ -19,6 +21,9 @@ from common.data.split import Dataset, MultiLabels, Split
 from common.system.errors import UserError
 from common.system.progress import Count
 
+DEPTH = "depth"  # the feature
+# The part of NYU's images that is evaluated: `nyu_eval_crop` of `pp/proj/uvim/pp_ops.py` of google-research/big_vision.
+EVALUATED = {("nyu_depth_v2", "val"): (54, 41, 426, 560)}
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 
 
@@ -27,7 +32,7 @@ def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: 
 
     Examples come in the order of the files, or by the features `order_by`. The label is the feature `label`, or the one
     that is a class, or where none is a sequence of classes. A set without classes may have captions, the texts of its feature
-    `captions` or `caption`. Either is collected in one pass that decodes no image (50,000 records of CIFAR-10 in about 3 s)
+    `captions` or `caption`, or the depth of every pixel, its feature `depth`. Either is collected in one pass that decodes no image (50,000 records of CIFAR-10 in about 3 s)
     and kept: see index.py. Splits without labels and examples with empty captions are left out. Raises UserError when the
     folder is missing, in another format, or damaged.
     """
@@ -37,6 +42,8 @@ def open_tfds(name: str, places: Places, *, label: str | None = None, order_by: 
         image, texts = _feature(features, "image", "image", folder), _texts(features)
         if texts and not label and not any(map(_is_class, features.values())):
             return _open_captions(name, folder, info, image, texts)
+        if "tensor" in features.get(DEPTH, {}) and not label and not any(map(_is_class, features.values())):
+            return _open_depth(name, folder, info, image)
         label, description, several = _label(features if label is None else {label: features[label]}, folder)
         class_names = read_class_names(folder / f"{label}.labels.txt", int(description["numClasses"]))
         shards = {SPLITS[row["name"]]: shards_of(info, row, folder) for row in info["splits"] if row["name"] in SPLITS}
@@ -122,6 +129,43 @@ def _open_captions(name: str, folder: Path, info: dict[str, Any], image: str, te
     if not splits or not all(map(len, splits.values())):
         raise UserError(f"{folder} has a split without captions, or none; choose another dataset.")
     return Dataset(name, (), splits, notes=tuple(notes))
+
+
+def _open_depth(name: str, folder: Path, info: dict[str, Any], image: str) -> Dataset:
+    """A set whose images have the depth of every pixel in metres, such as `nyu_depth_v2`, and no classes."""
+    splits = {}
+    for row in info["splits"]:
+        shards = shards_of(info, row, folder) if row["name"] in SPLITS else []
+        if any(shard.take for shard in shards):
+            records, where, split = open_records(shards), f"{row['name']} of {folder}", SPLITS[row["name"]]
+            opened = _split(records, image, MultiLabels.none(len(records)), where)
+            box = EVALUATED.get((info["name"], split))
+            splits[split] = dataclasses.replace(
+                opened,
+                read=lambda i, opened=opened, box=box: cut_from(opened.read(i), box),
+                maps=Maps(
+                    "depth", lambda i, records=records, where=where, box=box: _depth(records, i, image, where, box)
+                ),
+            )
+    if not splits:
+        raise UserError(f"{folder} has neither train, validation nor test; choose another dataset.")
+    return Dataset(name, (), splits)
+
+
+def cut_from(encoded: bytes, box: images.Box | None) -> bytes | np.ndarray:
+    """An image, or the part of it that is evaluated. Raises BrokenImage."""
+    return encoded if box is None else images.cut(images.decode(encoded), box)
+
+
+def _depth(records: Sequence[bytes], i: int, image: str, where: str, box: images.Box | None) -> np.ndarray:
+    """float32 [H, W, 1] of record i. Raises BrokenImage where there are not as many numbers as pixels."""
+    record = read_record(records, i, where)
+    (encoded,) = feature_values(record, image, where)
+    found, (height, width) = feature_values(record, DEPTH, where), images.size(encoded)
+    if len(found) != height * width:
+        raise images.BrokenImage(f"has {height} x {width} pixels and {len(found):,} depths")
+    whole = metres(np.array(found, np.float32).reshape(height, width, 1), f"in record {i} of {where}")
+    return whole if box is None else images.cut(whole, box)
 
 
 class Features(NamedTuple):
