@@ -1,8 +1,9 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and `--seconds`."""
 
 import importlib.util
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,20 @@ def run(tmp_path, server):
         return done
 
     return run_command
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--seconds", action="store_true", help="print the seconds that each test file takes in its workers"
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("seconds"):
+        reports = [each for some in terminalreporter.stats.values() for each in some if hasattr(each, "duration")]
+        seconds, tests = Counter(), Counter(each.nodeid.partition("::")[0] for each in reports if each.when == "call")
+        for each in reports:
+            seconds[each.nodeid.partition("::")[0]] += each.duration
+        for file, took in seconds.most_common():
+            terminalreporter.write_line(f"{took:7.1f} s {tests[file]:5} tests  {file}")
+        terminalreporter.write_line(f"{seconds.total():7.1f} s {tests.total():5} tests  in all")

@@ -154,7 +154,7 @@ def test_command(words, parsed, tmp_path, monkeypatch):
     elif program.startswith("scripts/launch/"):
         check_launch(words, tmp_path, parsed)
     elif program == "scripts/test":
-        assert all(word == "--slow" or (ROOT / word).is_file() for word in words[1:])
+        assert all(word in ("--slow", "--seconds") or (ROOT / word).is_file() for word in words[1:])
     elif program.startswith("scripts/"):  # a wrapper around Python
         subprocess.run(["bash", "-n", program], check=True)
         if program != "scripts/demo":  # which parses nothing: its words go on to the engines

@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also time the peer under torch.compile")
     parser.add_argument("--repeats", type=int, default=7, help="interleaved repeats per row")
     parser.add_argument("--steps", type=int, default=2, help="steps per repeat")
+    parser.add_argument("--cpu", action="store_true", help="startup: CPU seconds of all threads, for a busy machine")
     parser.add_argument("--index_files", type=int, default=1_281_167, help="training images of the indexed folder")
     parser.add_argument("--memory_batch", type=int, default=32, help="images per step where memory is measured")
     parser.add_argument("--pairs", type=int, default=64, help="images and texts per step of an image-text model")

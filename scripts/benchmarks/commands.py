@@ -3,11 +3,16 @@
 import argparse
 import itertools
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from common.data.batches import TrainBatches, prefetch
 from common.datasets import open_dataset
@@ -18,32 +23,58 @@ from scripts.benchmarks.steps import CLASSES
 
 
 def startup_section(args: argparse.Namespace) -> None:
-    """Seconds from the command to the first line of metrics, on the embedded default; in JAX also without kept programs."""
-    rows = {engine: (starting, engine) for engine in args.engines}
-    rows |= {"bit_jax, nothing kept": (starting, "bit_jax", True)} if "bit_jax" in args.engines else {}
-    show("From the command to the end of the first step, embedded default", measure(rows, args.repeats), "s")
+    """From a command to the first line of metrics and to the answer for one photo, on the embedded default; in JAX also
+    without kept programs. Seconds of the wall, or with --cpu of all threads, which say more on a busy machine.
+    """
+    unit = "CPU s" if args.cpu else "s"
+    for title, command in {"the end of the first step": first_step, "the classes of one photo": one_answer}.items():
+        rows = {engine: (starting, command, engine, args.cpu) for engine in args.engines}
+        if "bit_jax" in args.engines:
+            rows["bit_jax, nothing kept"] = (starting, command, "bit_jax", args.cpu, True)
+        show(f"From the command to {title}, embedded default", measure(rows, args.repeats), unit)
 
 
-def starting(engine: str, without_programs: bool = False) -> Work:
-    """Seconds until a fresh process has written its first line of metrics."""
+def starting(command: Callable, engine: str, cpu: bool, without_programs: bool = False) -> Work:
+    """Seconds of a command of an engine in a fresh process and folder."""
 
     def work() -> float:
         with tempfile.TemporaryDirectory() as folder:
             environment = os.environ | ({"XDG_CACHE_HOME": folder} if without_programs else {})
             environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as users run it: the warm-up leaves byte-code
-            flags = ["--logdir", folder, "--name", "run", "--log_every", "1", "--steps", "50"]
-            command = [sys.executable, "-m", f"{engine}.train", *flags]
-            started = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-            metrics = Path(folder) / "run" / "metrics.jsonl"
-            while not metrics.exists() and process.poll() is None:
-                time.sleep(0.01)
-            seconds = time.perf_counter() - started
-            process.kill()
-            process.wait()
-            return seconds
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = command(engine, Path(folder), environment)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime if cpu else seconds
 
     return work
+
+
+def first_step(engine: str, folder: Path, environment: dict[str, str]) -> float:
+    """Seconds until `train` has written its first line of metrics; it is ended there."""
+    flags = ["--logdir", folder, "--name", "run", "--log_every", "1", "--steps", "50"]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"{engine}.train", *flags], stdout=subprocess.DEVNULL, env=environment
+    )
+    metrics = folder / "run" / "metrics.jsonl"
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.01)
+    seconds = time.perf_counter() - started
+    process.kill()
+    process.wait()
+    return seconds
+
+
+def one_answer(engine: str, folder: Path, environment: dict[str, str]) -> float:
+    """Seconds that `predict` takes for a photo of 640 x 480 pixels."""
+    photo = folder / "photo.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photo)
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", f"{engine}.predict", photo], check=True, stdout=subprocess.DEVNULL, env=environment
+    )
+    return time.perf_counter() - started
 
 
 def overlap_section(args: argparse.Namespace) -> None:
