@@ -14,6 +14,7 @@ from common.system.environment import processor
 from common.system.errors import UserError, exit_with_sentence
 from scripts.benchmarks.captions import captions_section
 from scripts.benchmarks.commands import overlap_section, startup_section
+from scripts.benchmarks.dearer import distillation_section, sharpness_section
 from scripts.benchmarks.files import convert_section, load_section
 from scripts.benchmarks.image_text import image_text_section
 from scripts.benchmarks.index import index_section
@@ -21,12 +22,13 @@ from scripts.benchmarks.inputs import archives_section, pipeline_section, randau
 from scripts.benchmarks.lora import lora_section
 from scripts.benchmarks.measure import ENGINES
 from scripts.benchmarks.naflex import naflex_section
-from scripts.benchmarks.steps import PEERS, inference_section, memory_section, sharpness_section, train_section
+from scripts.benchmarks.steps import PEERS, inference_section, memory_section, train_section
 from scripts.benchmarks.text import text_section
 
 SECTIONS = {
     "train": train_section,
     "sharpness": sharpness_section,
+    "distillation": distillation_section,
     "naflex": naflex_section,
     "lora": lora_section,
     "inference": inference_section,

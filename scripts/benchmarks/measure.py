@@ -2,12 +2,14 @@
 
 import importlib
 import multiprocessing
+import os
 import resource
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 ENGINES = ("bit_pytorch", "bit_jax", "bit_tf2")
 
@@ -20,6 +22,13 @@ EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 
 
 PAGE_BYTES = resource.getpagesize()
+
+
+class Repeat(NamedTuple):
+    """One repeat of a contender."""
+
+    figure: float  # its own, or its seconds
+    cpu_seconds: float  # of all threads, and of processes that have ended
 
 
 def import_engine(engine: str) -> tuple:
@@ -36,15 +45,21 @@ def serve(connection, prepare: Callable[..., Work], arguments: tuple) -> None:
         work()
         connection.send(None)
         while connection.recv():
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), cpu_seconds()
             figure = work()
-            connection.send(time.perf_counter() - started if figure is None else figure)
+            seconds, cpu = time.perf_counter() - started, cpu_seconds() - cpu_started
+            connection.send(Repeat(seconds if figure is None else figure, cpu))
     except (EOFError, KeyboardInterrupt):
         pass
 
 
-def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[float]]:
-    """{row: its figures}, from {row: (prepare, *arguments)}; one contender works at a time."""
+def cpu_seconds() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[Repeat]]:
+    """{row: its repeats}, from {row: (prepare, *arguments)}; one contender works at a time."""
     context, workers = multiprocessing.get_context("spawn"), {}
     for row, (prepare, *arguments) in contenders.items():
         ours, theirs = context.Pipe()
@@ -68,15 +83,24 @@ def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[float]
     return figures
 
 
-def show(title: str, figures: dict[str, list[float]], unit: str, scale: float = 1.0) -> None:
-    """Print one table."""
-    print(f"\n{title}\n  {'':<28} {'median':>10} {'range':>21}  ratio", flush=True)
+def median(repeats: list[Repeat]) -> Repeat:
+    """Of the figures and of the CPU seconds."""
+    return Repeat(*map(statistics.median, zip(*repeats)))
+
+
+def show(title: str, rows: dict[str, list[Repeat]], unit: str, scale: float = 1.0) -> None:
+    """Print one table; where it has seconds, also those of the processor, which depend less on what else a machine does."""
+    timed = unit in ("s", "ms")
+    cpu_title = f"   {'CPU':>10}  ratio" if timed else ""
+    print(f"\n{title}\n  {'':<28} {'median':>10} {'range':>21}  ratio{cpu_title}", flush=True)
     first = None
-    for row, values in figures.items():
-        middle = statistics.median(values) * scale
+    for row, repeats in rows.items():
+        middle, figures = median(repeats), [repeat.figure * scale for repeat in repeats]
         first = first or middle
-        spread = f"{min(values) * scale:,.4g} .. {max(values) * scale:,.4g}"
-        print(f"  {row:<28} {middle:>10,.4g} {spread:>21}  {middle / first:.2f}   {unit}", flush=True)
+        spread = f"{min(figures):,.4g} .. {max(figures):,.4g}"
+        cpu = f"   {middle.cpu_seconds * scale:>10,.4g}  {middle.cpu_seconds / first.cpu_seconds:.2f}" if timed else ""
+        ratio = middle.figure / first.figure
+        print(f"  {row:<28} {middle.figure * scale:>10,.4g} {spread:>21}  {ratio:.2f} {cpu}   {unit}", flush=True)
 
 
 def in_fresh_process(function: Callable, *arguments):

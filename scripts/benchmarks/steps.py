@@ -2,9 +2,7 @@
 
 import argparse
 import dataclasses
-import functools
 import os
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from common.data.batches import Static
 from common.models import ModelConfig, ViTConfig, find_model
 from common.models.initial import initial_parameters
+from common.recipes.groups import FROZEN
 from common.recipes.recipe import Recipe
 from scripts.benchmarks.measure import (
     EXACT_MALLOC,
@@ -20,6 +19,7 @@ from scripts.benchmarks.measure import (
     import_engine,
     in_fresh_process,
     measure,
+    median,
     peak_growth_bytes,
     show,
 )
@@ -66,16 +66,21 @@ def engine_training(args: argparse.Namespace, engine: str, batch: int, batch_spl
     return stepping(args, engine, model_config(args), training_batch(args, batch), recipe)
 
 
-def stepping(args: argparse.Namespace, engine: str, config: ModelConfig, batch: dict, recipe: Recipe) -> Work:
-    """Training steps of one engine on one batch."""
+def stepping(
+    args: argparse.Namespace, engine: str, config: ModelConfig, batch: dict, recipe: Recipe,
+    frozen: dict[str, ModelConfig] | None = None,
+) -> Work:  # fmt: skip
+    """Training steps of one engine on one batch, perhaps with teachers."""
     api, _, loop, optim = import_engine(engine)
-    model = api.build(config, initial_parameters(0, config), precision=args.precision, groups=recipe.groups)
-    optimizer = optim.create_optimizer(model, recipe)
-    on_device = next(iter(loop.to_device(iter([batch]), model.devices)))
+    models = {"model": api.build(config, initial_parameters(0, config), precision=args.precision, groups=recipe.groups)}
+    for name, kept in (frozen or {}).items():
+        models[name] = api.build(kept, initial_parameters(1, kept), precision=args.precision, groups=FROZEN)
+    optimizer = optim.create_optimizer(models["model"], recipe)
+    on_device = next(iter(loop.to_device(iter([batch]), models["model"].devices)))
 
     def work() -> None:
         for _ in range(args.steps):
-            loss = loop.train_step({"model": model}, optimizer, on_device, recipe, step=0)["loss"]
+            loss = loop.train_step(models, optimizer, on_device, recipe, step=0)["loss"]
         float(loss)
         str(next(iter(optimizer.parameters.values())))  # waits for the update: the loss of SAM comes half a step before
 
@@ -191,17 +196,6 @@ def train_section(args: argparse.Namespace) -> None:
     show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
 
 
-def sharpness_section(args: argparse.Namespace) -> None:
-    """A step of SAM and of GSAM against a plain one, in each engine."""
-    numbers = {"plain": {}, "SAM": {"rho": 0.05, "rho_min": 0.05}, "GSAM": {"rho": 0.05, "gsam_alpha": 0.4}}
-    for engine in args.engines:
-        rows = {
-            f"{engine}, {name}": (functools.partial(engine_training, **changes), args, engine, args.batch)
-            for name, changes in numbers.items()
-        }
-        show(f"Training step, {describe(args)}", measure(rows, args.repeats), "ms", 1000 / args.steps)
-
-
 def inference_section(args: argparse.Namespace) -> None:
     """Inference of the three engines against timm."""
     rows = {f"timm {layout}": (timm_inference, args, layout) for layout in ("contiguous_format", "channels_last")}
@@ -230,7 +224,7 @@ def memory_section(args: argparse.Namespace) -> None:
         show(f"Growth of memory during a step, {args.model}, {args.resolution} px", figures, "MiB")
         if len(figures) < len(rows):
             continue  # a process ended without a figure, and said so
-        whole, whole_few, split, split_few = map(statistics.median, figures.values())
+        whole, whole_few, split, split_few = (median(repeats).figure for repeats in figures.values())
         activations, of_split = (x / (1 - few / args.memory_batch) for x in (whole - whole_few, split - split_few))
         print(f"  activations, extrapolated from both batches: {activations:,.0f} and {of_split:,.0f} MiB, ", end="")
         print(f"{of_split / activations:.2f}", flush=True)
