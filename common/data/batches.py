@@ -133,6 +133,14 @@ class EvalBatches:
         batch = -(-self.batch // devices.num_devices) * devices.num_devices  # what is too much is masked
         return EvalBatches(split or self.split, None, batch, devices.process, devices.num_processes, self.columns)
 
+    def parts(self, count: int) -> "list[EvalBatches]":
+        """The same batches, `count` at a time."""
+        starts = range(0, len(self.split), count * self.batch)
+        splits = [
+            self.split.take(np.arange(start, min(start + count * self.batch, len(self.split)))) for start in starts
+        ]
+        return [EvalBatches(split, None, self.batch, columns=self.columns) for split in splits]
+
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch)
 

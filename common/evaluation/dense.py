@@ -1,0 +1,145 @@
+"""How good predictions of every pixel are: colours, depths, categories and instances.
+
+Not built: the FID of ColTran (`evaluators/proj/uvim/coltran_fid.py` of google-research/big_vision), which needs the weights of an
+Inception network.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.data.images import resize
+from common.evaluation.evaluator import Rows
+from common.evaluation.panoptic import PanopticQuality
+from common.evaluation.shown import MOST_SHOWN, Shown, write_shown
+from common.recipes.choices import Target
+from common.system.errors import UserError
+
+MOST_BYTES = 2**28  # of the predictions that are on the device at once
+NEAREST, FARTHEST = 1e-3, 10.0  # metres: depths between are judged
+SMALLEST_ERROR = 1e-12  # mean square of colours: a smaller one is rounding, and its PSNR of 126 dB the largest
+
+
+class Colours:
+    """{psnr: the mean over images of 20 log10 2 - 10 log10 of the mean square error in dB, mse: the mean of these}, of colours in [-1, 1].
+
+    Source: `evaluators/proj/uvim/psnr.py` of google-research/big_vision.
+    """
+
+    def __init__(self, truths: Any):
+        self.errors = []
+
+    def add(self, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """A prediction [H, W, 3] and the colours themselves, both from 0 to 255."""
+        self.errors.append(np.mean(np.square((predicted.astype(np.float64) - truth) / 127.5)))
+
+    def result(self) -> dict[str, float]:
+        """The means over images."""
+        errors = np.array(self.errors)
+        psnr = 20 * np.log10(2) - 10 * np.log10(np.maximum(errors, SMALLEST_ERROR))
+        return {"psnr": float(psnr.mean()), "mse": float(errors.mean())}
+
+
+class Depths:
+    """{rmse, abs_rel, log10, delta1, delta2, delta3}: means over images of errors over pixels from 1 mm to 10 m away.
+
+    A prediction is resized to its truth by taking the nearest pixel. Source: `evaluators/proj/uvim/nyu_depth.py` of
+    google-research/big_vision. Images without such a pixel do not count.
+    """
+
+    def __init__(self, truths: Any):
+        self.rows = []
+
+    def add(self, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """A prediction [H, W, 1] and the truth float32 [H', W', 1] in metres."""
+        valid = (truth > NEAREST) & (truth < FARTHEST)
+        if not valid.any():
+            return
+        found = resize(predicted, *truth.shape[:2], "nearest")[valid].astype(np.float64)
+        known = truth[valid].astype(np.float64)
+        ratio = np.maximum(known / found, found / known)
+        row = {
+            "rmse": np.sqrt(np.mean((known - found) ** 2)),
+            "abs_rel": np.mean(np.abs(known - found) / known),
+            "log10": np.mean(np.abs(np.log10(known) - np.log10(found))),
+        }
+        self.rows.append(row | {f"delta{order}": np.mean(ratio < 1.25**order) for order in (1, 2, 3)})
+
+    def result(self) -> dict[str, float]:
+        """The means over images. Raises UserError where no pixel was measured."""
+        if not self.rows:
+            raise UserError("No pixel of the images to evaluate has a depth from 1 mm to 10 m; choose another split.")
+        return {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[0]}
+
+
+class Segmentations:
+    """{pq, sq, rq, pq_things, pq_stuff}: panoptic quality. A prediction is resized to its truth by taking the nearest pixel.
+
+    Source: `evaluators/proj/uvim/coco_panoptic.py` of google-research/big_vision.
+    """
+
+    def __init__(self, truths: Any):
+        self.quality = PanopticQuality([one.is_thing for one in truths.categories])
+
+    def add(self, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """A prediction int [H, W, 2], category and instance, and the truth int32 [H', W', 3], which also tells crowds."""
+        self.quality.add(resize(predicted, *truth.shape[:2], "nearest"), truth)
+
+    def result(self) -> dict[str, float]:
+        """The means over categories."""
+        return self.quality.result()
+
+
+class Judge(NamedTuple):
+    """A row of JUDGES."""
+
+    kind: Any
+    best: str  # its metric
+
+
+JUDGES: dict[Target, Judge] = {
+    "colorization": Judge(Colours, "psnr"),
+    "depth": Judge(Depths, "rmse"),
+    "panoptic": Judge(Segmentations, "pq"),
+}
+
+
+class MapEvaluator:
+    """The metrics of a target's judge, of predictions for the images of `truths`, a sequence of what they are judged by.
+
+    `truths` also has a `target`, `image(i)`, and of a panoptic segmentation `categories`: see `Truths` of common/data/targets.py.
+    `write` leaves pictures of the first images.
+    """
+
+    def __init__(self, name: str, batches: Any, truths: Any):
+        self.name, self.batches, self.truths = name, batches, truths
+        self.judge, self.count, self.shown = JUDGES[truths.target].kind(truths), 0, []
+
+    def passes(self) -> Iterator[tuple[str, Any]]:
+        """One for every so many images, whose predictions fit into memory."""
+        yield from (("maps", part) for part in in_parts(self.batches))
+
+    def add(self, output: str, rows: Rows) -> None:
+        """Column `map` [N, H, W, C]: what is predicted of images in their order."""
+        for predicted in rows["map"][rows["mask"]]:
+            truth = self.truths[self.count]
+            self.judge.add(predicted, truth)
+            if self.count < MOST_SHOWN:
+                self.shown.append(Shown(self.count, self.truths.image(self.count), truth, predicted))
+            self.count += 1
+
+    def result(self) -> dict[str, float]:
+        """The metrics of all rows that were added."""
+        return self.judge.result()
+
+    def write(self, folder: Path) -> None:
+        """`maps.png`: the first images, what is known of them, and what was predicted."""
+        write_shown(folder, self.truths.target, self.shown)
+
+
+def in_parts(batches: Any, most_bytes: int = MOST_BYTES) -> Sequence[Any]:
+    """The same batches, so many at a time that predictions as large as their images in float32 take `most_bytes`."""
+    whole = len(batches) and len(batches) * batches.batch_bytes * 4
+    return batches.parts(max(1, len(batches) * most_bytes // whole)) if whole > most_bytes else [batches]
