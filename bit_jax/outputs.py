@@ -128,6 +128,13 @@ def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> d
     return {"tokens": tokens, "score": scores, "mask": batch["mask"]}
 
 
+def maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
+    model = models["model"]
+    images = mixed(batch, model)
+    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
     "scores": scores,
     "matches": matches,
@@ -140,4 +147,5 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str
     "likelihoods": likelihoods,
     "text_scores": text_scores,
     "captions": captions,
+    "maps": maps,
 }

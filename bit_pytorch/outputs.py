@@ -119,6 +119,13 @@ def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> 
     return {"tokens": tokens.int(), "score": scores.double(), "mask": batch["mask"]}
 
 
+def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
+    model = models["model"]
+    images = mixed(batch, model)
+    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
@@ -131,4 +138,5 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "likelihoods": likelihoods,
     "text_scores": text_scores,
     "captions": captions,
+    "maps": maps,
 }

@@ -125,6 +125,13 @@ def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> 
     return {"tokens": tokens, "score": tf.cast(scores, tf.float64), "mask": batch["mask"]}
 
 
+def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
+    model = models["model"]
+    images = mixed(batch, model)
+    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
@@ -137,4 +144,5 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "likelihoods": likelihoods,
     "text_scores": text_scores,
     "captions": captions,
+    "maps": maps,
 }

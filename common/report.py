@@ -280,7 +280,7 @@ def as_markdown(records: Sequence[Record], picture: str, left_out: Sequence[str]
     for told in all_mistakes(records, remote=remote):
         parts += [f"## {in_markdown(told.title)}", *(as_markdown_table(table, "###") for table in told.tables)]
         parts += [
-            "### Most confident mistakes",
+            f"### {told.heading}",
             "\n".join(f"- {in_markdown(picture.caption)}" for picture in told.pictures) or in_markdown(told.note),
         ]
     return "\n\n".join(parts) + "\n"
@@ -331,12 +331,12 @@ def as_html_table(table: Table, level: str) -> str:
 def as_details(told: Mistakes, *, is_open: bool) -> str:
     """The mistakes of one run, to be unfolded."""
     figures = "".join(
-        f'<figure><img alt="" src="{picture.source}"><figcaption>{in_html(picture.caption)}</figcaption></figure>'
+        f'<figure{" class=whole" if picture.is_whole else ""}><img alt="" src="{picture.source}"><figcaption>{in_html(picture.caption)}</figcaption></figure>'
         for picture in told.pictures
     )
     note = f"<p>{in_html(told.note)}</p>" if told.note else ""
     parts = [as_html_table(table, "h3") for table in told.tables]
-    parts.append(f"<h3>Most confident mistakes</h3>{note}<div class=pictures>{figures}</div>")
+    parts.append(f"<h3>{told.heading}</h3>{note}<div class=pictures>{figures}</div>")
     return (
         f"<details{' open' if is_open else ''}><summary>{in_html(told.title)}</summary>"
         f"<div class=told>{''.join(f'<div>{part}</div>' for part in parts)}</div></details>"

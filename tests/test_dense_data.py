@@ -102,6 +102,11 @@ def test_colours_belong_to_a_grey_image():
     np.testing.assert_array_equal(work["images"], np.stack([*map(images.grey, work["maps"])]))
 
 
+def test_randaugment_is_refused():
+    with pytest.raises(UserError, match="--randaugment_layers 2 moves pixels and not their maps"):
+        targets.train_columns("depth", recipe_of(randaugment_layers=2))
+
+
 def test_evaluation_shows_what_is_judged():
     seen = Preprocessing(32, 0)
     for target, form in targets.TARGETS.items():

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from test_report import make_run
 
+from common import report
 from common.data.label_maps import Category
 from common.evaluation import shown
 from common.evaluation.dense import MOST_BYTES, Depths, MapEvaluator, in_parts
 from common.evaluation.panoptic import PanopticQuality
+from common.reports import record
 from common.system.errors import UserError
 
 GOLDEN = json.loads((ROOT / "tests/golden/panoptic.json").read_text())
@@ -94,7 +97,7 @@ def test_depths_are_judged_where_they_were_measured():
 def evaluated(target: str, truths: list, predictions: list[np.ndarray]) -> MapEvaluator:
     known = Truth(truths)
     known.target = target
-    judge = MapEvaluator("val", (), known)
+    judge = MapEvaluator("val", (), known, shows=shown.MOST_SHOWN)
     for start in (0, 2):
         rows = np.stack([*predictions[start : start + 2], *[predictions[0]] * (start + 2 - len(predictions))])
         judge.add("maps", {"map": rows, "mask": np.arange(2) < len(predictions) - start})
@@ -117,6 +120,16 @@ def test_psnr(tmp_path):
         and strip[5, 100].tolist() == [255] * 3
         and strip[5, 200].tolist() == [242] * 3
     )
+
+
+def test_what_is_no_picture_of_maps_is_refused(tmp_path):
+    path = tmp_path / shown.FILE
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="holds no pictures of maps .cannot be decoded"):
+        shown.read_shown(path)
+    Image.new("L", (9, 5000)).save(path)
+    with pytest.raises(UserError, match=r"of 5000 x 9 pixels, expected at most"):
+        shown.read_shown(path)
 
 
 def test_segmentations_are_resized_to_their_truth(tmp_path):
@@ -148,3 +161,17 @@ def test_predictions_come_in_parts_that_fit_into_memory():
     assert in_parts(Batches()) == 4 and in_parts(()) == [()]
     Batches.batch_bytes = 100
     assert isinstance(in_parts(batches := Batches()), list) and in_parts(batches) == [batches]
+
+
+def test_a_report_shows_maps(tmp_path):
+    """The pictures that a run has left, as they are."""
+    run = tmp_path / "run"
+    make_run(run)
+    judge = evaluated("panoptic", [segmented(0)[1]] * 3, [segmented(0)[0]] * 3)
+    judge.write(run)
+    found = record.read_record(run)
+    np.testing.assert_array_equal(found.maps, shown.read_shown(run / shown.FILE))
+    page = report.as_html([found])
+    assert "<h3>Maps</h3>" in page and "<figure class=whole>" in page and "what the model sees, what is known" in page
+    (run / shown.FILE).write_bytes(b"")
+    assert "has unreadable maps" in report.problems([record.read_record(run)])[0]

@@ -75,9 +75,14 @@ def categories(split: Split) -> tuple[Category, ...]:
 
 
 def train_columns(target: Target, recipe: Recipe, names: Sequence[str] = ("images",)) -> tuple[Column, ...]:
-    """`images`, or others so called, and `maps` of a training view, by the recipe's box and flip."""
+    """`images`, or others so called, and `maps` of a training view, by the recipe's box and flip.
+
+    Raises UserError for RandAugment.
+    """
+    if recipe.randaugment_layers:
+        raise UserError(f"--randaugment_layers {recipe.randaugment_layers} moves pixels and not their maps; give 0.")
     form = TARGETS[target]
-    mapped = dataclasses.replace(recipe, randaugment_layers=0, resize_kind=form.resize_kind or recipe.resize_kind)
+    mapped = dataclasses.replace(recipe, resize_kind=form.resize_kind or recipe.resize_kind)
 
     def make(example: Example, draws: Sequence[float]) -> np.ndarray:
         return form.seen(in_form(augment(form.whole(example), mapped, draws), form))

@@ -13,7 +13,7 @@ import numpy as np
 from common.data.images import resize
 from common.evaluation.evaluator import Rows
 from common.evaluation.panoptic import PanopticQuality
-from common.evaluation.shown import MOST_SHOWN, Shown, write_shown
+from common.evaluation.shown import Shown, write_shown
 from common.recipes.choices import Target
 from common.system.errors import UserError
 
@@ -110,11 +110,11 @@ class MapEvaluator:
     """The metrics of a target's judge, of predictions for the images of `truths`, a sequence of what they are judged by.
 
     `truths` also has a `target`, `image(i)`, and of a panoptic segmentation `categories`: see `Truths` of common/data/targets.py.
-    `write` leaves pictures of the first images.
+    `write` leaves pictures of the first `shows` images.
     """
 
-    def __init__(self, name: str, batches: Any, truths: Any):
-        self.name, self.batches, self.truths = name, batches, truths
+    def __init__(self, name: str, batches: Any, truths: Any, *, shows: int = 0):
+        self.name, self.batches, self.truths, self.shows = name, batches, truths, shows
         self.judge, self.count, self.shown = JUDGES[truths.target].kind(truths), 0, []
 
     def passes(self) -> Iterator[tuple[str, Any]]:
@@ -126,7 +126,7 @@ class MapEvaluator:
         for predicted in rows["map"][rows["mask"]]:
             truth = self.truths[self.count]
             self.judge.add(predicted, truth)
-            if self.count < MOST_SHOWN:
+            if self.count < self.shows:
                 self.shown.append(Shown(self.count, self.truths.image(self.count), truth, predicted))
             self.count += 1
 
@@ -135,7 +135,7 @@ class MapEvaluator:
         return self.judge.result()
 
     def write(self, folder: Path) -> None:
-        """`maps.png`: the first images, what is known of them, and what was predicted."""
+        """`maps.png`, where some are to be shown."""
         write_shown(folder, self.truths.target, self.shown)
 
 

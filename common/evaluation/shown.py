@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data.images import resize
+from common.data.images import BrokenImage, decode, resize
 from common.evaluation.pictures import heat
 from common.recipes.choices import Target
-from common.system.files import write_atomically
+from common.system.errors import UserError, reason
+from common.system.files import read_regular, write_atomically
 
 FILE = "maps.png"
 MOST_SHOWN = 8  # images in it
@@ -80,3 +81,17 @@ def write_shown(folder: Path, target: Target, shown: list[Shown]) -> None:
     if lines:
         whole = Image.fromarray(np.concatenate(lines))
         write_atomically(folder / FILE, lambda file: whole.save(file, "PNG"))
+
+
+def read_shown(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3] of `maps.png`. UserError for any other file."""
+    most = MOST_SHOWN * MOST_PX, 4 * MOST_PX
+    try:
+        found = decode(read_regular(path))
+        if any(side > limit for side, limit in zip(found.shape, most)):
+            raise ValueError(f"of {found.shape[0]} x {found.shape[1]} pixels, expected at most {most[0]} x {most[1]}")
+    except (BrokenImage, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no pictures of maps ({reason(error)}); remove it, or repeat the run's end."
+        ) from error
+    return found

@@ -39,6 +39,7 @@ class Picture:
 
     source: str  # a `data:` address
     caption: str
+    is_whole: bool = False  # as wide as it is, in place of a thumbnail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,12 @@ class Mistakes:
     tables: list[Table]
     pictures: list[Picture]
     note: str  # why there are no pictures
+    heading: str = "Most confident mistakes"  # over the pictures
 
 
 def all_mistakes(records: Sequence[Record], *, remote: bool = False) -> list[Mistakes]:
     """The mistakes of the runs that have kept any. Images in the cloud are fetched if `remote`."""
-    found = [kind(record, remote=remote) for record in records for kind in (mistakes, wrong_pairs, captions)]
+    found = [kind(record, remote=remote) for record in records for kind in (mistakes, wrong_pairs, captions, maps)]
     return [told for told in found if told]
 
 
@@ -90,9 +92,19 @@ def captions(record: Record, *, remote: bool = False) -> Mistakes | None:
             )
             for one in told.captions[:MOST_IMAGES]
         ]
-        return Mistakes(title, [], found, "")
+        return Mistakes(title, [], found, "", "Texts")
     except UserError as error:
-        return Mistakes(title, [], [], f"The images are not at hand: {error}")
+        return Mistakes(title, [], [], f"The images are not at hand: {error}", "Texts")
+
+
+def maps(record: Record, *, remote: bool = False) -> Mistakes | None:
+    """What a run has predicted of the pixels of held-out images; None where it has kept nothing."""
+    if record.maps is None:
+        return None
+    title = f"{record.name} ({record.framework}): maps of held-out images"
+    words = "in each line what the model sees, what is known, and what it predicts"
+    whole = Picture(thumbnail(record.maps, max(record.maps.shape)), words, is_whole=True)
+    return Mistakes(title, [], [whole], "", "Maps")
 
 
 def first_of_each(pairs: Sequence[Pair]) -> list[Pair]:
@@ -223,11 +235,11 @@ def find_split(record: Record, remote: bool, name: str, is_same: Callable[[Split
     return split
 
 
-def thumbnail(image: np.ndarray) -> str:
+def thumbnail(image: np.ndarray, longest_px: int = THUMBNAIL_PX) -> str:
     """A `data:` address of uint8 [H, W, 3], made smaller where it is large."""
     import simplejpeg
 
-    scale = THUMBNAIL_PX / max(image.shape[:2])
+    scale = longest_px / max(image.shape[:2])
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         image = images.resize(image, height, width, "bilinear")

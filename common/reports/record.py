@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.config import TrainConfig
 from common.evaluation.captioning import FILE as CAPTIONS
 from common.evaluation.captioning import Written, read_written
 from common.evaluation.metrics import row
 from common.evaluation.pairs import PAIRS, Pairs, read_pairs
 from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions, read_predictions
+from common.evaluation.shown import FILE as MAPS
+from common.evaluation.shown import read_shown
 from common.flags import scoped
 from common.recipes.task import KINDS, Classification
 from common.system.errors import UserError
@@ -53,6 +57,7 @@ class Record:
     predictions: Predictions | None = None  # on its held-out images
     pairs: Pairs | None = None  # that it took for right, of its held-out texts
     written: Written | None = None  # of its held-out images
+    maps: np.ndarray | None = None  # pictures of some of them, uint8 [H, W, 3]
     name_parts: int = 1  # of the folder's path, which distinguish the run from others
 
     @property
@@ -133,6 +138,7 @@ def read_record(folder: str | Path) -> Record:
         "predictions": (PREDICTIONS, lambda path: read_predictions(path, num_classes(card))),
         "pairs": (PAIRS, read_pairs),
         "written": (CAPTIONS, read_written),
+        "maps": (MAPS, read_shown),
     }
     found = {}
     for name, (file, read) in kept.items():
