@@ -2,11 +2,14 @@
 
 import argparse
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from common.models import find_model
+from common.models import DecoderConfig, find_model
 from common.models.initial import initial_parameters
 from common.recipes.task import Captioning
 from scripts.benchmarks.measure import Work, import_engine, measure, show
@@ -27,7 +30,7 @@ def captions_section(args: argparse.Namespace) -> None:
         1000 / args.steps,
     )
     rows = {engine: (writing, args, engine) for engine in args.engines}
-    rows["bit_pytorch, nothing kept"] = (rewriting, args)
+    rows |= {f"{engine}, nothing kept": (rewriting, args, engine) for engine in args.engines}
     show(f"Writing, {what}, the likeliest token", measure(rows, args.repeats), "tokens/s")
 
 
@@ -49,43 +52,85 @@ def images(args: argparse.Namespace) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (args.batch, 224, 224, 3), np.uint8)
 
 
-def writing(args: argparse.Namespace, engine: str) -> Work:
-    """Tokens a second of one engine; an untrained head ends no text before its last place."""
+def asked(args: argparse.Namespace, engine: str) -> tuple[DecoderConfig, Any, dict[str, Any]]:
+    """(configuration, model, images on its devices that are to have texts)."""
     api, _, loop, _ = import_engine(engine)
     config = find_model(MODEL).config()
     model = api.build(config, initial_parameters(0, config), precision=args.precision)
-    asked = {"prompt": np.zeros((args.batch, config.length), np.int32), "end": np.ones(args.batch, np.int32)}
-    batch = {"images": images(args), "mask": np.ones(args.batch, bool)} | asked
-    on_device = next(iter(loop.to_device(iter([batch]), model.devices)))
+    prompt = {"prompt": np.zeros((args.batch, config.length), np.int32), "end": np.ones(args.batch, np.int32)}
+    batch = {"images": images(args), "mask": np.ones(args.batch, bool)} | prompt
+    return config, model, next(iter(loop.to_device(iter([batch]), model.devices)))
+
+
+def writing(args: argparse.Namespace, engine: str) -> Work:
+    """Tokens a second of one engine; an untrained head ends no text before its last place."""
+    config, model, batch = asked(args, engine)
+    eval_step, task = import_engine(engine)[2].eval_step, Captioning()  # one task, as in a run: TF2 compiles for each
 
     def work() -> float:
         started = time.perf_counter()
-        found = loop.eval_step({"model": model}, on_device, "captions", Captioning())["tokens"]
-        assert np.asarray(found.cpu() if engine == "bit_pytorch" else found).shape == asked["prompt"].shape
+        found = eval_step({"model": model}, batch, "captions", task)["tokens"]
+        assert np.asarray(found.cpu() if engine == "bit_pytorch" else found).shape == (args.batch, config.length)
         return args.batch * config.length / (time.perf_counter() - started)
 
     return work
 
 
-def rewriting(args: argparse.Namespace) -> Work:
-    """Tokens a second in PyTorch where every token takes a whole forward pass of the decoder."""
+def rewriting(args: argparse.Namespace, engine: str) -> Work:
+    """Tokens a second of one engine where every token takes a whole forward pass of the decoder."""
+    config, model, batch = asked(args, engine)
+    encode, decode, on_device = COMPILED[engine](model)
+
+    def work() -> float:
+        started, tokens = time.perf_counter(), np.zeros((args.batch, config.length), np.int32)
+        encoded = encode(batch)
+        for place in range(config.length):
+            tokens[:, place] = np.asarray(decode(encoded, on_device(tokens), on_device(np.int32(place))))
+        return tokens.size / (time.perf_counter() - started)
+
+    return work
+
+
+Compiled = tuple[
+    Callable, Callable, Callable
+]  # of a batch: patches; of those, tokens and a place: the token there; numpy to the device
+
+
+def compiled_pytorch(model: Any) -> Compiled:
+    """See `Compiled`."""
     import torch
 
-    api, _, _, _ = import_engine("bit_pytorch")
-    from bit_pytorch.losses import scale
+    from bit_pytorch.losses import mixed
 
-    config = find_model(MODEL).config()
-    model = api.build(config, initial_parameters(0, config), precision=args.precision)
-    pixels = torch.from_numpy(images(args)).to(model.device)
+    def decode(encoded: Any, tokens: Any, place: Any) -> Any:
+        return model.decode(encoded, tokens.long())[:, place].argmax(1).cpu()
 
-    @torch.inference_mode()
-    def work() -> float:
-        started = time.perf_counter()
-        encoded = model.encode(scale(pixels, model).to(model.compute_dtype))
-        tokens = torch.zeros(args.batch, config.length, dtype=torch.int64, device=model.device)
-        for place in range(config.length):
-            tokens[:, place] = model.decode(encoded, tokens)[:, place].argmax(1)
-        tokens.cpu()
-        return args.batch * config.length / (time.perf_counter() - started)
+    inference = torch.inference_mode()
+    return inference(lambda batch: model.encode(mixed(batch, model))), inference(decode), torch.as_tensor
 
-    return work
+
+def compiled_jax(model: Any) -> Compiled:
+    """See `Compiled`."""
+    from flax import nnx
+    from jax import numpy as jnp
+
+    from bit_jax.losses import mixed
+
+    encode = nnx.jit(lambda model, batch: model.encode(mixed(batch, model)))
+    decode = nnx.jit(lambda model, encoded, tokens, place: model.decode(encoded, tokens)[:, place].argmax(1))
+    return functools.partial(encode, model), functools.partial(decode, model), jnp.asarray
+
+
+def compiled_tf2(model: Any) -> Compiled:
+    """See `Compiled`."""
+    import tensorflow as tf
+
+    from bit_tf2.losses import mixed
+
+    def decode(encoded: Any, tokens: Any, place: Any) -> Any:
+        return tf.argmax(tf.gather(model.decode(encoded, tokens), place, axis=1), 1)
+
+    return tf.function(lambda batch: model.encode(mixed(batch, model))), tf.function(decode), tf.convert_to_tensor
+
+
+COMPILED = {"bit_pytorch": compiled_pytorch, "bit_jax": compiled_jax, "bit_tf2": compiled_tf2}
