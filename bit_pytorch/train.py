@@ -18,5 +18,5 @@ def load_main():
 
 
 if __name__ == "__main__":
-    prepare = functools.partial(Run, engine="bit_pytorch", open_torchvision=open_torchvision)
+    prepare = functools.partial(Run.of_command, engine="bit_pytorch", open_torchvision=open_torchvision)
     run_command("bit_pytorch", "train", TrainConfig, __doc__, prepare, load_main)

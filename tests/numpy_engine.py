@@ -77,4 +77,4 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("numpy", "train", TrainConfig, __doc__, functools.partial(Run, engine="numpy"), load_main)
+    run_command("numpy", "train", TrainConfig, __doc__, functools.partial(Run.of_command, engine="numpy"), load_main)

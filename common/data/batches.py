@@ -16,6 +16,7 @@ import numpy as np
 
 from common.data.blocks import Blocks
 from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images, jobs, labels, train_images
+from common.data.makers import Makers
 from common.data.split import Split
 from common.models import ModelConfig, num_kept
 from common.models.cards import Preprocessing
@@ -38,14 +39,16 @@ class TrainBatches:
     """`batches(step)`, whatever was asked before: the examples, crops, flips and mixup weight of one training step.
 
     Every epoch is a permutation of all examples, and a batch may straddle two of them. With several processes, each
-    takes its slice of the global batch (`rows_of`). The model's config gives the number of branches and dropouts.
+    takes its slice of the global batch (`rows_of`). The model's config gives the number of branches and dropouts. `makers`
+    are processes that make the rows of these columns, in place of threads.
     """
 
     def __init__(
         self, split: Split, recipe: Recipe, seed: int, process: int = 0, num_processes: int = 1,
         config: ModelConfig | None = None, columns: Sequence[Column] | None = None, num_devices: int | None = None,
+        makers: Makers | None = None,
     ):  # fmt: skip
-        self.split, self.recipe, self.seed, self.config = split, recipe, seed, config
+        self.split, self.recipe, self.seed, self.config, self.makers = split, recipe, seed, config, makers
         self.columns = columns or (train_images(recipe), labels(split))
         check_sharing(recipe, num_devices or num_processes)
         self.rows = rows_of(recipe, process, num_processes, num_devices or num_processes)
@@ -102,10 +105,13 @@ class TrainBatches:
 
     def jobs(self, step: int) -> tuple[Arrays, list[Callable[[], None]]]:
         """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
-        plan = self.plan(step)
-        columns = [column.at(self.tokens(step)) for column in self.columns]
-        batch = empty(columns, len(plan["examples"]))
-        work = jobs(columns, batch, self.split, plan["examples"].tolist(), plan)
+        plan, tokens = self.plan(step), self.tokens(step)
+        columns, examples = [column.at(tokens) for column in self.columns], plan["examples"].tolist()
+        batch = empty(columns, len(examples))
+        if self.makers:
+            work = self.makers.jobs(columns, batch, examples, plan, tokens)
+        else:
+            work = jobs(columns, batch, self.split, examples, plan)
         return batch | {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}, work
 
 

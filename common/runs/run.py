@@ -6,10 +6,8 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
-import os
 import secrets
 import shlex
 import time
@@ -22,15 +20,14 @@ import numpy as np
 from common import weights
 from common.config import MEMORY_FLAGS, TrainConfig
 from common.data.batches import EvalBatches, TrainBatches, prefetch
-from common.data.decoded import Room, kept_splits
 from common.data.sources import Opener
-from common.data.split import Split
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.metrics import is_better
 from common.flags import arguments, scoped
 from common.recipes.recipe import check_sharing
 from common.runs import resume
 from common.runs.due import Due
+from common.runs.feed import Feed
 from common.runs.log import Log, check_finite
 from common.runs.plan import Plan
 from common.runs.run_folder import Folder, read_best
@@ -39,7 +36,6 @@ from common.system.files import in_one_word
 from common.system.interruption import Interruption
 from common.system.processes import MOST, Devices, together
 from common.system.progress import follow
-from common.tasks.seen import shrinks
 from common.weights.adapter import write_adapter
 
 
@@ -56,6 +52,14 @@ class Opened:
         self.config, self.recipe = self.plan.config, self.plan.recipe
         self.is_named, self.devices = bool(config.name), Devices()
         self.folder, self.state = Folder(self.config, self.plan.files), resume.State()
+        self.feed = Feed(self.plan)
+
+    @classmethod
+    def of_command(cls, config: TrainConfig, engine: str, open_torchvision: Opener | None = None) -> Self:
+        """The same in a process of its own, which can be forked: no framework is imported yet."""
+        run = cls(config, engine, open_torchvision)
+        run.feed.fork_makers()
+        return run
 
     def on(self, devices: Devices) -> Self:
         """This run on `devices`, to be entered: of several processes, the first one writes."""
@@ -78,6 +82,7 @@ class Opened:
                     self.folder.follow(stack, self.devices.process)
                     self._take_up()
                 self._check_sameness()
+            self.feed.open(self.devices, stack)
             self.due = Due(self.plan, self.devices, stack.enter_context(Interruption()))
             self._stack = stack.pop_all()
         self.started = time.monotonic()
@@ -164,17 +169,6 @@ class Opened:
         if isinstance(error, UserError):
             raise UserError(f"{error} {checkpoints.what_is_left()}" if self.writes else str(error)) from error
 
-    @functools.cached_property
-    def _splits(self) -> dict[str, Split]:
-        """Those of the plan, whose images are decoded once where there is room."""
-        room = Room(self.config.cache_gib, self.devices.num_processes)
-        return kept_splits(self.plan.splits, room, shrinks(self.plan, room))
-
-    def _decoded(self, split: Split) -> Split:
-        """The same images, decoded once where the split is one of the plan's."""
-        own = next((name for name, known in self.plan.splits.items() if known is split), None)
-        return self._splits[own] if own else split
-
 
 class Run(Opened):
     """What `main` of an engine sees of a run: everything but its mathematics, as a context manager around the loop."""
@@ -191,17 +185,14 @@ class Run(Opened):
 
     def train_batches(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the steps that remain."""
-        split, share = self._decoded(self.plan.splits["train"]), (self.devices.process, self.devices.num_processes)
-        columns = self.plan.task.columns(self.plan, split, train=True)
+        split, columns = self.feed.training()
+        share = self.devices.process, self.devices.num_processes
         batches = TrainBatches(
-            split, self.recipe, self.config.seed, *share, self.plan.model_config, columns, self.devices.num_devices
-        )
-        prepared = prefetch(batches, range(self.step, self.recipe.num_steps), self._workers)
+            split, self.recipe, self.config.seed, *share, self.plan.model_config, columns, self.devices.num_devices,
+            self.feed.makers,
+        )  # fmt: skip
+        prepared = prefetch(batches, range(self.step, self.recipe.num_steps), self.feed.workers)
         return self.log.begin(prepared) if self.writes else prepared
-
-    @property
-    def _workers(self) -> int:
-        return self.config.workers or os.cpu_count()
 
     def count(self, step: int, measured: dict[str, SupportsFloat]) -> None:
         """Note what a step measures. The first two are waited for, to learn how long a run takes."""
@@ -240,8 +231,8 @@ class Run(Opened):
 
     def _eval_batches(self, batches: EvalBatches, name: str) -> Iterator[dict[str, np.ndarray]]:
         """Of every batch this process's share; where nothing is lost by it, a signal ends the run."""
-        batches = batches.on(self.devices, self._decoded(batches.split))
-        prepared = prefetch(batches, range(len(batches)), self._workers)
+        batches = batches.on(self.devices, self.feed.decoded(batches.split))
+        prepared = prefetch(batches, range(len(batches)), self.feed.workers)
         for number, batch in enumerate(follow(prepared, len(batches), name) if self.writes else prepared):
             if self.due.is_last(self.state.saved_step) and (self.devices.num_processes == 1 or number == 0):
                 self.due.listen()

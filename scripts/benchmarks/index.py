@@ -1,65 +1,126 @@
-"""A folder as large as ImageNet: its index, and the memory of its batches."""
+"""Sets as large as ImageNet, as a folder and as 1,000 tar archives: their indices, and what a batch costs then."""
 
 import argparse
 import dataclasses
+import io
 import os
+import tarfile
 import tempfile
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from common.data.batches import TrainBatches
-from common.data.sources import Places
-from common.data.sources.folder import open_folder
+from common.data.batches import TrainBatches, prefetch
+from common.data.catalogue import open_dataset
 from common.data.sources.index import SETTLED_SECONDS
-from scripts.benchmarks.measure import Work, measure, peak_growth_bytes, show
+from scripts.benchmarks.measure import Work, measure, show
 from scripts.benchmarks.steps import RECIPE
+
+TINY = dataclasses.replace(RECIPE, resize=8, crop=8)  # of images that take no time, so that the rest can be seen
+FILES_PER_FOLDER = 10_000  # links to one file: a file system allows some ten thousand
+NUM_BATCHES = 10_000
 
 
 def index_section(args: argparse.Namespace) -> None:
-    """A folder of as many (empty) files as ImageNet has images: scanned once, opened ever after."""
+    """As many images as ImageNet has: scanned once, opened ever after, and read in batches beside a hundredth of them."""
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        for split, count in {"train": args.index_files, "val": args.index_files // 25}.items():
-            for i in range(count):
-                path = root / split / f"n{i % 1000:08d}"
-                if i < 1000:
-                    path.mkdir(parents=True)
-                os.close(os.open(path / f"n{i % 1000:08d}_{i}.JPEG", os.O_CREAT | os.O_WRONLY))
+        sets = {}
+        for share, count in {"all": args.index_files, "a hundredth": args.index_files // 100}.items():
+            sets["folder", share] = str(write_folder(Path(name) / f"folder-{share}", count))
+            sets["wds:", share] = f"wds:{write_shards(Path(name) / f'tar-{share}', count, -(-count // 1282))}/*.tar"
         time.sleep(SETTLED_SECONDS + 1)  # what changed a moment ago is not kept
-        what = f"A folder of {args.index_files + args.index_files // 25:,} files in 1,000 classes"
-        rows = {"scanned, and the index written": (opening, root, True), "opened by its index": (opening, root, False)}
-        show(what, measure(rows, 3), "s")
-        index = next(path for path in root.iterdir() if path.is_file())
-        rows = {"to open it": (memory_of_plans, root, 0), "and walk 10,000 batches": (memory_of_plans, root, 10_000)}
-        show(f"{what}: memory (index {index.stat().st_size / 2**20:.0f} MiB)", measure(rows, 1), "MiB")
+        for kind in ("folder", "wds:"):
+            what, whole = f"{kind} of {args.index_files:,} images", sets[kind, "all"]
+            show(f"{what}: scanned, and the index written", {"first start": [seconds_to_open(whole)]}, "s")
+            seconds_to_open(sets[kind, "a hundredth"])
+            show(f"{what}: opened", measure({"by its index": (opening, whole)}, args.repeats), "s")
+            rows = {f"of {share}": (cost_of_batches, sets[kind, share]) for share in ("a hundredth", "all")}
+            show(f"{what}: a batch of {TINY.batch}", measure(rows, args.repeats), "CPU ms")
+            rows = {f"of {share}": (growth_of_memory, sets[kind, share]) for share in ("a hundredth", "all")}
+            show(f"{what}: memory of {NUM_BATCHES:,} batches, after a tenth", measure(rows, 1), "MiB")
 
 
-def opening(root: Path, scan: bool) -> Work:
-    """Seconds until a folder can be read from; with `scan`, without its index."""
+def write_folder(root: Path, count: int) -> Path:
+    """`count` training images in 1,000 classes, and one of each class to validate; links to a few files."""
+    for split, files in {"train": count, "val": 1000}.items():
+        for label in range(1000):
+            folder = root / split / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            for i in range(label, files, 1000):
+                first = folder / f"n{label:08d}_{i - i % (1000 * FILES_PER_FOLDER)}.JPEG"
+                path = folder / f"n{label:08d}_{i}.JPEG"
+                os.link(first, path) if first.exists() else path.write_bytes(jpeg(label))
+    return root
 
-    def work() -> None:
-        if scan:
-            for path in root.glob(".*.safetensors"):
-                path.unlink()
-        open_folder(str(root), Places())
 
-    return work
+def write_shards(folder: Path, count: int, num_shards: int) -> Path:
+    """About `count` training images in so many archives, in 1,000 classes; links to one archive."""
+    folder.mkdir()
+    with tarfile.open(folder / "train-0000.tar", "w") as file:
+        for i in range(count // num_shards):
+            for ending, data in (("cls", str(i % 1000).encode()), ("jpg", jpeg(i))):
+                member = tarfile.TarInfo(f"{i:06d}.{ending}")
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+    for number in range(1, num_shards):
+        os.link(folder / "train-0000.tar", folder / f"train-{number:04d}.tar")
+    return folder
 
 
-def memory_of_plans(root: Path, num_batches: int) -> Work:
-    """Growth of memory while random batches of 1,024 are planned and their labels and paths looked up."""
+def jpeg(number: int) -> bytes:
+    """A JPEG file of 8 px, in a grey of its own."""
+    return cv2.imencode(".jpg", np.full((8, 8, 3), number % 256, np.uint8))[1].tobytes()
+
+
+def seconds_to_open(name: str) -> float:
+    """How long it takes until the training images of a set can be read."""
+    started = time.perf_counter()
+    open_dataset(name).splits["train"].read(0)
+    return time.perf_counter() - started
+
+
+def opening(name: str) -> Work:
+    """Seconds until a set can be read."""
+    return lambda: seconds_to_open(name)
+
+
+def batches_of(name: str, steps: range) -> None:
+    """Make and drop these batches by one thread."""
+    for _ in prefetch(TrainBatches(open_dataset(name).splits["train"], TINY, seed=0), steps, 1):
+        pass
+
+
+def cost_of_batches(name: str) -> Work:
+    """CPU milliseconds per batch, of two hundred at some place of an epoch of all images, whose order is drawn before."""
+    batches = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0)
+    last = len(batches.split) // TINY.batch - 1
 
     def work() -> float:
-        def walk() -> None:
-            split = open_folder(str(root), Places()).splits["train"]
-            batches = TrainBatches(split, dataclasses.replace(RECIPE, batch=1024), seed=0)
-            for step in np.random.default_rng(0).integers(0, 2 * len(split) // 1024, num_batches):  # of two epochs
-                examples = batches.plan(int(step))["examples"]
-                split.targets(examples)
-                split.describe(int(examples[0]))
-
-        return peak_growth_bytes("the process", walk) / 2**20
+        started = time.process_time()
+        for step in np.random.default_rng(0).integers(0, last, 200):
+            for job in batches.jobs(int(step))[1]:
+                job()
+        return (time.process_time() - started) / 200 * 1000
 
     return work
+
+
+def growth_of_memory(name: str) -> Work:
+    """MiB of the process's own memory (without the index, which is the system's) after NUM_BATCHES, beyond a tenth of them."""
+
+    def work() -> float:
+        batches = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0)
+        for number, _ in enumerate(prefetch(batches, range(NUM_BATCHES), 1), 1):
+            if number == NUM_BATCHES // 10:
+                before = own_mib()
+        return own_mib() - before
+
+    return work
+
+
+def own_mib() -> float:
+    """Memory of this process that no file backs."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) / 1024

@@ -42,7 +42,9 @@ def later_epochs(folder: Path, workers: int, boxes: bool) -> Work:
     steps = len(split) // recipe.batch
     for _ in prefetch(TrainBatches(split, recipe, seed=0), range(steps + 1), workers):
         pass  # the first epoch
-    return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps, 2 * steps), workers), recipe.batch)
+    return one_pass(
+        lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps, 2 * steps), workers), recipe.batch
+    )
 
 
 def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
