@@ -107,7 +107,7 @@ def evaluated(target: str, truths: list, predictions: list[np.ndarray]) -> MapEv
 def test_psnr(tmp_path):
     """Errors of 0.1 and 0.2 in [-1, 1] have 26.0 and 20.0 dB; padding does not count."""
     truth = np.full((4, 4, 3), 255, np.uint8)
-    predictions = [np.full((4, 4, 3), 255 - 127.5 * error, np.float32) for error in (0.1, 0.2, 0.0)]
+    predictions = [np.full((4, 4, 3), 1 - error, np.float32) for error in (0.1, 0.2, 0.0)]
     found = evaluated("colorization", [truth] * 3, predictions)
     first, second = (-10 * np.log10(error**2 / 4) for error in (0.1, 0.2))
     largest = 20 * np.log10(2) + 120  # of no error at all

@@ -32,8 +32,8 @@ class Colours:
         self.errors = []
 
     def add(self, predicted: np.ndarray, truth: np.ndarray) -> None:
-        """A prediction [H, W, 3] and the colours themselves, both from 0 to 255."""
-        self.errors.append(np.mean(np.square((predicted.astype(np.float64) - truth) / 127.5)))
+        """A prediction [H, W, 3] in [-1, 1], and the colours uint8 [H, W, 3] themselves."""
+        self.errors.append(np.mean(np.square(predicted.astype(np.float64) - (truth / 127.5 - 1))))
 
     def result(self) -> dict[str, float]:
         """The means over images."""

@@ -28,8 +28,10 @@ class Shown(NamedTuple):
 
 
 def colours(found: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] of colours from 0 to 255."""
-    return np.rint(np.clip(found, 0, 255)).astype(np.uint8)
+    """uint8 [H, W, 3] of colours, as they are or in [-1, 1]."""
+    if found.dtype == np.uint8:
+        return found
+    return np.rint((np.clip(found.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def depths(found: np.ndarray) -> np.ndarray:
