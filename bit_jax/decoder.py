@@ -62,6 +62,7 @@ class Decoder(Model):
         self.blocks = nnx.List(DecoderBlock(config) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.head = Dense(config.width, config.vocabulary)
+        self._adapt()
 
     def __call__(
         self, images: Array, tokens: Array, parallel: Array | None = None, masked: Array | None = None

@@ -64,6 +64,7 @@ class Decoder(Model):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.depth))
         self.norm = LayerNorm(config.width, config.layer_norm_epsilon)
         self.head = Dense(config.width, config.vocabulary)
+        self._adapt()
 
     def forward(
         self, images: Tensor, tokens: Tensor, parallel: Tensor | None = None, masked: Tensor | None = None

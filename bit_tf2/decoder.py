@@ -65,6 +65,7 @@ class Decoder(Model):
         self.blocks = [DecoderBlock(config) for _ in range(config.depth)]
         self.norm = LayerNorm(config.width, epsilon=config.layer_norm_epsilon)
         self.head = Dense(config.width, config.vocabulary)
+        self._adapt()
 
     def call(
         self, images: Tensor, tokens: Tensor, parallel: Tensor | None = None, masked: Tensor | None = None

@@ -87,21 +87,10 @@ def test_a_run_writes_and_is_judged_alike_in_every_engine(run, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
-    """The same texts and hidden tokens, in parts of a batch."""
-    flags = (*FLAGS[:6], "--dataset", "pairs", "--batch_split", 2, "--resize", 32, "--crop", 32, "--log_every", 1)
-    flags += (
-        "--checkpoint_every",
-        2,
-        "--precision",
-        "float64",
-        "--weights",
-        "none",
-        "--parallel",
-        0.5,
-        "--masking_ratio",
-        0.5,
-    )
-    flags += ("--steps", 40, "--eval_every", 0)  # enough to be stopped in their midst
+    """The same texts and hidden tokens, in parts of a batch; after 40 steps, so that there is a midst to be stopped in."""
+    flags = (*FLAGS[:6], "--dataset", "pairs", "--batch_split", 2, "--resize", 32, "--crop", 32, "--log_every", 1,
+             "--checkpoint_every", 2, "--precision", "float64", "--weights", "none", "--parallel", 0.5, "--masking_ratio", 0.5,
+             "--lora_rank", 2, "--steps", 40, "--eval_every", 0)  # fmt: skip
     other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
     begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
     begun.train("whole", *flags)
@@ -157,7 +146,8 @@ def test_flags_of_captioning_are_numbers_of_its_task():
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none"), "have no captions"),
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--mixup", 0.1), "of no use to the task"),
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--patch_dropout", 0.5), "of no use to the task"),
-        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--lora_rank", 2), "CapPa-T/8 is none"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--patch_sizes", "8,16"), "captioning has no use for it"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--tokens", 9), "captioning has no use for it"),
         ("train", ("--recipe", "siglip", "--parallel", 0.5, "--dataset", "pairs"), "--parallel belongs to the task captioning"),
         ("predict", ("--beams", 2, "pairs/test/0.png"), "--beams is for texts that a model writes"),
         ("predict", ("--captions", "pairs/test/0.png"), "--captions is for models that write"),

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from engines import INSTALLED, Engine, recipe_of
-from tiny_models import CONFIGS, IMAGES, TEXTS, random_arrays
+from tiny_models import CONFIGS, IMAGES, TEXTS, WRITERS, random_arrays
 
 from common.config import TrainConfig
 from common.models import find_architecture
@@ -16,7 +16,7 @@ from common.models.low_rank import merged, with_lora
 from common.recipes.create import create_recipe
 from common.recipes.groups import create_groups, trained
 from common.recipes.lora import TARGETS, Lora
-from common.recipes.task import Contrastive
+from common.recipes.task import Captioning, Contrastive
 from common.runs.run import Run
 from common.system.errors import UserError
 
@@ -26,14 +26,14 @@ GROUPS = create_groups(lora=True)
 
 
 def adapted(name: str, targets: str = TARGETS):
-    return with_lora((CONFIGS | TEXTS)[name], dataclasses.replace(LORA, targets=targets), name)
+    return with_lora((CONFIGS | TEXTS | WRITERS)[name], dataclasses.replace(LORA, targets=targets), name)
 
 
 def batches(count: int, texts: bool = False) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     return [
         {"images": rng.integers(0, 256, (8, 32, 32, 3), np.uint8), "labels": rng.integers(0, 5, 8, np.int32)}
-        | ({"tokens": rng.integers(1, 11, (8, 7), np.int32)} if texts else {})
+        | ({"tokens": rng.integers(1, 11, (8, 7), np.int32), "counted": rng.random((8, 7)) < 0.7} if texts else {})
         for _ in range(count)
     ]
 
@@ -48,14 +48,14 @@ def start(name: str, targets: str):
 def trajectory(engine: str, name: str, targets: str):
     """(losses, arrays, state) of five updates in float64."""
     engine = Engine(engine)
-    task = {"task": Contrastive()} if name in TEXTS else {}
+    task = {"task": Contrastive() if name in TEXTS else Captioning()} if name in TEXTS | WRITERS else {}
     recipe = recipe_of((0.02,) * 5, optimizer="adam", base_lr=0.02, weight_decay=0.1, clip=1.0, decay="decoupled",
                        ema=0.5, batch_split=2, groups=GROUPS, **task)  # fmt: skip
     model = engine.build(adapted(name, targets), start(name, targets), "float64", groups=GROUPS)
     optimizer = engine.optim.create_optimizer(model, recipe)
     losses = [
         float(engine.loop.train_step({"model": model}, optimizer, batch, recipe, step=step)["loss"])
-        for step, batch in enumerate(engine.devices.to_device(iter(batches(5, name in TEXTS)), model.devices))
+        for step, batch in enumerate(engine.devices.to_device(iter(batches(5, name in TEXTS | WRITERS)), model.devices))
     ]
     return losses, engine.weights.dump(model), engine.weights.dump_optimizer(model, optimizer)
 
@@ -64,7 +64,7 @@ def trajectory(engine: str, name: str, targets: str):
     ("name", "targets"),
     [
         ("vit_token", TARGETS), ("mixer", TARGETS), pytest.param("siglip", TARGETS, marks=pytest.mark.slow),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("vit_parts", EVERY), ("clip", EVERY), ("lit", TARGETS))),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("vit_parts", EVERY), ("clip", EVERY), ("lit", TARGETS), ("cappa", EVERY))),
     ],
 )  # fmt: skip
 def test_the_same_matrices_are_learned_in_every_engine(engine, name, targets):
@@ -95,14 +95,17 @@ def test_the_model_computes_as_with_the_merged_kernels(engine):
     assert np.abs(found - without).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ("mixer", "siglip"))
+@pytest.mark.parametrize("name", ("mixer", "siglip", "cappa"))
 def test_other_models_compute_as_with_the_merged_kernels(name):
-    """Of an image-text model, both towers' embeddings."""
+    """Of an image-text model, both towers' embeddings; of one that writes, also with what it attends to images by."""
     engine, config = Engine(INSTALLED[0]), adapted(name)
     arrays = start(name, TARGETS)
     plain, tokens = merged(arrays, config.lora), engine.raw(np.arange(14).reshape(2, 7) % 11)
     images = engine.tensor(IMAGES[:2].astype(float))
     models = [engine.build(config, arrays, "float64"), engine.build(config.after_training, plain, "float64")]
+    assert name != "cappa" or "blocks/1/cross_attn/value/kernel" in config.lora.kernels(
+        config.after_training.parameter_shapes()
+    )
     found, expected = ([model(images)] if name == "mixer" else model(images, tokens)[:2] for model in models)
     for ours, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(engine.array(ours), engine.array(other), rtol=0, atol=1e-12)
@@ -166,7 +169,7 @@ def test_the_numbers_of_a_recipe():
         ({"lora_rank": 2, "lora_targets": "("}, r"--lora_targets is '\(', expected a regular expression"),
         ({"lora_alpha": 2.0}, "--lora_alpha 2.0 belongs to LoRA, which is off; give --lora_rank, too"),
         ({"lora_targets": "x"}, "--lora_targets x belongs to LoRA, which is off"),
-        ({"lora_rank": 2, "model": "BiT-M-R50x1"}, "adapts the dense kernels of ViTs, Mixers and image-text models, and BiT"),
+        ({"lora_rank": 2, "model": "BiT-M-R50x1"}, "adapts the dense kernels of ViTs, Mixers, image-text models and models that write, and BiT"),
         ({"lora_rank": 2, "train_only": "head"}, "--train_only head leaves what --lora_rank adds untrained"),
         ({"lora_rank": 2, "locked": ".*"}, "Nothing of ViT-mu/16 is left to train"),
     ],

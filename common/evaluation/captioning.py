@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.captions import Captions
 from common.data.split import MultiLabels
-from common.evaluation.evaluator import Kept, Means, Rows
+from common.evaluation.evaluator import Kept, Means
 from common.evaluation.zero_shot import place_of_own, tops
 from common.system.errors import UserError
 from common.system.files import write_json
@@ -97,46 +97,42 @@ def read_written(path: Path) -> Written:
     return found
 
 
-class CaptionEvaluator:
+class CaptionEvaluator(Kept):
     """{cider: CIDEr-D (https://arxiv.org/abs/1411.5726), ten times the mean of its similarities; bleu4: BLEU-4, a fraction}.
 
-    Both are computed by the package pycocoevalcap over words in lower case without punctuation. Words are weighed by how
-    many of these images' references have them, so that values of different images do not compare; of a single image CIDEr-D
-    is 0. Without `references` there are texts only. Raises UserError where the package is missing.
+    Columns `tokens` [N, L], which `decode` makes texts of, and `score` [N]. Both metrics are computed by the package
+    pycocoevalcap over words in lower case without punctuation. Words are weighed by how many of these images' references
+    have them, so that values of different images do not compare; of a single image CIDEr-D is 0. Without `references` there
+    are texts only. Raises UserError where the package is missing.
     """
 
     def __init__(
         self, name: str, batches: Any, decode: Callable[[np.ndarray], list[str]], references: Captions | None = None, *,
         split: tuple[str, int] | None = None,
     ):  # fmt: skip
-        self.name, self.batches, self.decode, self.references, self.split = name, batches, decode, references, split
-        self.texts, self.scores, self.tokens = [], [], []
+        super().__init__(name, {WRITTEN: batches})
+        self.decode, self.references, self.split = decode, references, split
         if references is not None:
             scorers()
 
-    def passes(self):
-        """One, over all images."""
-        yield "captions", self.batches
-
-    def add(self, output: str, rows: Rows) -> None:
-        """Columns `tokens` [N, L], `score` [N]."""
-        mask = rows["mask"]
-        self.texts += self.decode(rows["tokens"][mask])
-        self.tokens.append(rows["tokens"][mask])
-        self.scores.append(rows["score"][mask])
+    @property
+    def texts(self) -> list[str]:
+        """Of every image."""
+        return self.decode(self.column(WRITTEN, "tokens"))
 
     @property
     def captions(self) -> list[Caption]:
-        """Of every image."""
-        known = self.references or [()] * len(self.texts)
-        return [Caption(number, text, tuple(known[number])) for number, text in enumerate(self.texts)]
+        """Of every image, with what people wrote."""
+        texts = self.texts
+        return [Caption(i, *one) for i, one in enumerate(zip(texts, map(tuple, self.references or [()] * len(texts))))]
 
     def result(self) -> dict[str, float]:
         """The two metrics; nothing without references."""
         if self.references is None:
             return {}
-        written = {number: [in_words(text)] for number, text in enumerate(self.texts)}
-        wanted = {number: [in_words(text) for text in self.references[number]] for number in written}
+        captions = self.captions
+        written = {one.image: [in_words(one.text)] for one in captions}
+        wanted = {one.image: [*map(in_words, one.references)] for one in captions}
         cider, bleu = scorers()
         return {
             "cider": float(cider.compute_score(wanted, written)[0]),

@@ -4,16 +4,17 @@ import dataclasses
 from typing import ClassVar
 
 from common.models import transformer
-from common.models.checks import COUNT, DEPTH, FLAG, POSITIVE, check_fields, choice
+from common.models.checks import COUNT, DEPTH, FLAG, LORA, POSITIVE, check_fields, choice
 from common.models.draws import glorot_uniform, inverse_width_normal, lecun_normal, normal, ones, zeros
 from common.models.family import Config, Family, Seen, Shapes, WithImage, dense, norm
 from common.models.positions import infer_depth
 from common.models.vit import VIT_VARIANTS, ViTConfig, published_heads
+from common.recipes.lora import Lora
 from common.system.errors import UserError
 
 KINDS = {
     "vocabulary": COUNT, "length": COUNT, "width": COUNT, "depth": DEPTH, "num_heads": COUNT, "mlp_dim": COUNT,
-    "masked": FLAG, "bias": FLAG, "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE,
+    "masked": FLAG, "bias": FLAG, "gelu": choice("tanh", "erf", "quick"), "layer_norm_epsilon": POSITIVE, "lora": LORA,
 }  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class DecoderConfig(WithImage, Config):
     bias: bool = True  # of the blocks' norms and MLPs
     gelu: str = "tanh"
     layer_norm_epsilon: float = 1e-6
+    lora: Lora | None = None  # in training: matrices that learn in the place of dense kernels, also of the image tower
 
     def __post_init__(self):
         check_fields(self, "A decoder", KINDS)
@@ -55,6 +57,8 @@ class DecoderConfig(WithImage, Config):
             raise UserError(f"{self.num_heads} heads do not divide the width of {self.width}; choose a divisor.")
         if not isinstance(self.image, ViTConfig) or self.image.pooling != "none" or self.image.num_classes:
             raise UserError("A decoder looks at the patches of a ViT; give one with pooling none and without classes.")
+        if self.image.naflex:
+            raise UserError("A decoder looks at as many patches of every image; give it a ViT for images of one size.")
 
     def with_classes(self, num_classes: int | None) -> "DecoderConfig":
         """This model. Raises UserError for classes, which it has none of."""

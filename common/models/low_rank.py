@@ -12,8 +12,8 @@ def with_lora(config: Any, lora: Lora, model: str) -> Any:
     """`config` with adapted kernels. Raises UserError where the model called so has no such kernels, or too small ones."""
     if not any(field.name == "lora" for field in dataclasses.fields(config)):
         raise UserError(
-            f"--lora_rank {lora.rank} adapts the dense kernels of ViTs, Mixers and image-text models, and {model} is none; "
-            "leave it out."
+            f"--lora_rank {lora.rank} adapts the dense kernels of ViTs, Mixers, image-text models and models that write, and "
+            f"{model} is none; leave it out."
         )
     shapes = config.parameter_shapes()
     found = lora.kernels(shapes)

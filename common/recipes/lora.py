@@ -7,7 +7,7 @@ import dataclasses
 import re
 
 # As in the paper, and in its code; a Mixer, which has no attention, adapts what mixes its channels.
-TARGETS = r"(.*/)?blocks/\d+/(attn/(query|value)|channel_mixing/fc[12])/kernel"
+TARGETS = r"(.*/)?blocks/\d+/((cross_)?attn/(query|value)|channel_mixing/fc[12])/kernel"
 TRAINED = (
     r"((image|text)/)?head(_dist)?/kernel|third/.*"  # heads, and projections of a third tower: are trained themselves
 )

@@ -141,7 +141,7 @@ def choices(tokenizer: Tokenizer, written: Sequence[str]) -> tuple[Column, Colum
 
 def kept(judge: CaptionEvaluator) -> dict[str, np.ndarray]:
     """texts, tokens int32 [N, L] and log_likelihoods [N] of what was written."""
-    tokens, scores = np.concatenate(judge.tokens), np.concatenate(judge.scores)
+    tokens, scores = (judge.column("captions", name) for name in ("tokens", "score"))
     return {"texts": np.array(judge.texts), "tokens": tokens, "log_likelihoods": scores}
 
 

@@ -6,17 +6,17 @@ import numpy as np
 
 from common import weights
 from common.data.batches import EvalBatches
-from common.data.columns import Column, check_captions, eval_images, train_images
+from common.data.columns import Column, check_captions
 from common.data.split import Split
 from common.data.written import counted, masked, parallel, prompts, texts
-from common.evaluation.captioning import CaptionEvaluator, LikelihoodEvaluator
+from common.evaluation.captioning import WRITTEN, CaptionEvaluator, LikelihoodEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import DecoderConfig, find_model
 from common.models.family import within
-from common.models.low_rank import with_lora
 from common.system.errors import UserError
 from common.tasks.contrastive import Texts, tokenizer_of, tower_values
-from common.tasks.start import Start, prepared
+from common.tasks.seen import image_columns, image_size
+from common.tasks.start import Start, adapted, prepared
 
 
 def models(plan: Any) -> dict[str, Start]:
@@ -36,25 +36,22 @@ def models(plan: Any) -> dict[str, Start]:
             "CapPa model."
         )
     check_captions(plan.splits["train"])
-    size = (recipe.crop, recipe.crop)
     model, arrays, card = weights.starting_values(
-        row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append
-    )
+        row, plan.weights_file, None, config.seed, image_size=image_size(recipe), patch_size=config.patch_size,
+        say=plan.notes.append,
+    )  # fmt: skip
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
     card = card.over(row.card)
-    if recipe.lora:
-        with_lora(model, recipe.lora, config.model)  # which refuses it
     tokenizer_of(config, card.text, model)  # to be refused where a vocabulary is missing
-    return {"model": Start(model, arrays, card, prepared(recipe, card, config.exif))}
+    return {"model": adapted(Start(model, arrays, card, prepared(recipe, card, config.exif)), plan)}
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images and one text of each, in training drawn; which of its tokens count; in CapPa, which of them are hidden."""
     made, recipe = Texts(plan), plan.recipe
     written = texts(split, made.encode, made.form["shape"], drawn=train)
-    shown = train_images(recipe) if train else eval_images(plan.preprocessing)
-    found = shown, written, counted(written, plan.models["model"].card.text.padding)
+    found = *image_columns(plan, train), written, counted(written, plan.models["model"].card.text.padding)
     if train and recipe.task.parallel:
         found += parallel(recipe.task.parallel), masked(made.form["shape"], recipe.task.masking_ratio)
     return found
@@ -72,15 +69,10 @@ def evaluators(plan: Any) -> list[Evaluator]:
     count = plan.config.captions_of
     if count and (whole := plan.splits[plan.held_out]).captions is not None:
         split = whole.take(np.arange(min(count, len(whole))))
-        asked = prompts(made.tokenizer, "")
-        batches = EvalBatches(
-            split, None, min(plan.recipe.batch_eval, len(split)), columns=(eval_images(plan.preprocessing), *asked)
-        )
-        found.append(
-            CaptionEvaluator(
-                "captions", batches, made.tokenizer.decode, split.captions, split=(plan.held_out, len(whole))
-            )
-        )
+        shown = *image_columns(plan, train=False), *prompts(made.tokenizer, "")
+        batches = EvalBatches(split, None, min(plan.recipe.batch_eval, len(split)), columns=shown)
+        seen = plan.held_out, len(whole)
+        found.append(CaptionEvaluator(WRITTEN, batches, made.tokenizer.decode, split.captions, split=seen))
     return found
 
 
