@@ -15,14 +15,15 @@ from bit_jax.decoder import Decoder
 from bit_jax.devices import Devices, FirstDevice
 from bit_jax.model import Model
 from bit_jax.two_towers import TOWERS, TwoTowers
+from bit_jax.vqvae import VqVae
 from common import weights as common_weights
 from common import zoo
-from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig, VqVaeConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
 list_models = zoo.list_models
-MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder, VqVaeConfig: VqVae}
 
 
 def build(

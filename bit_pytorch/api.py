@@ -14,14 +14,15 @@ from bit_pytorch.decoder import Decoder
 from bit_pytorch.devices import Devices, FirstDevice
 from bit_pytorch.model import Model
 from bit_pytorch.two_towers import TOWERS, TwoTowers
+from bit_pytorch.vqvae import VqVae
 from common import weights as common_weights
 from common import zoo
-from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig, VqVaeConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups, trained
 
 list_models = zoo.list_models
-MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder, VqVaeConfig: VqVae}
 
 
 def build(

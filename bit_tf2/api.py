@@ -15,14 +15,15 @@ from bit_tf2.devices import Devices, FirstDevice
 from bit_tf2.keras_model import PRECISIONS, checked_policy, construct
 from bit_tf2.model import Model
 from bit_tf2.two_towers import TOWERS, TwoTowers
+from bit_tf2.vqvae import VqVae
 from common import weights as common_weights
 from common import zoo
-from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig
+from common.models import DOWNLOADS, DecoderConfig, ModelConfig, TwoTowersConfig, VqVaeConfig
 from common.models.cards import Preprocessing
 from common.recipes.groups import Groups
 
 list_models = zoo.list_models
-MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder}
+MODELS = {**TOWERS, TwoTowersConfig: TwoTowers, DecoderConfig: Decoder, VqVaeConfig: VqVae}
 
 
 def build(

@@ -54,6 +54,9 @@ def _walk(value: object, path: Path) -> Iterator[tuple[Path, tf.Variable]]:
     elif isinstance(value, list):
         for number, item in enumerate(value):
             yield from _walk(item, (*path, number))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _walk(item, (*path, name))
     elif isinstance(value, keras.layers.Layer):
         for name, item in vars(value).items():
             if isinstance(item, keras.Variable) or not name.startswith("_"):  # Keras's own lists of the same variables

@@ -29,6 +29,7 @@ from common.models.resnet_v1 import ResNetV1Config
 from common.models.text import TextConfig
 from common.models.two_towers import TwoTowersConfig
 from common.models.vit import ViTConfig
+from common.models.vqvae import VqVaeConfig
 
 __all__ = [
     "ARCHITECTURES",
@@ -46,6 +47,7 @@ __all__ = [
     "TextConfig",
     "TwoTowersConfig",
     "ViTConfig",
+    "VqVaeConfig",
     "architecture_name",
     "architectures",
     "family_name",

@@ -41,6 +41,11 @@ class Config:
     )
 
     @property
+    def statistics(self) -> Shapes:
+        """{name: shape} of what the loss of a step finds out for `renew` of the model, which no gradient moves: nothing."""
+        return {}
+
+    @property
     def children(self) -> "dict[str, Config]":
         """{field: configuration} of the models within this one."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}

@@ -42,6 +42,7 @@ class Part(NamedTuple):
 Groups = tuple[Group, ...]
 HEAD = Group(r"((image|text)/)?head(_dist)?/(kernel|bias)", trained=True)
 NORMS = Group(r"(.*/)?(\w+_)?norm\d?/(scale|bias)", trained=True)
+STATE = Group(r"(.*/)?codebook/(dictionary|counts)", trained=False)  # which no gradient moves, whatever a recipe's groups say
 FROZEN: Groups = (Group(".*", trained=False),)  # a whole model, such as a teacher
 TRAIN_ONLY: dict[TrainOnly, Groups] = {"all": (), "head": (*FROZEN, HEAD), "norm": (*FROZEN, HEAD, NORMS)}
 ADAPTERS: Groups = (  # of LoRA, which are parts of kernels; and what image-text models have beside heads
@@ -74,7 +75,7 @@ def create_groups(
 def parts(groups: Groups, names: tuple[str, ...]) -> tuple[Part, ...]:
     """The numbers of each parameter: those of the last group whose pattern its name fits."""
     found = [{} for _ in names]
-    for group in groups:
+    for group in (*groups, STATE):
         said = {name: value for name, value in vars(group).items() if name != "pattern" and value is not None}
         for name, part in zip(names, found):
             if re.fullmatch(group.pattern, name):

@@ -2,7 +2,7 @@
 
 `HWIO -> OIHW` permutes; `D(NK) -> DNK` splits an axis into heads; `IO -> 11IO` adds axes of length one, `1LD -> LD` takes
 one away, `1 -> ` the only one; `HWIO -> O(HWI)` joins the axes of a patch, `1(YX)D -> YXD` splits those of a square grid. Letters mean H height, W width, I input, O output,
-D width of the model, N heads, K width of a head, C channels, L positions, Y rows, X columns.
+D width of the model, N heads, K width of a head, C channels, L positions, Y rows, X columns, P pixels of a patch.
 """
 
 import functools
@@ -43,11 +43,11 @@ class Layout:
         self.order = [letters.index(letter) for letter in "".join(self.there) if letter != "1"]
         self.inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
 
-    def shape_there(self, shape: Shape, num_heads: int | None = None) -> Shape:
-        """The shape in the other spelling of an array that has `shape` in ours."""
+    def shape_there(self, shape: Shape, number: int | None = None) -> Shape:
+        """The shape in the other spelling of an array that has `shape` in ours; `number` of heads, or of pixels."""
         if not self.text:
             return shape
-        split = self._split(shape, num_heads)
+        split = self._split(shape, number)
         sizes = iter([split[axis] for axis in self.order])
         return tuple(math.prod(1 if letter == "1" else next(sizes) for letter in group) for group in self.there)
 
@@ -74,12 +74,12 @@ class Layout:
             raise ValueError(f"{size} is not that of a square patch")
         return list(zip(group, (side, side, 3), strict=True))
 
-    def to_there(self, array: np.ndarray, num_heads: int | None = None) -> np.ndarray:
+    def to_there(self, array: np.ndarray, number: int | None = None) -> np.ndarray:
         """The array as the other spelling has it: a view where it can be one."""
         if not self.text:
             return array
-        permuted = array.reshape(self._split(array.shape, num_heads)).transpose(self.order)
-        return permuted.reshape(self.shape_there(array.shape, num_heads))
+        permuted = array.reshape(self._split(array.shape, number)).transpose(self.order)
+        return permuted.reshape(self.shape_there(array.shape, number))
 
     def to_here(self, array: np.ndarray) -> np.ndarray:
         """The inverse of `to_there`."""
@@ -88,12 +88,12 @@ class Layout:
         sizes = [size for letter, size in self.sizes(array.shape).items() if letter != "1"]
         return array.reshape(sizes).transpose(self.inverse).reshape(self.shape_here(array.shape))
 
-    def _split(self, shape: Shape, num_heads: int | None) -> Shape:
+    def _split(self, shape: Shape, number: int | None) -> Shape:
         sizes = []
         for size, group in zip(shape, self.groups, strict=True):
             if group == "1":
                 continue
-            first = math.isqrt(size) if group == "YX" else num_heads
+            first = math.isqrt(size) if group == "YX" else size // number if group[-1] == "P" else number
             sizes += [size] if len(group) == 1 else [first, size // first]
         return tuple(sizes)
 

@@ -22,7 +22,7 @@ class Row(NamedTuple):
     ours: tuple[str, ...]  # ZEROS where the file has zeros that are none of our parameters
     layout: str
     stacked: bool
-    num_heads: int | None  # where the layout splits an axis into heads
+    number: int | None  # of heads or of pixels, where the layout splits an axis into them
 
     def below(self, ours: str, theirs: str) -> "Row":
         """The same row in the table of a parent."""
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     def shape(self, shapes: dict[str, Shape]) -> Shape:
         """The shape in the file, from those of our parameters."""
-        one = layout(self.layout).shape_there(shapes[self.ours[0]], self.num_heads)
+        one = layout(self.layout).shape_there(shapes[self.ours[0]], self.number)
         if self.stacked:
             return (len(self.ours), *one)
         return (one[0] * len(self.ours), *one[1:]) if len(self.ours) > 1 else one
@@ -46,7 +46,7 @@ class Row(NamedTuple):
         """The array of the file, contiguous, of our parameters in it."""
         given = iter(arrays)
         arrays = [np.zeros_like(arrays[0]) if name == ZEROS else next(given) for name in self.ours]
-        parts = [layout(self.layout).to_there(array, self.num_heads) for array in arrays]
+        parts = [layout(self.layout).to_there(array, self.number) for array in arrays]
         if len(parts) == 1 and not self.stacked:
             return contiguous(parts[0])
         joined = np.empty((len(parts), *parts[0].shape), parts[0].dtype)  # in C order, unlike what concatenate returns
@@ -70,10 +70,10 @@ class Template:
 
     def rows(self, config: Config, first_unit: int) -> Iterator[Row]:
         """The rows of a model of `config`, whether it has such parameters or not."""
-        heads = config.num_heads if "N" in self.how else None
+        number = config.num_heads if "N" in self.how else config.num_pixels if "P" in self.how else None
         for theirs, numbers in self._numbered(config, first_unit):
             names = [name.format(**each) for name in self.ours for each in numbers]
-            yield Row(self.theirs.format(**theirs), tuple(names), self.how, self.stacked, heads)
+            yield Row(self.theirs.format(**theirs), tuple(names), self.how, self.stacked, number)
 
     def _numbered(self, config: Config, first_unit: int) -> Iterator[tuple[dict, list[dict]]]:
         """(numbers of an array's name, those of our names that it holds)."""

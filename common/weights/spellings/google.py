@@ -9,7 +9,8 @@ modules of the families.
     big_vision_scan           ... ViT, and the towers of image-text models, with the blocks stacked
 
 A model that writes holds its ViT below `encoder/` and its decoder below `decoder/` (`models/proj/cappa/cappa.py`); that of
-UViM's second stage has other names for parts of the ViT (`models/proj/uvim/vtt.py`, spelling `big_vision_uvim`).
+UViM's second stage has other names for parts of the ViT (`models/proj/uvim/vtt.py`, spelling `big_vision_uvim`). That of its
+first stage (`models/proj/uvim/vit.py`) holds the parameters below `params/` and the codebook below `state/`.
 
 An image-text model holds its towers below `img/` and `txt/`, and `t` and `b` beside them; CLIPPO has no `txt/`. Towers are
 ViT, Mixer and ResNets as they are alone, text transformers, and the BERT of flaxformer. A file may hold one tower alone,
@@ -28,8 +29,10 @@ from common.models import (
     TextConfig,
     TwoTowersConfig,
     ViTConfig,
+    VqVaeConfig,
 )  # fmt: skip
 from common.models.vit import PLAIN
+from common.models.vqvae import MAPS
 from common.weights.rows import slashed
 from common.weights.spellings import bit, mixer, resnet_v1, vit
 from common.weights.table import Table, prefixed
@@ -262,4 +265,44 @@ TABLES += tuple(
         computes=TANH, aliases=PREFIXES, ignored=STATE,
     )
     for spelling, image, theirs in (("big_vision", BIG_VISION_VIT, "encoder/"), ("big_vision_uvim", UVIM_VIT, ""))
+)  # fmt: skip
+
+
+def halves() -> tuple:
+    """Rows of the encoder and the decoder of a VQ-VAE."""
+    rows = ()
+    for half, short in (("encoder", "enc"), ("decoder", "dec")):
+        rows += (
+            *slashed(f"{half}/context", f"ctx_{short}_embedding", DENSE),
+            (f"{half}/pos_embedding", f"pos_embedding_{half}"),
+            *parts(f"{half}/blocks/{{block}}", f"{half}/encoderblock_{{block}}", vit.BLOCKS["big_vision"]),
+            *slashed(f"{half}/norm", f"{half}/encoder_norm", vit.NORM),
+        )
+    return rows
+
+
+def map_rows(name: str) -> tuple:
+    """Rows of what is read and predicted of one map."""
+    return (
+        (f"encoder/stem/{name}/kernel", f"embedding_{name}/kernel", "(CP)D -> CPD"),
+        (f"encoder/stem/{name}/bias", f"embedding_{name}/bias"),
+        (f"decoder/head/{name}/kernel", f"head_{name}/kernel", "D(CP) -> DCP"),
+        (f"decoder/head/{name}/bias", f"head_{name}/bias", "(CP) -> CP"),
+    )
+
+
+VQVAE = (
+    *(row for maps in MAPS.values() for name in maps.names for row in map_rows(name)),
+    *halves(),
+    ("encoder/squeeze", "bottleneck_downsample"),
+    *slashed("encoder/head", "encoder_head", DENSE),
+    *slashed("decoder/stem", "decoder_stem", DENSE),
+    ("decoder/spread", "bottleneck_upsample"),
+)
+CODEBOOK = (("codebook/dictionary", "state/dictionary"), ("codebook/counts", "state/counts"))
+TABLES += (
+    Table(
+        "big_vision", VqVaeConfig, (*((ours, f"params/{theirs}", *how) for ours, theirs, *how in VQVAE), *CODEBOOK),
+        computes=TANH, aliases=((r"^params/(Enc|Dec)oder/", lambda found: found[0].lower()),), ignored=STATE,
+    ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ from common.models import (
     TextConfig,
     TwoTowersConfig,
     ViTConfig,
+    VqVaeConfig,
 )  # fmt: skip
 from common.weights.spellings import google
 from common.weights.table import Table, prefixed
@@ -66,6 +67,7 @@ TABLES = (
         for image in IMAGES
         for text in (*TEXTS, None)
     ),
+    Table("ours", VqVaeConfig, canonical(first(VqVaeConfig))),
     Table(
         "ours", DecoderConfig, canonical(first(DecoderConfig)),
         children=(prefixed(Table("ours", ViTConfig, VIT), "image", "image/"),),
