@@ -89,13 +89,13 @@ def cross_entropy(logits: Array, classes: Array, first: int) -> Array:
 
 
 def predicted(logits: dict[str, Array], config: VqVaeConfig) -> Array:
-    """The maps [B, H, W, n] in the units of a batch: colours float in [0, 255], metres float, or categories and instances int."""
+    """The maps [B, H, W, n] for an evaluator: colours in [-1, 1], metres, or categories and instances int."""
     return PREDICTED[config.target](*(pixels(logits[name], config) for name in config.names))
 
 
 def colors(x: Array) -> Array:
     """[B, H, W, 3]."""
-    return (x.clip(-1, 1) + 1) * 127.5
+    return x.clip(-1, 1)
 
 
 def depth(x: Array) -> Array:

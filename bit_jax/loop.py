@@ -35,19 +35,20 @@ def gradients(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe)
         "devices": devices,
         "recipe": recipe,
     }
-    found = zeros(params, devices, recipe) if recipe.num_parts > 1 else None
+    shapes = tuple(models["model"].config.measured(recipe.measures).items())
+    found = zeros(params, devices, shapes) if recipe.num_parts > 1 else None
     # Not lax.scan: inside of loops XLA's CPU compiler leaves convolutions unoptimised, ten times slower.
     for part in range(recipe.num_parts):
         found = add_gradients(found, params, frozen, batch, part, **options)
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("devices", "recipe"))
-def zeros(params: optim.Params, devices: Devices, recipe: Recipe) -> Found:
+@functools.partial(jax.jit, static_argnames=("devices", "shapes"))
+def zeros(params: optim.Params, devices: Devices, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Found:
     """What is measured and gradients, to which those of the micro-batches are added."""
     slopes = devices.scatter(jax.tree.map(jnp.zeros_like, params))
-    nothing = jnp.zeros((), jax.tree.leaves(slopes)[0].dtype)
-    return devices.gather(dict.fromkeys(recipe.measures, nothing)), slopes
+    dtype = jax.tree.leaves(slopes)[0].dtype
+    return devices.gather({name: jnp.zeros(shape, dtype) for name, shape in shapes}), slopes
 
 
 @functools.partial(jax.jit, static_argnames=("graphs", "devices", "recipe"), donate_argnames="sums")
@@ -117,7 +118,7 @@ def train_step(
     else:
         measured, slopes = gradients(models, batch, recipe)
     optim.update(optimizer, recipe, numbers, slopes)
-    return measured
+    return models["model"].renewed(measured, batch, recipe)
 
 
 @functools.partial(nnx.jit, static_argnames=("output", "task"))

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import jax
 import optax
-from jax import Array
+from jax import Array, lax
 from jax import numpy as jnp
 
+from bit_jax.dense import map_error, read
 from bit_jax.distances import DISTANCES
 from bit_jax.model import Model
 from bit_jax.similarity import SIMILARITIES
@@ -141,9 +142,22 @@ def per_text(logits: Array, tokens: Array, counted: Array, label_smoothing: floa
     return total / jnp.maximum(weights.sum(1), 2e-38), total
 
 
+def dense(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
+    """The error of the maps that codes become (`map_error`), and how far vectors are from what they become: the mean square.
+
+    Source: `trainers/proj/uvim/vqvae.py` of google-research/big_vision.
+    """
+    model, maps = models["model"], read(batch["maps"], models["model"].config, models["model"].dtype)
+    logits, z, near, codes = model(maps, mixed(batch, model), batch.get("kept_codes"))
+    reconstruction, commitment = map_error(logits, maps, model.config), jnp.square(z - lax.stop_gradient(near)).mean()
+    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(lax.stop_gradient(z), codes)
+    return reconstruction + recipe.task.commitment_weight * commitment, found
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
     "captioning": captioning,
+    "dense": dense,
 }

@@ -13,6 +13,7 @@ from common.models.cards import Card, Preprocessing
 from common.models.intermediates import Intermediate
 from common.models.low_rank import layer_of
 from common.recipes.lora import A
+from common.recipes.recipe import Recipe
 
 jax.tree_util.register_dataclass(Intermediate, data_fields=["map", "tokens"], meta_fields=["name", "stride"])
 
@@ -79,6 +80,10 @@ class Model(nnx.Module):
         for matrix in self.config.lora_shapes():
             if matrix.endswith(A):
                 layer_of(self, matrix).adapt(lora.rank, lora.scale)
+
+    def renewed(self, measured: dict[str, Array], batch: dict[str, Array], recipe: Recipe) -> dict[str, Array]:
+        """What a training step measured; before that a model may renew what follows the batch and no gradient moves: nothing here."""
+        return measured
 
     def _run(self, block: nnx.Module, x: Array, *noise: Array | None) -> Array:
         """The output of a block."""

@@ -89,13 +89,13 @@ def cross_entropy(logits: Tensor, classes: Tensor, first: int) -> Tensor:
 
 
 def predicted(logits: dict[str, Tensor], config: VqVaeConfig) -> Tensor:
-    """The maps [B, H, W, n] in the units of a batch: colours float in [0, 255], metres float, or categories and instances int."""
+    """The maps [B, H, W, n] for an evaluator: colours in [-1, 1], metres, or categories and instances int."""
     return PREDICTED[config.target](*(pixels(logits[name], config) for name in config.names))
 
 
 def colors(x: Tensor) -> Tensor:
     """[B, H, W, 3]."""
-    return (x.clamp(-1, 1) + 1) * 127.5
+    return x.clamp(-1, 1)
 
 
 def depth(x: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ def gradients(
     next call overwrites them.
     """
     model = models["model"]
-    measured = {name: torch.zeros((), dtype=model.dtype, device=model.device) for name in recipe.measures}
+    shapes = model.config.measured(recipe.measures)
+    measured = {name: torch.zeros(shape, dtype=model.dtype, device=model.device) for name, shape in shapes.items()}
     chunks = {name: value.chunk(recipe.num_parts) for name, value in batch.items() if value.ndim}
     for part in range(recipe.num_parts):
         micro_batch = batch | {name: values[part] for name, values in chunks.items()}
@@ -85,7 +86,7 @@ def train_step(
     else:
         measured, slopes = gradients(models, batch, recipe)
     optim.update(optimizer, recipe, numbers, slopes)
-    return measured
+    return models["model"].renewed(measured, batch, recipe)
 
 
 @torch.no_grad()  # not inference_mode: what shards gather in evaluation, they use again in training

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bit_pytorch.dense import map_error, read
 from bit_pytorch.distances import DISTANCES
 from bit_pytorch.model import Model
 from bit_pytorch.similarity import SIMILARITIES
@@ -148,9 +149,22 @@ def per_text(logits: Tensor, tokens: Tensor, counted: Tensor, label_smoothing: f
     return total / weights.sum(1).clamp(min=2e-38), total
 
 
+def dense(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The error of the maps that codes become (`map_error`), and how far vectors are from what they become: the mean square.
+
+    Source: `trainers/proj/uvim/vqvae.py` of google-research/big_vision.
+    """
+    model, maps = models["model"], read(batch["maps"], models["model"].config, models["model"].dtype)
+    logits, z, near, codes = model(maps, mixed(batch, model), batch.get("kept_codes"))
+    reconstruction, commitment = map_error(logits, maps, model.config), (z - near.detach()).square().mean()
+    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(z.detach(), codes)
+    return reconstruction + recipe.task.commitment_weight * commitment, found
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
     "captioning": captioning,
+    "dense": dense,
 }

@@ -11,6 +11,7 @@ from common.models import ModelConfig, head_classes
 from common.models.cards import Card, Preprocessing
 from common.models.low_rank import layer_of
 from common.recipes.lora import A
+from common.recipes.recipe import Recipe
 
 
 class Model(nn.Module):
@@ -75,6 +76,10 @@ class Model(nn.Module):
         for matrix in self.config.lora_shapes():
             if matrix.endswith(A):
                 layer_of(self, matrix).adapt(lora.rank, lora.scale)
+
+    def renewed(self, measured: dict[str, Tensor], batch: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+        """What a training step measured; before that a model may renew what follows the batch and no gradient moves: nothing here."""
+        return measured
 
     def _run(self, block: nn.Module, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""

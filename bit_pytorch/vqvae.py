@@ -109,13 +109,13 @@ class VqVae(Model):
         return self.codebook.coded(self.vectors(dense.read(maps, self.config, self.dtype), images))[2]
 
     def decode(self, codes: Tensor, images: Tensor) -> Tensor:
-        """The maps [B, H, W, n] of codes int [B, N], in the units of a batch (`dense.predicted`)."""
+        """The maps [B, H, W, n] of codes int [B, N] (`dense.predicted`)."""
         found = self.decoder(self.codebook.look_up(codes, self.dtype), images, run=self._run)
         return dense.predicted(found, self.config)
 
-    def renew(self, measured: dict[str, Tensor], batch: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-        """Let the codebook follow a step, unless the recipe freezes it; how it was used is measured."""
-        found = {name: measured.pop(name) * recipe.batch for name in self.config.statistics}
+    def renewed(self, measured: dict[str, Tensor], batch: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+        """What was measured, and USAGE; the codebook follows the vectors of the whole batch, unless the task freezes it."""
+        found = {name: measured.pop(name) * recipe.batch for name in self.config.measured(())}
         counts = found["code_counts"]
         if not (self.config.levels or recipe.task.frozen_codebook):
             book, numbers = self.codebook, {name: getattr(self.config, name) for name in ("momentum", "least_count")}

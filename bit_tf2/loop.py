@@ -21,6 +21,7 @@ def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
     """({"loss": mean over the batch, ...}, {path of a trained parameter: gradient}), over `recipe.num_parts` parts."""
     devices, trained = models["model"].devices, optim.trained(models["model"])
     variables, dtype = list(trained.values()), models["model"].dtype
+    shapes = models["model"].config.measured(recipe.measures)
 
     def found(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         chunks = {
@@ -34,7 +35,7 @@ def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
                 micro_batch = batch | {name: value[part] for name, value in chunks.items()}
                 loss, further = LOSSES[recipe.task.name](models, micro_batch, recipe)
                 measured = {name: value / recipe.num_parts for name, value in ({"loss": loss} | further).items()}
-            return *(measured[name] for name in recipe.measures), *map(
+            return *(measured[name] for name in shapes), *map(
                 dense, tape.gradient(measured["loss"], variables)
             )
 
@@ -44,13 +45,13 @@ def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
         if recipe.num_parts == 1:
             return of_part(0)
         # One after the other: only one micro-batch's activations live.
-        nothing = [tf.zeros((), dtype) for _ in recipe.measures], [tf.zeros_like(value) for value in variables]
+        nothing = [tf.zeros(shape, dtype) for shape in shapes.values()], [tf.zeros_like(value) for value in variables]
         start = tf.constant(0), *nothing[0], *nothing[1]
         is_left = lambda part, *_: part < recipe.num_parts
         return tf.while_loop(is_left, add, start, parallel_iterations=1)[1:]
 
     results = list(devices.mean(found, batch))
-    measured = {name: devices.local(results.pop(0)) for name in recipe.measures}
+    measured = {name: devices.local(results.pop(0)) for name in shapes}
     return measured, dict(zip(trained, results, strict=True))
 
 
@@ -108,7 +109,7 @@ def train_step(
         return compiled_step(models, optimizer, batch, recipe, numbers)
     measured, slopes = sharp_gradients(models, optimizer, batch, recipe, numbers)
     compiled_update(optimizer, recipe, numbers, slopes)
-    return measured
+    return models["model"].renewed(measured, batch, recipe)
 
 
 def unpacked(recipe: Recipe, numbers: Tensor) -> UpdateNumbers:
@@ -123,7 +124,7 @@ def compiled_step(
     """`train_step` without SAM as one graph, made at the first call with some models and an optimizer."""
     measured, slopes = gradients(models, batch, recipe)
     optim.update(optimizer, recipe, unpacked(recipe, numbers), slopes)
-    return measured
+    return models["model"].renewed(measured, batch, recipe)
 
 
 @tf.function(autograph=False)

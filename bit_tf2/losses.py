@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow import Tensor
 
+from bit_tf2.dense import map_error, read
 from bit_tf2.distances import DISTANCES
 from bit_tf2.model import Model
 from bit_tf2.similarity import SIMILARITIES
@@ -140,9 +141,22 @@ def per_text(logits: Tensor, tokens: Tensor, counted: Tensor, label_smoothing: f
     return total / tf.maximum(tf.reduce_sum(weights, 1), 2e-38), total
 
 
+def dense(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The error of the maps that codes become (`map_error`), and how far vectors are from what they become: the mean square.
+
+    Source: `trainers/proj/uvim/vqvae.py` of google-research/big_vision.
+    """
+    model, maps = models["model"], read(batch["maps"], models["model"].config, models["model"].dtype)
+    logits, z, near, codes = model(maps, mixed(batch, model), batch.get("kept_codes"))
+    reconstruction, commitment = map_error(logits, maps, model.config), tf.reduce_mean(tf.square(z - tf.stop_gradient(near)))
+    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(tf.stop_gradient(z), codes)
+    return reconstruction + recipe.task.commitment_weight * commitment, found
+
+
 LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measured]] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
     "captioning": captioning,
+    "dense": dense,
 }

@@ -111,25 +111,20 @@ class VqVae(Model):
         return self.codebook.coded(self.vectors(dense.read(maps, self.config, self.dtype), images))[2]
 
     def decode(self, codes: Tensor, images: Tensor) -> Tensor:
-        """The maps [B, H, W, n] of codes int [B, N], in the units of a batch (`dense.predicted`)."""
+        """The maps [B, H, W, n] of codes int [B, N] (`dense.predicted`)."""
         found = self.decoder(self.codebook.look_up(codes, self.dtype), images, run=self._run)
         return dense.predicted(found, self.config)
 
-    def renew(self, measured: dict[str, Tensor], batch: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-        """Let the codebook follow a step, unless the recipe freezes it; how it was used is measured."""
-        found = {name: measured.pop(name) for name in self.config.statistics}
+    def renewed(self, measured: dict[str, Tensor], batch: dict[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+        """What was measured, and USAGE; the codebook follows the vectors of the whole batch, unless the task freezes it."""
+        found = {name: measured.pop(name) * recipe.batch for name in self.config.measured(())}
+        counts = found["code_counts"]
         if not (self.config.levels or recipe.task.frozen_codebook):
-            numbers = {name: getattr(self.config, name) for name in ("momentum", "least_count")}
-
-            def follow(book: dict[str, tf.Variable], found: dict[str, Tensor], seed: Tensor) -> None:
-                sums = {name: value * recipe.batch for name, value in found.items()}
-                new = learned(*book.values(), *sums.values(), seed, **numbers)
-                for old, value in zip(book.values(), new):
-                    old.assign(value)
-
-            book = {name: getattr(self.codebook, name).value for name in ("dictionary", "counts")}
-            self.devices.on_each(follow, book, found, batch["renewal_seed"])
-        counts = self.devices.local(found["code_counts"])
+            book, numbers = self.codebook, {name: getattr(self.config, name) for name in ("momentum", "least_count")}
+            state = book.dictionary.value, book.counts.value
+            own, seed = map(self.devices.local, state), self.devices.local(batch["renewal_seed"])
+            new = learned(*own, counts, found["code_sums"], seed, **numbers)
+            self.devices.on_each(lambda *state: [old.assign(value) for old, value in zip(state, new)], *state)
         zeros = tf.reduce_mean(tf.cast(counts == 0, counts.dtype))
         most = tf.reduce_max(counts) / tf.reduce_sum(counts)
         return measured | {"codebook_zeros_ratio": zeros, "codebook_max_ratio": most}

@@ -47,7 +47,7 @@ class Engine:
         if name not in INSTALLED:
             pytest.skip(f"{FRAMEWORKS[name]} is not installed")
         self.name = name
-        for part in ("api", "devices", "inference", "loop", "losses", "optim", "weights"):
+        for part in ("api", "dense", "devices", "inference", "loop", "losses", "optim", "weights"):
             setattr(self, part, importlib.import_module(f"{name}.{part}"))
 
     def dtype(self, precision: str):

@@ -41,15 +41,14 @@ class Config:
     )
 
     @property
-    def statistics(self) -> Shapes:
-        """{name: shape} of what the loss of a step finds out for `renew` of the model, which no gradient moves: nothing."""
-        return {}
-
-    @property
     def children(self) -> "dict[str, Config]":
         """{field: configuration} of the models within this one."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Config)}
+
+    def measured(self, names: tuple[str, ...]) -> Shapes:
+        """{name: shape} of what the loss of a training step measures, where the recipe's `measures` are these `names`."""
+        return dict.fromkeys(names, ())
 
     @property
     def after_training(self) -> "Config":

@@ -31,8 +31,9 @@ class Maps(NamedTuple):
 MAPS: dict[Target, Maps] = {
     "colorization": Maps(("color",), "values", (3,)),
     "depth": Maps(("depth",), "classes", (256,), first=1),  # class 0 is that of pixels without a measurement, too
-    "panoptic": Maps(("semantics", "instances"), "classes", (134, 100)),  # -1, in either, is no class
+    "panoptic": Maps(("semantics", "instances"), "classes", (134, 100)),  # of COCO, with 0 for what is not known
 }
+USAGE = ("codebook_zeros_ratio", "codebook_max_ratio")  # parts of the codes that no vector has, and of vectors with one code
 NEAREST, FARTHEST = 1e-3, 10.0  # metres, between which depth falls into classes of equal width
 LEVELS = Kind(lambda value: COUNTS.holds(value) and all(one > 1 for one in value), "whole numbers of at least 2")
 KINDS = {
@@ -136,11 +137,13 @@ class VqVaeConfig(BlocksConfig):
         """Blocks of the encoder or the decoder, whichever has more: a spelling's `{block}` counts both."""
         return max(self.encoder_depth, self.decoder_depth)
 
-    @property
-    def statistics(self) -> Shapes:
-        """What a training step finds out for the codebook: means over images of how many vectors had a word, and of their sums."""
-        counts = {"code_counts": (self.vocabulary,)}
-        return counts if self.levels else counts | {"code_sums": (self.vocabulary, self.code_width)}
+    def measured(self, names: tuple[str, ...]) -> Shapes:
+        """{name: shape} of what the loss measures; `renew` of a model makes USAGE of how many vectors had each code, and their sums.
+
+        Both are means over images.
+        """
+        found = {name: () for name in names if name not in USAGE} | {"code_counts": (self.vocabulary,)}
+        return found if self.levels else found | {"code_sums": (self.vocabulary, self.code_width)}
 
     def check_image(self, height: int, width: int) -> None:
         """Raise UserError for images of another size than the positions are made for."""

@@ -10,6 +10,7 @@ Loss = Literal["softmax", "sigmoid"]
 Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # DISTANCES of every engine
 Features = Literal["pooled", "class", "patches", "both"]
 Map = Literal["attention", "pca"]
+CodeDropout = Literal["none", "last", "random"]
 Target = Literal["colorization", "depth", "panoptic"]  # what is predicted of every pixel: TARGETS of common/data/targets.py
 TeacherView = Literal["same", "own", "fixed"]
 

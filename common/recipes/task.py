@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from common.flags import check_choices
-from common.recipes.choices import Distance, Loss, TeacherView
+from common.recipes.choices import CodeDropout, Distance, Loss, Target, TeacherView
 from common.system.errors import UserError
 
 
@@ -133,8 +133,35 @@ class Captioning:
                 raise UserError(f"A recipe's {name} is {getattr(self, name)}, expected 0 to 1.")
 
 
-Task = Classification | Distillation | Contrastive | Captioning
-KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning)}
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """What is known of every pixel, its target, is compressed into codes; UViM's first stage (https://arxiv.org/abs/2205.10337)."""
+
+    name: ClassVar[str] = "dense"
+    best: ClassVar[str] = "val/psnr"  # of colourization; an instance has its own target's
+    splits_batches: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = (  # maps cannot be mixed; not built
+        "mixup", "dropout", "stochastic_depth", "patch_dropout", "rho",
+    )  # fmt: skip
+    measures: ClassVar[tuple[str, ...]] = ("reconstruction", "commitment", "codebook_zeros_ratio", "codebook_max_ratio")
+
+    target: Target = "colorization"
+    commitment_weight: float = 0.25  # of the mean square of how far vectors are from their words
+    frozen_codebook: bool = False  # whether it stays as it is
+    code_dropout: CodeDropout = "none"  # codes that the decoder does not see in training: a number drawn for each map, `last` or `random` ones
+
+    def __post_init__(self):
+        check_choices(self, "A recipe's {}")
+        object.__setattr__(self, "best", BEST[self.target])
+        if not self.commitment_weight >= 0:
+            raise UserError(f"A recipe's commitment_weight is {self.commitment_weight}, expected at least 0.")
+
+
+BEST: dict[Target, str] = {"colorization": "val/psnr", "depth": "val/rmse", "panoptic": "val/pq"}
+Task = Classification | Distillation | Contrastive | Captioning | Dense
+KINDS: dict[str, type[Task]] = {
+    kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning, Dense)
+}
 
 
 def create_task(values: dict[str, Any]) -> Task:
