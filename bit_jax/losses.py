@@ -150,7 +150,9 @@ def dense(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> 
     model, maps = models["model"], read(batch["maps"], models["model"].config, models["model"].dtype)
     logits, z, near, codes = model(maps, mixed(batch, model), batch.get("kept_codes"))
     reconstruction, commitment = map_error(logits, maps, model.config), jnp.square(z - lax.stop_gradient(near)).mean()
-    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(lax.stop_gradient(z), codes)
+    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(
+        lax.stop_gradient(z), codes
+    )
     return reconstruction + recipe.task.commitment_weight * commitment, found
 
 

@@ -117,7 +117,7 @@ class VqVae(Model):
         """What was measured, and USAGE; the codebook follows the vectors of the whole batch, unless the task freezes it."""
         found = {name: measured.pop(name) * recipe.batch for name in self.config.measured(())}
         counts = found["code_counts"]
-        if not (self.config.levels or recipe.task.frozen_codebook):
+        if self.config.renews and not recipe.task.frozen_codebook:
             book, numbers = self.codebook, {name: getattr(self.config, name) for name in ("momentum", "least_count")}
             state = book.dictionary.detach(), book.counts.detach()
             new = learned(*state, counts, found["code_sums"], batch["renewal_seed"], **numbers)

@@ -35,9 +35,7 @@ def gradients(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe
                 micro_batch = batch | {name: value[part] for name, value in chunks.items()}
                 loss, further = LOSSES[recipe.task.name](models, micro_batch, recipe)
                 measured = {name: value / recipe.num_parts for name, value in ({"loss": loss} | further).items()}
-            return *(measured[name] for name in shapes), *map(
-                dense, tape.gradient(measured["loss"], variables)
-            )
+            return *(measured[name] for name in shapes), *map(dense, tape.gradient(measured["loss"], variables))
 
         def add(part: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
             return part + 1, *(total + value for total, value in zip(sums, of_part(part)))

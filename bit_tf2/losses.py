@@ -148,8 +148,13 @@ def dense(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) ->
     """
     model, maps = models["model"], read(batch["maps"], models["model"].config, models["model"].dtype)
     logits, z, near, codes = model(maps, mixed(batch, model), batch.get("kept_codes"))
-    reconstruction, commitment = map_error(logits, maps, model.config), tf.reduce_mean(tf.square(z - tf.stop_gradient(near)))
-    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(tf.stop_gradient(z), codes)
+    reconstruction, commitment = (
+        map_error(logits, maps, model.config),
+        tf.reduce_mean(tf.square(z - tf.stop_gradient(near))),
+    )
+    found = {"reconstruction": reconstruction, "commitment": commitment} | model.codebook.statistics(
+        tf.stop_gradient(z), codes
+    )
     return reconstruction + recipe.task.commitment_weight * commitment, found
 
 

@@ -110,5 +110,7 @@ class Levels(Layer):
 
 def mean_counts(codes: Tensor, vocabulary: int, dtype: tf.DType) -> Tensor:
     """[V]: how often codes [B, N] have each number, for an image."""
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(tf.reshape(codes, (-1,)), dtype), tf.reshape(codes, (-1,)), vocabulary)
+    counts = tf.math.unsorted_segment_sum(
+        tf.ones_like(tf.reshape(codes, (-1,)), dtype), tf.reshape(codes, (-1,)), vocabulary
+    )
     return counts / tf.cast(tf.shape(codes)[0], dtype)

@@ -13,6 +13,7 @@ from common.recipes.bit import COMPAT
 from common.recipes.choices import (
     LONGEST_SIDE,
     STRONGEST,
+    CodeDropout,
     Distance,
     Exif,
     Features,
@@ -298,6 +299,23 @@ class CaptionsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DenseConfig:
+    """How what is known of every pixel is compressed into codes."""
+
+    commitment_weight: float | None = replacing(
+        "weight of how far vectors are from the words of the codebook that they become",
+        least=0,
+        most=1e6,
+        tasks=("dense",),
+    )
+    code_dropout: CodeDropout | None = replacing(
+        "codes that the decoder does not see in training: the last ones of a map, or random ones, as many as drawn",
+        tasks=("dense",),
+    )
+    frozen_codebook: bool = flag(False, "leave the codebook as it is", replaces=True, tasks=("dense",))
+
+
+@dataclasses.dataclass(frozen=True)
 class UpdateConfig:
     """How parameters are updated, and what keeps a model from learning its images by heart."""
 
@@ -423,6 +441,7 @@ class TrainConfig(
     TeachersConfig,
     TextsConfig,
     CaptionsConfig,
+    DenseConfig,
     ViewsConfig,
     ScheduleConfig,
     RecipeConfig,

@@ -12,6 +12,7 @@ from common.models import (
     TextConfig,
     TwoTowersConfig,
     ViTConfig,
+    VqVaeConfig,
 )
 
 SMALL = {"patch_size": (8, 8), "width": 32, "depth": 2, "num_heads": 4, "mlp_dim": 64, "num_classes": 5}
@@ -159,7 +160,18 @@ CASES: dict[str, tuple[ModelConfig, tuple[str, ...]]] = {  # name -> (configurat
         DecoderConfig(ViTConfig(**TOWER, pooling="none"), **WRITTEN, masked=True, bias=False),
         ("big_vision", "big_vision_uvim"),
     ),
-    "captioner": (DecoderConfig(ViTConfig(**TOWER, pooling="none", cls_position=False), **WRITTEN), ("big_vision", "big_vision_uvim")),
+    "captioner": (
+        DecoderConfig(ViTConfig(**TOWER, pooling="none", cls_position=False), **WRITTEN),
+        ("big_vision", "big_vision_uvim"),
+    ),
+    "vqvae": (VqVaeConfig((8, 8), 32, 2, 1, 4, 64, 4, 11, 6, (32, 32)), ("big_vision",)),
+    "vqvae_panoptic": (
+        VqVaeConfig(
+            (8, 8), 32, 1, 2, 4, 64, 5, 11, 6, (32, 32), "panoptic", (5, 3), resizes=False, encoder_context=False
+        ),
+        ("big_vision",),
+    ),
+    "vqvae_levels": (VqVaeConfig((8, 8), 32, 1, 1, 4, 64, 4, 12, 2, (32, 32), "depth", (7,), (4, 3)), ("big_vision",)),
     "siglip": (
         TwoTowersConfig(ViTConfig(**TOWER, pooling="map"), TextConfig(**TEXT)),
         (*VISION, *SIGLIP, "open_clip", "keras_hub"),

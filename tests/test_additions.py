@@ -12,7 +12,7 @@ from conftest import ROOT
 from engines import NAMES as ENGINES
 from format_cases import CASES
 from test_recipes import PUBLISHED
-from tiny_models import CONFIGS, TEXTS, WRITERS
+from tiny_models import CONFIGS, MAP_MODELS, TEXTS, WRITERS
 
 from common import evaluation, tasks
 from common.config import TrainConfig
@@ -56,7 +56,7 @@ def test_a_recipe_is_complete(name):
         "distill": {"teacher": "runs/teacher"},
         "three_towers": {"third_tower": "runs/third"},
     }  # others name their own
-    pages = ("test_distill_recipes", "test_flexi_recipes", "test_image_text_recipes")
+    pages = ("test_distill_recipes", "test_flexi_recipes", "test_image_text_recipes", "test_uvim_recipes")
     elsewhere = set().union(*(quoted(f"tests/{page}.py") for page in pages))
     assert (
         create_recipe(TrainConfig(recipe=name, steps=30_000, **needed.get(name, {})), 50_000, (32, 32), {}).name == name
@@ -124,7 +124,7 @@ def test_a_family_is_complete(config):
         assert config.__name__ in listed, engine
     published = {spelling for names in FAMILIES[config].spellings.values() for spelling in names}
     assert published <= {one.spelling for one in TABLES if one.family is config}
-    tiny = [one for one in (CONFIGS | TEXTS | WRITERS).values() if type(one) is config]
+    tiny = [one for one in (CONFIGS | TEXTS | WRITERS | MAP_MODELS).values() if type(one) is config]
     assert tiny and any(type(one) is config for one, _ in CASES.values())
     for one in tiny:
         assert {name: array.shape for name, array in initial_parameters(0, one).items()} == one.parameter_shapes()

@@ -117,6 +117,7 @@ def test_the_flags_tested_above_are_all_there_are():
     elsewhere |= {"chunk", "first_temperature", "first_bias", "most_temperature"}  # tests/test_image_text_recipes.py
     elsewhere |= {"third_tower", "locked"}
     elsewhere |= {"parallel", "masking_ratio"}  # to captioning: test_captioning_runs.py
+    elsewhere |= {"commitment_weight", "code_dropout", "frozen_codebook"}  # to maps: test_uvim_recipes.py
     elsewhere |= {"token_lengths"}  # without mixup: test_naflex_runs.py
     elsewhere |= {"lora_alpha", "lora_targets"}  # to LoRA: test_lora.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}
@@ -145,10 +146,10 @@ def test_a_flag_of_other_recipes_or_tasks_is_refused_by_name_everywhere_else(opt
 
 
 def test_a_flag_for_a_number_of_tasks_names_all_of_them():
-    """And nothing that replaces a number of tasks is without a flag, but for the loss, which its recipe decides, and how
+    """And nothing that replaces a number of tasks is without a flag, but for loss and target, which its recipe decides, and how
     texts are written, which evaluate and predict decide."""
     kinds = {name: {f.name for f in dataclasses.fields(kind)} for name, kind in KINDS.items()}
-    numbers = set().union(*kinds.values()) - {"loss", "writing"}
+    numbers = set().union(*kinds.values()) - {"loss", "target", "writing"}
     assert numbers <= replacing(TrainConfig)
     for flag in numbers:
         users = {name for name, fields in kinds.items() if flag in fields}

@@ -105,6 +105,7 @@ SAME = {
     "vtab",
     "classification",
     "contrastive",
+    "dense",
     "distillation",
     "distill",
     "sam",

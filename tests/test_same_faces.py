@@ -33,7 +33,7 @@ OTHERWISE = {  # what else is not the same in all three, and why
         "optim.py:WRAPPERS", "optim.py:canonical_name", "optim.py:turned", "optim.py:normalized", "weights.py:fill", "weights.py:to_tensor",
         "weights.py:to_array", "weights.py:to_arrays", "weights.py:to_value",
     },
-    "Eager PyTorch keeps these numbers on the device; a compiled graph holds them.": {"losses.py:constants"},
+    "Eager PyTorch keeps these numbers on the device; a compiled graph holds them.": {"losses.py:constants", "vqvae.py:matrices"},
     "Keras's own, or inherited from PyTorch's layers, or kept by them as a buffer.": {
         "model.py:Model.compute_dtype", "model.py:Model.call", "layers.py:fixed_positions", "layers.py:fixed_rotation",
         *(f"layers.py:{layer}.__init__" for layer in ("Dense", "GroupNorm", "LayerNorm", "PatchEmbedding", "StdConv")),

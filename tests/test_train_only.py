@@ -12,7 +12,7 @@ from engines import INSTALLED, Engine, recipe_of
 from jobs import Job, assert_close, make_images
 
 from common.config import TrainConfig
-from common.models import DecoderConfig, MixerConfig, ResNetConfig, TwoTowersConfig, architectures
+from common.models import DecoderConfig, MixerConfig, ResNetConfig, TwoTowersConfig, VqVaeConfig, architectures
 from common.recipes.groups import create_groups, trained
 from common.runs.command import parse
 from common.system.errors import UserError
@@ -36,6 +36,10 @@ EVERYTHING = {
 def test_what_each_choice_trains(name):
     """A norm is what has a scale and a bias, and no more. Towers may have heads of their own, a distilled ViT has two."""
     config = architectures()[name]
+    if isinstance(config, VqVaeConfig):
+        names = set(config.parameter_shapes())
+        assert names - trained(create_groups(), names) == {"codebook/dictionary", "codebook/counts"}
+        return
     config = config if isinstance(config, TwoTowersConfig | DecoderConfig) else config.with_classes(7)
     names = set(config.parameter_shapes())
     found = {choice: trained(create_groups(choice), names) for choice in ("all", "head", "norm")}

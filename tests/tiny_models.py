@@ -12,6 +12,7 @@ from common.models import (
     TextConfig,
     TwoTowersConfig,
     ViTConfig,
+    VqVaeConfig,
 )
 
 RESNET = {"num_units": (1, 1), "width_factor": 0.5}
@@ -51,6 +52,10 @@ WRITERS = {  # models that write texts
     "cappa": DecoderConfig(
         ViTConfig(**VIT, num_classes=None, pooling="none", cls_position=False), **WRITTEN, masked=True, bias=False
     ),
+}
+MAP_MODELS = {  # models that compress maps
+    "vqvae": VqVaeConfig((8, 8), 16, 2, 1, 2, 24, 4, 11, 6, (32, 32)),
+    "fsq": VqVaeConfig((8, 8), 16, 1, 2, 2, 24, 5, 12, 2, (32, 32), "depth", (7,), (4, 3), resizes=False),
 }
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
 

@@ -2,7 +2,7 @@
 
 A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
-[B, dropouts, 2]}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)};
+[B, dropouts, 2]}, for a model that renews a part of itself {renewal_seed int32 []}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)};
 an evaluation batch is {images, labels, mask bool [B]}. Both have, for a NaFlex, {coordinates, patch_mask} (naflex.py), of as
 many patches as a training step draws. Scaling, mixup and casts happen on the device.
 """
@@ -60,7 +60,7 @@ class TrainBatches:
         examples = self._examples(np.arange(first, first + self.recipe.batch))[self.rows]
         streams = dict.fromkeys(stream for column in self.columns for stream in column.streams)
         draws = {stream.name: self._draws(stream, step)[0][self.rows] for stream in streams}
-        return {"examples": examples} | draws | self._mixup_weight(step) | self._noise(step)
+        return {"examples": examples} | draws | self._mixup_weight(step) | self._renewal(step) | self._noise(step)
 
     def _draws(self, stream: Stream, step: int) -> tuple[np.ndarray, np.random.Generator]:
         """(its numbers for the global batch, the generator after them)."""
@@ -71,6 +71,13 @@ class TrainBatches:
         """{mixup_weight: float64 []}, drawn after the numbers of VIEW; nothing without mixup."""
         alpha = self.recipe.mixup
         return {"mixup_weight": np.float64(self._draws(VIEW, step)[1].beta(alpha, alpha))} if alpha > 0 else {}
+
+    def _renewal(self, step: int) -> Arrays:
+        """{renewal_seed: int32 []} of what a model draws that renews a part of itself after the step; else nothing."""
+        if self.config is None or not self.config.renews:
+            return {}
+        rng = np.random.default_rng([self.seed, 13, step])
+        return {"renewal_seed": np.int32(rng.integers(-(2**31), 2**31, dtype=np.int32))}
 
     def _noise(self, step: int) -> Arrays:
         """The residual branches that every example keeps, the seeds of its dropouts, and the patches that it keeps."""
@@ -112,7 +119,7 @@ class TrainBatches:
             work = self.makers.jobs(columns, batch, examples, plan, tokens)
         else:
             work = jobs(columns, batch, self.split, examples, plan)
-        return batch | {name: plan[name] for name in ("mixup_weight", *NOISE) if name in plan}, work
+        return batch | {name: plan[name] for name in ("mixup_weight", "renewal_seed", *NOISE) if name in plan}, work
 
 
 class EvalBatches:

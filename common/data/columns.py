@@ -10,6 +10,7 @@ from common.data import randaugment
 from common.data.split import Example, Split
 from common.data.views import augment, model_view
 from common.models.cards import Preprocessing
+from common.recipes.choices import CodeDropout
 from common.recipes.recipe import Recipe
 from common.system.errors import UserError
 
@@ -90,6 +91,20 @@ def labels(split: Split) -> Column:
 
 
 CAPTION = Stream("caption_draws", 7, ())
+
+
+def kept_codes(count: int, kind: CodeDropout) -> list[Column]:
+    """bool [count]: the codes of an example's map that are seen, of which a number drawn evenly is not: the `last`, or `random` ones.
+
+    Source: `decode` of big_vision's `models/proj/uvim/vit.py`.
+    """
+    stream, importance = Stream("code_draws", 12, (count + 1,)), np.linspace(1, 0, count + 2)[1:-1]
+
+    def make(example: Example, draws: Sequence[float]) -> np.ndarray:
+        seen = importance > draws[0]
+        return seen[np.argsort(draws[1:])] if kind == "random" else seen
+
+    return [Column("kept_codes", (count,), bool, make, (stream,))]
 
 
 def check_captions(split: Split) -> None:

@@ -11,7 +11,17 @@ from common.models.family import Config, Family
 from common.models.later_vits import LATER
 from common.system.errors import UserError, nearest
 
-ROWS = (resnet.FAMILY, resnet_v1.FAMILY, vit.FAMILY, mixer.FAMILY, text.FAMILY, bert.FAMILY, two_towers.FAMILY, decoder.FAMILY, vqvae.FAMILY)
+ROWS = (
+    resnet.FAMILY,
+    resnet_v1.FAMILY,
+    vit.FAMILY,
+    mixer.FAMILY,
+    text.FAMILY,
+    bert.FAMILY,
+    two_towers.FAMILY,
+    decoder.FAMILY,
+    vqvae.FAMILY,
+)
 FAMILIES: dict[type, Family] = {row.config: row for row in ROWS}
 ModelConfig = Config  # of any of them
 

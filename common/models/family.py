@@ -36,6 +36,9 @@ class Config:
     num_branches: ClassVar[int] = 0  # residual branches, which stochastic depth may drop
     num_dropouts: ClassVar[int] = 0  # places at which dropout acts
     num_patches: ClassVar[int] = 0  # patches of an image, some of which training may leave out
+    renews: ClassVar[bool] = (
+        False  # whether a part of it follows the batches of training without gradients, by what is drawn
+    )
     lora: ClassVar[Lora | None] = (
         None  # in training: matrices that learn in the place of its, or its children's, dense kernels
     )

@@ -10,7 +10,7 @@ import numpy as np
 from common.models import transformer
 from common.models.checks import COUNT, COUNTS, DEPTH, FLAG, PAIR, POSITIVE, RATE, Kind, check_fields, choice
 from common.models.draws import glorot_uniform, inverse_width_normal, lecun_normal, normal, ones, zeros
-from common.models.family import Family, Seen, Shapes, check_image, dense, norm
+from common.models.family import Arrays, Family, Say, Seen, Shapes, check_image, dense, norm
 from common.models.positions import infer_grid
 from common.models.resizing import position_matrices
 from common.models.transformer import BlocksConfig
@@ -33,7 +33,10 @@ MAPS: dict[Target, Maps] = {
     "depth": Maps(("depth",), "classes", (256,), first=1),  # class 0 is that of pixels without a measurement, too
     "panoptic": Maps(("semantics", "instances"), "classes", (134, 100)),  # of COCO, with 0 for what is not known
 }
-USAGE = ("codebook_zeros_ratio", "codebook_max_ratio")  # parts of the codes that no vector has, and of vectors with one code
+USAGE = (
+    "codebook_zeros_ratio",
+    "codebook_max_ratio",
+)  # parts of the codes that no vector has, and of vectors with one code
 NEAREST, FARTHEST = 1e-3, 10.0  # metres, between which depth falls into classes of equal width
 LEVELS = Kind(lambda value: COUNTS.holds(value) and all(one > 1 for one in value), "whole numbers of at least 2")
 KINDS = {
@@ -87,7 +90,9 @@ class VqVaeConfig(BlocksConfig):
     encoder_context: bool = True  # whether the encoder sees the image
     decoder_context: bool = True
     momentum: float = 0.995  # part of the codebook that stays in an update
-    least_count: float = 0.1  # a word that had fewer vectors, discounted, is dead: a part of the most frequent takes its place
+    least_count: float = (
+        0.1  # a word that had fewer vectors, discounted, is dead: a part of the most frequent takes its place
+    )
     gelu: str = "tanh"
     layer_norm_epsilon: float = 1e-6
 
@@ -100,7 +105,9 @@ class VqVaeConfig(BlocksConfig):
         if any(size % patch for size, patch in zip(self.image_size, self.patch_size)):
             raise UserError(f"Patches of {self.patch_size} do not divide an image of {self.image_size} pixels.")
         if self.resizes and math.isqrt(self.num_codes) ** 2 != self.num_codes:
-            raise UserError(f"A VQ-VAE that resizes has {self.num_codes} codes, expected those of a square, such as 256.")
+            raise UserError(
+                f"A VQ-VAE that resizes has {self.num_codes} codes, expected those of a square, such as 256."
+            )
         if self.levels and (math.prod(self.levels), len(self.levels)) != (self.vocabulary, self.code_width):
             raise UserError(
                 f"The levels {self.levels} make {math.prod(self.levels)} codes of {len(self.levels)} numbers, and the model "
@@ -111,6 +118,11 @@ class VqVaeConfig(BlocksConfig):
     def names(self) -> tuple[str, ...]:
         """Names of the maps."""
         return MAPS[self.target].names
+
+    @property
+    def renews(self) -> bool:
+        """Whether it has a codebook, which follows the vectors of a step."""
+        return not self.levels
 
     @property
     def image_kernel(self) -> str | None:
@@ -160,7 +172,7 @@ class VqVaeConfig(BlocksConfig):
         count, shapes = math.prod(self.grid), {}
         for name, bins in zip(self.names, self.bins):
             shapes |= dense(f"encoder/stem/{name}", bins * self.num_pixels, self.width)
-        shapes |= self.coder("encoder", self.encoder_context, self.encoder_depth)
+        shapes |= coder(self, "encoder", self.encoder_context, self.encoder_depth)
         shapes |= {} if self.resizes else {"encoder/squeeze": (count, self.num_codes)}
         shapes |= dense("encoder/head", self.width, self.code_width)
         if not self.levels:
@@ -168,18 +180,10 @@ class VqVaeConfig(BlocksConfig):
             shapes |= words
         shapes |= dense("decoder/stem", self.code_width, self.width)
         shapes |= {} if self.resizes else {"decoder/spread": (self.num_codes, count)}
-        shapes |= self.coder("decoder", self.decoder_context, self.decoder_depth)
+        shapes |= coder(self, "decoder", self.decoder_context, self.decoder_depth)
         for name, bins in zip(self.names, self.bins):
             shapes |= dense(f"decoder/head/{name}", self.width, bins * self.num_pixels)
         return shapes
-
-    def coder(self, name: str, sees_image: bool, depth: int) -> Shapes:
-        """What the encoder and the decoder have in common."""
-        shapes = dense(f"{name}/context", *self.patch_size, 3, self.width) if sees_image else {}
-        shapes |= {f"{name}/pos_embedding": (1, math.prod(self.grid), self.width)}
-        for i in range(depth):
-            shapes |= transformer.block(f"{name}/blocks/{i}", self)
-        return shapes | norm(f"{name}/norm", self.width)
 
     def own_by_head(self) -> Shapes:
         """`own_shapes`, with the bins and pixels of a map on axes of their own, too, as flax keeps them."""
@@ -191,10 +195,20 @@ class VqVaeConfig(BlocksConfig):
         return shapes
 
 
+def coder(config: VqVaeConfig, name: str, sees_image: bool, depth: int) -> Shapes:
+    """The shapes of what the encoder and the decoder have in common."""
+    shapes = dense(f"{name}/context", *config.patch_size, 3, config.width) if sees_image else {}
+    shapes |= {f"{name}/pos_embedding": (1, math.prod(config.grid), config.width)}
+    for i in range(depth):
+        shapes |= transformer.block(f"{name}/blocks/{i}", config)
+    return shapes | norm(f"{name}/norm", config.width)
+
+
 def infer(seen: Seen) -> VqVaeConfig:
     """The VQ-VAE of canonical shapes; as in the originals, it has a quarter as many codes as patches where nothing tells."""
     shapes, stated = seen.shapes, seen.facts
-    target = next(target for target, maps in MAPS.items() if f"encoder/stem/{maps.names[0]}/bias" in shapes)
+    named = (target for target, maps in MAPS.items() if f"encoder/stem/{maps.names[0]}/bias" in shapes)
+    target = next(named, "colorization")  # whose parameters are missing then
     contexts = {f"{half}_context": f"{half}/context/kernel" in shapes for half in ("encoder", "decoder")}
     kernel = shapes.get("encoder/context/kernel") or shapes.get("decoder/context/kernel")
     patch_size = tuple(kernel[:2]) if kernel else stated["patch_size"]
@@ -213,6 +227,14 @@ def infer(seen: Seen) -> VqVaeConfig:
         squeeze[1] if squeeze else stated.get("num_codes", patches // 4), vocabulary, code_width, image_size, target, bins, levels, squeeze is None, **contexts, **seen.computes,
         **{name: stated[name] for name in ("momentum", "least_count") if name in stated},
     )  # fmt: skip
+
+
+def adapt(arrays: Arrays, config: VqVaeConfig, wanted: VqVaeConfig, say: Say) -> Arrays:
+    """The same arrays. UserError for another grid of patches, of which no values are made."""
+    if config.grid != wanted.grid:
+        shown = [" x ".join(map(str, one.image_size)) for one in (config, wanted)]
+        raise UserError(f"The VQ-VAE takes {shown[0]} pixels, to which its positions are bound; {shown[1]} cannot be.")
+    return arrays
 
 
 @functools.cache
@@ -293,4 +315,5 @@ FAMILY = Family(
     },
     spellings={".npz": ("big_vision",)},
     infer=infer,
+    adapt=adapt,
 )  # fmt: skip

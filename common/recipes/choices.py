@@ -11,7 +11,9 @@ Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # D
 Features = Literal["pooled", "class", "patches", "both"]
 Map = Literal["attention", "pca"]
 CodeDropout = Literal["none", "last", "random"]
-Target = Literal["colorization", "depth", "panoptic"]  # what is predicted of every pixel: TARGETS of common/data/targets.py
+Target = Literal[
+    "colorization", "depth", "panoptic"
+]  # what is predicted of every pixel: TARGETS of common/data/targets.py
 TeacherView = Literal["same", "own", "fixed"]
 
 # --- images

@@ -42,7 +42,9 @@ class Part(NamedTuple):
 Groups = tuple[Group, ...]
 HEAD = Group(r"((image|text)/)?head(_dist)?/(kernel|bias)", trained=True)
 NORMS = Group(r"(.*/)?(\w+_)?norm\d?/(scale|bias)", trained=True)
-STATE = Group(r"(.*/)?codebook/(dictionary|counts)", trained=False)  # which no gradient moves, whatever a recipe's groups say
+STATE = Group(
+    r"(.*/)?codebook/(dictionary|counts)", trained=False
+)  # which no gradient moves, whatever a recipe's groups say
 FROZEN: Groups = (Group(".*", trained=False),)  # a whole model, such as a teacher
 TRAIN_ONLY: dict[TrainOnly, Groups] = {"all": (), "head": (*FROZEN, HEAD), "norm": (*FROZEN, HEAD, NORMS)}
 ADAPTERS: Groups = (  # of LoRA, which are parts of kernels; and what image-text models have beside heads

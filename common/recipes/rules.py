@@ -8,7 +8,7 @@ In all of them mixup differs from its sources on purpose: its partner is the nei
 big_vision takes the previous row, so that a batch may be cut anywhere; the weight is one for the whole batch, as there.
 """
 
-from common.recipes import big_vision, bit, cappa, coyo, distill, flexi, image_text, vision_transformer
+from common.recipes import big_vision, bit, cappa, coyo, distill, flexi, image_text, uvim, vision_transformer
 
-SOURCES = (bit, vision_transformer, big_vision, coyo, distill, flexi, image_text, cappa)
+SOURCES = (bit, vision_transformer, big_vision, coyo, distill, flexi, image_text, cappa, uvim)
 RULES = {rule.__name__: rule for source in SOURCES for rule in source.RECIPES}

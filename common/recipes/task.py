@@ -148,7 +148,9 @@ class Dense:
     target: Target = "colorization"
     commitment_weight: float = 0.25  # of the mean square of how far vectors are from their words
     frozen_codebook: bool = False  # whether it stays as it is
-    code_dropout: CodeDropout = "none"  # codes that the decoder does not see in training: a number drawn for each map, `last` or `random` ones
+    code_dropout: CodeDropout = (
+        "none"  # codes that the decoder does not see in training: a number drawn for each map, `last` or `random` ones
+    )
 
     def __post_init__(self):
         check_choices(self, "A recipe's {}")

@@ -20,7 +20,7 @@ from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions
 from common.evaluation.shown import FILE as MAPS
 from common.evaluation.shown import read_shown
 from common.flags import scoped
-from common.recipes.task import KINDS, Classification
+from common.recipes.task import BEST, KINDS, Classification
 from common.system.errors import UserError
 from common.system.files import read_regular
 from common.weights.containers import read_json
@@ -36,8 +36,8 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
 }
 
 
-JUDGES = {
-    name: kind.best.rpartition("/")[2] for name, kind in KINDS.items()
+JUDGES = {name: kind.best.rpartition("/")[2] for name, kind in KINDS.items()} | {
+    f"dense/{target}": best.rpartition("/")[2] for target, best in BEST.items()
 }  # task -> the metric that runs are compared by
 LARGEST = 1e30  # a metric beyond it means that the run went astray, and no axis can be drawn to it
 
@@ -247,7 +247,9 @@ def in_words(metric: str) -> str:
 def accuracy(record: Record) -> tuple[str, float] | None:
     """(name, value) of the metric that a run is judged by: of `test`, else `val`, else any."""
     task = record.recipe.get("task")
-    own = JUDGES.get(str(task.get("name")) if isinstance(task, dict) else "", JUDGES[Classification.name])
+    named = task if isinstance(task, dict) else {}
+    names = (f"{named.get('name')}/{named.get('target')}", str(named.get("name")), Classification.name)
+    own = next(JUDGES[name] for name in names if name in JUDGES)
     for judge in dict.fromkeys((own, *JUDGES.values())):
         names = record.metrics(f"/{judge}")
         names = [name for name in (f"test/{judge}", f"val/{judge}") if name in names] or names

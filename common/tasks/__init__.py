@@ -14,13 +14,14 @@ are in common/recipes/task.py.
 from typing import Any
 
 from common.evaluation.captioning import WRITTEN
-from common.tasks import captioning, classification, contrastive, distillation
+from common.tasks import captioning, classification, contrastive, dense, distillation
 
 TASKS: dict[str, Any] = {
     "classification": classification,
     "distillation": distillation,
     "contrastive": contrastive,
     "captioning": captioning,
+    "dense": dense,
 }
 
 

@@ -1,0 +1,58 @@
+"""Training UViM (https://arxiv.org/abs/2205.10337): maps of images through codes."""
+
+from common.recipes.big_vision import boxes
+
+
+def first_stage(target: str, num_examples: int, flags: dict, epochs: int) -> dict:
+    """What the recipes of the first stage have in common: boxes of at least a twentieth of 512 pixels, and Adafactor."""
+    batch = flags.get("batch", 1024)
+    return {
+        "task": "dense",
+        "target": target,
+        "batch": batch,
+        **boxes(512, flags),
+        "optimizer": "adafactor",
+        "first_moment": "bfloat16",
+        "beta2": 0.95,
+        "clip": 1.0,
+        "decay": "independent",
+        "weight_decay": 4e-5,
+        "base_lr": 4e-4,
+        "steps": max(1, round(epochs * num_examples / batch)),
+        "warmup_steps": 4000,
+        "schedule": "cosine",
+        "commitment_weight": 0.0,
+        "code_dropout": "random",
+    }
+
+
+def uvim_color(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
+    """Train a VQ-VAE of the colours of images: Adafactor 0.0004, 100 epochs of batch 1,024.
+
+    Source: `configs/proj/uvim/vqvae_imagenet2012_colorization.py` of google-research/big_vision. Expected: none stated for this
+    stage alone.
+        python -m bit_jax.train --weights none --recipe uvim_color --model UViM-B/16-colorization --dataset imagenet2012
+    """
+    return first_stage("colorization", num_examples, flags, 100)
+
+
+def uvim_depth(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
+    """Train a VQ-VAE of depth: Adafactor 0.001, 200 epochs of batch 1,024.
+
+    Source: `configs/proj/uvim/vqvae_nyu_depth.py` of google-research/big_vision, which lacks a quotation mark and does not run:
+    its numbers were read. Expected: none stated for this stage alone.
+        python -m bit_jax.train --weights none --recipe uvim_depth --model UViM-B/16-depth --dataset tfds:nyu_depth_v2
+    """
+    return first_stage("depth", num_examples, flags, 200) | {"base_lr": 1e-3, "weight_decay": 1e-5}
+
+
+def uvim_panoptic(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
+    """Train a VQ-VAE of panoptic segmentations: Adafactor 0.0004, 1,000 epochs of batch 1,024.
+
+    Source: `configs/proj/uvim/vqvae_coco_panoptic.py` of google-research/big_vision. Expected: none stated for this stage alone.
+        python -m bit_jax.train --weights none --recipe uvim_panoptic --model UViM-B/16-panoptic --dataset coco_panoptic:PATH
+    """
+    return first_stage("panoptic", num_examples, flags, 1000)
+
+
+RECIPES = (uvim_color, uvim_depth, uvim_panoptic)
