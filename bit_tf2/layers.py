@@ -97,10 +97,30 @@ class StdConv(Layer):
         kernel = tf.convert_to_tensor(self.kernel)
         if self.standardization == "done":
             return kernel
+        return standardized(kernel, self.epsilon, self.standardization == "deviation")
+
+
+def standardized(kernel: Tensor, epsilon: float, to_deviation: bool) -> Tensor:
+    """(kernel - mean) / sqrt(variance + epsilon), or / (deviation + epsilon), over all but the last axis of [H, W, I, O].
+
+    With the gradient that TensorFlow finds by itself, five arrays of the size of all kernels wait for the end of a step.
+    """
+
+    @tf.custom_gradient
+    def normed(kernel: Tensor) -> tuple[Tensor, Callable]:
         mean, variance = tf.nn.moments(kernel, (0, 1, 2))
-        to_deviation = self.standardization == "deviation"
-        scale = tf.sqrt(variance) + self.epsilon if to_deviation else tf.sqrt(variance + self.epsilon)
-        return (kernel - mean) / scale
+        scale = tf.sqrt(variance) + epsilon if to_deviation else tf.sqrt(variance + epsilon)
+        result = (kernel - mean) / scale
+
+        def backward(gradient: Tensor) -> Tensor:
+            """Of the gradient, what changes neither mean nor variance."""
+            along = tf.reduce_mean(gradient * result, (0, 1, 2))
+            along = along * scale / tf.sqrt(variance) if to_deviation else along
+            return (gradient - tf.reduce_mean(gradient, (0, 1, 2)) - result * along) / scale
+
+        return result, backward
+
+    return normed(kernel)
 
 
 def standardize_once(model: keras.Model) -> None:

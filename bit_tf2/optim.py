@@ -99,25 +99,26 @@ def update_on_one(
     all_numbers = numbers
     for part, (path, w) in zip(recipe.parts(tuple(map(canonical_name, parameters))), parameters.items()):
         numbers = recipe.numbers_of(part, all_numbers)
-        g = gradients[path] * shrink if recipe.clip else gradients[path]
-        if part.decayed and recipe.decay == "gradient":
-            g = g + recipe.weight_decay * w
-        elif part.decayed:
-            w.assign((1 - numbers.decay) * w)
-        if recipe.optimizer == "adafactor":
-            g = normalized(g, state, path, means[path], numbers)
-        first = tf.cast(recipe.first_decay * state["first"][path], w.dtype) + numbers.gain * g
-        if recipe.optimizer == "adam":
-            second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
-            w.assign_sub(numbers.rate * first / (tf.sqrt(second) + numbers.epsilon))
-            state["second"][path].assign(second)
-        else:
-            w.assign_sub(numbers.rate * first)
-        if part.bounds:
-            w.assign(tf.clip_by_value(w, *part.bounds))
-        state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
-        if recipe.ema:
-            state["average"][path].assign_sub((1 - numbers.ema) * (state["average"][path] - w))
+        with tf.control_dependencies([gradients[path]]):  # else products of all parameters wait in memory for it
+            g = gradients[path] * shrink if recipe.clip else gradients[path]
+            if part.decayed and recipe.decay == "gradient":
+                g = g + recipe.weight_decay * w
+            elif part.decayed:
+                w.assign((1 - numbers.decay) * w)
+            if recipe.optimizer == "adafactor":
+                g = normalized(g, state, path, means[path], numbers)
+            first = tf.cast(recipe.first_decay * state["first"][path], w.dtype) + numbers.gain * g
+            if recipe.optimizer == "adam":
+                second = recipe.beta2 * state["second"][path] + (1 - recipe.beta2) * g * g
+                w.assign_sub(numbers.rate * first / (tf.sqrt(second) + numbers.epsilon))
+                state["second"][path].assign(second)
+            else:
+                w.assign_sub(numbers.rate * first)
+            if part.bounds:
+                w.assign(tf.clip_by_value(w, *part.bounds))
+            state["first"][path].assign(tf.cast(first, state["first"][path].dtype))
+            if recipe.ema:
+                state["average"][path].assign_sub((1 - numbers.ema) * (state["average"][path] - w))
 
 
 def normalized(

@@ -108,3 +108,27 @@ def test_the_gradient_of_a_softmax():
         np.testing.assert_array_equal(found, expected)
         slopes = RNG.normal(size=x.shape)
         np.testing.assert_allclose(backward(slopes)[0], plain(slopes)[0], rtol=1e-13, atol=1e-15)
+
+
+def plain_standardized(kernel: np.ndarray, to_deviation: bool, slopes: np.ndarray) -> float:
+    """The sum of the standardised kernel times slopes."""
+    variance = kernel.var((0, 1, 2))
+    scale = np.sqrt(variance) + EPSILON if to_deviation else np.sqrt(variance + EPSILON)
+    return float((slopes * (kernel - kernel.mean((0, 1, 2))) / scale).sum())
+
+
+@pytest.mark.skipif("bit_tf2" not in INSTALLED, reason="TensorFlow is not installed")
+@pytest.mark.parametrize("to_deviation", [False, True])
+def test_the_gradient_of_a_standardized_kernel(to_deviation):
+    import tensorflow as tf
+
+    from bit_tf2.layers import standardized
+
+    kernel, slopes = (RNG.normal(size=(3, 2, 4, 5)) for _ in range(2))
+    with tf.GradientTape() as tape:
+        tape.watch(given := tf.constant(kernel))
+        total = tf.reduce_sum(standardized(given, EPSILON, to_deviation) * slopes)
+    plain = lambda kernel: plain_standardized(kernel, to_deviation, slopes)
+    assert float(total) == pytest.approx(plain(kernel), rel=1e-12)
+    expected = difference_quotients(plain, kernel)[0]
+    np.testing.assert_allclose(tape.gradient(total, given).numpy(), expected, rtol=1e-6, atol=1e-8)
