@@ -8,20 +8,22 @@ import argparse
 import os
 import platform
 import time
-from importlib.metadata import version
+from importlib.util import find_spec
 
-from common.system.environment import processor
+from common.system.environment import processor, version
 from common.system.errors import UserError, exit_with_sentence
 from scripts.benchmarks.captions import captions_section
 from scripts.benchmarks.commands import overlap_section, startup_section
 from scripts.benchmarks.dearer import distillation_section, sharpness_section
 from scripts.benchmarks.files import convert_section, load_section
+from scripts.benchmarks.gpu import gpu_section
 from scripts.benchmarks.image_text import image_text_section
 from scripts.benchmarks.index import index_section
 from scripts.benchmarks.inputs import archives_section, pipeline_section, randaugment_section
 from scripts.benchmarks.lora import lora_section
 from scripts.benchmarks.measure import ENGINES
 from scripts.benchmarks.naflex import naflex_section
+from scripts.benchmarks.roofline import roofline_section
 from scripts.benchmarks.steps import PEERS, inference_section, memory_section, train_section
 from scripts.benchmarks.text import text_section
 
@@ -31,6 +33,8 @@ SECTIONS = {
     "distillation": distillation_section,
     "naflex": naflex_section,
     "lora": lora_section,
+    "roofline": roofline_section,
+    "gpu": gpu_section,
     "inference": inference_section,
     "memory": memory_section,
     "pipeline": pipeline_section,
@@ -69,7 +73,8 @@ def main() -> None:
     unknown = [section for section in args.sections if section not in SECTIONS]
     if unknown:
         raise UserError(f"There is no section {unknown[0]!r}; choose of {', '.join(SECTIONS)}.")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "jax", "tensorflow"))
+    installed = filter(find_spec, ("torch", "timm", "jax", "tensorflow"))
+    versions = ", ".join(f"{name} {version(name)}" for name in installed)
     print(
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
     )

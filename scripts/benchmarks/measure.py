@@ -7,7 +7,7 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,17 +58,16 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[Repeat]]:
-    """{row: its repeats}, from {row: (prepare, *arguments)}; one contender works at a time."""
-    context, workers = multiprocessing.get_context("spawn"), {}
-    for row, (prepare, *arguments) in contenders.items():
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, prepare, tuple(arguments)), daemon=False)
-        process.start()
-        theirs.close()
+def measure(contenders: dict[str, tuple], repeats: int, at_once: bool = False) -> dict[str, list[Repeat]]:
+    """{row: its repeats}, from {row: (prepare, *arguments)}; one contender works at a time.
+
+    With `at_once` they prepare themselves side by side, where there are cores for it.
+    """
+    workers = {}
+    for row, worker in [(row, begin(*work)) for row, work in contenders.items()] if at_once else begun(contenders):
         try:
-            ours.recv()
-            workers[row] = (process, ours)
+            worker[1].recv()
+            workers[row] = worker
         except EOFError:
             print(f"  {row}: its process ended without a figure (see above)", flush=True)
     figures = {row: [] for row in workers}
@@ -81,6 +80,22 @@ def measure(contenders: dict[str, tuple], repeats: int) -> dict[str, list[Repeat
         process.join(30)
         process.kill()
     return figures
+
+
+def begun(contenders: dict[str, tuple]) -> Iterator[tuple[str, tuple]]:
+    """(row, `begin`) of each contender, once the one before is ready."""
+    for row, work in contenders.items():
+        yield row, begin(*work)
+
+
+def begin(prepare: Callable[..., Work], *arguments) -> tuple:
+    """(process, connection) of a contender, which says when it is ready."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, prepare, arguments), daemon=False)
+    process.start()
+    theirs.close()
+    return process, ours
 
 
 def median(repeats: list[Repeat]) -> Repeat:

@@ -27,10 +27,12 @@ from scripts.benchmarks.measure import (
 PEERS = {  # our model -> timm's, and the resolution at which they are compared
     "BiT-S-R50x1": ("resnetv2_50x1_bit", 128),
     "BiT-S-R101x1": ("resnetv2_101x1_bit", 128),
+    "ViT-Ti/16": ("vit_tiny_patch16_224", 224),
     "ViT-S/16": ("vit_small_patch16_224", 224),
     "ViT-B/16": ("vit_base_patch16_224", 224),
     "DINOv2-S/14": ("vit_small_patch14_dinov2", 224),
     "FlexiViT-S": ("flexivit_small", 240),  # whose kernel has the size of its patches: ours is resized in every step
+    "Mixer-S/32": ("mixer_s32_224", 224),
     "Mixer-B/16": ("mixer_b16_224", 224),
 }
 
