@@ -15,12 +15,10 @@ import numpy as np
 from common.data.batches import TrainBatches, prefetch
 from common.data.catalogue import open_dataset
 from common.data.sources.index import SETTLED_SECONDS
-from scripts.benchmarks.measure import Work, measure, show
+from scripts.benchmarks.measure import Work, in_fresh_process, measure, show
 from scripts.benchmarks.steps import RECIPE
 
 TINY = dataclasses.replace(RECIPE, resize=8, crop=8)  # of images that take no time, so that the rest can be seen
-FILES_PER_FOLDER = 10_000  # links to one file: a file system allows some ten thousand
-NUM_BATCHES = 10_000
 
 
 def index_section(args: argparse.Namespace) -> None:
@@ -34,24 +32,23 @@ def index_section(args: argparse.Namespace) -> None:
         for kind in ("folder", "wds:"):
             what, whole = f"{kind} of {args.index_files:,} images", sets[kind, "all"]
             show(f"{what}: scanned, and the index written", {"first start": [seconds_to_open(whole)]}, "s")
-            seconds_to_open(sets[kind, "a hundredth"])
             show(f"{what}: opened", measure({"by its index": (opening, whole)}, args.repeats), "s")
             rows = {f"of {share}": (cost_of_batches, sets[kind, share]) for share in ("a hundredth", "all")}
             show(f"{what}: a batch of {TINY.batch}", measure(rows, args.repeats), "CPU ms")
-            rows = {f"of {share}": (growth_of_memory, sets[kind, share]) for share in ("a hundredth", "all")}
-            show(f"{what}: memory of {NUM_BATCHES:,} batches, after a tenth", measure(rows, 1), "MiB")
+            grown = in_fresh_process(growth_of_memory, whole, args.index_batches)
+            show(f"{what}: memory of {args.index_batches:,} batches", {"growth after a tenth of them": [grown]}, "MiB")
 
 
 def write_folder(root: Path, count: int) -> Path:
-    """`count` training images in 1,000 classes, and one of each class to validate; links to a few files."""
+    """`count` training images in 1,000 classes, and one of each class to validate: of a class all are links to one file."""
     for split, files in {"train": count, "val": 1000}.items():
-        for label in range(1000):
+        for label in range(min(1000, files)):
             folder = root / split / f"n{label:08d}"
             folder.mkdir(parents=True)
-            for i in range(label, files, 1000):
-                first = folder / f"n{label:08d}_{i - i % (1000 * FILES_PER_FOLDER)}.JPEG"
-                path = folder / f"n{label:08d}_{i}.JPEG"
-                os.link(first, path) if first.exists() else path.write_bytes(jpeg(label))
+            first = folder / f"{label}.JPEG"
+            first.write_bytes(jpeg(label))
+            for i in range(label + 1000, files, 1000):
+                os.link(first, f"{folder}/{i}.JPEG")
     return root
 
 
@@ -86,12 +83,6 @@ def opening(name: str) -> Work:
     return lambda: seconds_to_open(name)
 
 
-def batches_of(name: str, steps: range) -> None:
-    """Make and drop these batches by one thread."""
-    for _ in prefetch(TrainBatches(open_dataset(name).splits["train"], TINY, seed=0), steps, 1):
-        pass
-
-
 def cost_of_batches(name: str) -> Work:
     """CPU milliseconds per batch, of two hundred at some place of an epoch of all images, whose order is drawn before."""
     batches = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0)
@@ -107,17 +98,13 @@ def cost_of_batches(name: str) -> Work:
     return work
 
 
-def growth_of_memory(name: str) -> Work:
-    """MiB of the process's own memory (without the index, which is the system's) after NUM_BATCHES, beyond a tenth of them."""
-
-    def work() -> float:
-        batches = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0)
-        for number, _ in enumerate(prefetch(batches, range(NUM_BATCHES), 1), 1):
-            if number == NUM_BATCHES // 10:
-                before = own_mib()
-        return own_mib() - before
-
-    return work
+def growth_of_memory(name: str, num_batches: int) -> float:
+    """MiB of the process's own memory (an index is the system's) that batches take, after a tenth of them."""
+    batches, before = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0), 0.0
+    for number, _ in enumerate(prefetch(batches, range(num_batches), 1), 1):
+        if number == num_batches // 10:
+            before = own_mib()
+    return own_mib() - before
 
 
 def own_mib() -> float:

@@ -143,13 +143,15 @@ def pipeline_section(args: argparse.Namespace) -> None:
                 "DataLoader, Pillow, float32": (torch_pipeline, Path(folder), workers, True),
                 "DataLoader, uint8 tensors": (torch_pipeline, Path(folder), workers, False),
                 "tf.data, uint8": (tf_pipeline, Path(folder), workers),
-                "common.data.batches, uint8": (our_pipeline, Path(folder), workers),
+                "common.data, processes": (our_pipeline, Path(folder), workers),
+                "common.data, threads": (our_pipeline, Path(folder), workers, 0, False),
             }
             show(f"Input pipeline, {side_px}-px JPEG -> 160 -> crop 128", measure(rows, args.repeats), "images/s")
             for boxes, what in ((False, "160 -> crop 128"), (True, "random box -> 128")):
                 rows = {
                     "DataLoader, Pillow, float32": (torch_pipeline, Path(folder), workers, True, boxes),
-                    "common.data, epochs after the first": (later_epochs, Path(folder), workers, boxes),
+                    "common.data, processes": (later_epochs, Path(folder), workers, boxes),
+                    "common.data, threads": (later_epochs, Path(folder), workers, boxes, False),
                 }
                 show(f"Later epochs, {side_px}-px JPEG -> {what}", measure(rows, args.repeats), "images/s")
 
