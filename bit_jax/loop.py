@@ -1,6 +1,7 @@
 """Training and evaluation in JAX: the mathematics of one step, and the loop around it."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -127,13 +128,19 @@ def eval_step(models: dict[str, Model], batch: dict[str, Array], output: str, ta
     return models["model"].devices.gather(OUTPUTS[output](models, batch, task))
 
 
+def answers(
+    models: dict[str, Model], batches: Iterable[dict[str, Array]], output: str, task: Task
+) -> dict[str, np.ndarray]:
+    """One of OUTPUTS for batches, in every process of all their rows; the device is waited for once."""
+    columns = jax.device_get([eval_step(models, batch, output, task) for batch in batches])
+    return {name: np.concatenate([rows[name] for rows in columns]) for name in columns[0]}
+
+
 def evaluate(models: dict[str, Model], evaluator: Evaluator, task: Task) -> dict[str, float]:
     """The evaluator's metrics, of all batches of its passes; the device is waited for once a pass."""
     devices = models["model"].devices
     for output, batches in evaluator.passes():
-        found = [eval_step(models, batch, output, task) for batch in to_device(batches, devices)]
-        columns = jax.device_get(found)
-        evaluator.add(output, {name: np.concatenate([rows[name] for rows in columns]) for name in columns[0]})
+        evaluator.add(output, answers(models, to_device(batches, devices), output, task))
     return evaluator.result()
 
 
@@ -147,6 +154,9 @@ def main(run: Run) -> None:
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)
         for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
+            if recipe.task.asks:
+                found = answers(models, [batch], recipe.task.asks, recipe.task)
+                batch |= next(to_device([run.judged(found)], devices))
             run.count(step, train_step(models, optimizer, batch, recipe, step=step - 1))
             if run.wants_log(step):
                 run.log_training(step)

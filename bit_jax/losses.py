@@ -127,6 +127,22 @@ def captioning(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe
     return per_text(logits, tokens, batch["counted"], recipe.task.label_smoothing)[0].mean(), {}
 
 
+def rewarded(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) -> Measured:
+    """Minus the mean over images and their K samples of (r_k - b_k) log p(y_k), whose gradient is that of the mean reward.
+
+    y_k are texts that the model itself drew, r_k their rewards, b_k the mean reward of the image's other samples, and log p the
+    sum over the tokens that are `counted`. REINFORCE: the gradient of E[r(y)] is E[r(y) * gradient of log p(y)], also where r is
+    less by a b that does not depend on y. Source: "Tuning computer vision models with task rewards"
+    (https://arxiv.org/abs/2302.08242), whose baseline is the reward of another sample.
+    """
+    model, (_, count, length) = models["model"], batch["samples"].shape
+    samples, counted = (batch[name].reshape(-1, length) for name in ("samples", "counted"))
+    _, costs = per_text(model(mixed(batch, model), samples), samples, counted)
+    rewards = batch["rewards"].astype(costs.dtype)
+    others = (rewards.sum(1, keepdims=True) - rewards) / (count - 1)
+    return ((rewards - others).ravel() * costs).mean(), {"reward": rewards.mean()}
+
+
 def per_text(logits: Array, tokens: Array, counted: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:
     """(mean, sum) [B] of the cross-entropies of tokens [B, L] that are `counted`, bool [B, L]; of none, 0.
 
@@ -162,4 +178,5 @@ LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Array], Recipe], Measure
     "contrastive": contrastive,
     "captioning": captioning,
     "dense": dense,
+    "rewarded": rewarded,
 }

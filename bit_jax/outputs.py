@@ -135,6 +135,15 @@ def maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[
     return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
 
 
+def samples(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
+    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; example [B], whose they are."""
+    model, (_, count, length) = models["model"], batch["draws"].shape
+    asked = [batch[name].repeat(count, 0) for name in ("prompt", "end")]
+    encoded = model.encode(mixed(batch, model))
+    tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].reshape(-1, length))
+    return {"samples": tokens.reshape(batch["draws"].shape), "example": batch["example"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {
     "scores": scores,
     "matches": matches,
@@ -148,4 +157,5 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str
     "text_scores": text_scores,
     "captions": captions,
     "maps": maps,
+    "samples": samples,
 }

@@ -4,7 +4,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from bit_jax.decoder import Decoder, Memory
+from bit_jax.decoder import Decoder, Memory, spread
 from common.recipes.task import Writing
 
 
@@ -13,12 +13,14 @@ def write(
 ) -> tuple[Array, Array]:
     """(tokens int32 [B, L], log-likelihoods [B]) of texts about patches [B, P, E]; behind the `end` int [B] come zeros.
 
+    Of fewer images, B / K, each has K texts that follow one another.
+
     Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `writing.beams`, so many
     likeliest beginnings are kept; with `writing.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
     likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `writing.temperature`.
     """
     (count, length), beams = prompt.shape, writing.beams
-    memory = model.empty(jax.tree.map(lambda part: part.repeat(beams, 0), model.look_at(encoded)), length)
+    memory = model.empty([spread(image, count * beams) for image in model.look_at(encoded)], length)
 
     def step(state: tuple) -> tuple:
         place, tokens, token, ended, scores, memory = state

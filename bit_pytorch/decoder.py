@@ -21,6 +21,12 @@ class Memory(NamedTuple):
     image: list[Pair]
 
 
+def spread(image: Pair, count: int) -> Pair:
+    """The keys and values of images [B, ...] for `count` texts, of which equally many follow one another about each image."""
+    times = count // len(image[0])
+    return tuple(part.repeat_interleave(times, 0) for part in image) if times > 1 else image
+
+
 class DecoderBlock(nn.Module):
     """Pre-norm block: attention to tokens, attention to an image, then an MLP, each added to its input."""
 
@@ -40,6 +46,7 @@ class DecoderBlock(nn.Module):
     def after(self, x: Tensor, normed: Tensor, tokens: Pair, encoded: Tensor | Pair, mask: Tensor) -> Tensor:
         """The output for tokens [B, Q, D] that see keys and values of others, and the image."""
         image = encoded if isinstance(encoded, tuple) else self.cross_attn.keys_and_values(encoded)
+        image = spread(image, len(x))
         x = x + self.attn.look(normed, *tokens, mask)
         x = x + self.cross_attn.look(self.norm2(x), *image)
         return x + self.mlp(self.norm3(x))

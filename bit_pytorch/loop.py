@@ -1,5 +1,8 @@
 """Training and evaluation in PyTorch: the mathematics of one step, and the loop around it."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,13 +98,20 @@ def eval_step(models: dict[str, Model], batch: dict[str, Tensor], output: str, t
     return OUTPUTS[output](models, batch, task)
 
 
+def answers(
+    models: dict[str, Model], batches: Iterable[dict[str, Tensor]], output: str, task: Task
+) -> dict[str, np.ndarray]:
+    """One of OUTPUTS for batches, in every process of all their rows; the device is waited for once."""
+    found = [eval_step(models, batch, output, task) for batch in batches]
+    columns = {name: models["model"].devices.gather(torch.stack([rows[name] for rows in found])) for name in found[0]}
+    return {name: rows.flatten(0, 1).cpu().numpy() for name, rows in columns.items()}
+
+
 def evaluate(models: dict[str, Model], evaluator: Evaluator, task: Task) -> dict[str, float]:
     """The evaluator's metrics, of all batches of its passes; the device is waited for once a pass."""
     devices = models["model"].devices
     for output, batches in evaluator.passes():
-        found = [eval_step(models, batch, output, task) for batch in to_device(batches, devices)]
-        columns = {name: devices.gather(torch.stack([rows[name] for rows in found])) for name in found[0]}
-        evaluator.add(output, {name: rows.flatten(0, 1).cpu().numpy() for name, rows in columns.items()})
+        evaluator.add(output, answers(models, to_device(batches, devices), output, task))
     return evaluator.result()
 
 
@@ -115,6 +125,9 @@ def main(run: Run) -> None:
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)
         for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
+            if recipe.task.asks:
+                found = answers(models, [batch], recipe.task.asks, recipe.task)
+                batch |= next(to_device([run.judged(found)], devices))
             run.count(step, train_step(models, optimizer, batch, recipe, step=step - 1))
             if run.wants_log(step):
                 run.log_training(step)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bit_pytorch.decoder import Decoder, Memory
+from bit_pytorch.decoder import Decoder, Memory, spread
 from common.recipes.task import Writing
 
 
@@ -12,13 +12,14 @@ def write(
 ) -> tuple[Tensor, Tensor]:
     """(tokens int64 [B, L], log-likelihoods [B]) of texts about patches [B, P, E]; behind the `end` int [B] come zeros.
 
+    Of fewer images, B / K, each has K texts that follow one another.
+
     Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `writing.beams`, so many
     likeliest beginnings are kept; with `writing.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
     likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `writing.temperature`.
     """
     (count, length), beams = prompt.shape, writing.beams
-    repeated = [tuple(part.repeat_interleave(beams, 0) for part in pair) for pair in model.look_at(encoded)]
-    memory = model.empty(repeated, length)
+    memory = model.empty([spread(image, count * beams) for image in model.look_at(encoded)], length)
     tokens = prompt.new_zeros(count, beams, length, dtype=torch.int64)
     token, ended = tokens[:, :, 0], tokens[:, :, 0] > 0
     scores = torch.full((count, beams), -torch.inf, dtype=model.dtype, device=encoded.device)

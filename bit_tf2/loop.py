@@ -1,5 +1,7 @@
 """Training and evaluation in TensorFlow: the mathematics of one step, and the loop around it."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
@@ -139,12 +141,19 @@ def eval_step(models: dict[str, Model], batch: dict[str, Tensor], output: str, t
     return models["model"].devices.gather(lambda batch: OUTPUTS[output](models, batch, task), batch)
 
 
+def answers(
+    models: dict[str, Model], batches: Iterable[dict[str, Tensor]], output: str, task: Task
+) -> dict[str, np.ndarray]:
+    """One of OUTPUTS for batches, in every process of all their rows; the device is waited for once."""
+    found = [eval_step(models, batch, output, task) for batch in batches]
+    return {name: np.concatenate([rows[name].numpy() for rows in found]) for name in found[0]}
+
+
 def evaluate(models: dict[str, Model], evaluator: Evaluator, task: Task) -> dict[str, float]:
     """The evaluator's metrics, of all batches of its passes; the device is waited for once a pass."""
     devices = models["model"].devices
     for output, batches in evaluator.passes():
-        found = [eval_step(models, batch, output, task) for batch in to_device(batches, devices)]
-        evaluator.add(output, {name: np.concatenate([rows[name].numpy() for rows in found]) for name in found[0]})
+        evaluator.add(output, answers(models, to_device(batches, devices), output, task))
     return evaluator.result()
 
 
@@ -158,6 +167,9 @@ def main(run: Run) -> None:
         if run.restored:
             weights.load_optimizer(model, optimizer, run.restored)
         for step, batch in enumerate(to_device(run.train_batches(), devices), start=run.step + 1):
+            if recipe.task.asks:
+                found = answers(models, [batch], recipe.task.asks, recipe.task)
+                batch |= next(to_device([run.judged(found)], devices))
             run.count(step, train_step(models, optimizer, batch, recipe, step=step - 1))
             if run.wants_log(step):
                 run.log_training(step)

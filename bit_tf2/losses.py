@@ -126,6 +126,23 @@ def captioning(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recip
     return tf.reduce_mean(per_text(logits, tokens, batch["counted"], recipe.task.label_smoothing)[0]), {}
 
 
+def rewarded(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """Minus the mean over images and their K samples of (r_k - b_k) log p(y_k), whose gradient is that of the mean reward.
+
+    y_k are texts that the model itself drew, r_k their rewards, b_k the mean reward of the image's other samples, and log p the
+    sum over the tokens that are `counted`. REINFORCE: the gradient of E[r(y)] is E[r(y) * gradient of log p(y)], also where r is
+    less by a b that does not depend on y. Source: "Tuning computer vision models with task rewards"
+    (https://arxiv.org/abs/2302.08242), whose baseline is the reward of another sample.
+    """
+    model, (_, count, length) = models["model"], batch["samples"].shape
+    samples, counted = (tf.reshape(batch[name], (-1, length)) for name in ("samples", "counted"))
+    _, costs = per_text(model(mixed(batch, model), samples), samples, counted)
+    rewards = tf.cast(batch["rewards"], costs.dtype)
+    others = (tf.reduce_sum(rewards, 1, keepdims=True) - rewards) / (count - 1)
+    loss = tf.reduce_mean(tf.reshape(rewards - others, (-1,)) * costs)
+    return loss, {"reward": tf.reduce_mean(rewards)}
+
+
 def per_text(logits: Tensor, tokens: Tensor, counted: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """(mean, sum) [B] of the cross-entropies of tokens [B, L] that are `counted`, bool [B, L]; of none, 0.
 
@@ -164,4 +181,5 @@ LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measur
     "contrastive": contrastive,
     "captioning": captioning,
     "dense": dense,
+    "rewarded": rewarded,
 }

@@ -132,6 +132,15 @@ def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict
     return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
 
 
+def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
+    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; example [B], whose they are."""
+    model, (_, count, length) = models["model"], batch["draws"].shape
+    asked = [tf.repeat(batch[name], count, 0) for name in ("prompt", "end")]
+    encoded = model.encode(mixed(batch, model))
+    tokens, _ = write(model, encoded, *asked, task.sampling, tf.reshape(batch["draws"], (-1, length)))
+    return {"samples": tf.reshape(tokens, batch["draws"].shape), "example": batch["example"]}
+
+
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {
     "scores": scores,
     "matches": matches,
@@ -145,4 +154,5 @@ OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[st
     "text_scores": text_scores,
     "captions": captions,
     "maps": maps,
+    "samples": samples,
 }

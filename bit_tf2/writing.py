@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 from tensorflow import Tensor
 
-from bit_tf2.decoder import Decoder, Memory
+from bit_tf2.decoder import Decoder, Memory, spread
 from common.recipes.task import Writing
 
 
@@ -14,12 +14,14 @@ def write(
 ) -> tuple[Tensor, Tensor]:
     """(tokens int32 [B, L], log-likelihoods [B]) of texts about patches [B, P, E]; behind the `end` int [B] come zeros.
 
+    Of fewer images, B / K, each has K texts that follow one another.
+
     Where `prompt` int [B, L] is not 0, the text has its token, which costs nothing. With `writing.beams`, so many
     likeliest beginnings are kept; with `writing.top_p`, tokens are drawn by the numbers `draws` [B, L] in [0, 1) from the
     likeliest ones that have this share together (nucleus sampling, https://arxiv.org/abs/1904.09751), at `writing.temperature`.
     """
     (count, length), beams = prompt.shape, writing.beams
-    image = tf.nest.map_structure(lambda part: tf.repeat(part, beams, 0), model.look_at(encoded))
+    image = [spread(pair, count * beams) for pair in model.look_at(encoded)]
     memory = model.empty(image, length)
 
     def step(place: Tensor, tokens: Tensor, token: Tensor, ended: Tensor, scores: Tensor, kept: list) -> tuple:

@@ -23,6 +23,7 @@ from common.recipes.choices import (
     Precision,
     ResizeKind,
     ResizeMode,
+    RewardName,
     TeacherView,
     TrainOnly,
 )  # fmt: skip
@@ -266,7 +267,7 @@ class TextsConfig:
         None,
         "file of the vocabulary of the model's texts",
         rule="the model's, in --bit_pretrained_dir",
-        tasks=("contrastive", "captioning"),
+        tasks=("contrastive", "captioning", "rewarded"),
     )
     zero_shot: str | None = flag(
         None,
@@ -288,6 +289,10 @@ class CaptionsConfig:
     )
     masking_ratio: float | None = replacing(
         "part of the tokens of such a text that are hidden; in [0, 1]", least=0, most=1, tasks=("captioning",)
+    )
+    reward: RewardName | None = replacing("what drawn texts are rewarded for", tasks=("rewarded",))
+    samples: int | None = replacing(
+        "texts drawn for each image in a step, each judged against the others", least=2, most=1024, tasks=("rewarded",)
     )
     captions_of: int = flag(
         0,

@@ -168,6 +168,7 @@ EXAMPLES = {  # evaluator -> the rows of each of its outputs
     "LikelihoodEvaluator": {"likelihoods": dict.fromkeys(("loss", "nll", "num_tokens"), ONES) | {"mask": ONES > 0}},
     "ScoringEvaluator": {"text_scores": {"scores": np.eye(3, dtype=np.float32), "mask": ONES > 0}},
     "CaptionEvaluator": {"captions": {"tokens": TOKENS, "score": ONES, "mask": ONES > 0}},
+    "RewardEvaluator": {"captions": {"tokens": TOKENS, "score": ONES, "mask": ONES > 0}},
     "MapEvaluator": {"maps": {"map": np.ones((3, 4, 4, 1), np.float32), "mask": ONES > 0}},
 }
 
@@ -178,9 +179,11 @@ class Truths(list):
     target = "depth"
 
 
+WRITTEN = lambda tokens: ["a dog"] * len(tokens), Captions.pack([["a dog"], ["a cat"], ["two birds"]])
 OTHERS = {  # evaluator -> all of its arguments after name and batches, where the third is nothing that belongs to rows
     "LikelihoodEvaluator": (),
-    "CaptionEvaluator": (lambda tokens: ["a dog"] * len(tokens), Captions.pack([["a dog"], ["a cat"], ["two birds"]])),
+    "CaptionEvaluator": WRITTEN,
+    "RewardEvaluator": (*WRITTEN, lambda examples, tokens: np.ones(tokens.shape[:2])),
     "MapEvaluator": (Truths(np.full((3, 4, 4, 1), 2, np.float32)),),
 }
 FURTHER = {  # evaluator -> its arguments after name, batches, and labels or whatever belongs to the rows

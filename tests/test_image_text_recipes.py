@@ -78,6 +78,15 @@ def test_lit_decoder_trains_the_decoder_alone():
     assert recipe.task.parallel == 0
 
 
+def test_task_rewards_draws_samples_of_the_model_itself():
+    """As REINFORCE needs them: from all tokens, at temperature 1. The other numbers are this project's."""
+    recipe = recipe_of("task_rewards")
+    assert (recipe.task.name, recipe.task.reward, recipe.task.samples, recipe.batch, recipe.num_steps) == (
+        "rewarded", "cider", 2, 256, 10_000
+    )  # fmt: skip
+    assert (recipe.task.sampling.top_p, recipe.task.sampling.temperature, recipe.task.sampling.beams) == (1, 1, 1)
+
+
 def test_lit_is_siglip_lit_with_the_loss_of_clip():
     lit, other = recipe_of("lit"), recipe_of("siglip_lit")
     assert (lit.task.loss, other.task.loss) == ("softmax", "sigmoid") and lit.lrs == other.lrs

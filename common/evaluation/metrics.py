@@ -44,6 +44,7 @@ METRICS = {  # the last part of a metric's name: `top1` of `val/top1`
     "rq": Metric("recognition quality", "%", "higher"),
     "pq_things": Metric("PQ of things", "%", "higher"),
     "pq_stuff": Metric("PQ of stuff", "%", "higher"),
+    "reward": Metric("reward", better="higher", panel="Reward"),
     "images_per_second": Metric("images per second", better="higher", panel="Images per second"),
     "images_per_second_per_core": Metric(
         "images per second and core", better="higher", panel="Images per second and core"

@@ -8,6 +8,7 @@ TrainOnly = Literal["all", "norm", "head"]
 Optimizer = Literal["sgd", "adam", "adafactor"]
 Loss = Literal["softmax", "sigmoid"]
 Distance = Literal["kl", "euclidean", "l2", "hard", "logsoftmax_euclidean"]  # DISTANCES of every engine
+RewardName = Literal["cider"]  # REWARDS of common/tasks/rewarded.py
 Features = Literal["pooled", "class", "patches", "both"]
 Map = Literal["attention", "pca"]
 CodeDropout = Literal["none", "last", "random"]

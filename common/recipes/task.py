@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from common.flags import check_choices
-from common.recipes.choices import CodeDropout, Distance, Loss, Target, TeacherView
+from common.recipes.choices import CodeDropout, Distance, Loss, RewardName, Target, TeacherView
 from common.system.errors import UserError
 
 
@@ -20,6 +20,7 @@ class Classification:
     splits_batches: ClassVar[bool] = True  # whether the mean over parts of a batch is the loss of the whole
     refuses: ClassVar[tuple[str, ...]] = ()  # numbers of a recipe that it has no use for
     measures: ClassVar[tuple[str, ...]] = ()  # what a step measures besides its loss
+    asks: ClassVar[str] = ""  # what a step needs of the model before its gradients: one of OUTPUTS, for the task's `judge`
 
     loss: Loss = "softmax"  # or sigmoid: the sum over the classes of the binary cross-entropies
     label_smoothing: float = 0.0  # part of a label that is spread: over all classes, or in sigmoid towards a half
@@ -37,6 +38,7 @@ class Distillation:
     splits_batches: ClassVar[bool] = True
     refuses: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[str] = ""
     loss: ClassVar[Loss] = "softmax"  # with the labels, in evaluation
     uses: ClassVar[dict[str, tuple[str, ...]]] = {"kl": ("temperature",), "hard": ("label_smoothing",)}
 
@@ -74,6 +76,7 @@ class Contrastive:
     splits_batches: ClassVar[bool] = False  # the towers compute by parts, and the loss compares all pairs
     refuses: ClassVar[tuple[str, ...]] = ("mixup", "dropout", "stochastic_depth")  # texts cannot be mixed; not built
     measures: ClassVar[tuple[str, ...]] = ("temperature", "bias")
+    asks: ClassVar[str] = ""
 
     loss: Loss = (
         "sigmoid"  # of every pair (SigLIP); or softmax: of an image among texts and of a text among images (CLIP)
@@ -121,6 +124,7 @@ class Captioning:
         "mixup", "dropout", "stochastic_depth", "patch_dropout",
     )  # fmt: skip
     measures: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[str] = ""
 
     label_smoothing: float = 0.0  # part of a token that is spread over the others
     parallel: float = 0.0  # part of the texts whose tokens are predicted all at once, some of them hidden
@@ -144,6 +148,7 @@ class Dense:
         "mixup", "dropout", "stochastic_depth", "patch_dropout", "rho",
     )  # fmt: skip
     measures: ClassVar[tuple[str, ...]] = ("reconstruction", "commitment", "codebook_zeros_ratio", "codebook_max_ratio")
+    asks: ClassVar[str] = ""
 
     target: Target = "colorization"
     commitment_weight: float = 0.25  # of the mean square of how far vectors are from their words
@@ -159,10 +164,33 @@ class Dense:
             raise UserError(f"A recipe's commitment_weight is {self.commitment_weight}, expected at least 0.")
 
 
+@dataclasses.dataclass(frozen=True)
+class Rewarded:
+    """A model that writes becomes likelier to write what is rewarded (https://arxiv.org/abs/2302.08242)."""
+
+    name: ClassVar[str] = "rewarded"
+    best: ClassVar[str] = "val/reward"
+    splits_batches: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = (*Captioning.refuses, "rho")  # uphill, other texts would be drawn
+    measures: ClassVar[tuple[str, ...]] = ("reward",)
+    asks: ClassVar[str] = "samples"
+    parallel: ClassVar[float] = 0.0
+    sampling: ClassVar[Writing] = Writing(top_p=1.0)  # as the model has it; otherwise gradients would be biased
+
+    reward: RewardName = "cider"
+    samples: int = 2  # texts that are drawn for each image, each judged against the mean of the others
+    writing: Writing = Writing()  # in evaluation
+
+    def __post_init__(self):
+        check_choices(self, "A recipe's {}")
+        if self.samples < 2:
+            raise UserError(f"A recipe's samples are {self.samples}, expected 2 or more: each is judged against others.")
+
+
 BEST: dict[Target, str] = {"colorization": "val/psnr", "depth": "val/rmse", "panoptic": "val/pq"}
-Task = Classification | Distillation | Contrastive | Captioning | Dense
+Task = Classification | Distillation | Contrastive | Captioning | Dense | Rewarded
 KINDS: dict[str, type[Task]] = {
-    kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning, Dense)
+    kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning, Dense, Rewarded)
 }
 
 

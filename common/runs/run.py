@@ -6,12 +6,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import secrets
 import shlex
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Self, SupportsFloat
 
@@ -21,7 +22,7 @@ from common import weights
 from common.config import MEMORY_FLAGS, TrainConfig
 from common.data.batches import EvalBatches, TrainBatches, prefetch
 from common.data.sources import Opener
-from common.evaluation.evaluator import Evaluator, Prepared
+from common.evaluation.evaluator import Evaluator, Prepared, Rows
 from common.evaluation.metrics import is_better
 from common.flags import arguments, scoped
 from common.recipes.recipe import check_sharing
@@ -137,6 +138,16 @@ class Opened:
             )
 
     @property
+    def models(self) -> dict[str, tuple[tuple, dict[str, Any]]]:
+        """{name: ((config, arrays), options)} of the models to build."""
+        return {name: start.to_build(self.config, self.recipe) for name, start in self.plan.models.items()}
+
+    @functools.cached_property
+    def _judge(self) -> Callable[[Rows], Rows]:
+        """What makes further arrays of a batch of the model's answers to it, where the task asks for some."""
+        return self.plan.task.judge(self.plan)
+
+    @property
     def step(self) -> int:
         """The completed updates with which the loop begins."""
         return self.state.step
@@ -174,11 +185,6 @@ class Run(Opened):
     """What `main` of an engine sees of a run: everything but its mathematics, as a context manager around the loop."""
 
     @property
-    def models(self) -> dict[str, tuple[tuple, dict[str, Any]]]:
-        """{name: ((config, arrays), options)} of the models to build."""
-        return {name: start.to_build(self.config, self.recipe) for name, start in self.plan.models.items()}
-
-    @property
     def seconds(self) -> float:
         """How long the run has taken, without its interruptions and what they undid."""
         return round(self.state.seconds + time.monotonic() - self.started, 1)
@@ -193,6 +199,11 @@ class Run(Opened):
         )  # fmt: skip
         prepared = prefetch(batches, range(self.step, self.recipe.num_steps), self.feed.workers)
         return self.log.begin(prepared) if self.writes else prepared
+
+    def judged(self, rows: Rows) -> Rows:
+        """What a step needs besides its batch: what the task makes of the model's answers, of this process's share of them."""
+        share = [np.split(values, self.devices.num_processes)[self.devices.process] for values in rows.values()]
+        return self._judge(dict(zip(rows, share)))
 
     def count(self, step: int, measured: dict[str, SupportsFloat]) -> None:
         """Note what a step measures. The first two are waited for, to learn how long a run takes."""

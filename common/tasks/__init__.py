@@ -6,6 +6,7 @@ A module of each task has these functions; `plan` is the run's (common/runs/plan
     columns(plan, split, train) what a batch holds
     evaluators(plan)            new ones, one for every split that may be evaluated
     card(plan)                  what `evaluate`, `predict` and `export` have to find in card.json
+    judge(plan)                 where the task asks the model before a step: what makes further arrays of a batch of the answers
 
 An engine has a function of the task's name in `losses.py`, and what evaluators ask for in `outputs.py`. The numbers of a task
 are in common/recipes/task.py.
@@ -14,7 +15,7 @@ are in common/recipes/task.py.
 from typing import Any
 
 from common.evaluation.captioning import WRITTEN
-from common.tasks import captioning, classification, contrastive, dense, distillation
+from common.tasks import captioning, classification, contrastive, dense, distillation, rewarded
 
 TASKS: dict[str, Any] = {
     "classification": classification,
@@ -22,6 +23,7 @@ TASKS: dict[str, Any] = {
     "contrastive": contrastive,
     "captioning": captioning,
     "dense": dense,
+    "rewarded": rewarded,
 }
 
 
