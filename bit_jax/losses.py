@@ -56,8 +56,19 @@ def noise(batch: dict[str, Array]) -> dict[str, Array]:
     return {name: batch[name] for name in NOISE if name in batch}
 
 
+def targets(labels: Array, logits: Array) -> Array:
+    """How much each class is right, [B, K] in the type of the logits [B, K].
+
+    Labels are classes int [B]; or several classes of each example int [B, N], filled up with -1; or float [B, K] as it is.
+    """
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return labels.astype(logits.dtype)
+    classes = labels if labels.ndim == 2 else labels[:, None]
+    return jax.nn.one_hot(classes, logits.shape[1], dtype=logits.dtype).max(1)  # of -1, nothing but zeros
+
+
 def cross_entropy(logits: Array, labels: Array, loss: Loss, label_smoothing: float = 0.0) -> Array:
-    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+    """[B] losses of logits [B, K], with labels as `targets` takes them.
 
     `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
     over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
@@ -69,15 +80,13 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float) 
     """See `cross_entropy`."""
     if labels.ndim == 1 and not label_smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[1])
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets.astype(logits.dtype), label_smoothing))
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets(labels, logits), label_smoothing))
 
 
 def sigmoid_cross_entropy(logits: Array, labels: Array, label_smoothing: float) -> Array:
     """See `cross_entropy`."""
-    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[1])
-    targets = (1 - label_smoothing) * targets.astype(logits.dtype) + label_smoothing / 2
-    return optax.sigmoid_binary_cross_entropy(logits, targets).sum(1)
+    smoothed = (1 - label_smoothing) * targets(labels, logits) + label_smoothing / 2
+    return optax.sigmoid_binary_cross_entropy(logits, smoothed).sum(1)
 
 
 CROSS_ENTROPIES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
-from bit_jax.losses import cross_entropy, mixed, noise, per_text, teachers, written
+from bit_jax.losses import cross_entropy, mixed, noise, per_text, targets, teachers, written
 from bit_jax.maps import attention_map, patch_features, token_features
 from bit_jax.model import Model
 from bit_jax.writing import write
@@ -21,13 +21,14 @@ PROBABILITIES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}  # of eac
 def score(logits: Array, batch: dict[str, Array], loss: Loss) -> dict[str, Array]:
     """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
 
-    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    With several labels for each, an image is right where the prediction is one of its labels, and one without labels is left out.
     """
     labels, mask = batch["labels"], batch["mask"]
     losses = cross_entropy(logits, labels, loss)
     if labels.ndim == 2:
-        mask = mask & (labels > 0).any(1)
-        labels = jnp.where(labels > 0, logits, -jnp.inf).argmax(1)  # the likeliest of an image's own
+        is_own = targets(labels, logits) > 0
+        mask = mask & is_own.any(1)
+        labels = jnp.where(is_own, logits, -jnp.inf).argmax(1)  # the likeliest of an image's own
     place = rank(logits, labels)
     probabilities = PROBABILITIES[loss](logits)
     wide = lambda values: values.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -265,7 +265,7 @@ def to_device(batches: Iterator[dict], devices: Devices) -> Iterator[dict[str, T
     for batch in batches:
         static = {name: value for name, value in batch.items() if isinstance(value, Static)}
         tensors = {name: torch.as_tensor(value) for name, value in batch.items() if name not in static}
-        if "labels" in tensors and tensors["labels"].ndim == 1:
+        if "labels" in tensors and not tensors["labels"].is_floating_point():
             tensors["labels"] = tensors["labels"].long()  # what PyTorch's losses index with
         if devices.device.type == "cuda":
             tensors = {

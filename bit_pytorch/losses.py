@@ -64,8 +64,20 @@ def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name] for name in NOISE if name in batch}
 
 
+def targets(labels: Tensor, logits: Tensor) -> Tensor:
+    """How much each class is right, [B, K] in the type of the logits [B, K].
+
+    Labels are classes int [B]; or several classes of each example int [B, N], filled up with -1; or float [B, K] as it is.
+    """
+    if labels.is_floating_point():
+        return labels.to(logits.dtype)
+    classes = labels if labels.ndim == 2 else labels[:, None]
+    zeros, is_class = torch.zeros_like(logits, requires_grad=False), (classes >= 0).to(logits.dtype)
+    return zeros.scatter_reduce(1, classes.clamp(min=0), is_class, "amax")
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, loss: Loss, label_smoothing: float = 0.0) -> Tensor:
-    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+    """[B] losses of logits [B, K], with labels as `targets` takes them.
 
     `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
     over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
@@ -75,15 +87,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, loss: Loss, label_smoothing: f
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """See `cross_entropy`."""
-    labels = labels.to(logits.dtype) if labels.ndim == 2 else labels
+    labels = targets(labels, logits) if labels.ndim == 2 else labels
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """See `cross_entropy`."""
-    targets = labels if labels.ndim == 2 else F.one_hot(labels, logits.shape[1])
-    targets = (1 - label_smoothing) * targets.to(logits.dtype) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+    smoothed = (1 - label_smoothing) * targets(labels, logits) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none").sum(1)
 
 
 CROSS_ENTROPIES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}

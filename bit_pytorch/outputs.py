@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
-from bit_pytorch.losses import cross_entropy, mixed, noise, per_text, teachers, written
+from bit_pytorch.losses import cross_entropy, mixed, noise, per_text, targets, teachers, written
 from bit_pytorch.maps import attention_map, patch_features, token_features
 from bit_pytorch.model import Model
 from bit_pytorch.writing import write
@@ -18,13 +18,14 @@ PROBABILITIES = {"softmax": lambda logits: logits.softmax(1), "sigmoid": torch.s
 def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Tensor]:
     """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
 
-    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    With several labels for each, an image is right where the prediction is one of its labels, and one without labels is left out.
     """
     labels, mask = batch["labels"], batch["mask"]
     losses = cross_entropy(logits, labels, loss)
     if labels.ndim == 2:
-        mask = mask & (labels > 0).any(1)
-        labels = torch.where(labels > 0, logits, -torch.inf).argmax(1)  # the likeliest of an image's own
+        is_own = targets(labels, logits) > 0
+        mask = mask & is_own.any(1)
+        labels = torch.where(is_own, logits, -torch.inf).argmax(1)  # the likeliest of an image's own
     place = rank(logits, labels)
     probabilities = PROBABILITIES[loss](logits)
     columns = {"top1": place < 1, "top5": place < 5, "loss": losses.double(), "mask": mask}

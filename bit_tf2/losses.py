@@ -54,8 +54,21 @@ def noise(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name] for name in NOISE if name in batch}
 
 
+def targets(labels: Tensor, logits: Tensor) -> Tensor:
+    """How much each class is right, [B, K] in the type of the logits [B, K].
+
+    Labels are classes int [B]; or several classes of each example int [B, N], filled up with -1; or float [B, K] as it is.
+    """
+    if labels.dtype.is_floating:
+        return tf.cast(labels, logits.dtype)
+    classes = labels if labels.shape.rank == 2 else labels[:, None]
+    rows = tf.broadcast_to(tf.range(tf.shape(classes)[0])[:, None], tf.shape(classes))
+    places, is_class = tf.stack([rows, tf.maximum(classes, 0)], 2), tf.cast(classes >= 0, logits.dtype)
+    return tf.minimum(tf.scatter_nd(places, is_class, tf.shape(logits)), 1)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, loss: Loss, label_smoothing: float = 0.0) -> Tensor:
-    """[B] losses of logits [B, K]; labels are classes int [B], or how much each class is right, float [B, K].
+    """[B] losses of logits [B, K], with labels as `targets` takes them.
 
     `softmax`: cross-entropy; `sigmoid`: the sum over the classes of the binary ones. Smoothing spreads a part of the labels
     over all classes, or in `sigmoid` towards a half (`losses/bce_loss.py` of coyo-vit).
@@ -67,16 +80,14 @@ def softmax_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float
     """See `cross_entropy`."""
     if labels.shape.rank == 1 and not label_smoothing:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    targets = tf.cast(labels if labels.shape.rank == 2 else tf.one_hot(labels, logits.shape[1]), logits.dtype)
-    targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[1]
-    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), 1)
+    smoothed = (1 - label_smoothing) * targets(labels, logits) + label_smoothing / logits.shape[1]
+    return -tf.reduce_sum(smoothed * tf.nn.log_softmax(logits), 1)
 
 
 def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """See `cross_entropy`."""
-    targets = tf.cast(labels if labels.shape.rank == 2 else tf.one_hot(labels, logits.shape[1]), logits.dtype)
-    targets = (1 - label_smoothing) * targets + label_smoothing / 2
-    return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), 1)
+    smoothed = (1 - label_smoothing) * targets(labels, logits) + label_smoothing / 2
+    return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(smoothed, logits), 1)
 
 
 CROSS_ENTROPIES = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
-from bit_tf2.losses import cross_entropy, mixed, noise, per_text, teachers, written
+from bit_tf2.losses import cross_entropy, mixed, noise, per_text, targets, teachers, written
 from bit_tf2.maps import attention_map, patch_features, token_features
 from bit_tf2.model import Model
 from bit_tf2.writing import write
@@ -18,13 +18,14 @@ PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.sigmoid}  # of each cla
 def score(logits: Tensor, batch: dict[str, Tensor], loss: Loss) -> dict[str, Tensor]:
     """Columns [B]: top1 and top5, whether the right class is among so many; loss; mask; predicted, the likeliest class; its probability.
 
-    With labels [B, K] an image is right where the prediction is one of its labels, and one without labels is left out.
+    With several labels for each, an image is right where the prediction is one of its labels, and one without labels is left out.
     """
     labels, mask = batch["labels"], batch["mask"]
     losses = cross_entropy(logits, labels, loss)
     if labels.shape.rank == 2:
-        mask = mask & tf.reduce_any(labels > 0, 1)
-        own = tf.where(labels > 0, logits, float("-inf"))
+        is_own = targets(labels, logits) > 0
+        mask = mask & tf.reduce_any(is_own, 1)
+        own = tf.where(is_own, logits, float("-inf"))
         labels = tf.argmax(own, 1, tf.int32)  # the likeliest of an image's own
     place = rank(logits, labels)
     probabilities = PROBABILITIES[loss](logits)

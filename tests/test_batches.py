@@ -138,9 +138,9 @@ def test_labels_belong_to_the_images():
     assert batch["images"].dtype == np.uint8 and batch["labels"].dtype == np.int32
 
 
-def test_labels_of_several_classes_are_multi_hot_and_padding_is_zero():
+def test_labels_of_several_classes_are_their_numbers_and_fill_a_width():
     labels = MultiLabels(np.array([2, 0, 1, 1], np.int32), np.array([0, 1, 1, 3, 4]), 3)
-    expected = np.array([[0, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    expected = np.array([[2, -1], [-1, -1], [0, 1], [1, -1]], np.int32)
     split = Split(split_of(4).read, labels, str)
     batches = TrainBatches(split, recipe_of(batch=4), 0)
     batch = batch_of(batches, 3)
@@ -148,12 +148,27 @@ def test_labels_of_several_classes_are_multi_hot_and_padding_is_zero():
     parts = [batch_of(TrainBatches(split, recipe_of(batch=4), 0, process, 2), 3)["labels"] for process in range(2)]
     np.testing.assert_array_equal(np.concatenate(parts), batch["labels"])
     last = batch_of(EvalBatches(split, Preprocessing(12), 3), 1)
-    assert batch["labels"].dtype == last["labels"].dtype == np.float32
-    assert last["labels"].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]] and last["mask"].tolist() == [
-        True,
-        False,
-        False,
-    ]
+    assert batch["labels"].dtype == last["labels"].dtype == np.int32
+    assert last["labels"][0].tolist() == [1, -1] and last["mask"].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("counts", "width"), [([0, 0], 1), ([1, 0], 1), ([2, 1], 2), ([3, 5], 8), ([16], 16)])
+def test_the_width_of_labels_is_that_of_the_most_classes(counts, width):
+    first = np.concatenate([[0], np.cumsum(counts)])
+    labels = MultiLabels(np.arange(first[-1], dtype=np.int32), first, 21_843)
+    split = Split(split_of(len(counts)).read, labels, str)
+    batches = EvalBatches(split, Preprocessing(12), len(counts))
+    assert batches.batch_bytes == len(counts) * (12 * 12 * 3 + 4 * width)
+    assert [(row >= 0).sum() for row in batch_of(batches, 0)["labels"]] == counts
+    assert MultiLabels.none(0).width == 1
+
+
+def test_batches_of_many_classes_take_the_memory_of_few():
+    """128 examples with one or two of 21,843 classes: 1 KiB, where dense float32 rows took 10.7 MiB."""
+    first = np.concatenate([[0], np.cumsum(np.arange(128) % 2 + 1)])
+    labels = MultiLabels(np.random.default_rng(0).integers(0, 21_843, first[-1], np.int32), first, 21_843)
+    batch = batch_of(TrainBatches(Split(split_of(128).read, labels, str), recipe_of(batch=128), 0), 0)
+    assert batch["labels"].nbytes == 1024
 
 
 # --- draws

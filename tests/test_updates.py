@@ -1,5 +1,6 @@
 """Loss, clipping, optimizer and moving average of every engine: golden runs of the originals, formulas and peers."""
 
+import importlib
 import json
 import math
 import re
@@ -7,7 +8,7 @@ import re
 import golden_cases
 import numpy as np
 import pytest
-from engines import INSTALLED, Engine, recipe_of
+from engines import INSTALLED, Engine, float64, recipe_of
 from golden.golden_params import image
 
 from common.flags import choices
@@ -442,6 +443,33 @@ def test_numbers_in_bfloat16():
 LOGITS = np.random.default_rng(1).standard_normal((4, 5)) * 3
 CLASSES = np.array([0, 4, 2, 2], np.int32)
 SEVERAL = np.array([[0, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], np.float32)
+
+
+PADDED = np.array([[1, 3, -1, -1, -1, -1, -1, -1], [0] + [-1] * 7, [-1] * 8, [4, 3, 2, 1, 0, 2, 2, -1]], np.int32)
+
+
+@pytest.mark.parametrize("precision", ("float32", "float64"))
+@pytest.mark.parametrize("loss", ("softmax", "sigmoid"))
+def test_numbers_of_classes_give_what_dense_labels_give(engine, loss, precision):
+    """Bit for bit: losses, also with smoothing, and what evaluation counts, where 2 classes are named twice."""
+    with float64(engine):
+        logits, dense = engine.raw(LOGITS.astype(precision)), SEVERAL.astype(precision)
+        padded = engine.raw(PADDED)
+        padded = padded.long() if engine.name == "bit_pytorch" else padded
+        for smoothing in (0.0, 0.1):
+            of_dense, of_padded = (
+                engine.array(engine.losses.cross_entropy(logits, labels, loss, smoothing))
+                for labels in (engine.raw(dense), padded)
+            )
+            np.testing.assert_array_equal(of_padded, of_dense)
+        score = importlib.import_module(f"{engine.name}.outputs").score
+        mask = engine.raw(np.array([True, True, True, False]))
+        found, expected = (
+            score(logits, {"labels": labels, "mask": mask}, loss) for labels in (padded, engine.raw(dense))
+        )
+        for name, column in expected.items():
+            np.testing.assert_array_equal(engine.array(found[name]), engine.array(column))
+        assert engine.array(found["mask"]).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("smoothing", (0.0, 0.1))

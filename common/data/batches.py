@@ -1,10 +1,11 @@
 """Batches as a pure function of (seed, step), and threads that prepare them ahead of the step.
 
-A training batch is {images uint8 [B, H, W, 3], labels int32 [B] or float32 multi-hot [B, K]}, with mixup also
+A training batch is {images uint8 [B, H, W, 3], labels int32 [B], or [B, N] filled up with -1}, with mixup also
 {mixup_weight float64 []}, with stochastic depth {kept_branches bool [B, branches]}, with dropout {dropout_seeds int32
 [B, dropouts, 2]}, for a model that renews a part of itself {renewal_seed int32 []}, with patch dropout {kept_patches int32 [B, kept]}, for a FlexiViT {patch_size: Static (height, width)};
 an evaluation batch is {images, labels, mask bool [B]}. Both have, for a NaFlex, {coordinates, patch_mask} (naflex.py), of as
 many patches as a training step draws. Scaling, mixup and casts happen on the device.
+Losses also take labels that are dense already, float [B, K].
 """
 
 import collections

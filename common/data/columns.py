@@ -83,10 +83,11 @@ def eval_images(preprocessing: Preprocessing, name: str = "images") -> Column:
 
 
 def labels(split: Split) -> Column:
-    """int32 [], the class; or float32 multi-hot [K], where an example has any number of them."""
+    """int32 [], the class; or int32 [N], where an example has any number of them: all of its classes, filled up with -1."""
     known = split.labels
     if split.is_multi_label:
-        return Column("labels", (known.num_classes,), np.float32, lambda example: known.row(example.number))
+        width = known.width
+        return Column("labels", (width,), np.int32, lambda example: known.row(example.number, width))
     return Column("labels", (), np.int32, lambda example: known[example.number])
 
 

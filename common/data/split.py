@@ -42,11 +42,17 @@ class MultiLabels:
         places = np.repeat(starts - first[:-1], counts) + np.arange(first[-1])
         return MultiLabels(self.classes[places], first, self.num_classes)
 
-    def row(self, example: int) -> np.ndarray:
-        """float32 [K]: one row of `multi_hot`."""
-        hot = np.zeros(self.num_classes, np.float32)
-        hot[self.classes[self.first[example] : self.first[example + 1]]] = 1
-        return hot
+    @property
+    def width(self) -> int:
+        """Places for the classes of any example: a power of two, so that splits which differ a little have as many."""
+        return 1 << int(np.diff(self.first).max(initial=1) - 1).bit_length()
+
+    def row(self, example: int, width: int) -> np.ndarray:
+        """int32 [width]: the classes of an example, filled up with -1."""
+        found = np.full(width, -1, np.int32)
+        own = self.classes[self.first[example] : self.first[example + 1]]
+        found[: len(own)] = own
+        return found
 
     def multi_hot(self) -> np.ndarray:
         """float32 [N, K]: 1 at every class of an example, 0 elsewhere."""
