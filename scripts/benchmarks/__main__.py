@@ -24,6 +24,7 @@ from scripts.benchmarks.lora import lora_section
 from scripts.benchmarks.measure import ENGINES
 from scripts.benchmarks.naflex import naflex_section
 from scripts.benchmarks.roofline import roofline_section
+from scripts.benchmarks.sharing import sharing_section
 from scripts.benchmarks.steps import PEERS, inference_section, memory_section, train_section
 from scripts.benchmarks.text import text_section
 
@@ -39,6 +40,7 @@ SECTIONS = {
     "memory": memory_section,
     "pipeline": pipeline_section,
     "archives": archives_section,
+    "sharing": sharing_section,
     "randaugment": randaugment_section,
     "index": index_section,
     "load": load_section,

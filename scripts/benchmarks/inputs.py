@@ -18,33 +18,44 @@ from typing import Any
 import numpy as np
 
 from common.data.batches import TrainBatches, prefetch
-from common.data.decoded import Room, kept, training_shrink
+from common.data.columns import labels, train_images
+from common.data.decoded import Room, kept, nameless_file, training_shrink
+from common.data.makers import Makers
+from common.data.split import Split
 from common.datasets import open_dataset
+from common.recipes.recipe import Recipe
 from scripts.benchmarks.measure import Work, measure, show
 from scripts.benchmarks.steps import RECIPE
 
 BOXES = dataclasses.replace(RECIPE, crop_min_area=0.08)  # of torchvision's RandomResizedCrop
 
 
-def our_pipeline(folder: Path | str, workers: int, randaugment_layers: int = 0) -> Work:
-    """Images per second of common/data/batches.py."""
+def our_pipeline(folder: Path | str, workers: int, randaugment_layers: int = 0, processes: bool = True) -> Work:
+    """Images per second of common/data/batches.py, by processes as in a long run, or by threads."""
     split, layers = open_dataset(str(folder)).splits["train"], randaugment_layers
     recipe = dataclasses.replace(RECIPE, randaugment_layers=layers, randaugment_magnitude=10.0)
-    steps = len(split) // recipe.batch
-    return one_pass(lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps), workers), recipe.batch)
+    batches, steps = batches_of(split, recipe, workers * processes), len(split) // recipe.batch
+    return one_pass(lambda: prefetch(batches, range(steps), workers), recipe.batch)
 
 
-def later_epochs(folder: Path, workers: int, boxes: bool) -> Work:
+def later_epochs(folder: Path, workers: int, boxes: bool, processes: bool = True) -> Work:
     """Images per second of an epoch after the first one: pixels are in memory (common/data/decoded.py)."""
-    split, room = open_dataset(str(folder)).splits["train"], Room(8.0)
+    split, room = open_dataset(str(folder)).splits["train"], Room.of(nameless_file(2**33))
     recipe = BOXES if boxes else RECIPE
     split = kept(split, room, training_shrink(recipe, split.size(0), len(split), room))
-    steps = len(split) // recipe.batch
-    for _ in prefetch(TrainBatches(split, recipe, seed=0), range(steps + 1), workers):
+    batches, steps = batches_of(split, recipe, workers * processes), len(split) // recipe.batch
+    for _ in prefetch(batches, range(steps + 1), workers):
         pass  # the first epoch
-    return one_pass(
-        lambda: prefetch(TrainBatches(split, recipe, seed=0), range(steps, 2 * steps), workers), recipe.batch
-    )
+    return one_pass(lambda: prefetch(batches, range(steps, 2 * steps), workers), recipe.batch)
+
+
+def batches_of(split: Split, recipe: Recipe, processes: int) -> TrainBatches:
+    """The training batches, whose rows so many processes make, or threads."""
+    columns, makers = (train_images(recipe), labels(split)), None
+    if processes:
+        makers = Makers(processes, lambda _: (split, columns))  # a room that is there before the fork is theirs, too
+        makers.begin(-1)
+    return TrainBatches(split, recipe, seed=0, columns=columns, makers=makers)
 
 
 def one_pass(batches: Callable[[], Iterator], batch: int) -> Work:
