@@ -23,8 +23,9 @@ class Codebook(Layer):
     def __init__(self, config: VqVaeConfig, **kwargs):
         super().__init__(**kwargs)
         shape = config.vocabulary, config.code_width
-        self.dictionary = self.add_weight(shape, uninitialized, name="dictionary", trainable=False)
-        self.counts = self.add_weight(shape[:1], "ones", name="counts", trainable=False)
+        kept = {"trainable": False, "autocast": False}  # not rounded to bfloat16 where they are used
+        self.dictionary = self.add_weight(shape, uninitialized, name="dictionary", **kept)
+        self.counts = self.add_weight(shape[:1], "ones", name="counts", **kept)
         self.momentum, self.least_count = config.momentum, config.least_count
 
     def words(self) -> Tensor:
