@@ -1,5 +1,6 @@
 """The devices that a run computes on in PyTorch: one for each process that torchrun starts."""
 
+import contextlib
 import datetime
 import os
 import sys
@@ -114,6 +115,18 @@ class Devices(processes.Devices):
                 for block in blocks:
                     fully_shard(block)
             fully_shard(model, reshard_after_forward=True)  # outside of forward and backward all are shards
+
+    @contextlib.contextmanager
+    def whole(self, model: nn.Module) -> Iterator[None]:
+        """Where parameters are shards, within it they are whole: for what is computed by other methods than `forward`."""
+        units = [module for module in model.modules() if self.shard_parameters and hasattr(module, "unshard")]
+        for unit in units:
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.reshard()
 
     def replicate(self, model: nn.Module) -> nn.Module:
         """The model that is trained in all processes alike."""

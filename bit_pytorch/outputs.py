@@ -104,19 +104,19 @@ def likelihoods(models: dict[str, Model], batch: dict[str, Tensor], task: Task) 
 def text_scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: scores [B, T], the log-likelihoods of T texts, tokens [B, T, L], for an image; mask."""
     model = models["model"]
-    image = model.look_at(model.encode(mixed(batch, model)))
-    found = [
-        -per_text(model.decode(image, tokens), tokens, counted)[1]
-        for tokens, counted in zip(batch["texts"].unbind(1), batch["texts_counted"].unbind(1))
-    ]
+    texts = zip(batch["texts"].unbind(1), batch["texts_counted"].unbind(1))
+    with model.devices.whole(model):
+        image = model.look_at(model.encode(mixed(batch, model)))
+        found = [-per_text(model.decode(image, tokens), tokens, counted)[1] for tokens, counted in texts]
     return {"scores": torch.stack(found, 1), "mask": batch["mask"]}
 
 
 def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
     model = models["model"]
-    encoded = model.encode(mixed(batch, model))
-    tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task.writing, batch.get("draws"))
+    with model.devices.whole(model):
+        encoded = model.encode(mixed(batch, model))
+        tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task.writing, batch.get("draws"))
     return {"tokens": tokens.int(), "score": scores.double(), "mask": batch["mask"]}
 
 
@@ -124,7 +124,8 @@ def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict
     """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
     model = models["model"]
     images = mixed(batch, model)
-    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+    with model.devices.whole(model):
+        return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
 
 
 def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

@@ -67,17 +67,14 @@ def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
     passed = kept & (until <= tf.cast(draws[:, None], mass.dtype) * mass)
     place = tf.reduce_sum(tf.cast(passed, tf.int32), 1, keepdims=True)
     last = tf.reduce_sum(tf.cast(kept, tf.int32), 1, keepdims=True) - 1
-    return tf.gather(order, tf.minimum(place, last), axis=1, batch_dims=1)[
-        :, 0
-    ]  # rounding may have gone past the last one
+    place = tf.minimum(place, last)  # rounding may have gone past the last one
+    return tf.gather(order, place, axis=1, batch_dims=1)[:, 0]
 
 
 def followed(tokens: Tensor, ended: Tensor, memory: Memory, parent: Tensor) -> tuple[Tensor, Tensor, Memory]:
     """What belongs to the beams `parent` [B, W] that live on."""
     count, beams = parent.shape
     rows = tf.reshape(parent + beams * tf.range(count)[:, None], (-1,))
-    kept = tf.nest.map_structure(
-        lambda part: tf.gather(part, rows), memory.tokens
-    )  # beams of one image see the same patches
+    kept = tf.nest.map_structure(lambda part: tf.gather(part, rows), memory.tokens)  # beams see the same patches
     tokens, ended = (tf.gather(values, parent, batch_dims=1) for values in (tokens, ended))
     return tokens, ended, memory._replace(tokens=kept)

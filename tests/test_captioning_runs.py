@@ -148,6 +148,7 @@ def test_flags_of_captioning_are_numbers_of_its_task():
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--patch_dropout", 0.5), "of no use to the task"),
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--patch_sizes", "8,16"), "captioning has no use for it"),
         ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--tokens", 9), "captioning has no use for it"),
+        ("train", ("--recipe", "cappa", *MODEL, "--weights", "none", "--dataset", "pairs", "--vocabulary", "pairs/train/captions.tsv"), "has SHA-256"),
         ("train", ("--recipe", "siglip", "--parallel", 0.5, "--dataset", "pairs"), "--parallel belongs to the task captioning"),
         ("predict", ("--beams", 2, "pairs/test/0.png"), "--beams is for texts that a model writes"),
         ("predict", ("--captions", "pairs/test/0.png"), "--captions is for models that write"),
