@@ -74,6 +74,17 @@ def test_batches_are_the_same(split, views, gib):
     assert {1.0: (times == 1).all(), 0.0: (times > 1).all()}.get(gib, (times == 1).any() and (times > 1).any())
 
 
+def test_pixels_that_lie_in_memory_are_not_kept_again(split):
+    """Those of CIFAR, unless what all views begin with is something else."""
+    pixels = dataclasses.replace(split, read=split.decode)
+    for shrink, is_kept in ((None, False), (lambda image: image[:9, :9], True)):
+        room = Room(2**20)
+        once = kept(pixels, room, shrink)
+        before = room.left
+        once.read(0)
+        assert (room.left < before) == is_kept
+
+
 @pytest.mark.parametrize(
     "seen", (Preprocessing(24), Preprocessing(24, 28, "area"), Preprocessing(24, 28, "bicubic", rounding="torchvision"))
 )

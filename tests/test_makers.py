@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from common.data.columns import labels, train_images
 from common.data.decoded import Room, kept, nameless_file
 from common.data.makers import Makers, can_fork
 from common.data.naflex import train_patch_columns
+from common.runs import feed
 from common.system.errors import UserError
+from common.system.processes import own_cores
 
 RECIPE = recipe_of((0.1,) * 8, batch=70, resize=24, crop=17, flip=0.5, mixup=0.2, randaugment_layers=1,
                    randaugment_magnitude=5.0)  # fmt: skip
@@ -101,6 +104,27 @@ def test_a_framework_forbids_to_fork(monkeypatch):
     assert can_fork()
     monkeypatch.setitem(sys.modules, "jax", sys)
     assert not can_fork()
+
+
+@pytest.mark.parametrize(
+    ("steps", "forks", "loaded"), [(500, True, 0), (499, True, 0), (500, False, 0), (500, True, 1)]
+)
+def test_who_has_makers(monkeypatch, steps, forks, loaded):
+    """A long run of images that forks can read, in a process that can be forked."""
+    recipe, split = types.SimpleNamespace(num_steps=steps, batch=100), types.SimpleNamespace(forks=forks)
+    plan = types.SimpleNamespace(config=types.SimpleNamespace(workers=3), recipe=recipe, splits={"train": split})
+    monkeypatch.setattr(feed, "can_fork", lambda: not loaded)
+    monkeypatch.setattr(feed, "Makers", lambda count, prepare: count)
+    fed = feed.Feed(plan)
+    fed.fork_makers()
+    assert fed.makers == (3 if (steps, forks, loaded) == (500, True, 0) else None)
+
+
+def test_processes_of_torchrun_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 9)
+    for local, cores in (("", 9), ("2", 4), ("16", 1), ("0", 9), ("x", 9)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+        assert own_cores() == cores
 
 
 # --- whole runs, of an engine in numpy

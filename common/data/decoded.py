@@ -156,9 +156,11 @@ def kept(split: Split, room: Room, shrink: Shrink | None = None) -> Split:
     def read(example: int) -> bytes | np.ndarray:
         if place := int(table[example]):
             return room.at(place)
-        found = images.decode(split.read(example), split.exif)
+        encoded = split.read(example)
+        found = images.decode(encoded, split.exif)
         found = shrink(found) if shrink else found
-        room.keep(table, example, found)
+        if found is not encoded:  # pixels that lie in memory already
+            room.keep(table, example, found)
         return found
 
     return dataclasses.replace(split, read=read)

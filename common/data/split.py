@@ -94,6 +94,8 @@ class Split:
     blocks: Blocks | None = None  # None: wherever an example lies, reading it takes as long
     captions: Captions | None = None  # a sequence: the texts of each example
     files: tuple[Path, ...] = ()  # in which the examples lie, many in each
+    # Whether forks of this process may read, too: no library's threads take part, and nothing is read for several examples.
+    forks: bool = False
     maps: Maps | None = None  # of every pixel
 
     def __len__(self) -> int:

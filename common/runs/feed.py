@@ -1,7 +1,6 @@
 """The images of a run: decoded once, where there is room, and made into batches by threads or by processes."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 from common.data.columns import Column
@@ -9,7 +8,7 @@ from common.data.decoded import Room, kept_splits, room_of_machine
 from common.data.makers import Makers, can_fork
 from common.data.split import Split
 from common.runs.plan import Plan
-from common.system.processes import Devices
+from common.system.processes import Devices, own_cores
 from common.tasks.seen import shrinks
 
 MANY = 50_000  # images that a run decodes, from which on processes pay
@@ -20,11 +19,12 @@ class Feed:
 
     def __init__(self, plan: Plan):
         self.plan, self.makers = plan, None
-        self.workers = plan.config.workers or os.cpu_count()
+        self.workers = plan.config.workers or own_cores()
 
     def fork_makers(self) -> None:
-        """Let processes make the training batches, where there are many and this process can be forked, see makers.py."""
-        if self.plan.recipe.num_steps * self.plan.recipe.batch >= MANY and can_fork():
+        """Let processes make the training batches, see makers.py, where there are many, and nothing forbids to fork."""
+        is_long = self.plan.recipe.num_steps * self.plan.recipe.batch >= MANY
+        if is_long and self.plan.splits["train"].forks and can_fork():
             self.makers = Makers(self.workers, self._prepare)
 
     def open(self, devices: Devices, stack: contextlib.ExitStack) -> None:

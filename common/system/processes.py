@@ -1,6 +1,7 @@
 """The face of the devices that a run computes on; `Devices` of an engine has it for several processes."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from typing import Self
@@ -32,6 +33,12 @@ class Devices:
     def has_lost(self, error: BaseException) -> bool:
         """Whether an error means that another process has ended."""
         return False
+
+
+def own_cores() -> int:
+    """The CPU cores of this machine, shared out among the processes that torchrun started on it."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, os.cpu_count() // (int(local) if local.isdecimal() and int(local) else 1))
 
 
 @contextlib.contextmanager

@@ -145,4 +145,4 @@ def _mat(path: Path, key: str) -> np.ndarray:
 
 
 def _files(paths: Sequence[Path], labels: Sequence[int]) -> Split:
-    return Split(lambda i: read_regular(paths[i]), np.array(labels, np.int32), lambda i: str(paths[i]))
+    return Split(lambda i: read_regular(paths[i]), np.array(labels, np.int32), lambda i: str(paths[i]), forks=True)

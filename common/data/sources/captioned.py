@@ -103,7 +103,9 @@ def open_sample(name: str, places: Places) -> Dataset:
 
 def sample_split(names: Sequence[str], texts: Sequence[Sequence[str]], members: dict[str, bytes]) -> Split:
     """Members of the sample with their captions."""
-    split = Split(lambda i: members[names[i]], MultiLabels.none(len(names)), lambda i: f"{names[i]} of {SAMPLE.name}")
+    split = Split(
+        lambda i: members[names[i]], MultiLabels.none(len(names)), lambda i: f"{names[i]} of {SAMPLE.name}", forks=True
+    )
     return dataclasses.replace(split, captions=Captions.pack(texts))
 
 

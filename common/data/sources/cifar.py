@@ -70,7 +70,7 @@ def _split(folder: Path, files: tuple[str, ...], layout: Layout) -> Split:
         planes = records[i, layout.label_bytes :].reshape(3, SIDE_PX, SIDE_PX)
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
-    return Split(read, labels, lambda i: f"{i} of {', '.join(files)} in {folder}")
+    return Split(read, labels, lambda i: f"{i} of {', '.join(files)} in {folder}", forks=True)
 
 
 def _records(path: Path, layout: Layout) -> np.ndarray:

@@ -188,4 +188,4 @@ def open_sample(name: str, places: Places) -> Dataset:
 
 
 def _sample_split(names: list[str], members: dict[str, bytes], labels: np.ndarray) -> Split:
-    return Split(lambda i: members[names[i]], labels, lambda i: f"{names[i]} of {SAMPLE.name}")
+    return Split(lambda i: members[names[i]], labels, lambda i: f"{names[i]} of {SAMPLE.name}", forks=True)

@@ -46,7 +46,7 @@ class Files:
 
     def split(self, labels: np.ndarray | MultiLabels) -> Split:
         """The split of these files, with labels int32 [N] or several for each."""
-        return Split(self.read, labels, self.path)
+        return Split(self.read, labels, self.path, forks=True)
 
 
 def packed(names: Sequence[str]) -> tuple[bytes, np.ndarray]:

@@ -60,7 +60,8 @@ class Rows:
         self.opened = keep_open(paths, check=self.check)
         groups = np.diff(arrays["first"])
         self.group_of_row = np.repeat(np.arange(len(groups), dtype=np.int32), groups)
-        if (arrays["start"] >= 0).all():
+        self.forks = bool((arrays["start"] >= 0).all())  # else each process would read every row group
+        if self.forks:
             self.blocks, most = Blocks.of_bytes(arrays["file"][self.group_of_row], arrays["start"]), 1
         else:
             most = int(max(2, KEPT_BYTES // max(1, arrays["unpacked"].mean())))

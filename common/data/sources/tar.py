@@ -62,6 +62,8 @@ def open_tar(name: str, places: Places) -> Dataset:
 class Rows:
     """The images of one split: where the bytes of each lie."""
 
+    forks = True
+
     def __init__(self, paths: list[Path], arrays: Arrays):
         """`archive` int32 [N] among the paths; `start` and `size` int64 [N]; `check` uint32 [N]; packed `names`."""
         self.paths, self.arrays, self.opened = paths, arrays, keep_open(paths)

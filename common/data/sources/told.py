@@ -99,7 +99,9 @@ def split_of_rows(rows: Any, arrays: dict[str, np.ndarray], blocks: Blocks) -> S
     """The split of what `rows` reads and describes, from its `paths`, with the labels and captions of an index."""
     captions = Captions.load(arrays)
     labels = arrays["labels"] if "labels" in arrays else MultiLabels.none(len(captions))
-    split = Split(rows.read, labels, rows.describe, blocks=blocks, captions=captions, files=tuple(rows.paths))
+    split = Split(
+        rows.read, labels, rows.describe, blocks=blocks, captions=captions, files=tuple(rows.paths), forks=rows.forks
+    )
     return split.take(arrays["kept"]) if "kept" in arrays else split
 
 
