@@ -294,6 +294,18 @@ class CaptionsConfig:
     samples: int | None = replacing(
         "texts drawn for each image in a step, each judged against the others", least=2, most=1024, tasks=("rewarded",)
     )
+    prompt: str | None = flag(
+        None,
+        "what every caption begins with, which is given and not predicted",
+        rule="as the weights were trained, or nothing",
+        tasks=("captioning", "rewarded"),
+    )
+    class_prompt: str | None = flag(
+        None,
+        "what the name of an image's class begins with, which becomes one more of its texts; it is given, too",
+        rule="no names of classes",
+        tasks=("captioning",),
+    )
     captions_of: int = flag(
         0,
         "held-out images that texts are written of, for CIDEr-D and BLEU (extra `captions`); their period: --eval_every captions:N",
@@ -475,7 +487,9 @@ class VtabConfig(TrainConfig):
 class WritingConfig:
     """How a model writes texts."""
 
-    prompt: str | None = flag(None, "what every text that a model writes begins with", rule="nothing")
+    prompt: str | None = flag(
+        None, "what every text that a model writes begins with", rule="as it was trained, or nothing"
+    )
     beams: int = flag(1, "likeliest beginnings that are kept; 1: the likeliest token always follows", least=1, most=64)
     top_p: float = flag(
         0.0, "above 0, draw tokens from the likeliest that have this share together; 1: from all", least=0, most=1

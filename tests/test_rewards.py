@@ -118,7 +118,7 @@ def plan(tmp_path) -> SimpleNamespace:
     start = Start(config, arrays_of(config), card, Preprocessing(32))
     made = SimpleNamespace(
         splits=open_dataset(str(tmp_path / "pairs"), tmp_path).splits, models={"model": start}, preprocessing=Preprocessing(32),
-        config=SimpleNamespace(vocabulary=None, bit_pretrained_dir="."), held_out="test",
+        config=SimpleNamespace(vocabulary=None, bit_pretrained_dir=".", prompt="a picture", class_prompt=None), held_out="test",
         recipe=recipe_of([0.1] * 3, batch=4, batch_eval=3, task=Rewarded(samples=3)),
     )  # fmt: skip
     cats, plural, end = Texts(made).encode(["cats"])[0, :3]  # a word that people used of some images

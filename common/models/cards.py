@@ -98,6 +98,7 @@ RULES = {
         lambda count: count is None or type(count) is int and 1 <= count <= LONGEST_SIDE,
         f"a number from 1 to {LONGEST_SIDE}, or null",
     ),
+    "prompt": Rule(lambda prompt: isinstance(prompt, str), "a text"),
     "mean": triple(0, 1),
     "std": triple(0.001, 10),
 }
@@ -126,6 +127,7 @@ class Card:
     tokens: int | None = None
     loss: Loss | None = None
     text: Text | None = None  # of a model that takes texts
+    prompt: str | None = None  # what the texts that it was trained to write begin with
 
     @property
     def preprocessing(self) -> Preprocessing:

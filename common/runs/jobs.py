@@ -23,15 +23,19 @@ EVALUATIONS = {
 }
 USUAL = {TwoTowersConfig: "zero_shot", DecoderConfig: "likelihood"}
 PROMPTED = ("zero_shot", "scoring")
+OF_WRITING = tuple(WritingConfig.__dataclass_fields__)  # flags
+USED = {"captions": OF_WRITING, "likelihood": ("prompt",), "scoring": ("prompt",)}  # by evaluators
 
 
 def prediction(config: PredictConfig) -> Prediction:
     """The job of `predict`: by --map, or else by what the model is. Raises UserError."""
     family = type(find_model(config.model).config())
     writes = family is DecoderConfig and not config.map
-    check_writing(config, writes, config.model)
+    check_writing(config, OF_WRITING if writes else (), config.model)
     if config.captions and not writes:
-        raise UserError(f"--captions is for models that write and {config.model} does not; choose one such as CapPa-B/16.")
+        raise UserError(
+            f"--captions is for models that write and {config.model} does not; choose one such as CapPa-B/16."
+        )
     return (Maps if config.map else PREDICTIONS.get(family, Prediction))(config)
 
 
@@ -42,12 +46,12 @@ def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -
     kind = config.evaluator or USUAL.get(type(find_model(config.model).config()), "classification")
     if config.prompts and kind not in PROMPTED:
         raise UserError(f"--prompts are for --evaluator {' and '.join(PROMPTED)}, not {kind}; leave one of them off.")
-    check_writing(config, kind == "captions", f"--evaluator {kind}")
+    check_writing(config, USED.get(kind, ()), f"--evaluator {kind}")
     return EVALUATIONS[kind](config, open_torchvision)
 
 
-def check_writing(config: EvaluateConfig | PredictConfig, writes: bool, what: str) -> None:
-    """Raise UserError for a flag of how texts are written, where none are."""
-    wrong = [name for name in given(config) if name in WritingConfig.__dataclass_fields__]
-    if wrong and not writes:
+def check_writing(config: EvaluateConfig | PredictConfig, used: tuple[str, ...], what: str) -> None:
+    """Raise UserError for a flag of how texts are written that is not `used`."""
+    wrong = [name for name in given(config) if name in OF_WRITING and name not in used]
+    if wrong:
         raise UserError(f"--{wrong[0]} is for texts that a model writes, and {what} writes none; leave it out.")

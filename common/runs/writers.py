@@ -1,6 +1,6 @@
 """What `evaluate` and `predict` prepare and show of models that write: likelihoods of texts, and texts of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from common.data.sources import Opener
 from common.data.split import Dataset, Split
 from common.data.text import Tokenizer
 from common.data.text.prompts import read_prompts
-from common.data.written import counted, prompts, texts
+from common.data.written import behind, joined, prompts, texts, tokens_of, told
 from common.evaluation.captioning import CaptionEvaluator, LikelihoodEvaluator, ScoringEvaluator
 from common.evaluation.evaluator import Evaluator, Prepared
 from common.evaluation.features import write_arrays
@@ -39,7 +39,17 @@ def how(config: EvaluateConfig | PredictConfig) -> Captioning:
 def asked(job: Inference, tokenizer: Tokenizer) -> tuple[Column, ...]:
     """What texts begin with and how they end, and the numbers that draw tokens."""
     seed = job.config.seed if job.config.top_p else None
-    return prompts(tokenizer, job.config.prompt or "", seed)
+    return prompts(tokenizer, prompt_of(job), seed)
+
+
+def prompt_of(job: Inference) -> str:
+    """What every text begins with: --prompt, or what the model was trained with."""
+    return (job.card.prompt or "") if job.config.prompt is None else job.config.prompt
+
+
+def read(job: Inference, tokenizer: Tokenizer) -> Callable[[np.ndarray], list[str]]:
+    """What makes texts of tokens: without the prompt that the model was trained with, but with one that --prompt gives."""
+    return behind(tokenizer, prompt_of(job) if job.config.prompt is None else "")
 
 
 class Writers(TextEvaluation):
@@ -72,9 +82,9 @@ class Likelihood(Writers):
 
     def judge_of(self, name: str, split: Split) -> LikelihoodEvaluator:
         """Of every caption."""
-        pairs, shape = split.pairs(), (self.tokenizer.length,)
-        written = texts(pairs, self.tokenizer.encode, shape, drawn=False)
-        return LikelihoodEvaluator(name, self.image_batches(pairs, written, counted(written, self.card.text.padding)))
+        pairs = split.pairs()
+        written = texts(self.tokenizer, told(pairs, prompt_of(self)), drawn=False)
+        return LikelihoodEvaluator(name, self.image_batches(pairs, *written))
 
     def seen(self, split: Split) -> str:
         """Images and texts."""
@@ -89,7 +99,7 @@ class Captions(Writers):
     def judge_of(self, name: str, split: Split) -> CaptionEvaluator:
         """CIDEr-D and BLEU."""
         batches = self.image_batches(split, *asked(self, self.tokenizer))
-        return CaptionEvaluator(name, batches, self.tokenizer.decode, split.captions)
+        return CaptionEvaluator(name, batches, read(self, self.tokenizer), split.captions)
 
     def seen(self, split: Split) -> str:
         """Images and references."""
@@ -122,17 +132,20 @@ class Scoring(Writers):
 
     def judge_of(self, name: str, split: Split) -> ScoringEvaluator:
         """Top-1 and top-5."""
-        return ScoringEvaluator(name, self.image_batches(split, *choices(self.tokenizer, self.texts)), split.labels)
+        return ScoringEvaluator(
+            name, self.image_batches(split, *choices(self.tokenizer, self.texts, prompt_of(self))), split.labels
+        )
 
     def seen(self, split: Split) -> str:
         """Images with a class."""
         return f"{split.num_labelled:,} images"
 
 
-def choices(tokenizer: Tokenizer, written: Sequence[str]) -> tuple[Column, Column]:
-    """`texts` int32 [T, L], the same for every image, and `texts_counted` bool [T, L]: all but padding."""
-    tokens = tokenizer.encode(list(written))
-    counts = tokens != tokenizer.text.padding
+def choices(tokenizer: Tokenizer, written: Sequence[str], prompt: str = "") -> tuple[Column, Column]:
+    """`texts` int32 [T, L], the same for every image, and `texts_counted` bool [T, L]: all but padding and the prompt."""
+    first = tokens_of(tokenizer, prompt)
+    tokens = np.stack([joined(tokenizer, prompt, text, lambda _: first) for text in written])
+    counts = (tokens != tokenizer.text.padding) & (first == 0)
     return (
         Column("texts", tokens.shape, np.int32, lambda example: tokens),
         Column("texts_counted", counts.shape, bool, lambda example: counts),
@@ -170,7 +183,7 @@ class Captioner(Prediction):
         """What keeps the texts."""
         tokenizer = tokenizer_of(self)
         batches = self.image_batches(self.split, *asked(self, tokenizer))
-        self.judge = CaptionEvaluator("images", batches, tokenizer.decode)
+        self.judge = CaptionEvaluator("images", batches, read(self, tokenizer))
         return Prepared(self.judge, self.prepared)
 
     def outputs(self) -> Iterator[tuple[Path, str]]:

@@ -8,7 +8,8 @@ from common import weights
 from common.data.batches import EvalBatches
 from common.data.columns import Column, check_captions
 from common.data.split import Split
-from common.data.written import counted, masked, parallel, prompts, texts
+from common.data.text.prompts import PLACE, prompts_of
+from common.data.written import behind, parallel, prompts, texts, told
 from common.evaluation.captioning import WRITTEN, CaptionEvaluator, LikelihoodEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.models import DecoderConfig, find_model
@@ -35,7 +36,7 @@ def models(plan: Any) -> dict[str, Start]:
             f"--parallel {recipe.task.parallel:g} hides tokens and {config.model} has no embedding for those; give 0, or a "
             "CapPa model."
         )
-    check_captions(plan.splits["train"])
+    check_texts(plan)
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed, image_size=image_size(recipe), patch_size=config.patch_size,
         say=plan.notes.append,
@@ -47,38 +48,60 @@ def models(plan: Any) -> dict[str, Start]:
     return {"model": adapted(Start(model, arrays, card, prepared(recipe, card, config.exif)), plan)}
 
 
+def check_texts(plan: Any) -> None:
+    """Raise UserError where images have no captions and, with --class_prompt, where one has not one class."""
+    train, prompt = plan.splits["train"], plan.config.class_prompt
+    if prompt is None:
+        check_captions(train)
+    elif not plan.dataset.class_names or train.is_multi_label:
+        raise UserError(
+            f"--class_prompt {prompt!r} is for images with one class each, which those of {plan.dataset.name} have not; leave it "
+            "out."
+        )
+
+
+def prompt_of(plan: Any) -> str:
+    """What every caption begins with: --prompt, or what the model was trained with."""
+    given = plan.config.prompt
+    return (plan.models["model"].card.prompt or "") if given is None else given
+
+
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images and one text of each, in training drawn; which of its tokens count; in CapPa, which of them are hidden."""
-    made, recipe = Texts(plan), plan.recipe
-    written = texts(split, made.encode, made.form["shape"], drawn=train)
-    found = *image_columns(plan, train), written, counted(written, plan.models["model"].card.text.padding)
-    if train and recipe.task.parallel:
-        found += parallel(recipe.task.parallel), masked(made.form["shape"], recipe.task.masking_ratio)
-    return found
+    task, own, names = plan.recipe.task, plan.config.class_prompt, ()
+    if own is not None:
+        names, _ = prompts_of(plan.dataset, (PLACE,), plan.models["model"].card.text)
+    at_once = train and task.parallel
+    written = texts(
+        Texts(plan).tokenizer, told(split, prompt_of(plan), own, names), drawn=train,
+        hidden=task.masking_ratio if at_once else None,
+    )  # fmt: skip
+    return (*image_columns(plan, train), *written, *([parallel(task.parallel)] if at_once else ()))
 
 
 def evaluators(plan: Any) -> list[Evaluator]:
     """How likely the texts of every split but `train` are; and what is written of images, with --captions_of."""
     found, made = [], Texts(plan)
     for name, split in plan.splits.items():
-        if name == "train" or split.captions is None:
+        if name == "train" or (split.captions is None and plan.config.class_prompt is None):
             continue
-        pairs = split.pairs()
+        pairs = split if split.captions is None else split.pairs()
         batches = EvalBatches(pairs, None, plan.recipe.batch_eval, columns=columns(plan, pairs, train=False))
         found.append(LikelihoodEvaluator(name, batches))
     count = plan.config.captions_of
     if count and (whole := plan.splits[plan.held_out]).captions is not None:
         split = whole.take(np.arange(min(count, len(whole))))
-        shown = *image_columns(plan, train=False), *prompts(made.tokenizer, "")
+        shown = *image_columns(plan, train=False), *prompts(made.tokenizer, prompt_of(plan))
         batches = EvalBatches(split, None, min(plan.recipe.batch_eval, len(split)), columns=shown)
         seen = plan.held_out, len(whole)
-        found.append(CaptionEvaluator(WRITTEN, batches, made.tokenizer.decode, split.captions, split=seen))
+        decode = behind(made.tokenizer, prompt_of(plan))
+        found.append(CaptionEvaluator(WRITTEN, batches, decode, split.captions, split=seen))
     return found
 
 
 def card(plan: Any) -> dict[str, Any]:
-    """How images and texts are prepared."""
-    return {
+    """How images and texts are prepared, and what texts begin with."""
+    return ({"prompt": prompt_of(plan)} if prompt_of(plan) else {}) | {
         "text": plan.models["model"].card.text.facts(),
         **plan.preprocessing.facts(),
         "skipped_images": plan.dataset.skipped,

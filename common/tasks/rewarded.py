@@ -10,20 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data.batches import EvalBatches
-from common.data.columns import Column, Stream, eval_images, train_images
+from common.data.columns import Column, Stream
 from common.data.split import Split
-from common.data.written import prompts
+from common.data.written import behind, prompts, tokens_of
 from common.evaluation.captioning import scorers
 from common.evaluation.evaluator import Evaluator, Rows
 from common.evaluation.rewards import Cider, Reward, RewardEvaluator
 from common.tasks import captioning
 from common.tasks.contrastive import Texts
+from common.tasks.seen import image_columns
 from common.tasks.start import Start
 
 
 def cider(plan: Any, split: Split) -> Reward:
     """CIDEr-D of texts of a split's images, words weighed by how many training images' references have them."""
-    judged, decode = Cider(plan.splits["train"].captions), Texts(plan).tokenizer.decode
+    judged = Cider(plan.splits["train"].captions)
+    decode = behind(Texts(plan).tokenizer, captioning.prompt_of(plan))
 
     def reward(examples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         texts = decode(tokens.reshape(-1, tokens.shape[2]))
@@ -35,14 +37,14 @@ def cider(plan: Any, split: Split) -> Reward:
 
 def written(plan: Any) -> list[Evaluator]:
     """What is written of every split but `train`, rewarded as in training."""
-    found, made = [], Texts(plan)
+    found, tokenizer, prompt = [], Texts(plan).tokenizer, captioning.prompt_of(plan)
     for name, split in plan.splits.items():
         if name != "train" and split.captions is not None:
-            seen = eval_images(plan.preprocessing), *prompts(made.tokenizer, "")
+            seen = *image_columns(plan, train=False), *prompts(tokenizer, prompt)
             batches = EvalBatches(split, None, plan.recipe.batch_eval, columns=seen)
             kept = (name, len(split)) if name == plan.held_out else None
             reward = reward_of(plan, split)
-            found.append(RewardEvaluator(name, batches, made.tokenizer.decode, split.captions, reward, split=kept))
+            found.append(RewardEvaluator(name, batches, behind(tokenizer, prompt), split.captions, reward, split=kept))
     return found
 
 
@@ -75,11 +77,11 @@ def models(plan: Any) -> dict[str, Start]:
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images and their numbers, what texts begin with and how they end, and the numbers that draw the samples of each."""
-    first = prompts(Texts(plan).tokenizer, "")
+    first = prompts(Texts(plan).tokenizer, captioning.prompt_of(plan))
     shape = (plan.recipe.task.samples, *first[0].shape)
     number = Column("example", (), np.int32, lambda example: np.int32(example.number))
     draws = Column("draws", shape, np.float64, lambda example, draws: draws, (Stream("sample_draws", 12, shape),))
-    return train_images(plan.recipe), number, *first, draws
+    return (*image_columns(plan, train), number, *first, draws)
 
 
 def evaluators(plan: Any) -> list[Evaluator]:
@@ -89,12 +91,13 @@ def evaluators(plan: Any) -> list[Evaluator]:
 
 def judge(plan: Any) -> Callable[[Rows], Rows]:
     """What a step needs of `samples` [B, K, L] of each `example` [B]: these, which of their tokens count, their rewards [B, K]."""
-    reward, end = reward_of(plan, plan.splits["train"]), Texts(plan).tokenizer.end
+    reward, tokenizer = reward_of(plan, plan.splits["train"]), Texts(plan).tokenizer
+    own = tokens_of(tokenizer, captioning.prompt_of(plan)) == 0  # places that are not given
 
     def judged(rows: Rows) -> Rows:
         samples = rows["samples"]
         rewards = reward(rows["example"], samples)
-        return {"samples": samples, "counted": until(samples, end), "rewards": rewards}
+        return {"samples": samples, "counted": until(samples, tokenizer.end) & own, "rewards": rewards}
 
     return judged
 
