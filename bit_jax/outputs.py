@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from bit_jax.distances import agree, kl, rank
-from bit_jax.losses import cross_entropy, mixed, noise, per_text, targets, teachers, written
+from bit_jax.losses import cross_entropy, mixed, noise, per_text, targets, teachers, texts, written
 from bit_jax.maps import attention_map, patch_features, token_features
 from bit_jax.model import Model
 from bit_jax.writing import write
@@ -101,7 +101,7 @@ def tokens(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dic
 
 def likelihoods(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns [B]: loss, a text's mean cross-entropy; nll, the sum; num_tokens, which of its tokens count; mask."""
-    model, tokens, counted = models["model"], batch["tokens"], batch["counted"]
+    model, (tokens, counted) = models["model"], texts(models, batch)
     loss, nll = per_text(model(mixed(batch, model), tokens), tokens, counted)
     wide = jnp.promote_types(loss.dtype, jnp.float32)
     columns = {"loss": loss.astype(wide), "nll": nll.astype(wide), "num_tokens": counted.sum(1)}
@@ -117,8 +117,8 @@ def text_scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -
         tokens, counted = text
         return -per_text(model.decode(image, tokens), tokens, counted)[1]
 
-    texts = batch["texts"].swapaxes(0, 1), batch["texts_counted"].swapaxes(0, 1)  # one after the other
-    return {"scores": lax.map(rated, texts).T, "mask": batch["mask"]}
+    choices = batch["texts"].swapaxes(0, 1), batch["texts_counted"].swapaxes(0, 1)  # one after the other
+    return {"scores": lax.map(rated, choices).T, "mask": batch["mask"]}
 
 
 def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
@@ -130,10 +130,16 @@ def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> d
 
 
 def maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
-    """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
+    """Columns: map [B, H, W, n], what codes become (`predicted`), of a map or where there is an oracle written; mask."""
     model = models["model"]
-    images = mixed(batch, model)
-    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+    oracle = models.get("oracle", model)
+    images = mixed(batch, oracle, "oracle")
+    if oracle is model:
+        codes = model.encode(batch["maps"], images)
+    else:
+        tokens = captions(models, batch, task)["tokens"]
+        codes = jnp.maximum(tokens - 1, 0)  # token 0, which is no code, is never learned
+    return {"map": oracle.decode(codes, images), "mask": batch["mask"]}
 
 
 def samples(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bit_pytorch.distances import agree, kl, rank
-from bit_pytorch.losses import cross_entropy, mixed, noise, per_text, targets, teachers, written
+from bit_pytorch.losses import cross_entropy, mixed, noise, per_text, targets, teachers, texts, written
 from bit_pytorch.maps import attention_map, patch_features, token_features
 from bit_pytorch.model import Model
 from bit_pytorch.writing import write
@@ -96,7 +96,7 @@ def tokens(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> di
 
 def likelihoods(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns [B]: loss, a text's mean cross-entropy; nll, the sum; num_tokens, which of its tokens count; mask."""
-    model, tokens, counted = models["model"], batch["tokens"], batch["counted"]
+    model, (tokens, counted) = models["model"], texts(models, batch)
     loss, nll = per_text(model(mixed(batch, model), tokens), tokens, counted)
     return {"loss": loss.double(), "nll": nll.double(), "num_tokens": counted.sum(1), "mask": batch["mask"]}
 
@@ -121,11 +121,16 @@ def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> 
 
 
 def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
+    """Columns: map [B, H, W, n], what codes become (`predicted`), of a map or where there is an oracle written; mask."""
     model = models["model"]
-    images = mixed(batch, model)
-    with model.devices.whole(model):
-        return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+    oracle = models.get("oracle", model)
+    images = mixed(batch, oracle, "oracle")
+    if oracle is not model:
+        tokens = captions(models, batch, task)["tokens"]
+        codes = (tokens - 1).clamp(min=0)  # token 0, which is no code, is never learned
+    with oracle.devices.whole(oracle):
+        codes = oracle.encode(batch["maps"], images) if oracle is model else codes
+        return {"map": oracle.decode(codes, images), "mask": batch["mask"]}
 
 
 def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

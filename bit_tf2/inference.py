@@ -47,6 +47,16 @@ def predict_and_score(
         )
 
 
+def build_all(job: Inference, devices: FirstDevice) -> dict[str, Model]:
+    """The models of a command that does not train, by their names in a run."""
+    options = {"precision": job.config.precision, "devices": devices}
+    beside = {
+        name: api.build(start.config, start.arrays, preprocessing=start.preprocessing, **options)
+        for name, start in job.frozen.items()
+    }
+    return {"model": build_once(job, devices)} | beside
+
+
 def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
     """The model of a command that does not train: its kernels are standardised once."""
     options = {"precision": job.config.precision, "preprocessing": job.preprocessing, "devices": devices}
@@ -58,20 +68,20 @@ def build_once(job: Inference | Export, devices: FirstDevice) -> Model:
 def evaluate_main(job: Evaluation) -> None:
     """Print accuracy and loss on every split of every dataset, and write features and logits on request."""
     with FirstDevice() as devices:
-        model = build_once(job, devices)
+        models = build_all(job, devices)
         for own, split in ((own, split) for own in job.sets for split in own.split_names):
             if own.config.output and own.computes_scores:
-                own.write(split, predict_and_score(model, own.batches(split), loss=own.task.loss))
+                own.write(split, predict_and_score(models["model"], own.batches(split), loss=own.task.loss))
             else:
-                own.show(split, evaluate({"model": model}, own.evaluator(split), own.task))
+                own.show(split, evaluate(models, own.evaluator(split), own.task))
 
 
 def predict_main(job: Prediction) -> None:
     """Print the top classes, or texts, of images, and write logits and features on request."""
     with FirstDevice() as devices:
-        model = build_once(job, devices)
+        models = build_all(job, devices)
         if job.computes_scores:
-            job.show(predict(model, job.batches()))
+            job.show(predict(models["model"], job.batches()))
         else:
-            evaluate({"model": model}, job.evaluator(), job.task)
+            evaluate(models, job.evaluator(), job.task)
             job.show(job.outputs())

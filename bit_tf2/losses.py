@@ -132,9 +132,23 @@ def contrastive(models: dict[str, Model], batch: dict[str, Tensor], recipe: Reci
 
 def captioning(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
     """The mean over texts of the mean cross-entropy of their tokens that are `counted`."""
-    model, tokens = models["model"], batch["tokens"]
+    model, (tokens, counted) = models["model"], texts(models, batch)
     logits = model(mixed(batch, model), tokens, batch.get("parallel"), batch.get("masked"))
-    return tf.reduce_mean(per_text(logits, tokens, batch["counted"], recipe.task.label_smoothing)[0]), {}
+    return tf.reduce_mean(per_text(logits, tokens, counted, recipe.task.label_smoothing)[0]), {}
+
+
+def texts(models: dict[str, Model], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(tokens int [B, L], which of them count, bool [B, L]); where an oracle makes codes of maps, code k is token k + 1."""
+    if "oracle" not in models:
+        return batch["tokens"], batch["counted"]
+    oracle = models["oracle"]
+    tokens = tf.stop_gradient(oracle.encode(batch["maps"], mixed(batch, oracle, "oracle"))) + 1
+    return tokens, tf.ones_like(tokens, tf.bool)
+
+
+def coded(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
+    """The mean over maps of the mean cross-entropy of their codes. Source: `trainers/proj/uvim/train.py` of google-research/big_vision."""
+    return captioning(models, batch, recipe)
 
 
 def rewarded(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe) -> Measured:
@@ -193,4 +207,5 @@ LOSSES: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Recipe], Measur
     "captioning": captioning,
     "dense": dense,
     "rewarded": rewarded,
+    "coded": coded,
 }

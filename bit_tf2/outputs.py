@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from bit_tf2.distances import agree, kl, rank
-from bit_tf2.losses import cross_entropy, mixed, noise, per_text, targets, teachers, written
+from bit_tf2.losses import cross_entropy, mixed, noise, per_text, targets, teachers, texts, written
 from bit_tf2.maps import attention_map, patch_features, token_features
 from bit_tf2.model import Model
 from bit_tf2.writing import write
@@ -98,7 +98,7 @@ def tokens(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> di
 
 def likelihoods(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns [B]: loss, a text's mean cross-entropy; nll, the sum; num_tokens, which of its tokens count; mask."""
-    model, tokens, counted = models["model"], batch["tokens"], batch["counted"]
+    model, (tokens, counted) = models["model"], texts(models, batch)
     loss, nll = per_text(model(mixed(batch, model), tokens), tokens, counted)
     columns = {"loss": tf.cast(loss, tf.float64), "nll": tf.cast(nll, tf.float64)}
     return columns | {"num_tokens": tf.reduce_sum(tf.cast(counted, tf.int32), 1), "mask": batch["mask"]}
@@ -113,8 +113,8 @@ def text_scores(models: dict[str, Model], batch: dict[str, Tensor], task: Task) 
         tokens, counted = text
         return -per_text(model.decode(image, tokens), tokens, counted)[1]
 
-    texts = [tf.transpose(batch[name], (1, 0, 2)) for name in ("texts", "texts_counted")]  # one after the other
-    found = tf.map_fn(rated, texts, parallel_iterations=1, fn_output_signature=model.dtype)
+    choices = [tf.transpose(batch[name], (1, 0, 2)) for name in ("texts", "texts_counted")]  # one after the other
+    found = tf.map_fn(rated, choices, parallel_iterations=1, fn_output_signature=model.dtype)
     return {"scores": tf.transpose(found), "mask": batch["mask"]}
 
 
@@ -127,10 +127,16 @@ def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> 
 
 
 def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Columns: map [B, H, W, n], what codes of a map become again (`predicted`); mask."""
+    """Columns: map [B, H, W, n], what codes become (`predicted`), of a map or where there is an oracle written; mask."""
     model = models["model"]
-    images = mixed(batch, model)
-    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+    oracle = models.get("oracle", model)
+    images = mixed(batch, oracle, "oracle")
+    if oracle is model:
+        codes = model.encode(batch["maps"], images)
+    else:
+        tokens = captions(models, batch, task)["tokens"]
+        codes = tf.maximum(tokens - 1, 0)  # token 0, which is no code, is never learned
+    return {"map": oracle.decode(codes, images), "mask": batch["mask"]}
 
 
 def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:

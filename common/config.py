@@ -34,7 +34,7 @@ from common.recipes.schedules import SCHEDULES
 from common.system.environment import ENGINE_PACKAGES
 from common.system.errors import UserError
 
-EvaluatorName = Literal["classification", "zero_shot", "retrieval", "likelihood", "scoring", "captions"]
+EvaluatorName = Literal["classification", "zero_shot", "retrieval", "likelihood", "scoring", "captions", "maps"]
 Format = Literal["onnx", "torch_export", "stablehlo", "saved_model", "litert"]
 
 
@@ -258,7 +258,10 @@ class TextsConfig:
         "largest exp(t) that an update leaves, and 1 the smallest; 0: any", least=0, most=1e6, tasks=("contrastive",)
     )
     image_weights: str | None = flag(
-        None, "file of the image tower, in place of --weights", rule="--weights", tasks=("contrastive", "captioning")
+        None,
+        "file of the image tower, in place of --weights",
+        rule="--weights",
+        tasks=("contrastive", "captioning", "coded"),
     )
     text_weights: str | None = flag(
         None, "file of the text tower, in place of --weights", rule="--weights", tasks=("contrastive",)
@@ -317,7 +320,7 @@ class CaptionsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DenseConfig:
-    """How what is known of every pixel is compressed into codes."""
+    """How what is known of every pixel becomes codes, and is predicted by them."""
 
     commitment_weight: float | None = replacing(
         "weight of how far vectors are from the words of the codebook that they become",
@@ -330,6 +333,18 @@ class DenseConfig:
         tasks=("dense",),
     )
     frozen_codebook: bool = flag(False, "leave the codebook as it is", replaces=True, tasks=("dense",))
+    oracle: str | None = replacing(
+        "published name, file or folder of a run of the frozen model whose codes of maps are predicted",
+        rule="none",
+        tasks=("coded",),
+    )
+    maps_of: int = flag(
+        0,
+        "held-out images whose maps are predicted by their codes and judged; their period: --eval_every maps:N",
+        least=0,
+        scope="run",
+        tasks=("coded",),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -508,6 +523,9 @@ MEMORY_FLAGS = (
 class PreparationConfig:
     """How images are prepared."""
 
+    oracle: str | None = flag(
+        None, "published name, file or folder of a run of what makes maps of the codes that a model writes", rule="none"
+    )
     batch_eval: int = flag(64, "images per step", least=1)
     resolution: int | None = flag(
         None,
@@ -555,8 +573,8 @@ class EvaluateConfig(WritingConfig, PreparationConfig, ModelConfig, DecodingConf
     evaluator: EvaluatorName | None = flag(
         None,
         "how the model is judged: by its head; by the similarity of images to prompts or to captions; of one that writes, by "
-        "how likely captions are, or the texts of classes (scoring), or by what it writes",
-        rule="by its head; zero_shot for an image-text model, likelihood for one that writes",
+        "how likely captions are, or the texts of classes (scoring), or by what it writes; by predicted maps of every pixel",
+        rule="by its head; zero_shot for an image-text model, likelihood for one that writes, maps for one of maps",
     )
     prompts: str | None = flag(
         None,

@@ -55,6 +55,7 @@ def test_a_recipe_is_complete(name):
     needed = {
         "distill": {"teacher": "runs/teacher"},
         "three_towers": {"third_tower": "runs/third"},
+        "uvim_codes": {"oracle": "runs/oracle"},
     }  # others name their own
     pages = ("test_distill_recipes", "test_flexi_recipes", "test_image_text_recipes", "test_uvim_recipes")
     elsewhere = set().union(*(quoted(f"tests/{page}.py") for page in pages))

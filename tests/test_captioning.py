@@ -161,24 +161,6 @@ def test_float64_updates_equal_the_originals(engine, monkeypatch, name, batch_sp
         np.testing.assert_allclose(found[ours].ravel()[:4], expected["first4"], rtol=1e-9, atol=1e-11, err_msg=theirs)
 
 
-def test_of_codes_as_of_words(engine, monkeypatch):
-    """UViM's second stage in float64: losses of three updates within 1e-8, and what is written before them."""
-    case = golden("uvim/lm_3steps")
-    config, arrays = model_of(case)
-    batches = []
-    for seed, codes in zip(case["input"]["image"]["seeds_per_step"], case["oracle_codes_per_step"], strict=True):
-        tokens = np.array(codes, np.int32) + 1
-        batches.append({"images": as_float64(image((4, 32, 32, 3), seed)), "tokens": tokens, "counted": tokens > 0})
-    engine.keep_images(monkeypatch)
-    asked = {"images": batches[0]["images"], "prompt": np.zeros((4, 4), np.int32), "end": np.full(4, 1, np.int32)}
-    written = outputs(engine, engine.build(config, arrays, "float64"), "captions", asked)
-    assert written["tokens"].tolist() == [one[0] for one in case["decoding"]["sequences (temperature 1e-7)"]]
-    np.testing.assert_allclose(written["score"], np.ravel(case["decoding"]["log_probs"]), rtol=0, atol=1e-9)
-    losses, _ = engine.train(config, arrays, batches, recipe_for(case, task=Captioning()), precision="float64")
-    engine.forget_compiled()
-    np.testing.assert_allclose(losses, case["outputs"]["training_loss"]["data"], rtol=0, atol=1e-8)
-
-
 def test_evaluators_equal_the_originals(engine, monkeypatch):
     """Log-likelihoods of texts, of their own and of five labels."""
     case = golden("cappa/evaluators")

@@ -202,7 +202,7 @@ def test_a_word_that_chooses_is_checked_in_python_too(config):
     assert free <= {
         "model", "weights", "bit_pretrained_dir", "dataset", "datadir", "tfds_data_dir", "name", "logdir", "extend_from",
         "eval_every", "split", "output", "tasks", "teacher", "prompts", "image_weights", "text_weights", "vocabulary",
-        "zero_shot", "locked", "third_tower", "patch_sizes", "token_lengths", "lora_targets", "prompt",
+        "zero_shot", "locked", "third_tower", "patch_sizes", "token_lengths", "lora_targets", "prompt", "oracle",
     }  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def test_what_may_change_when_a_run_goes_on():
     assert scoped(TrainConfig, "machine") == {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers", "cache_gib"}
     assert scoped(TrainConfig, "run") == {
         "name", "log_every", "eval_every", "checkpoint_every", "tensorboard", "batch_eval", "batch_split", "remat",
-        "shard_parameters", "captions_of",
+        "shard_parameters", "captions_of", "maps_of",
     }  # fmt: skip
     changed = TrainConfig(name="b", logdir="elsewhere", batch_split=2, base_lr=0.1, seed=1)
     before = dataclasses.asdict(TrainConfig(name="a", seed=1))

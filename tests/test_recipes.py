@@ -117,8 +117,8 @@ def test_the_flags_tested_above_are_all_there_are():
     elsewhere |= {"chunk", "first_temperature", "first_bias", "most_temperature"}  # tests/test_image_text_recipes.py
     elsewhere |= {"third_tower", "locked"}
     elsewhere |= {"parallel", "masking_ratio"}  # to captioning: test_captioning_runs.py
-    elsewhere |= {"commitment_weight", "code_dropout", "frozen_codebook"}  # to maps: test_uvim_recipes.py
     elsewhere |= {"reward", "samples"}  # to tuning by rewards: test_rewards.py
+    elsewhere |= {"commitment_weight", "code_dropout", "frozen_codebook", "oracle"}  # to maps: test_uvim_recipes.py
     elsewhere |= {"token_lengths"}  # without mixup: test_naflex_runs.py
     elsewhere |= {"lora_alpha", "lora_targets"}  # to LoRA: test_lora.py
     assert {flag for flag, *_ in overridden} | elsewhere == {*replacing(TrainConfig), "batch_split"}

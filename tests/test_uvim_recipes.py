@@ -9,6 +9,7 @@ from common.config import TrainConfig
 from common.models import find_model
 from common.models.vqvae import FARTHEST, NEAREST
 from common.recipes.create import create_recipe
+from common.recipes.groups import parts
 from common.system.errors import UserError
 
 FACTS = json.loads((Path(__file__).parent / "golden/uvim/facts.json").read_text())["configs"]
@@ -90,3 +91,31 @@ def test_flags_replace_its_numbers():
 def test_flags_without_use_are_refused(name, flags, words):
     with pytest.raises(UserError, match=words):
         recipe_of(name, **flags)
+
+
+def test_the_second_stage_is_the_configuration_of_big_vision():
+    values = FACTS["train_imagenet2012_colorization_pretrained"]["values"]
+    recipe = recipe_of("uvim_codes", oracle="runs/colours")
+    assert recipe.batch == values["input"]["batch_size"] and recipe.task.oracle == "runs/colours"
+    assert recipe.num_steps == round(values["total_epochs"] * IMAGENET / recipe.batch)
+    assert values["schedule"] == {"decay_type": "cosine", "warmup_steps": 4000}
+    assert recipe.lrs[4000] == values["lr"] == recipe.base_lr and recipe.lrs[0] == 0
+    assert (recipe.weight_decay, recipe.clip, recipe.decay) == (values["wd"], 0.0, "independent")
+    assert (values["optax_name"], values["optax"]) == ("big_vision.scale_by_adafactor", {"beta2_cap": recipe.beta2})
+    rates = dict(
+        zip(
+            ("image/pos_embedding", "image/blocks/0/mlp/fc1/kernel", "pos_embedding", "blocks/0/mlp/fc1/kernel"),
+            (0.1, 0.1, 1, 1),
+        )
+    )
+    assert [part.rate for part in parts(recipe.groups, tuple(rates))] == [*rates.values()]
+    assert {rate for _, rate in values["lr_mults"]} == {0.1, 1.0}
+    assert (recipe.crop, recipe.crop_min_area, recipe.flip, recipe.eval_resize) == (512, 0.05, 0.5, 0)
+    model, given = find_model("VTT-L/16").config(), values["model"]
+    assert (model.depth, model.image.depth, model.width, model.num_heads, model.mlp_dim) == (
+        given["num_layers"], given["num_layers"], given["emb_dim"], given["num_heads"], given["mlp_dim"]
+    )  # fmt: skip
+    assert (model.length, model.vocabulary, model.image_size) == (given["seq_len"], given["vocab_size"], (512, 512))
+    check_model("colorization", values["oracle"]["model"] | {"dict_momentum": 0.995})
+    with pytest.raises(UserError, match="Codes need an oracle that makes them of maps"):
+        recipe_of("uvim_codes")

@@ -48,10 +48,13 @@ class Form(NamedTuple):
     seen: Callable[[np.ndarray], np.ndarray] = lambda found: found  # of what a view shows of it
     shown: Callable[[np.ndarray], np.ndarray] = lambda image: image  # what a model is shown of an image
     resize_kind: str | None = "nearest"  # None: as images
+    needs_maps: bool = True  # beside images
 
 
 TARGETS: dict[Target, Form] = {
-    "colorization": Form(3, np.uint8, lambda example: example.image, shown=images.grey, resize_kind=None),
+    "colorization": Form(
+        3, np.uint8, lambda example: example.image, shown=images.grey, resize_kind=None, needs_maps=False
+    ),
     "depth": Form(1, np.float32, lambda example: example.map),
     "panoptic": Form(2, np.int32, lambda example: example.map, canonical),
 }
@@ -60,12 +63,13 @@ TARGETS: dict[Target, Form] = {
 def check_maps(split: Split, target: Target, name: str) -> None:
     """Raise UserError where the images of the data set `name` have no maps of this kind."""
     found = split.maps.kind if split.maps else None
-    if target != "colorization" and found != target:
+    needs_maps = TARGETS[target].needs_maps
+    if needs_maps and found != target:
         raise UserError(
             f"The images of {name} have {f'maps of {found}' if found else 'no maps'}, and {target} needs maps of {target}; choose "
             "a data set that has them, such as maps:FOLDER, coco_panoptic:FOLDER or tfds:nyu_depth_v2."
         )
-    if target != "colorization" and split.exif == "apply":
+    if needs_maps and split.exif == "apply":
         raise UserError("--exif apply turns images and not their maps; leave it out.")
 
 
@@ -74,8 +78,8 @@ def categories(split: Split) -> tuple[Category, ...]:
     return split.maps.categories if split.maps else ()
 
 
-def train_columns(target: Target, recipe: Recipe, names: Sequence[str] = ("images",)) -> tuple[Column, ...]:
-    """`images`, or others so called, and `maps` of a training view, by the recipe's box and flip.
+def train_columns(target: Target, recipe: Recipe, name: str = "images") -> tuple[Column, Column]:
+    """`images`, or as they are called, and `maps` of a training view, by the recipe's box and flip.
 
     Raises UserError for RandAugment.
     """
@@ -88,8 +92,7 @@ def train_columns(target: Target, recipe: Recipe, names: Sequence[str] = ("image
         return form.seen(in_form(augment(form.whole(example), mapped, draws), form))
 
     shape = (recipe.crop, recipe.crop, form.channels)
-    found = [shown_as(train_images(recipe, name), form) for name in names]
-    return *found, Column("maps", shape, form.dtype, make, (VIEW,))
+    return shown_as(train_images(recipe, name), form), Column("maps", shape, form.dtype, make, (VIEW,))
 
 
 def shown_as(column: Column, form: Form) -> Column:
@@ -131,7 +134,7 @@ class Truths:
 
     def __getitem__(self, i: int) -> np.ndarray:
         """That of example i, cut to what the model sees: uint8 [H, W, 3], float32 [H, W, 1], or panoptic int32 [H, W, 3]."""
-        if self.target == "colorization":
+        if not TARGETS[self.target].needs_maps:
             return self.split.view(i, eval_maps(self.target, self.preprocessing).make)
         found = self.split.view(i, lambda example: example.map)
         return found[seen_part(found.shape[:2], self.preprocessing)]

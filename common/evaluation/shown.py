@@ -23,7 +23,7 @@ class Shown(NamedTuple):
 
     number: int
     image: np.ndarray  # uint8 [R, R, 3]
-    truth: np.ndarray
+    truth: np.ndarray | None
     predicted: np.ndarray
 
 
@@ -70,18 +70,20 @@ def side_by_side(*pictures: np.ndarray) -> np.ndarray:
     return np.concatenate(parts[1:], axis=1)
 
 
+def line(target: Target, one: Shown) -> np.ndarray:
+    """uint8 [H, W, 3]: an image, what is known of it, if anything, and what was predicted."""
+    side = len(one.image)
+    side = LEAST_PX // side * side if side < LEAST_PX else min(side, MOST_PX)
+    image = resize(one.image, side, side, "nearest" if side > len(one.image) else "bilinear")
+    return side_by_side(image, *(picture(target, found) for found in (one.truth, one.predicted) if found is not None))
+
+
 def write_shown(folder: Path, target: Target, shown: list[Shown]) -> None:
-    """`maps.png`: a line for each image, with the image, what is known of it, and what was predicted."""
+    """`maps.png`: a line for each image."""
     from PIL import Image
 
-    lines = []
-    for one in shown:
-        side = len(one.image)
-        side = LEAST_PX // side * side if side < LEAST_PX else min(side, MOST_PX)
-        image = resize(one.image, side, side, "nearest" if side > len(one.image) else "bilinear")
-        lines.append(side_by_side(image, picture(target, one.truth), picture(target, one.predicted)))
-    if lines:
-        whole = Image.fromarray(np.concatenate(lines))
+    if shown:
+        whole = Image.fromarray(np.concatenate([line(target, one) for one in shown]))
         write_atomically(folder / FILE, lambda file: whole.save(file, "PNG"))
 
 

@@ -101,6 +101,7 @@ RULES = {
     "prompt": Rule(lambda prompt: isinstance(prompt, str), "a text"),
     "mean": triple(0, 1),
     "std": triple(0.001, 10),
+    "oracle": Rule(lambda digest: isinstance(digest, str), "the digest of a file"),
 }
 CHOICES = {
     "resize_kind": get_args(ResizeKind),
@@ -128,6 +129,7 @@ class Card:
     loss: Loss | None = None
     text: Text | None = None  # of a model that takes texts
     prompt: str | None = None  # what the texts that it was trained to write begin with
+    oracle: str | None = None  # digest of the file of the model whose codes this one writes
 
     @property
     def preprocessing(self) -> Preprocessing:

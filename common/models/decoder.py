@@ -120,6 +120,13 @@ def cappa(name: str, patch: int, size: int, depth: int, **changes) -> DecoderCon
     )  # fmt: skip
 
 
+def vtt(name: str, patch: int, size: int, depth: int, **changes) -> DecoderConfig:
+    """What writes UViM's codes: `configs/proj/uvim/train_*_pretrained.py` of big_vision. Token 0 is none, and k + 1 code k."""
+    return cappa(
+        name, patch, size, depth, **{"vocabulary": 4097, "length": 256, "masked": False, "bias": True} | changes
+    )
+
+
 FAMILY = Family(
     config=DecoderConfig,
     name="model that writes",
@@ -128,6 +135,9 @@ FAMILY = Family(
         "CapPa-S/16": cappa("S", 16, 224, 6),
         "CapPa-B/16": cappa("B", 16, 224, 6),
         "Cap-B/16": cappa("B", 16, 224, 6, masked=False),
+        "VTT-T/8": vtt("T", 8, 32, 4, vocabulary=257, length=16),
+        "VTT-B/16": vtt("B", 16, 512, 12),
+        "VTT-L/16": vtt("L", 16, 512, 24),
     },
     sizes=("vocabulary", "length", "width", "depth", "num_heads", "mlp_dim", "masked", "bias"),
     initial={

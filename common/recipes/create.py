@@ -9,7 +9,7 @@ from common.recipes.lora import TARGETS, Lora
 from common.recipes.recipe import Recipe, check_sharing
 from common.recipes.rules import RULES
 from common.recipes.schedules import SCHEDULES
-from common.recipes.task import Captioning, Contrastive, Dense, Distillation, Rewarded, create_task
+from common.recipes.task import Captioning, Coded, Contrastive, Dense, Distillation, Rewarded, create_task
 from common.system.errors import UserError
 
 MOST_STEPS = 20_000_000  # of 10 ms each they take more than two days; their rates take 0.6 GB and half a minute
@@ -42,7 +42,7 @@ def create_recipe(
         batch = wanted.get("batch") or RULES[config.recipe](num_examples, image_size, wanted)["batch"]
         wanted["steps"] = max(1, round(config.epochs * num_examples / batch))
     rule = RULES[config.recipe](num_examples, image_size, wanted)
-    if rule.get("task") in (Contrastive.name, Captioning.name, Dense.name, Rewarded.name) and own_size:
+    if rule.get("task") in (Contrastive.name, Captioning.name, Dense.name, Rewarded.name, Coded.name) and own_size:
         wanted = {"crop": own_size} | wanted
         rule = RULES[config.recipe](num_examples, image_size, wanted)
     check_use(config, "tasks", rule.get("task", "classification"))
@@ -73,6 +73,7 @@ def create_recipe(
     own["groups"] = create_groups(
         config.train_only, values.get("decay_mask", "kernels"), values.get("locked", ""), bool(values.get("lora_rank"))
     )
+    own["groups"] += tuple(Group(pattern, rate=rate) for pattern, rate in rule.get("rates", {}).items())
     if values.get("task") == Contrastive.name and values["loss"] == "softmax":
         own["groups"] += (Group("b", trained=False),)  # which it does not depend on
     if values.get("third_tower") and config.train_only != "all":

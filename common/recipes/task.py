@@ -20,7 +20,9 @@ class Classification:
     splits_batches: ClassVar[bool] = True  # whether the mean over parts of a batch is the loss of the whole
     refuses: ClassVar[tuple[str, ...]] = ()  # numbers of a recipe that it has no use for
     measures: ClassVar[tuple[str, ...]] = ()  # what a step measures besides its loss
-    asks: ClassVar[str] = ""  # what a step needs of the model before its gradients: one of OUTPUTS, for the task's `judge`
+    asks: ClassVar[str] = (
+        ""  # what a step needs of the model before its gradients: one of OUTPUTS, for the task's `judge`
+    )
 
     loss: Loss = "softmax"  # or sigmoid: the sum over the classes of the binary cross-entropies
     label_smoothing: float = 0.0  # part of a label that is spread: over all classes, or in sigmoid towards a half
@@ -184,13 +186,37 @@ class Rewarded:
     def __post_init__(self):
         check_choices(self, "A recipe's {}")
         if self.samples < 2:
-            raise UserError(f"A recipe's samples are {self.samples}, expected 2 or more: each is judged against others.")
+            raise UserError(
+                f"A recipe's samples are {self.samples}, expected 2 or more: each is judged against others."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """The codes that a frozen model, the oracle, makes of maps are predicted one by one; UViM's second stage."""
+
+    name: ClassVar[str] = "coded"
+    best: ClassVar[str] = "val/loss"
+    splits_batches: ClassVar[bool] = True
+    refuses: ClassVar[tuple[str, ...]] = (  # maps cannot be mixed; not built
+        "mixup", "dropout", "stochastic_depth", "patch_dropout",
+    )  # fmt: skip
+    measures: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[str] = ""
+    label_smoothing: ClassVar[float] = 0.0
+
+    oracle: str = ""  # published name, file or folder of a run
+    writing: Writing = Writing()  # in evaluation
+
+    def __post_init__(self):
+        if not self.oracle:
+            raise UserError("Codes need an oracle that makes them of maps; name a file or a run with --oracle.")
 
 
 BEST: dict[Target, str] = {"colorization": "val/psnr", "depth": "val/rmse", "panoptic": "val/pq"}
-Task = Classification | Distillation | Contrastive | Captioning | Dense | Rewarded
+Task = Classification | Distillation | Contrastive | Captioning | Dense | Rewarded | Coded
 KINDS: dict[str, type[Task]] = {
-    kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning, Dense, Rewarded)
+    kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning, Dense, Rewarded, Coded)
 }
 
 

@@ -55,4 +55,30 @@ def uvim_panoptic(num_examples: int, image_size: tuple[int, int], flags: dict) -
     return first_stage("panoptic", num_examples, flags, 1000)
 
 
-RECIPES = (uvim_color, uvim_depth, uvim_panoptic)
+def uvim_codes(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
+    """Train what writes the codes of an --oracle: Adafactor 0.001, a tenth of it for the image tower, 50 epochs of batch 512.
+
+    Source: `configs/proj/uvim/train_imagenet2012_colorization_pretrained.py` of google-research/big_vision, whose image tower is
+    a ViT-L/16 of ImageNet-21k. Depth takes as many epochs there, and segmentations 200. Expected: the file states nothing; the
+    paper judges colours by a FID, which is not built.
+        python -m bit_jax.train --weights none --recipe uvim_codes --model VTT-L/16 --oracle runs/colours --dataset imagenet2012
+    """
+    batch = flags.get("batch", 512)
+    return {
+        "task": "coded",
+        "batch": batch,
+        **boxes(512, flags),
+        "optimizer": "adafactor",
+        "first_moment": "bfloat16",
+        "beta2": 0.95,
+        "decay": "independent",
+        "weight_decay": 1e-6,
+        "base_lr": 1e-3,
+        "rates": {"image/.*": 0.1},
+        "steps": max(1, round(50 * num_examples / batch)),
+        "warmup_steps": 4000,
+        "schedule": "cosine",
+    }
+
+
+RECIPES = (uvim_color, uvim_depth, uvim_panoptic, uvim_codes)

@@ -24,20 +24,23 @@ from common.evaluation.evaluator import Evaluator, Prepared, Rows
 from common.evaluation.features import Outputs, unpadded, write_outputs
 from common.evaluation.match import match_classes
 from common.evaluation.metrics import in_words
-from common.models import find_model
+from common.models import PublishedModel, find_model
 from common.models.cards import Preprocessing
 from common.recipes import hyperrule
 from common.recipes.task import Classification
 from common.system.errors import UserError, shortened
 from common.system.files import in_one_word
 from common.system.progress import follow, note, result, show
+from common.tasks.start import Start
 
 
 class Inference:
     """The model of a command: `model_config`, `arrays`, and the `card` beside its weights file, or the manifest's."""
 
+    frozen: dict[str, Start] = {}  # models beside it, by their names in a run
+
     def __init__(self, config: EvaluateConfig | PredictConfig):
-        model = find_model(config.model)
+        model = self.meant(config)
         check_sizes(config, keeps_ratio=model.config().naflex)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.config, self.published = config, model if config.weights == "pretrained" else None
@@ -66,6 +69,10 @@ class Inference:
         self.exif = config.exif or self.preprocessing.exif
         self.task = Classification(self.card.loss or "softmax")
         self.workers = config.workers or os.cpu_count()
+
+    def meant(self, config: EvaluateConfig | PredictConfig) -> PublishedModel:
+        """The model that --model names. Raises UserError."""
+        return find_model(config.model)
 
     def check_model(self) -> None:
         """Raise UserError for a model that cannot do what the command is for."""

@@ -1,6 +1,5 @@
 """What `predict --map` prepares before an engine computes, and the pictures that it writes."""
 
-import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +54,7 @@ class Maps(Prediction):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output {folder} is a file and --map writes a folder of pictures; give another name.")
         given = {file.resolve() for file in self.files}
-        for path in self.places():
+        for path in self.places(self.config.map):
             if path.resolve() in given:
                 raise UserError(f"{printable(path)} is one of the images and would be replaced; give another --output.")
 
@@ -112,19 +111,10 @@ class Maps(Prediction):
         shown = images.resize(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
         return over(shown, colours.reshape(*grid, 3), tuple(side / px for side, px in zip(size, self.tower.patch_px)))
 
-    def places(self) -> list[Path]:
-        """FOLDER/photo_attention.png for every photo; of several of one name, that of the second is photo_2_attention.png."""
-        taken = {}  # in order
-        for file in self.files:
-            tails = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-            names = (f"{file.stem}{tail}_{self.config.map}.png" for tail in tails)
-            taken[next(name for name in names if name not in taken)] = True
-        return [Path(self.config.output, name) for name in taken]
-
     def show(self, pictures: Iterator[np.ndarray]) -> None:
         """Write the pictures, one after the other."""
         from PIL import Image
 
-        for path, picture in zip(self.places(), pictures, strict=True):
+        for path, picture in zip(self.places(self.config.map), pictures, strict=True):
             write_atomically(path, lambda file, picture=picture: Image.fromarray(picture).save(file, "PNG"))
             self.tell(f"Wrote {printable(path)}")

@@ -1,6 +1,7 @@
 """What `predict` prepares before an engine computes, and what it shows of its numbers."""
 
 import collections
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,15 @@ class Prediction(Inference):
             places = [kept.splits["images"].describe(i) for i in range(len(kept.splits["images"]))]
             self.files = [*map(Path, places)]
         return split_of(self.files)
+
+    def places(self, what: str) -> list[Path]:
+        """OUTPUT/photo_attention.png for every photo; of several of one name, that of the second is photo_2_attention.png."""
+        taken = {}  # in order
+        for file in self.files:
+            tails = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+            names = (f"{file.stem}{tail}_{what}.png" for tail in tails)
+            taken[next(name for name in names if name not in taken)] = True
+        return [Path(self.config.output, name) for name in taken]
 
     def batches(self) -> Iterator[Rows]:
         """Every image, once."""

@@ -15,7 +15,7 @@ are in common/recipes/task.py.
 from typing import Any
 
 from common.evaluation.captioning import WRITTEN
-from common.tasks import captioning, classification, contrastive, dense, distillation, rewarded
+from common.tasks import captioning, classification, coded, contrastive, dense, distillation, rewarded
 
 TASKS: dict[str, Any] = {
     "classification": classification,
@@ -24,9 +24,11 @@ TASKS: dict[str, Any] = {
     "captioning": captioning,
     "dense": dense,
     "rewarded": rewarded,
+    "coded": coded,
 }
 
 
 def further(config: Any) -> tuple[str, ...]:
     """The names of the evaluators that flags ask for, besides those of splits."""
-    return *contrastive.zero_shot_sets(config), *([WRITTEN] if config.captions_of else [])
+    names = {WRITTEN: config.captions_of, coded.MAPS: config.maps_of}
+    return *contrastive.zero_shot_sets(config), *(name for name, count in names.items() if count)
