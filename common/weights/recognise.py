@@ -82,6 +82,8 @@ def renamed(table: Table, shapes: Mapping[str, Shape]) -> dict[str, str]:
 
 def fit(table: Table, shapes: Mapping[str, Shape], facts: dict[str, Any]) -> Found | None:
     """The file by one table, or None where it does not fit; Undecided where only a number is missing."""
+    if not all(map(table.may_hold, shapes)):  # of most tables the first name is not one
+        return None
     try:
         names = renamed(table, shapes)
     except UserError:

@@ -148,6 +148,11 @@ class Table:
         """Whether a name is one of the spelling."""
         return self._hit(name) is not None or self._child(name) is not None
 
+    def may_hold(self, name: str) -> bool:
+        """Whether an array of this name may be in a file of the spelling: one of its names, of today or older, or no parameter."""
+        today = self.rename(name)
+        return today is None or self.knows(today) or today in self.added
+
     def _child(self, name: str) -> Child | None:
         knowing = (c for c in self.children if name.startswith(c.theirs) and c.table.knows(name.removeprefix(c.theirs)))
         return next(knowing, None)
