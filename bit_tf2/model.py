@@ -82,7 +82,15 @@ class Model(KerasModel):
 
     def _run(self, block: keras.layers.Layer, x: Tensor, *noise: Tensor | None) -> Tensor:
         """The output of a block."""
-        return tf.recompute_grad(lambda x: block(x, *noise))(x) if self.remat else block(x, *noise)
+        if not self.remat:
+            return block(x, *noise)
+        # Gradients reach what the function is given, and nothing that it finds around it.
+        given = {i: value for i, value in enumerate(noise) if tf.is_tensor(value) and value.dtype.is_floating}
+
+        def again(x: Tensor, *numbers: Tensor) -> Tensor:
+            return block(x, *(dict(enumerate(noise)) | dict(zip(given, numbers))).values())
+
+        return tf.recompute_grad(again)(x, *given.values())
 
     def call(self, images: Tensor, training: bool | None = None, **noise: Tensor) -> Tensor:
         """`training` changes nothing: only noise that is given acts."""

@@ -178,6 +178,24 @@ def test_evaluators_equal_the_originals(engine, monkeypatch):
     engine.forget_compiled()
 
 
+def test_blocks_computed_again_give_the_same_gradients(engine):
+    """Also of the image tower, which they reach through each block of the decoder."""
+    config, slopes = WRITERS["cappa"], []
+    tokens = np.random.default_rng(0).integers(1, 11, (3, 7), np.int32)
+    batch = {
+        "images": np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8),
+        "tokens": tokens,
+        "counted": tokens > 2,
+    }
+    for remat in (False, True):
+        arrays = {name: value.astype(float) for name, value in random_arrays(config).items()}
+        model = engine.build(config, arrays, "float64", remat=remat)
+        (placed,) = engine.devices.to_device(iter([batch]), model.devices)
+        slopes.append(engine.slopes({"model": model}, placed, recipe_of((0.1,), batch=3, task=Captioning())))
+    for name, expected in slopes[0].items():
+        np.testing.assert_allclose(slopes[1][name], expected, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 CONFIG = dataclasses.replace(WRITERS["cappa"], vocabulary=23, length=9)
 PROMPT = np.array([[0] * 9, [3, 4] + [0] * 7, [5] + [0] * 8], np.int32)
 HOW = {"greedy": {}, "beams": {"beams": 3}, "nucleus": {"top_p": 0.9, "temperature": 0.7}, "sampling": {"top_p": 1.0}}

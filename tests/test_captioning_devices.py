@@ -20,6 +20,7 @@ FLAGS = ("--recipe", "cappa", "--model", "CapPa-T/8", "--weights", "none", "--da
          "--batch_eval", 3, "--captions_of", 3, "--checkpoint_every", 0, "--workers", 1)  # fmt: skip
 CPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 LOGICAL = """
+import runpy, sys
 import tensorflow as tf
 cpu, count = tf.config.list_physical_devices("CPU")[0], int(sys.argv.pop(1))
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
