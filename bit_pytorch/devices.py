@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.data.batches import Static
+from common.recipes.groups import STATE
 from common.system import processes
 from common.system.errors import UserError, reason
 
@@ -114,7 +116,10 @@ class Devices(processes.Devices):
             for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
                 for block in blocks:
                     fully_shard(block)
-            fully_shard(model, reshard_after_forward=True)  # outside of forward and backward all are shards
+            named = model.named_parameters()
+            whole = {value for name, value in named if re.fullmatch(STATE.pattern, name.replace(".", "/"))}
+            # Outside of forward and backward all are shards, but for what no gradient moves and every process renews alike.
+            fully_shard(model, reshard_after_forward=True, ignored_params=whole)
 
     @contextlib.contextmanager
     def whole(self, model: nn.Module) -> Iterator[None]:
