@@ -143,12 +143,13 @@ def maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[
 
 
 def samples(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
-    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; example [B], whose they are."""
+    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with."""
     model, (_, count, length) = models["model"], batch["draws"].shape
     asked = [batch[name].repeat(count, 0) for name in ("prompt", "end")]
     encoded = model.encode(mixed(batch, model))
     tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].reshape(-1, length))
-    return {"samples": tokens.reshape(batch["draws"].shape), "example": batch["example"]}
+    given = {name: batch[name] for name in ("example", "prompt", "end")}
+    return {"samples": tokens.reshape(batch["draws"].shape)} | given
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {

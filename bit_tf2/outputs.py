@@ -140,12 +140,13 @@ def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict
 
 
 def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; example [B], whose they are."""
+    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with."""
     model, (_, count, length) = models["model"], batch["draws"].shape
     asked = [tf.repeat(batch[name], count, 0) for name in ("prompt", "end")]
     encoded = model.encode(mixed(batch, model))
     tokens, _ = write(model, encoded, *asked, task.sampling, tf.reshape(batch["draws"], (-1, length)))
-    return {"samples": tf.reshape(tokens, batch["draws"].shape), "example": batch["example"]}
+    given = {name: batch[name] for name in ("example", "prompt", "end")}
+    return {"samples": tf.reshape(tokens, batch["draws"].shape)} | given
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,12 +23,14 @@ from common.data.catalogue import NAMED, SOURCES, open_dataset
 from common.evaluation.metrics import METRICS
 from common.models import FAMILIES
 from common.models.initial import initial_parameters
+from common.recipes.choices import RewardName
 from common.recipes.create import create_recipe
 from common.recipes.rules import RULES
 from common.recipes.task import KINDS
 from common.runs.export import FORMATS
 from common.system.errors import UserError
 from common.tasks import TASKS
+from common.tasks.rewarded import REWARDS
 from common.weights.spellings import TABLES
 
 BY_HAND = ("bit_finetune", "bit_pretrain", "bit_pretrain_stepwise")  # whose numbers other tests of test_recipes.py list
@@ -75,6 +78,12 @@ def test_an_export_is_complete():
     assert found == {
         to: [f"`{engine}`", f"`{suffix}`" if suffix else "a folder"] for to, (engine, suffix) in FORMATS.items()
     }
+
+
+def test_a_reward_is_complete():
+    """A flag names it, a page tells of it, and its task is one of TASKS."""
+    assert {*REWARDS} == {*get_args(RewardName)} == names("docs/captions.md") & {*REWARDS}
+    assert all(row.task in TASKS.values() for row in REWARDS.values())
 
 
 EMBEDDED = {"cifar10-sample": {"train": 1000, "test": 500}, "captions-sample": {"train": 1944, "test": 190}}
@@ -184,7 +193,7 @@ WRITTEN = lambda tokens: ["a dog"] * len(tokens), Captions.pack([["a dog"], ["a 
 OTHERS = {  # evaluator -> all of its arguments after name and batches, where the third is nothing that belongs to rows
     "LikelihoodEvaluator": (),
     "CaptionEvaluator": WRITTEN,
-    "RewardEvaluator": (*WRITTEN, lambda examples, tokens: np.ones(tokens.shape[:2])),
+    "RewardEvaluator": (*WRITTEN, lambda rows: np.ones(rows["samples"].shape[:2])),
     "MapEvaluator": (Truths(np.full((3, 4, 4, 1), 2, np.float32)),),
 }
 FURTHER = {  # evaluator -> its arguments after name, batches, and labels or whatever belongs to the rows

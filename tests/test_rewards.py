@@ -3,14 +3,16 @@
 import dataclasses
 import itertools
 import json
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from engines import INSTALLED, Engine, recipe_of
-from jobs import make_pairs, metrics
+from jobs import Job, make_pairs, metrics
 from test_captioning import outputs
 from test_image_text_runs import assert_same
+from test_resume import Runs
 from tiny_models import IMAGES, WRITERS, random_arrays
 
 from common.data.batches import TrainBatches, prefetch
@@ -22,6 +24,7 @@ from common.models import find_model
 from common.models.cards import Preprocessing
 from common.models.initial import initial_parameters
 from common.recipes.task import Rewarded
+from common.runs.checkpoint import PREVIOUS
 from common.tasks import rewarded
 from common.tasks.contrastive import Texts
 from common.tasks.start import Start
@@ -69,6 +72,7 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(engine, monkeypatc
     engine.forget_compiled()
 
 
+@pytest.mark.slow  # a step of every engine: below
 def test_samples_are_drawn_as_the_model_has_it(engine, monkeypatch):
     """Evenly spread numbers draw each text as often as it is likely, of every image its own."""
     engine.keep_images(monkeypatch)
@@ -79,6 +83,7 @@ def test_samples_are_drawn_as_the_model_has_it(engine, monkeypatch):
     batch |= {"prompt": np.array([[0, 0], [2, 0]], np.int32), "end": np.full(2, END, np.int32)}
     found = outputs(engine, engine.build(TINY, arrays, "float64"), "samples", batch, Rewarded())
     assert found["samples"].shape == (2, side**2, 2) and found["example"].tolist() == [4, 7]
+    assert found["prompt"].tolist() == batch["prompt"].tolist() and found["end"].tolist() == [END, END]
     shares = (found["samples"][0][:, None] == TEXTS).all(2).mean(0)
     np.testing.assert_allclose(shares, probabilities(engine, arrays), atol=2 / side)
     assert (found["samples"][1, :, 0] == 2).all(), "the prompt is given"
@@ -109,6 +114,12 @@ def test_a_reward_is_the_package_s_metric():
     np.testing.assert_array_equal(judged([(texts[1], REFERENCES[1]), (texts[0], REFERENCES[0])]), found[[1, 0]])
 
 
+class Planned(SimpleNamespace):
+    """What a task reads of a run's plan."""
+
+    __hash__ = object.__hash__
+
+
 @pytest.fixture
 def plan(tmp_path) -> SimpleNamespace:
     """What the task reads of a run's plan, with a tiny model for the texts of CapPa-T/8."""
@@ -116,7 +127,7 @@ def plan(tmp_path) -> SimpleNamespace:
     card = find_model("CapPa-T/8").card
     config = dataclasses.replace(WRITERS["cappa"], vocabulary=1000, length=16)
     start = Start(config, arrays_of(config), card, Preprocessing(32))
-    made = SimpleNamespace(
+    made = Planned(
         splits=open_dataset(str(tmp_path / "pairs"), tmp_path).splits, models={"model": start}, preprocessing=Preprocessing(32),
         config=SimpleNamespace(vocabulary=None, bit_pretrained_dir=".", prompt="a picture", class_prompt=None), held_out="test",
         recipe=recipe_of([0.1] * 3, batch=4, batch_eval=3, task=Rewarded(samples=3)),
@@ -182,16 +193,39 @@ def test_a_run_is_tuned_and_judged_by_its_reward(run, folder):
 
 
 @pytest.mark.slow
-def test_runs_are_alike_in_every_engine_and_go_on_in_another(run, folder):
-    """Every logged number, the weights, and a run that is stopped after two steps and goes on elsewhere."""
+def test_runs_are_alike_in_every_engine(run, folder):
+    """Every logged number, and what is written at the end."""
+    written = {}
     for name in INSTALLED:
         run(f"{name}.train", *TUNED, "--name", name, "--eval_every", 2, "--batch_split", 2)
-        run(f"{name}.train", *TUNED, "--name", f"{name}_parts", "--eval_every", 2, "--steps", 2)
-    for number, name in enumerate(INSTALLED):
         assert_same(metrics(folder, INSTALLED[0]), metrics(folder, name))
-        other = INSTALLED[(number + 1) % len(INSTALLED)]
-        extended = ("--extend_from", f"runs/{name}_parts", "--name", f"{name}_{other}", "--eval_every", 2)
-        run(f"{other}.train", *TUNED, *extended)
+        written[name] = read_written(folder / "runs" / name / "captions.json")
+        assert written[name] == written[INSTALLED[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
+    """It draws the texts that it would have drawn."""
+    flags = (*TUNED, "--steps", 30, "--eval_every", 0, "--checkpoint_every", 1, "--resize", 32, "--crop", 32)
+    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
+    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
+    begun.train("whole", *flags)
+    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
+    assert 0 < begun.step("begun") < 30 and not begun.is_finished("begun")
+    ended.train("begun", *flags)
+    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_two_processes_draw_and_learn_what_one_does(name, server, folder):
+    """Each judges the texts of its own images."""
+    flags = (*TUNED, "--mixup", 0, "--resize", 32, "--keep_best", "--batch_split", 2, "--eval_every", 2)
+    Job(server(name), folder, "alone", *flags).finish()
+    Job(server(name), folder, "two", *flags, num_processes=2).finish()
+    assert_same(metrics(folder, "alone"), metrics(folder, "two"))
+    assert any(line.get("train/reward", 0) > 0 for line in metrics(folder, "two"))
 
 
 @pytest.mark.parametrize(

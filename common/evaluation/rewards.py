@@ -10,15 +10,18 @@ import numpy as np
 
 from common.data.captions import Captions
 from common.evaluation.captioning import WRITTEN, CaptionEvaluator, in_words, scorers
+from common.evaluation.evaluator import Rows
 
-Reward = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of examples [N] and tokens [N, K, L] of each, float64 [N, K]
+Reward = Callable[
+    [Rows], np.ndarray
+]  # of `samples` [N, K, L], and what else is known of each `example` [N]: float64 [N, K]
 
 
 class Cider:
     """CIDEr-D (https://arxiv.org/abs/1411.5726) of texts one by one: words are weighed by how many of `captions` have them.
 
-    The package pycocoevalcap weighs by the images that it is given; those of a batch are few, and differ from step to step.
-    Raises UserError where it is missing.
+    By itself, the package pycocoevalcap weighs by the images that it is given; those of a batch are few, and others in every
+    step. Raises UserError where it is missing.
     """
 
     def __init__(self, captions: Captions):
@@ -53,5 +56,5 @@ class RewardEvaluator(CaptionEvaluator):
     def result(self) -> dict[str, float]:
         """The means."""
         tokens = self.column(WRITTEN, "tokens")
-        rewards = self.reward(np.arange(len(tokens)), tokens[:, None])
+        rewards = self.reward({"samples": tokens[:, None], "example": np.arange(len(tokens))})
         return {"reward": float(rewards.mean())} | super().result()

@@ -4,6 +4,7 @@ Source: "Tuning computer vision models with task rewards" (https://arxiv.org/abs
 `losses.py` has the formula.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 from common.data.batches import EvalBatches
 from common.data.columns import Column, Stream
 from common.data.split import Split
-from common.data.written import behind, prompts, tokens_of
+from common.data.written import behind, prompts
 from common.evaluation.captioning import scorers
 from common.evaluation.evaluator import Evaluator, Rows
 from common.evaluation.rewards import Cider, Reward, RewardEvaluator
@@ -22,41 +23,59 @@ from common.tasks.seen import image_columns
 from common.tasks.start import Start
 
 
+class Row(NamedTuple):
+    """A kind of reward."""
+
+    needs: Callable[[], Any]  # raises UserError where a package is missing that computes it
+    task: Any  # the module of common/tasks whose models are tuned, and whose card they keep
+    asked: Callable[[Any], tuple[Column, Column]]  # (plan): `prompt` and `end`, as `prompts` makes them
+    of: Callable[[Any, Split], Reward]  # (plan, split): of the samples of its examples
+    evaluators: Callable[[Any], list[Evaluator]]  # (plan): each measures `reward` of a split
+
+
+# --- what people wrote
+
+
+def asked(plan: Any) -> tuple[Column, ...]:
+    """What captions begin with, and how they end."""
+    return prompts(Texts(plan).tokenizer, captioning.prompt_of(plan))
+
+
+@functools.lru_cache(maxsize=1)  # of many images it takes long
+def weighed(plan: Any) -> Cider:
+    """CIDEr-D with words weighed by how many training images' references have them."""
+    return Cider(plan.splits["train"].captions)
+
+
 def cider(plan: Any, split: Split) -> Reward:
-    """CIDEr-D of texts of a split's images, words weighed by how many training images' references have them."""
-    judged = Cider(plan.splits["train"].captions)
+    """CIDEr-D of texts of a split's images, by what people wrote of them."""
+    judged = weighed(plan)
     decode = behind(Texts(plan).tokenizer, captioning.prompt_of(plan))
 
-    def reward(examples: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        texts = decode(tokens.reshape(-1, tokens.shape[2]))
-        references = [split.captions[number] for number in examples.tolist() for _ in range(tokens.shape[1])]
-        return judged(zip(texts, references)).reshape(tokens.shape[:2])
+    def reward(rows: Rows) -> np.ndarray:
+        images, count, length = rows["samples"].shape
+        texts = decode(rows["samples"].reshape(-1, length))
+        references = [split.captions[number] for number in rows["example"].tolist() for _ in range(count)]
+        return judged(zip(texts, references)).reshape(images, count)
 
     return reward
 
 
 def written(plan: Any) -> list[Evaluator]:
     """What is written of every split but `train`, rewarded as in training."""
-    found, tokenizer, prompt = [], Texts(plan).tokenizer, captioning.prompt_of(plan)
+    found, decode = [], behind(Texts(plan).tokenizer, captioning.prompt_of(plan))
     for name, split in plan.splits.items():
         if name != "train" and split.captions is not None:
-            seen = *image_columns(plan, train=False), *prompts(tokenizer, prompt)
+            seen = *image_columns(plan, train=False), *asked(plan)
             batches = EvalBatches(split, None, plan.recipe.batch_eval, columns=seen)
             kept = (name, len(split)) if name == plan.held_out else None
-            reward = reward_of(plan, split)
-            found.append(RewardEvaluator(name, batches, behind(tokenizer, prompt), split.captions, reward, split=kept))
+            found.append(RewardEvaluator(name, batches, decode, split.captions, cider(plan, split), split=kept))
     return found
 
 
-class Row(NamedTuple):
-    """A kind of reward."""
+# --- any reward
 
-    task: Any  # the module of common/tasks whose models are tuned, and whose card they keep
-    of: Callable[[Any, Split], Reward]  # (plan, split): of the samples of its examples
-    evaluators: Callable[[Any], list[Evaluator]]  # (plan): each measures `reward` of a split
-
-
-REWARDS = {"cider": Row(captioning, cider, written)}
+REWARDS = {"cider": Row(scorers, captioning, asked, cider, written)}
 
 
 def row(plan: Any) -> Row:
@@ -64,20 +83,15 @@ def row(plan: Any) -> Row:
     return REWARDS[plan.recipe.task.reward]
 
 
-def reward_of(plan: Any, split: Split) -> Reward:
-    """The run's reward."""
-    return row(plan).of(plan, split)
-
-
 def models(plan: Any) -> dict[str, Start]:
-    """Those of the task that is tuned. Raises UserError where the package is missing that computes the reward."""
-    scorers()
+    """Those of the task that is tuned. Raises UserError for a reward that cannot be computed."""
+    row(plan).needs()
     return row(plan).task.models(plan)
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
     """Images and their numbers, what texts begin with and how they end, and the numbers that draw the samples of each."""
-    first = prompts(Texts(plan).tokenizer, captioning.prompt_of(plan))
+    first = row(plan).asked(plan)
     shape = (plan.recipe.task.samples, *first[0].shape)
     number = Column("example", (), np.int32, lambda example: np.int32(example.number))
     draws = Column("draws", shape, np.float64, lambda example, draws: draws, (Stream("sample_draws", 12, shape),))
@@ -90,19 +104,18 @@ def evaluators(plan: Any) -> list[Evaluator]:
 
 
 def judge(plan: Any) -> Callable[[Rows], Rows]:
-    """What a step needs of `samples` [B, K, L] of each `example` [B]: these, which of their tokens count, their rewards [B, K]."""
-    reward, tokenizer = reward_of(plan, plan.splits["train"]), Texts(plan).tokenizer
-    own = tokens_of(tokenizer, captioning.prompt_of(plan)) == 0  # places that are not given
+    """What makes of `samples` of a batch these, which of their tokens count, bool [B, K, L], and their rewards float64 [B, K]."""
+    reward = row(plan).of(plan, plan.splits["train"])
 
     def judged(rows: Rows) -> Rows:
-        samples = rows["samples"]
-        rewards = reward(rows["example"], samples)
-        return {"samples": samples, "counted": until(samples, tokenizer.end) & own, "rewards": rewards}
+        samples, own = rows["samples"], rows["prompt"][:, None] == 0
+        counted = until(samples, rows["end"][:, None, None]) & own
+        return {"samples": samples, "counted": counted, "rewards": reward(rows)}
 
     return judged
 
 
-def until(tokens: np.ndarray, end: int) -> np.ndarray:
+def until(tokens: np.ndarray, end: np.ndarray | int) -> np.ndarray:
     """bool, as tokens [..., L]: True up to the first `end`, with it."""
     ends = tokens == end
     return np.cumsum(ends, -1) - ends == 0
