@@ -155,7 +155,7 @@ def opened(picture: Any, number: int) -> list[tuple[str, Callable[[], bytes | np
     """
     name = f"number {number}"
     if isinstance(picture, str | Path):
-        return [(str(path), lambda path=path: read_regular(path)) for path in find_images((str(picture),))]
+        return [(path, lambda path=path: read_regular(path)) for path in find_images((str(picture),))]
     if isinstance(picture, bytes):
         return [(name, lambda: picture)]
     if hasattr(picture, "convert"):  # an image of Pillow

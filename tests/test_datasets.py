@@ -145,18 +145,23 @@ def test_images_with_several_classes_are_listed(listed):
     ]
     expected = [[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]]
     assert (
-        train.targets(slice(None)).tolist() == expected and train.targets(np.array([3, 0])).tolist() == expected[::-3]
+        train.labels.multi_hot().tolist() == expected
+        and train.labels[np.array([3, 0])].multi_hot().tolist() == expected[::-3]
     )
-    assert val.targets(slice(None)).tolist() == [[0, 1, 0]] and train.targets(slice(0, 2)).dtype == np.float32
-    assert train.take(np.array([3, 2, 3])).take(np.array([1, 2])).targets(slice(None)).tolist() == expected[2:]
+    assert val.labels.multi_hot().tolist() == [[0, 1, 0]] and train.labels[slice(0, 2)].multi_hot().dtype == np.float32
+    assert train.take(np.array([3, 2, 3])).take(np.array([1, 2])).labels.multi_hot().tolist() == expected[2:]
     assert train.decode(2).shape == (4, 6, 3)
 
 
 def test_carve_keeps_several_classes_and_few_shot_refuses_them(listed):
     train = open_dataset(str(listed)).splits["train"]
     rest, part = carve(train, 0.5)
-    both = {split.describe(i): split.targets(slice(i, i + 1))[0].tolist() for split in (rest, part) for i in range(2)}
-    assert both == {train.describe(i): train.targets(slice(i, i + 1))[0].tolist() for i in range(4)}
+    both = {
+        split.describe(i): split.labels[slice(i, i + 1)].multi_hot()[0].tolist()
+        for split in (rest, part)
+        for i in range(2)
+    }
+    assert both == {train.describe(i): train.labels[slice(i, i + 1)].multi_hot()[0].tolist() for i in range(4)}
     with pytest.raises(UserError, match="--examples_per_class draws images of one class each"):
         few_shot(train, ["ant", "cat", "dog"], 1)
 

@@ -88,8 +88,29 @@ def test_what_systems_leave_is_no_image(root, tmp_path, capsys):
     (note,) = open_folder(str(root), Places()).notes
     assert note.startswith(f"Not used in {root}: 10 hidden (such as ")
     found = find_images((str(root / "train"),))  # as `predict` does
-    assert sorted(str(path.relative_to(root / "train")) for path in found) == sorted(path for path, _ in before)
+    assert sorted(os.path.relpath(path, root / "train") for path in found) == sorted(path for path, _ in before)
     assert "Not used in" in capsys.readouterr().err
+
+
+def test_predict_takes_images_in_the_order_of_their_names(tmp_path, monkeypatch):
+    """A path's parts are compared one after the other: `a/z.png` comes before `a-b/1.png`, and `a.png` after both."""
+    names = (
+        "a/z.png",
+        "a/b/1.png",
+        "a/b-c/1.png",
+        "a/b.png",
+        "a-b/1.png",
+        "a.png",
+        "B.PNG",
+        "a/\udcff.png",
+        "x/y/\u2603.png",
+    )
+    write(tmp_path / "photos", *names)
+    found = find_images((f"{tmp_path}/photos//", f"{tmp_path}/photos/./a.png"))
+    expected = [*map(str, sorted(tmp_path / "photos" / name for name in names)), f"{tmp_path}/photos/a.png"]
+    assert [*found] == expected and found[2:5] == expected[2:5] and found[-1:] == expected[-1:] and len(found) == 10
+    monkeypatch.chdir(tmp_path / "photos")
+    assert [*find_images((".", "./a/../a.png"))] == [*map(str, sorted(map(Path, names))), "a/../a.png"]
 
 
 def test_what_is_not_used_is_counted_with_an_example(root):

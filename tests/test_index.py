@@ -228,8 +228,8 @@ def test_lists_of_classes_are_indexed_too(images, monkeypatch):
     for _ in range(2):
         dataset = open_dataset(str(images))
         assert dataset.class_names == ("cat", "old")
-        assert dataset.splits["train"].targets(slice(None)).tolist() == [[1, 1], [0, 0]]
+        assert dataset.splits["train"].labels.multi_hot().tolist() == [[1, 1], [0, 0]]
     assert len(scanned) == 1
     (images / "val/labels.tsv").write_text("dog/x.png\tcat\n")
     changed = open_dataset(str(images)).splits["val"]
-    assert changed.targets(slice(None)).tolist() == [[1, 0]] and len(scanned) == 2
+    assert changed.labels.multi_hot().tolist() == [[1, 0]] and len(scanned) == 2

@@ -13,7 +13,9 @@ from PIL import Image
 
 from common.config import EvaluateConfig, PredictConfig
 from common.data import images
-from common.evaluation.features import unpadded, write_outputs
+from common.data.sources.image_files import Files
+from common.data.split import MultiLabels
+from common.evaluation.features import PIECE_BYTES, unpadded, write_arrays, write_outputs
 from common.models import DEFAULT_MODEL
 from common.runs.command import parse
 from common.runs.inference import Evaluation
@@ -124,6 +126,35 @@ def test_outputs_are_on_disk_batch_by_batch(tmp_path):
     tracemalloc.stop()
     whole = 64 * 100_000 * 4
     assert seen[-1] > whole * 0.8 and peak < whole / 2
+
+
+def test_memory_holds_the_names_of_files_and_no_more(tmp_path):
+    """Of 40,000 files, some bytes more than their names take, while the archive has four bytes for each letter."""
+    peaks, count, path, files = [], 40_000, tmp_path / "a.npz", None
+    names = lambda: (f"photos/2026/folder_{number // 1000:04}/image_{number:08}.jpg" for number in range(count))
+    tracemalloc.start()
+    for work in (lambda: Files.of(names()), lambda: write_arrays(path, {"files": files})):
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        files = work() or files
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    tracemalloc.stop()
+    assert peaks[0] < count * (len(files.path(0)) + 8) * 1.3 and peaks[1] < 3 * PIECE_BYTES
+    with np.load(path, allow_pickle=False) as file:
+        assert file["files"].tolist() == [*names()] and peaks[1] < file["files"].nbytes / 2
+
+
+def test_labels_of_several_classes_are_written_row_by_row(tmp_path):
+    first = np.concatenate([[0], np.cumsum(np.arange(1000) % 3)])
+    labels = MultiLabels(np.arange(first[-1], dtype=np.int32) % 5000, first, 5000)
+    tracemalloc.start()
+    write_arrays(tmp_path / "a.npz", {"labels": labels})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert peak < file["labels"].nbytes / 2
+        np.testing.assert_array_equal(file["labels"], labels.multi_hot())
+        assert file["labels"].dtype == np.float32
 
 
 @pytest.mark.parametrize("limit", (0, 1000, 70_000))

@@ -109,7 +109,7 @@ def test_a_list_of_labels_from_a_spreadsheet(tmp_path, encoding, end):
     assert dataset.class_names == ("Sea", "sea", "sky")
     assert dataset.notes == ("Different classes have nearly the same name: 'Sea' and 'sea'. Are they one?",)
     expected = [[0, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0], [1, 0, 0]]
-    assert train.targets(slice(None)).tolist() == expected
+    assert train.labels.multi_hot().tolist() == expected
     assert [int(train.decode(i)[0, 0, 0]) for i in range(6)] == [0, 1, 2, 3, 4, 0]
     assert [int(dataset.splits["val"].decode(i)[0, 0, 0]) for i in range(2)] == [0, 1]
 

@@ -250,7 +250,7 @@ def test_tfds_with_several_classes(tmp_path):
     (folder / "label.labels.txt").rename(folder / "labels.labels.txt")
     dataset = open_dataset("tfds:tiny", tfds_data_dir=tmp_path / "tfds")
     assert dataset.class_names == ("ant", "cat", "dog") and list(dataset.splits) == ["train", "val"]
-    assert dataset.splits["train"].targets(slice(None)).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert dataset.splits["train"].labels.multi_hot().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     np.testing.assert_array_equal(dataset.splits["train"].decode(2), images[2])
 
 
@@ -398,9 +398,12 @@ def test_imagenets_suites_have_one_order(suites):
     assert folder.class_names == tfds.class_names and sorted(folder.splits) == sorted(tfds.splits)
     assert sorted(tfds.splits) == ["real", "train", "v2", "val"]
     for split, images in folder.splits.items():
-        np.testing.assert_array_equal(images.targets(slice(None)), tfds.splits[split].targets(slice(None)), split)
+        ours, theirs = (
+            own.labels.multi_hot() if own.is_multi_label else own.labels for own in (images, tfds.splits[split])
+        )
+        np.testing.assert_array_equal(ours, theirs, split)
         assert [images.read(i) for i in range(4)] == [tfds.splits[split].read(i) for i in range(4)], split
-    assert folder.splits["real"].targets(slice(None)).tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
+    assert folder.splits["real"].labels.multi_hot().tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
 
 
 def test_a_folder_of_imagenet_takes_the_suites_of_tfds(suites):
@@ -540,7 +543,7 @@ def test_tfds_as_the_library_writes_it(tmp_path):
     dataset = open_dataset("tfds:several", tfds_data_dir=tmp_path)
     train, expected = dataset.splits["train"], [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert dataset.class_names == ("a", "b", "c") and list(dataset.splits) == ["train", "test"]
-    assert train.targets(slice(None)).tolist() == [expected[train.decode(i)[0, 0, 0]] for i in range(4)]
+    assert train.labels.multi_hot().tolist() == [expected[train.decode(i)[0, 0, 0]] for i in range(4)]
     dataset = open_dataset("tfds:pairs", tfds_data_dir=tmp_path)
     assert dataset.class_names == () and {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 6,

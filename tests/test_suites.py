@@ -79,7 +79,7 @@ def test_the_splits_of_imagenet(prepared, by_name, tmp_path):
         assert real.describe(i) == val.describe(i) and real.read(i) == val.read(i)
         number = int(Path(real.describe(i)).stem[-8:])
         assert val.labels[i] == (number - 1) % 11
-        assert np.flatnonzero(real.targets(np.array([i]))[0]).tolist() == sorted(REAL[number - 1])
+        assert np.flatnonzero(real.labels[np.array([i])].multi_hot()[0]).tolist() == sorted(REAL[number - 1])
 
 
 def test_v2_may_have_the_names_of_the_classes(imagenet):
@@ -388,4 +388,4 @@ def test_classes_are_renumbered_where_images_have_several():
         split.read, MultiLabels(np.array([1, 0, 1], np.int32), np.array([0, 2, 3]), 2), split.describe
     )
     renumbered = several.renumber(np.array([4, 2], np.int32), 6)
-    assert renumbered.targets(slice(None)).tolist() == [[0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0]]
+    assert renumbered.labels.multi_hot().tolist() == [[0, 0, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0]]

@@ -111,11 +111,6 @@ class Split:
         """The number of examples with a class: an evaluation counts these."""
         return int(np.count_nonzero(np.diff(self.labels.first))) if self.is_multi_label else len(self)
 
-    def targets(self, examples: np.ndarray | slice) -> np.ndarray:
-        """int32 [B], or with several classes float32 multi-hot [B, K], of these examples."""
-        labels = self.labels[examples]
-        return labels.multi_hot() if self.is_multi_label else labels
-
     def renumber(self, numbers: np.ndarray, num_classes: int) -> "Split":
         """The same examples, class k called `numbers[k]` of `num_classes`."""
         labels = self.labels

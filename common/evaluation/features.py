@@ -11,11 +11,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from common.data.split import MultiLabels
 from common.system.errors import UserError
 from common.system.files import write_atomically
 from common.weights.containers import npz
 
-ROWS = 4096  # of a column that are made bytes at once
+PIECE_BYTES = 2**20  # of a column that are in memory at once
+Column = np.ndarray | MultiLabels | Sequence[str]  # of a file: labels of several classes are written multi-hot
 Outputs = tuple[np.ndarray, np.ndarray]  # features [B, D] and logits [B, K] of a batch
 
 
@@ -26,8 +28,8 @@ def unpadded(outputs: Iterator[Outputs], count: int) -> Iterator[Outputs]:
         count -= len(logits)
 
 
-def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: Sequence) -> None:
-    """Write an .npz of `features` and `logits` of `count` images, of arrays and lists of text; memory holds one batch.
+def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns: Column) -> None:
+    """Write an .npz of `features` and `logits` of `count` images, and of columns; memory holds one batch.
 
     UserError where it cannot be written.
     """
@@ -35,11 +37,16 @@ def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns:
         write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz of arrays. UserError where it cannot be written."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+def write_arrays(path: Path, columns: dict[str, Column]) -> None:
+    """Write an .npz of columns. UserError where it cannot be written."""
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, column in columns.items():
+                write_column(archive, name, column)
+
     with writing(path):
-        write_atomically(path, lambda file: npz.fill(file, contiguous))
+        write_atomically(path, write)
 
 
 @contextlib.contextmanager
@@ -53,7 +60,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def fill_outputs(
-    file: BinaryIO, kept: BinaryIO, outputs: Iterator[Outputs], count: int, columns: dict[str, Sequence]
+    file: BinaryIO, kept: BinaryIO, outputs: Iterator[Outputs], count: int, columns: dict[str, Column]
 ) -> None:
     """Write features as they come, while `kept` keeps the logits for later: an archive is written front to back."""
     with zipfile.ZipFile(file, "w") as archive:
@@ -66,8 +73,21 @@ def fill_outputs(
         kept.seek(0)
         with npz.open_member(archive, "logits", *layout["logits"]) as member:
             shutil.copyfileobj(kept, member)
-        for name, rows in columns.items():
-            dtype = rows.dtype if isinstance(rows, np.ndarray) else np.dtype(f"<U{max(map(len, rows))}")
-            with npz.open_member(archive, name, dtype, (count, *np.shape(rows[:1])[1:])) as member:
-                for start in range(0, count, ROWS):
-                    member.write(np.asarray(rows[start : start + ROWS], dtype).tobytes())
+        for name, column in columns.items():
+            write_column(archive, name, column)
+
+
+def write_column(archive: zipfile.ZipFile, name: str, column: Column) -> None:
+    """Write a column, some rows at a time."""
+    is_text = not isinstance(column, np.ndarray | MultiLabels)
+    dtype = np.dtype(f"<U{max(map(len, column), default=1)}") if is_text else None
+
+    def rows(some: slice) -> np.ndarray:
+        found = column[some]
+        return np.asarray(found.multi_hot() if isinstance(found, MultiLabels) else found, dtype)
+
+    first = rows(slice(1))
+    step = max(1, PIECE_BYTES // max(1, first.nbytes))
+    with npz.open_member(archive, name, first.dtype, (len(column), *first.shape[1:])) as member:
+        for start in range(0, len(column), step):
+            member.write(rows(slice(start, start + step)).tobytes())

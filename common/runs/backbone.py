@@ -62,7 +62,7 @@ class Backbone(Evaluation):
             features, mean = np.split(features, [-self.tower.width], 1)
             features = mean if self.config.features == "patches" else features
         path = Path(self.config.output) / f"{split}.npz"
-        write_arrays(path, {"features": features, "labels": images.targets(slice(None))})
+        write_arrays(path, {"features": features, "labels": images.labels})
         self.tell(
             f"{self.config.dataset} {split}, {len(images):,} images: {features.shape[1]:,} {self.config.features} features"
         )

@@ -211,7 +211,7 @@ class Evaluation(Inference):
                 evaluator.add("scores", rows)
                 yield features, logits
 
-        write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.targets(slice(None)))
+        write_outputs(path, unpadded(written(), len(images)), len(images), labels=images.labels)
         self.show(split, evaluator.result())
         self.tell(f"Wrote {path}")
 

@@ -53,7 +53,7 @@ class Maps(Prediction):
         folder = Path(self.config.output)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output {folder} is a file and --map writes a folder of pictures; give another name.")
-        given = {file.resolve() for file in self.files}
+        given = {Path(file).resolve() for file in self.files}
         for path in self.places(self.config.map):
             if path.resolve() in given:
                 raise UserError(f"{printable(path)} is one of the images and would be replaced; give another --output.")

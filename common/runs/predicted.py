@@ -165,4 +165,4 @@ class Pictures(Predicting, Prediction):
             write_atomically(path, lambda file, picture=picture: picture.save(file, "PNG"))
             self.tell(f"Wrote {printable(path)}")
             found.append(predicted)
-        write_arrays(folder / "maps.npz", {"maps": np.stack(found), "files": np.array([*map(str, self.files)])})
+        write_arrays(folder / "maps.npz", {"maps": np.stack(found), "files": self.files})

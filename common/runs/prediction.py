@@ -10,7 +10,7 @@ import numpy as np
 
 from common.config import PredictConfig
 from common.data.checked import refuse_broken, without_broken
-from common.data.sources.image_files import Unused, image_files
+from common.data.sources.image_files import Files, Unused, image_files_by_name
 from common.data.split import Dataset, Split
 from common.evaluation.evaluator import Rows
 from common.evaluation.features import Outputs, unpadded, write_outputs
@@ -22,7 +22,7 @@ from common.system.progress import note
 
 
 class Prediction(Inference):
-    """`predict`: image files through one model."""
+    """`predict`: image files through one model; of their number, memory holds only the names (`Files`)."""
 
     computes_scores = True  # whether the engine gives features and logits of images alone
 
@@ -51,9 +51,9 @@ class Prediction(Inference):
     def checked(self) -> Split:
         """The split of `files`, and `files` without those that cannot be decoded where --on_broken_image skips them."""
 
-        def split_of(files: list[Path]) -> Split:
+        def split_of(files: Files) -> Split:
             labels = np.zeros(len(files), np.int32)
-            return Split(lambda i: read_regular(files[i]), labels, lambda i: str(files[i]), self.exif)
+            return Split(lambda i: read_regular(files.path(i)), labels, files.path, self.exif)
 
         splits = {"images": split_of(self.files)}
         if self.config.on_broken_image == "stop":
@@ -62,8 +62,8 @@ class Prediction(Inference):
             kept = without_broken(Dataset("the images given", (), splits), self.workers)
             for line in kept.notes:
                 note(line)
-            places = [kept.splits["images"].describe(i) for i in range(len(kept.splits["images"]))]
-            self.files = [*map(Path, places)]
+            images = kept.splits["images"]
+            self.files = Files.of(map(images.describe, range(len(images))))
         return split_of(self.files)
 
     def places(self, what: str) -> list[Path]:
@@ -71,7 +71,7 @@ class Prediction(Inference):
         taken = {}  # in order
         for file in self.files:
             tails = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
-            names = (f"{file.stem}{tail}_{what}.png" for tail in tails)
+            names = (f"{Path(file).stem}{tail}_{what}.png" for tail in tails)
             taken[next(name for name in names if name not in taken)] = True
         return [Path(self.config.output, name) for name in taken]
 
@@ -83,7 +83,7 @@ class Prediction(Inference):
         """Print the top classes of every image and write --output."""
         shown = self.print_top(unpadded(outputs, len(self.files)))
         if self.config.output:
-            write_outputs(Path(self.config.output), shown, len(self.files), files=[*map(str, self.files)])
+            write_outputs(Path(self.config.output), shown, len(self.files), files=self.files)
         else:
             collections.deque(shown, maxlen=0)
 
@@ -117,27 +117,31 @@ def likeliest(logits: np.ndarray, names: list[str] | tuple[str, ...], top: int) 
     return [(names[k], float(shares[k])) for k in np.argsort(-scores, kind="stable")[:top]]
 
 
-def find_images(paths: tuple[str, ...]) -> list[Path]:
+def find_images(paths: tuple[str, ...]) -> Files:
     """Image files in the order given; a folder stands for the images below it, in the order of their names.
 
     UserError where there are none.
     """
-    files = []
-    for path in paths:
-        if os.path.isdir(path):
-            unused = Unused()
-            try:
-                found = sorted(Path(path, file) for file in image_files(path.rstrip("/") or "/", unused))
-            except OSError as error:
-                raise UserError(f"The folder {path} cannot be read ({error}); name another.") from error
-            if not found:
-                there = f" but {unused}" if unused.kinds else ""
-                raise UserError(f"The folder {path} holds no image{there}; name another.")
-            if unused.kinds:
-                note(f"Not used in {path}: {unused}.")
-            files += found
-        elif os.path.isfile(path):
-            files.append(Path(path))
-        else:
+    return Files.of(file for path in paths for file in images_at(path))
+
+
+def images_at(path: str) -> Iterator[str]:
+    """The image file `path`, or those below that folder. UserError where there are none."""
+    if not os.path.isdir(path):
+        if not os.path.isfile(path):
             raise UserError(f"There is no image or folder {shortened(path)!r}; name an existing one.")
-    return files
+        yield str(Path(path))
+        return
+    unused = Unused()
+    try:
+        found = image_files_by_name(path.rstrip("/") or "/", unused)
+    except OSError as error:
+        raise UserError(f"The folder {path} cannot be read ({error}); name another.") from error
+    first = next(found, None)
+    if first is None:
+        there = f" but {unused}" if unused.kinds else ""
+        raise UserError(f"The folder {path} holds no image{there}; name another.")
+    if unused.kinds:
+        note(f"Not used in {path}: {unused}.")
+    folder = str(Path(path))
+    yield from (os.path.join(folder if folder != "." else "", file) for file in itertools.chain([first], found))

@@ -133,7 +133,7 @@ class ZeroShot(Towers):
 
     def write_embeddings(self, path: Path, split: Split) -> None:
         """As of a classifier: features [N, E], logits [N, K], labels."""
-        write_outputs(path, self.judge.outputs(), len(split), labels=split.targets(slice(None)))
+        write_outputs(path, self.judge.outputs(), len(split), labels=split.labels)
 
 
 class Retrieval(Towers):
@@ -159,7 +159,7 @@ class Retrieval(Towers):
         """features [N, E] of images, texts [M, E], images_of [M] the image of each text; labels, where there are classes."""
         columns = {"features": "image_embeddings", "texts": "text_embeddings"}
         arrays = {name: self.judge.column(output) for name, output in columns.items()}
-        labels = {"labels": split.targets(slice(None))} if split.num_labelled else {}
+        labels = {"labels": split.labels} if split.num_labelled else {}
         write_arrays(path, arrays | {"images_of": split.captions.images_of} | labels)
 
 

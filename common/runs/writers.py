@@ -186,13 +186,13 @@ class Captioner(Prediction):
         self.judge = CaptionEvaluator("images", batches, read(self, tokenizer))
         return Prepared(self.judge, self.prepared)
 
-    def outputs(self) -> Iterator[tuple[Path, str]]:
+    def outputs(self) -> Iterator[tuple[str, str]]:
         """(file, text) of every image."""
         return zip(self.files, self.judge.texts)
 
-    def show(self, outputs: Iterator[tuple[Path, str]]) -> None:
+    def show(self, outputs: Iterator[tuple[str, str]]) -> None:
         """Print the text of every image and write --output."""
         for file, text in outputs:
             self.tell(f"{printable(file)}: {printable(text)}")
         if self.config.output:
-            write_arrays(Path(self.config.output), kept(self.judge) | {"files": np.array([*map(str, self.files)])})
+            write_arrays(Path(self.config.output), kept(self.judge) | {"files": self.files})

@@ -1,8 +1,10 @@
 """The files of a split, and which of those in a folder are its images."""
 
+import array
+import collections
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -21,9 +23,25 @@ NOT_SHOWN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found")  # what systems
 class Files:
     """The files of a split, in 40 bytes each: an image folder may have millions."""
 
-    def __init__(self, folder: Path, names: np.ndarray, ends: np.ndarray):
+    def __init__(self, folder: Path | str, names: np.ndarray, ends: np.ndarray):
         """`names` uint8: the paths below `folder`, or absolute, one after another; `ends` int64 [N]: where each ends."""
         self.folder, self.names, self.ends = os.fsencode(folder), names, ends
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> Self:
+        """Those of the paths as they are."""
+        names, ends = packed(paths)
+        return cls("", np.frombuffer(names, np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.path, range(len(self)))
+
+    def __getitem__(self, some: slice) -> list[str]:
+        """The paths of some examples."""
+        return [*map(self.path, range(len(self))[some])]
 
     def path(self, i: int) -> str:
         """The path of example `i`."""
@@ -49,10 +67,13 @@ class Files:
         return Split(self.read, labels, self.path, forks=True)
 
 
-def packed(names: Sequence[str]) -> tuple[bytes, np.ndarray]:
+def packed(names: Iterable[str]) -> tuple[bytearray, np.ndarray]:
     """(the names one after another, where each of them ends int64 [N])."""
-    encoded = [os.fsencode(name) for name in names]
-    return b"".join(encoded), np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    text, ends = bytearray(), array.array("q")
+    for name in names:
+        text += os.fsencode(name)
+        ends.append(len(text))
+    return text, np.frombuffer(ends, np.int64)
 
 
 class Unused:
@@ -95,10 +116,37 @@ def image_files(folder: str, unused: Unused, watch: Callable[[Path], None] = lam
     That is by the folder's path and then by name. Links are followed, but not into a folder that they lie in. `watch`
     hears of every further folder before it is read. Raises OSError.
     """
+    found = names_by_folder(folder, unused, watch)
+    below = {path: f"{path}/"[len(folder) + 1 :] for path in found}
+    return [below[path] + name for path in sorted(found) for name in found[path].split("/") if name]
+
+
+def image_files_by_name(folder: str, unused: Unused) -> Iterator[str]:
+    """The same paths in the order of their parts, so that a folder's images stand between their neighbours by name.
+
+    Memory holds the names, and a list of those of a folder at a time.
+    """
+    found, inner = names_by_folder(folder, unused), collections.defaultdict(list)
+    for path in found:
+        if path != folder:
+            parent, _, name = path.rpartition("/")
+            inner[parent].append(name)
+
+    def walk(path: str, below: str) -> Iterator[str]:
+        for name in sorted(filter(None, [*found[path].split("/"), *inner[path]])):
+            further = f"{path}/{name}"
+            yield from walk(further, f"{below}{name}/") if further in found else [below + name]
+
+    return walk(folder, "")
+
+
+def names_by_folder(folder: str, unused: Unused, watch: Callable[[Path], None] = lambda folder: None) -> dict[str, str]:
+    """{`folder` and every folder in it: the names of its images in order, with a slash between them}; see `image_files`."""
     found, waiting = {}, [(folder, (os.path.realpath(folder),))]
     while waiting:
         path, within = waiting.pop()  # `within`: the real places from which links led here, and the last of them
-        found[path], folders = _listing(path, unused)
+        names, folders = _listing(path, unused)
+        found[path] = "/".join(sorted(names))
         for name, is_link in folders:
             inner, real = f"{path}/{name}", f"{within[-1]}/{name}"
             if is_link:
@@ -108,8 +156,7 @@ def image_files(folder: str, unused: Unused, watch: Callable[[Path], None] = lam
                     continue
             watch(Path(inner))
             waiting.append((inner, (*(within if is_link else within[:-1]), real)))
-    below = {path: f"{path}/"[len(folder) + 1 :] for path in found}
-    return [below[path] + name for path in sorted(found) for name in sorted(found[path])]
+    return found
 
 
 def _listing(path: str, unused: Unused) -> tuple[list[str], list[tuple[str, bool]]]:
