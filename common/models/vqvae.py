@@ -288,17 +288,17 @@ def uvim(target: Target) -> VqVaeConfig:
     return VqVaeConfig((16, 16), 768, 6, 12, 12, 3072, 256, 4096, 768, (512, 512), target, MAPS[target].bins)
 
 
-def tiny(target: Target) -> VqVaeConfig:
+def tiny(target: Target, patch: int = 8) -> VqVaeConfig:
     """What trains on a CPU within minutes; of depth and panoptic maps fewer classes."""
     bins = {"colorization": (3,), "depth": (64,), "panoptic": (134, 20)}[target]
-    return VqVaeConfig((8, 8), 128, 2, 2, 4, 256, 16, 256, 32, (32, 32), target, bins)
+    return VqVaeConfig((patch, patch), 128, 2, 2, 4, 256, 16, 256, 32, (32, 32), target, bins)
 
 
 FAMILY = Family(
     config=VqVaeConfig,
     name="VQ-VAE",
     variants={
-        f"{name}-{target}": build(target) for name, build in (("UViM-T/8", tiny), ("UViM-B/16", uvim)) for target in MAPS
+        f"{name}-{target}": build(target) for name, build in (("UViM-T/8", tiny), ("UViM-T/4", functools.partial(tiny, patch=4)), ("UViM-B/16", uvim)) for target in MAPS
     },
     sizes=(
         "patch_size", "width", "encoder_depth", "decoder_depth", "num_heads", "mlp_dim", "num_codes", "vocabulary",

@@ -1,0 +1,141 @@
+"""Maps of every pixel as a user has them predicted: both stages trained, judged and drawn, alike in every engine."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import INSTALLED
+from jobs import make_images, metrics
+from PIL import Image
+from test_image_text_runs import assert_same
+
+from common.evaluation.shown import read_shown
+from common.models import find_model
+from common.models.initial import initial_parameters
+from common.weights import write_weights
+
+COMMON = (
+    "--dataset", "images", "--weights", "none", "--batch", 6, "--steps", 3, "--warmup_steps", 1, "--precision", "float64",
+    "--log_every", 1, "--workers", 2, "--checkpoint_every", 0, "--val_fraction", 0.25,
+)  # fmt: skip
+FIRST = (
+    "--recipe",
+    "uvim_color",
+    "--model",
+    "UViM-T/8-colorization",
+    "--code_dropout",
+    "none",
+    "--base_lr",
+    0.01,
+    *COMMON,
+)
+SECOND = ("--recipe", "uvim_codes", "--model", "VTT-T/8", "--maps_of", 3, "--eval_every", "val:2,maps:2", *COMMON)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with `images`, and the files of models that were not trained."""
+    make_images(tmp_path)
+    for file, name in (
+        ("oracle.npz", "UViM-T/8-colorization"),
+        ("depth.npz", "UViM-T/8-depth"),
+        ("vtt.npz", "VTT-T/8"),
+    ):
+        config = find_model(name).config()
+        write_weights(tmp_path / file, initial_parameters(0, config), config)
+    return tmp_path
+
+
+def train_both(run, folder: Path, name: str) -> None:
+    """Both stages of an engine, as runs that are called after it."""
+    run(f"{name}.train", *FIRST, "--name", f"{name}_first")
+    run(f"{name}.train", *SECOND, "--oracle", f"runs/{name}_first", "--name", name)
+
+
+def asked(run, folder: Path, name: str, command: str, *flags) -> list[str]:
+    """The lines that a command says with what was trained."""
+    both = (
+        "--model",
+        "VTT-T/8",
+        "--weights",
+        f"runs/{name}",
+        "--oracle",
+        f"runs/{name}_first",
+        "--precision",
+        "float64",
+    )
+    return run(f"{name}.{command}", *both, *flags).stdout.splitlines()
+
+
+def test_both_stages_are_trained_judged_and_drawn(run, folder):
+    """Pictures of the run, of `evaluate` and of `predict`; the numbers of `evaluate` are those of the run."""
+    name = INSTALLED[0]
+    train_both(run, folder, name)
+    told = {key: value for line in metrics(folder, name) for key, value in line.items()}
+    assert {"val/loss", "test/perplexity", "maps/psnr", "maps/mse"} <= told.keys()
+    assert {"test/psnr", "test/mse"} <= {key for line in metrics(folder, f"{name}_first") for key in line}
+    assert read_shown(folder / "runs" / name / "maps.png").shape == (3 * 96, 3 * 96 + 2, 3)
+    first, _ = asked(run, folder, name, "evaluate", "--dataset", "images", "--output", "judged")
+    assert first.startswith("images test, ") and "PSNR in dB" in first and (folder / "judged/test/maps.png").is_file()
+    (said, *_) = asked(run, folder, name, "predict", "images/test", "--output", "drawn")
+    drawn = np.load(folder / "drawn/maps.npz")
+    assert (
+        said.startswith("Wrote drawn/") and drawn["maps"].shape[1:] == (32, 32, 3) and np.abs(drawn["maps"]).max() <= 1
+    )
+    pictures = sorted((folder / "drawn").glob("*_colorization.png"))
+    assert len(pictures) == len(drawn["files"]) and np.asarray(Image.open(pictures[0])).shape == (96, 3 * 96 + 2, 3)
+
+
+@pytest.mark.slow
+def test_a_run_predicts_alike_in_every_engine(run, folder):
+    """Losses, metrics and pictures."""
+    drawn = {}
+    for name in INSTALLED:
+        train_both(run, folder, name)
+        asked(run, folder, name, "predict", "images/test", "--output", f"drawn_{name}")
+        drawn[name] = np.load(folder / f"drawn_{name}/maps.npz")["maps"]
+    for name in INSTALLED[1:]:
+        for ending in ("_first", ""):
+            assert_same(metrics(folder, f"{INSTALLED[0]}{ending}"), metrics(folder, f"{name}{ending}"))
+        np.testing.assert_allclose(drawn[name], drawn[INSTALLED[0]], rtol=0, atol=1e-9)
+
+
+WRITER = ("--model", "VTT-T/8", "--weights", "vtt.npz")
+TRAINED = (
+    "--recipe",
+    "uvim_codes",
+    "--dataset",
+    "images",
+    "--steps",
+    3,
+    "--warmup_steps",
+    1,
+    "--weights",
+    "none",
+    "--model",
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        ("train", (*TRAINED, "VTT-T/8"), "name a file or a run with --oracle"),
+        ("train", (*TRAINED, "UViM-T/8-colorization", "--oracle", "oracle.npz"), "trains models that write"),
+        ("train", (*TRAINED, "VTT-T/8", "--oracle", "vtt.npz"), "--oracle vtt.npz makes no codes of maps"),
+        ("train", (*TRAINED, "VTT-T/8", "--oracle", "depth.npz"), "have no maps, and depth needs maps of depth"),
+        ("train", (*TRAINED, "VTT-T/8", "--oracle", "oracle.npz", "--mixup", 0.1), "of no use to the task coded"),
+        ("train", (*TRAINED, "VTT-T/8", "--oracle", "oracle.npz", "--randaugment_layers", 2), "moves pixels and not their maps"),
+        ("train", ("--oracle", "oracle.npz"), "--oracle belongs to the task coded"),
+        ("predict", (*WRITER, "--oracle", "oracle.npz", "images/test"), "draws pictures; give --output"),
+        ("predict", (*WRITER, "--oracle", "oracle.npz", "--prompt", "a", "images/test"), "begins a text"),
+        ("predict", (*WRITER, "--oracle", "oracle.npz", "--map", "pca", "images/test"), "leave one of them off"),
+        ("predict", ("--oracle", "oracle.npz", "images/test"), "writes no codes of maps, which --oracle is for"),
+        ("predict", ("--model", "UViM-T/8-depth", "--weights", "depth.npz", "--output", "x", "images/test"), "photographs do not have"),
+        ("evaluate", (*WRITER, "--evaluator", "maps", "--dataset", "images"), "name with --oracle what makes maps"),
+        ("evaluate", (*WRITER, "--oracle", "depth.npz", "--dataset", "images"), "have no maps"),
+        ("evaluate", (*WRITER, "--oracle", "oracle.npz", "--evaluator", "likelihood", "--dataset", "images"), "not likelihood"),
+        ("evaluate", ("--evaluator", "maps", "--dataset", "images"), "writes no codes of maps, which --evaluator maps is for"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(run, folder, command, flags, said):
+    assert said in run(f"{INSTALLED[0]}.{command}", *flags, status=2).stderr
