@@ -66,7 +66,7 @@ def test_batches_are_those_of_the_same_images(tmp_path, kind):
         np.testing.assert_array_equal(split.labels, expected[name].labels[: len(split)])
         assert [split.read(i) for i in range(len(split))] == [expected[name].read(i) for i in range(len(split))]
     train = dataset.splits["train"]
-    assert ((train.read.__self__.arrays["start"] >= 0) == as_they_are).all()
+    assert ((train.read.__self__.arrays["start"] >= 0) == as_they_are).all() and train.forks == as_they_are
     assert train.describe(53).startswith("in row 3 of ") and train.describe(53).endswith("train-00001-of-00002.parquet")
     recipe = recipe_of(batch=32)
     for step in (0, 3, 7):  # of three epochs

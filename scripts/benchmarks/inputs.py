@@ -50,9 +50,9 @@ def later_epochs(folder: Path, workers: int, boxes: bool, processes: bool = True
 
 
 def batches_of(split: Split, recipe: Recipe, processes: int) -> TrainBatches:
-    """The training batches, whose rows so many processes make, or threads."""
+    """The training batches, whose rows so many processes make, or threads, as in a run."""
     columns, makers = (train_images(recipe), labels(split)), None
-    if processes:
+    if processes and split.forks:
         makers = Makers(processes, lambda _: (split, columns))  # a room that is there before the fork is theirs, too
         makers.begin(-1)
     return TrainBatches(split, recipe, seed=0, columns=columns, makers=makers)
