@@ -12,9 +12,10 @@ from engines import Engine, float64, recipe_of
 from golden.golden_params import image, param
 from jobs import places_of
 
-from common.models import VqVaeConfig
+from common.models import VqVaeConfig, find_model
 from common.recipes import schedules
 from common.recipes.task import Dense
+from common.weights.recognise import fit
 from common.weights.spellings import TABLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,6 +41,20 @@ def config_of(case: dict) -> VqVaeConfig:
         given["mlp_dim"], given["code_len"], given["dict_size"], given["codeword_dim"], tuple(given["input_size"]), target,
         tuple(bins for bins, _ in given["inputs"].values()),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ("colorization_3steps", "depth_3steps"))
+def test_a_file_of_the_original_tells_which_model_it_holds(name):
+    """Names and shapes do, but for the number of codes, which are a quarter of the patches there."""
+    case = golden(f"uvim/vqvae_{name}")
+    config = config_of(case)
+    shapes = {f"params/{key}": tuple(shape) for key, shape in case["params"].items()}
+    shapes |= {f"state/{key}": tuple(shape) for key, shape in case["state"].items()}
+    assert fit(TABLE, shapes, {}).config == config
+    full = find_model("UViM-B/16-panoptic").config()
+    assert fit(TABLE, TABLE.published_shapes(full), {}).config == full
+    levels = find_model("UViM-B/16-depth-FSQ").config()
+    assert fit(TABLE, TABLE.published_shapes(levels), {"levels": levels.levels}).config == levels
 
 
 def arrays_of(case: dict, config: VqVaeConfig) -> dict[str, np.ndarray]:

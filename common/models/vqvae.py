@@ -294,11 +294,25 @@ def tiny(target: Target, patch: int = 8) -> VqVaeConfig:
     return VqVaeConfig((patch, patch), 128, 2, 2, 4, 256, 16, 256, 32, (32, 32), target, bins)
 
 
+def rounding(config: VqVaeConfig, levels: tuple[int, ...]) -> VqVaeConfig:
+    """The same model with levels instead of a codebook; without levels, as it is."""
+    sizes = {"vocabulary": math.prod(levels), "code_width": len(levels), "levels": levels}
+    return dataclasses.replace(config, **sizes) if levels else config
+
+
+SIZES = (  # name, model, and the levels of about as many codes as it has words: table 1 of https://arxiv.org/abs/2309.15505
+    ("UViM-T/8", tiny, (8, 6, 5)),
+    ("UViM-T/4", functools.partial(tiny, patch=4), (8, 6, 5)),
+    ("UViM-B/16", uvim, (7, 5, 5, 5, 5)),
+)
 FAMILY = Family(
     config=VqVaeConfig,
     name="VQ-VAE",
     variants={
-        f"{name}-{target}": build(target) for name, build in (("UViM-T/8", tiny), ("UViM-T/4", functools.partial(tiny, patch=4)), ("UViM-B/16", uvim)) for target in MAPS
+        f"{name}-{target}{ending}": rounding(build(target), levels)
+        for name, build, fsq in SIZES
+        for target in MAPS
+        for ending, levels in (("", ()), ("-FSQ", fsq))
     },
     sizes=(
         "patch_size", "width", "encoder_depth", "decoder_depth", "num_heads", "mlp_dim", "num_codes", "vocabulary",
