@@ -111,20 +111,24 @@ class Devices(processes.Devices):
     def shard(self, model: nn.Module) -> None:
         """Spread the parameters over the processes, if asked to: a block at a time is whole while it computes."""
         if self.shard_parameters:
-            from torch.distributed.fsdp import fully_shard  # as slow to import as `cut_like`'s
+            from torch.distributed import fsdp  # as slow to import as `cut_like`'s
 
             for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
                 for block in blocks:
-                    fully_shard(block)
+                    fsdp.fully_shard(block)
             named = model.named_parameters()
             whole = {value for name, value in named if re.fullmatch(STATE.pattern, name.replace(".", "/"))}
             # Outside of forward and backward all are shards, but for what no gradient moves and every process renews alike.
-            fully_shard(model, reshard_after_forward=True, ignored_params=whole)
+            fsdp.fully_shard(model, reshard_after_forward=True, ignored_params=whole)
+            model.meet = lambda: None
+            fsdp.register_fsdp_forward_method(model, "meet")
 
     @contextlib.contextmanager
     def whole(self, model: nn.Module) -> Iterator[None]:
         """Where parameters are shards, within it they are whole: for what is computed by other methods than `forward`."""
         units = [module for module in model.modules() if self.shard_parameters and hasattr(module, "unshard")]
+        if units:
+            model.meet()  # FSDP wants the whole model to be the first that computes
         for unit in units:
             unit.unshard()
         try:

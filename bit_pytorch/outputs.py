@@ -137,8 +137,9 @@ def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> d
     """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with."""
     model, count = models["model"], batch["draws"].shape[1]
     asked = [batch[name].repeat_interleave(count, 0) for name in ("prompt", "end")]
-    encoded = model.encode(mixed(batch, model))
-    tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].flatten(0, 1))
+    with model.devices.whole(model):
+        encoded = model.encode(mixed(batch, model))
+        tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].flatten(0, 1))
     given = {name: batch[name] for name in ("example", "prompt", "end")}
     return {"samples": tokens.view(batch["draws"].shape).int()} | given
 

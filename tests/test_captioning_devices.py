@@ -11,8 +11,10 @@ from engines import INSTALLED
 from jobs import make_pairs, metrics, places_of
 from processes import ROOT
 from test_image_text_runs import assert_same
+from test_rewards import TUNED, of_cats
 
 from common.evaluation.captioning import read_written
+from common.weights import write_weights
 
 # Texts of different lengths, in batches of which every device has a part; the last batches of the evaluation have padding.
 FLAGS = ("--recipe", "cappa", "--model", "CapPa-T/8", "--weights", "none", "--dataset", "pairs", "--batch", 8, "--steps", 3,
@@ -33,8 +35,8 @@ def train(server, tmp_path):
     """train(engine, name, *flags): a run about `pairs`, of several processes or devices."""
     make_pairs(tmp_path)
 
-    def start(engine: str, name: str, *flags, processes: int = 1, devices: int = 1) -> None:
-        flags = (*FLAGS, "--name", name, *flags)
+    def start(engine: str, name: str, *flags, base: tuple = FLAGS, processes: int = 1, devices: int = 1) -> None:
+        flags = (*base, "--name", name, *flags)
         if engine == "bit_tf2" and devices > 1:
             command = [sys.executable, "-c", LOGICAL, str(devices), *map(str, flags)]
             subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | CPU | {"PYTHONPATH": str(ROOT)})
@@ -84,6 +86,17 @@ def test_two_and_four_devices_write_as_one(train, tmp_path, name):
         which = "processes" if name == "bit_pytorch" else "devices"
         train(name, f"on{count}", *flags, **{which: count})
         assert_equal(tmp_path, f"on{count}", "one")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="torch is not installed")
+def test_shards_write_before_they_learn(train, tmp_path):
+    """Tuning by rewards begins with what the model itself writes, which is no forward pass of the whole of it."""
+    write_weights(tmp_path / "w.npz", *of_cats())
+    train("bit_pytorch", "one", base=TUNED)
+    train("bit_pytorch", "shards", "--shard_parameters", base=TUNED, processes=2)
+    assert any(line.get("train/reward", 0) > 0 for line in metrics(tmp_path, "one"))
+    assert_equal(tmp_path, "shards", "one")
 
 
 @pytest.mark.slow

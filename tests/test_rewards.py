@@ -170,14 +170,19 @@ TUNED = ("--recipe", "task_rewards", *MODEL, "--weights", "w.npz", "--dataset", 
          "--warmup_steps", 1, "--precision", "float64", "--log_every", 1, "--val_fraction", 0.25, "--samples", 3)  # fmt: skip
 
 
+def of_cats():
+    """(parameters, configuration) of a model that writes of cats."""
+    config = find_model("CapPa-T/8").config()
+    values = initial_parameters(0, config)
+    values["head/bias"][[236, 10, 1]] += (9, 7, 7)  # two tokens of "cats", and the end
+    return values, config
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with `pairs` and weights `w.npz` of a model that writes of cats."""
     make_pairs(tmp_path)
-    config = find_model("CapPa-T/8").config()
-    values = initial_parameters(0, config)
-    values["head/bias"][[236, 10, 1]] += (9, 7, 7)  # two tokens of "cats", and the end
-    write_weights(tmp_path / "w.npz", values, config)
+    write_weights(tmp_path / "w.npz", *of_cats())
     return tmp_path
 
 
