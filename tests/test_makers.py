@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from engines import recipe_of
 
+from common.data import makers
 from common.data.batches import TrainBatches, prefetch
 from common.data.catalogue import open_dataset
 from common.data.columns import labels, train_images
@@ -38,12 +39,12 @@ def sample():
 @contextlib.contextmanager
 def makers_of(split, columns, descriptor: int = -1, count: int = 2):
     """Processes that make rows of a split, decoded once in the room of this descriptor."""
-    makers = Makers(count, lambda given: (kept(split, Room.of(given)), columns))
+    own = Makers(count, lambda given: (kept(split, Room.of(given)), columns))
     try:
-        makers.begin(descriptor)
-        yield makers
+        own.begin(descriptor)
+        yield own
     finally:
-        makers.close()
+        own.close()
 
 
 def batches_of(split, columns, recipe, makers=None, steps=range(1, 4)) -> list:
@@ -65,6 +66,20 @@ def test_batches_are_those_of_threads(sample, seen):
                 for name in ours:
                     np.testing.assert_array_equal(ours[name], theirs[name])
     assert np.count_nonzero(Room.of(descriptor).table(len(sample))) == len(sample)
+
+
+@pytest.mark.parametrize(("rows", "seen"), ((3, True), (1, True), (0, False)))
+def test_large_images_come_by_fewer_or_by_threads(sample, monkeypatch, rows, seen):
+    columns = (train_images(RECIPE), labels(sample))
+    monkeypatch.setattr(makers, "SHARED_BYTES", rows * (3 * 17**2 + 4) + 50)
+    asked, ask = [], makers.Maker.ask
+    monkeypatch.setattr(
+        makers.Maker, "ask", lambda maker, *request: (asked.append(len(request[0])), ask(maker, *request))
+    )
+    with makers_of(sample, columns) as own:
+        for ours, theirs in zip(*(batches_of(sample, columns, RECIPE, each) for each in (own, None)), strict=True):
+            np.testing.assert_array_equal(ours["images"], theirs["images"])
+    assert set(asked) == ({rows, 70 % rows} - {0} if seen else set())
 
 
 def test_a_broken_image_is_named(sample):

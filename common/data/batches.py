@@ -17,7 +17,7 @@ import numpy as np
 
 from common.data.blocks import Blocks
 from common.data.columns import VIEW, Arrays, Column, Stream, empty, eval_images, jobs, labels, train_images
-from common.data.makers import Makers
+from common.data.makers import Makers, rows_at_once
 from common.data.split import Split
 from common.models import ModelConfig, num_kept
 from common.models.cards import Preprocessing
@@ -116,7 +116,7 @@ class TrainBatches:
         plan, tokens = self.plan(step), self.tokens(step)
         columns, examples = [column.at(tokens) for column in self.columns], plan["examples"].tolist()
         batch = empty(columns, len(examples))
-        if self.makers:
+        if self.makers and rows_at_once(columns):
             work = self.makers.jobs(columns, batch, examples, plan, tokens)
         else:
             work = jobs(columns, batch, self.split, examples, plan)

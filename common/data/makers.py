@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
@@ -31,8 +32,8 @@ Prepare = Callable[[int], tuple[Split, Sequence[Column]]]  # descriptor of a `Ro
 
 
 def can_fork() -> bool:
-    """Whether nothing in this process forbids to fork it."""
-    return hasattr(os, "fork") and not any(name in sys.modules for name in FRAMEWORKS)
+    """Whether nothing in this process forbids to fork it; the libraries of macOS do."""
+    return sys.platform == "linux" and not any(name in sys.modules for name in FRAMEWORKS)
 
 
 class Maker:
@@ -42,7 +43,9 @@ class Maker:
         """Forks it."""
         self.connection, theirs = multiprocessing.Pipe()
         self.memory = mmap.mmap(-1, SHARED_BYTES)
-        self.process = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on: of other threads, here numpy's
+            self.process = os.fork()
         if not self.process:
             for maker in (self, *others):
                 maker.connection.close()
@@ -93,7 +96,7 @@ class Makers:
     ) -> list[Callable[[], None]]:
         """As `columns.jobs`; the columns are those of `prepare`, in a step for so many `tokens`."""
         streams = {stream.name: draws[stream.name] for column in columns for stream in column.streams}
-        size = min(CHUNK, SHARED_BYTES // sum(column.row_bytes for column in columns))
+        size = min(CHUNK, rows_at_once(columns))
 
         def run(rows: slice) -> None:
             maker = self.free.get()
@@ -111,6 +114,11 @@ class Makers:
         """End all of them."""
         for maker in self.all:
             maker.close()
+
+
+def rows_at_once(columns: Sequence[Column]) -> int:
+    """How many rows the memory of a process holds."""
+    return SHARED_BYTES // sum(column.row_bytes for column in columns)
 
 
 def views(columns: Sequence[Column], memory: mmap.mmap, count: int) -> Arrays:
