@@ -11,7 +11,7 @@ from jax import numpy as jnp
 
 from bit_jax.layers import HIGHEST
 from common.models import VqVaeConfig
-from common.models.vqvae import FARTHEST, MAPS, NEAREST, depth_edges
+from common.models.discrete import FARTHEST, MAPS, NEAREST, depth_edges
 
 
 def read(maps: Array, config: VqVaeConfig, dtype: jnp.dtype) -> dict[str, Array]:

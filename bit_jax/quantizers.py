@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from bit_jax.layers import HIGHEST, random_bits, standardize
 from common.models import VqVaeConfig
-from common.models.vqvae import Rounding
+from common.models.discrete import Rounding
 
 PERTURBATION = 0.001  # of a word that takes a dead one's place
 State = tuple[Array, Array, Array]  # dictionary [V, C], counts [V], number of words that were split

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.models import VqVaeConfig
-from common.models.vqvae import FARTHEST, MAPS, NEAREST, depth_edges
+from common.models.discrete import FARTHEST, MAPS, NEAREST, depth_edges
 
 
 def read(maps: Tensor, config: VqVaeConfig, dtype: torch.dtype) -> dict[str, Tensor]:

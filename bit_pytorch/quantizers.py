@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from bit_pytorch.layers import random_bits
 from common.models import VqVaeConfig
-from common.models.vqvae import Rounding
+from common.models.discrete import Rounding
 
 PERTURBATION = 0.001  # of a word that takes a dead one's place
 State = tuple[Tensor, Tensor, Tensor]  # dictionary [V, C], counts [V], number of words that were split

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow import Tensor
 
 from common.models import VqVaeConfig
-from common.models.vqvae import FARTHEST, MAPS, NEAREST, depth_edges
+from common.models.discrete import FARTHEST, MAPS, NEAREST, depth_edges
 
 
 def read(maps: Tensor, config: VqVaeConfig, dtype: tf.DType) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from tensorflow import Tensor
 
 from bit_tf2.layers import Layer, random_bits, registered, uninitialized
 from common.models import VqVaeConfig
-from common.models.vqvae import Rounding
+from common.models.discrete import Rounding
 
 PERTURBATION = 0.001  # of a word that takes a dead one's place
 State = tuple[Tensor, Tensor, Tensor]  # dictionary [V, C], counts [V], number of words that were split

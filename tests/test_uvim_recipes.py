@@ -7,7 +7,7 @@ import pytest
 
 from common.config import TrainConfig
 from common.models import find_model
-from common.models.vqvae import FARTHEST, NEAREST
+from common.models.discrete import FARTHEST, NEAREST
 from common.recipes.create import create_recipe
 from common.recipes.groups import parts
 from common.system.errors import UserError

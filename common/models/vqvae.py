@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
 from common.models import transformer
 from common.models.checks import COUNT, COUNTS, DEPTH, FLAG, PAIR, POSITIVE, RATE, Kind, check_fields, choice
+from common.models.discrete import MAPS
 from common.models.draws import glorot_uniform, inverse_width_normal, lecun_normal, normal, ones, zeros
 from common.models.family import Arrays, Family, Say, Seen, Shapes, check_image, dense, norm
 from common.models.positions import infer_grid
@@ -18,26 +19,7 @@ from common.models.vit import published_heads
 from common.recipes.choices import Target
 from common.system.errors import UserError
 
-
-class Maps(NamedTuple):
-    """What a target's maps are: the trainers `colorization_task.py`, `depth_task.py` and `panoptic_task.py` of big_vision."""
-
-    names: tuple[str, ...]  # one of each for a pixel
-    kind: Literal["values", "classes"]  # in [-1, 1], with a squared error, or numbers, with a cross-entropy
-    bins: tuple[int, ...]  # of the originals: channels, or classes
-    first: int = 0  # least class that an error is counted for
-
-
-MAPS: dict[Target, Maps] = {
-    "colorization": Maps(("color",), "values", (3,)),
-    "depth": Maps(("depth",), "classes", (256,), first=1),  # class 0 is that of pixels without a measurement, too
-    "panoptic": Maps(("semantics", "instances"), "classes", (134, 100)),  # of COCO, with 0 for what is not known
-}
-USAGE = (
-    "codebook_zeros_ratio",
-    "codebook_max_ratio",
-)  # parts of the codes that no vector has, and of vectors with one code
-NEAREST, FARTHEST = 1e-3, 10.0  # metres, between which depth falls into classes of equal width
+USAGE = ("codebook_zeros_ratio", "codebook_max_ratio")  # part of the codes that no vector has, of the vectors with one code
 LEVELS = Kind(lambda value: COUNTS.holds(value) and all(one > 1 for one in value), "whole numbers of at least 2")
 KINDS = {
     "image_size": PAIR, "patch_size": PAIR, "width": COUNT, "encoder_depth": DEPTH, "decoder_depth": DEPTH,
@@ -224,7 +206,8 @@ def infer(seen: Seen) -> VqVaeConfig:
     image_size = infer_grid(patches, (0, 0), patch_size, 1, stated.get("image_size"))["image_size"]
     return VqVaeConfig(
         patch_size, width, encoder_depth, decoder_depth, heads, mlp_dim,
-        squeeze[1] if squeeze else stated.get("num_codes", patches // 4), vocabulary, code_width, image_size, target, bins, levels, squeeze is None, **contexts, **seen.computes,
+        squeeze[1] if squeeze else stated.get("num_codes", patches // 4), vocabulary, code_width, image_size, target, bins,
+        levels, squeeze is None, **contexts, **seen.computes,
         **{name: stated[name] for name in ("momentum", "least_count") if name in stated},
     )  # fmt: skip
 
@@ -242,32 +225,6 @@ def resize_matrices(config: VqVaeConfig) -> tuple[np.ndarray, np.ndarray]:
     """float64 [L, N] and [N, L]: what makes codes of patches and patches of codes by resizing, as `jax.image.resize` does."""
     pairs = position_matrices(config.grid, config.code_grid), position_matrices(config.code_grid, config.grid)
     return tuple(np.kron(*pair).T for pair in pairs)
-
-
-@functools.cache
-def depth_edges(bins: int) -> np.ndarray:
-    """float32 [bins - 1]: where a class of depth, in metres, begins that is not the first; they are equally wide."""
-    return (NEAREST + (FARTHEST - NEAREST) * np.arange(1, bins) / bins).astype(np.float32)
-
-
-class Rounding(NamedTuple):
-    """How FSQ rounds a number of a vector, one entry of each array for each: `fsq/fsq.ipynb` of google-research.
-
-    bounded = tanh(number + shift) * reach - offset;  its level is round(bounded) + half, half to even.
-    """
-
-    reach: np.ndarray
-    offset: np.ndarray
-    shift: np.ndarray  # by tan, as there, not by atanh: an even number of levels is not quite even about 0
-    half: np.ndarray
-    basis: np.ndarray  # int: a code is the sum of levels times these; the first number varies fastest
-
-    @classmethod
-    def of(cls, levels: tuple[int, ...]) -> "Rounding":
-        """That of so many levels."""
-        count = np.array(levels)
-        reach, offset = (count - 1) * (1 - 1e-3) / 2, np.where(count % 2, 0.0, 0.5)
-        return cls(reach, offset, np.tan(offset / reach), (count // 2).astype(float), np.cumprod([1, *levels[:-1]]))
 
 
 def depth_of(shapes: Shapes, half: str) -> int:

@@ -31,8 +31,8 @@ from common.models import (
     ViTConfig,
     VqVaeConfig,
 )  # fmt: skip
+from common.models.discrete import MAPS
 from common.models.vit import PLAIN
-from common.models.vqvae import MAPS
 from common.weights.rows import slashed
 from common.weights.spellings import bit, mixer, resnet_v1, vit
 from common.weights.table import Table, prefixed
