@@ -36,9 +36,11 @@ def parser(description: str, logdir: str, arms: Iterable[str]) -> argparse.Argum
     return found
 
 
-def train_missing(options: argparse.Namespace, config: Callable[..., TrainConfig]) -> None:
+def train_missing(
+    options: argparse.Namespace, config: Callable[..., TrainConfig], seeds: Iterable[int] = SEEDS
+) -> None:
     """Run `config(engine, arm, seed)` of every seed whose run has not ended."""
-    for engine, seed, arm in itertools.product(options.engines.split(","), SEEDS, options.arms.split(",")):
+    for engine, seed, arm in itertools.product(options.engines.split(","), seeds, options.arms.split(",")):
         if not result(options.logdir, engine, arm, seed):
             importlib.import_module(f"{engine}.loop").main(Run(config(engine, arm, seed), engine))
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -48,15 +47,7 @@ class Maps(Prediction):
 
     def check_output(self) -> None:
         """Raise UserError where --output is no folder, or would replace one of the images."""
-        if not self.config.output:
-            raise UserError(f"--map {self.config.map} draws pictures; give --output, a folder for them.")
-        folder = Path(self.config.output)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--output {folder} is a file and --map writes a folder of pictures; give another name.")
-        given = {Path(file).resolve() for file in self.files}
-        for path in self.places(self.config.map):
-            if path.resolve() in given:
-                raise UserError(f"{printable(path)} is one of the images and would be replaced; give another --output.")
+        self.check_folder(f"--map {self.config.map}", self.config.map)
 
     def names(self) -> tuple[str, ...]:
         """No classes are shown. Raises UserError for more patches than memory holds."""

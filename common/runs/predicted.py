@@ -129,10 +129,8 @@ class Pictures(Predicting, Prediction):
         self.arrange()
 
     def check_output(self) -> None:
-        """Raise UserError where --output is no folder."""
-        output = self.config.output
-        if not output or Path(output).is_file() or Path(output).suffix == ".npz":
-            raise UserError(f"{self.config.model} draws pictures; give --output, a folder for them.")
+        """Raise UserError where --output is no folder, or would replace one of the images."""
+        self.check_folder(self.config.model, self.target)
 
     def names(self) -> Sequence[str]:
         """Nothing. Raises UserError for --texts, and for maps of which a photograph tells nothing."""

@@ -75,6 +75,18 @@ class Prediction(Inference):
             taken[next(name for name in names if name not in taken)] = True
         return [Path(self.config.output, name) for name in taken]
 
+    def check_folder(self, drawer: str, what: str) -> None:
+        """Raise UserError where --output is no folder for the pictures of a `drawer`, or would replace one of the images."""
+        if not self.config.output:
+            raise UserError(f"{drawer} draws pictures; give --output, a folder for them.")
+        folder = Path(self.config.output)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output {folder} is a file and {drawer} draws pictures into a folder; give another name.")
+        given = {Path(file).resolve() for file in self.files}
+        for path in self.places(what):
+            if path.resolve() in given:
+                raise UserError(f"{printable(path)} is one of the images and would be replaced; give another --output.")
+
     def batches(self) -> Iterator[Rows]:
         """Every image, once."""
         return self.prepared(self.eval_batches(self.split))
