@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from processes import ROOT
 
-from scripts.benchmarks import dearer, flops, gpu, roofline
+from scripts.benchmarks import dearer, flops, gpu, memory, roofline
+from scripts.benchmarks.index import write_folder
 from scripts.benchmarks.measure import Repeat, show
 from scripts.benchmarks.steps import PEERS, model_config
 
@@ -105,3 +106,13 @@ def test_the_script_for_a_gpu_runs_on_a_cpu():
         done.stdout
     )
     assert len(re.findall(r"ms a step, [\d.]+ %; [\d.]+ images/s", done.stdout)) == 3, done.stdout
+
+
+def test_predictions_are_measured_of_every_file(tmp_path):
+    """The names of all are in the archive, and memory is counted from before they are known."""
+    folder = write_folder(tmp_path / "set", 20) / "train"
+    (known, written), seconds, count = memory.growth_of_predictions(folder, tmp_path / "out.npz")
+    assert count == 20 and min(known, written) >= 0 and seconds > 0
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
+        assert file["files"].tolist() == sorted(map(str, folder.rglob("*.JPEG")))
+        assert file["features"].shape == (20, 4) and len(file["logits"]) == 20

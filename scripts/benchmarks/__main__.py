@@ -22,10 +22,11 @@ from scripts.benchmarks.index import index_section
 from scripts.benchmarks.inputs import archives_section, pipeline_section, randaugment_section
 from scripts.benchmarks.lora import lora_section
 from scripts.benchmarks.measure import ENGINES
+from scripts.benchmarks.memory import labels_section, memory_section, predictions_section
 from scripts.benchmarks.naflex import naflex_section
 from scripts.benchmarks.roofline import roofline_section
 from scripts.benchmarks.sharing import sharing_section
-from scripts.benchmarks.steps import PEERS, inference_section, memory_section, train_section
+from scripts.benchmarks.steps import PEERS, inference_section, train_section
 from scripts.benchmarks.text import text_section
 
 SECTIONS = {
@@ -38,6 +39,8 @@ SECTIONS = {
     "gpu": gpu_section,
     "inference": inference_section,
     "memory": memory_section,
+    "labels": labels_section,
+    "predictions": predictions_section,
     "pipeline": pipeline_section,
     "archives": archives_section,
     "sharing": sharing_section,

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +13,9 @@ from common.models.initial import initial_parameters
 from common.recipes.groups import FROZEN
 from common.recipes.recipe import Recipe
 from scripts.benchmarks.measure import (
-    EXACT_MALLOC,
     Work,
     import_engine,
-    in_fresh_process,
     measure,
-    median,
-    peak_growth_bytes,
     show,
 )
 
@@ -176,20 +171,6 @@ def timm_inference(args: argparse.Namespace, memory_format: str, compiled: bool 
     return work
 
 
-def peak_of_training(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> Work:
-    """MiB by which memory grows during a step, beyond what stays when it is over."""
-    if engine == "bit_tf2":  # keeps the memory of its tensors: only the first step of a process shows how much
-        return lambda: in_fresh_process(growth_of_first_step, args, engine, batch, batch_split) / 2**20
-    step = engine_training(args, engine, batch, batch_split)
-    step()  # compiled, momenta allocated
-    return lambda: peak_growth_bytes(engine, step) / 2**20
-
-
-def growth_of_first_step(args: argparse.Namespace, engine: str, batch: int, batch_split: int) -> float:
-    """Bytes by which memory grows during the first step, the compiled graph and the momenta included."""
-    return peak_growth_bytes(engine, engine_training(args, engine, batch, batch_split))
-
-
 def train_section(args: argparse.Namespace) -> None:
     """A training step of the three engines against timm."""
     rows = {f"timm {layout}": (timm_training, args, layout) for layout in ("contiguous_format", "channels_last")}
@@ -209,24 +190,3 @@ def inference_section(args: argparse.Namespace) -> None:
 def describe(args: argparse.Namespace) -> str:
     gelu = f", GELU {gelu_of(args)} in all" if gelu_of(args) else ""
     return f"{args.model}, batch {args.batch}, {args.resolution} px, {args.precision}{gelu}"
-
-
-def memory_section(args: argparse.Namespace) -> None:
-    """Peak memory of a training step with and without --batch_split, and what of it grows with the images."""
-    os.environ |= EXACT_MALLOC
-    args = argparse.Namespace(**vars(args) | {"steps": 1})  # a second step takes no more memory
-    few = args.memory_batch // 4
-    for engine in args.engines:
-        rows = {
-            f"{engine}, {batch} images, --batch_split {split}": (peak_of_training, args, engine, batch, split)
-            for split in (1, 8)
-            for batch in (args.memory_batch, few)
-        }
-        figures = measure(rows, 3)
-        show(f"Growth of memory during a step, {args.model}, {args.resolution} px", figures, "MiB")
-        if len(figures) < len(rows):
-            continue  # a process ended without a figure, and said so
-        whole, whole_few, split, split_few = (median(repeats).figure for repeats in figures.values())
-        activations, of_split = (x / (1 - few / args.memory_batch) for x in (whole - whole_few, split - split_few))
-        print(f"  activations, extrapolated from both batches: {activations:,.0f} and {of_split:,.0f} MiB, ", end="")
-        print(f"{of_split / activations:.2f}", flush=True)
