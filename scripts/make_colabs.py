@@ -18,7 +18,16 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 COLABS = ROOT / "colabs"
-NAMES = ("bit_pytorch", "bit_jax", "bit_tf2", "compare_frameworks", "vit_and_mixer", "image_text", "analyze_metrics")
+NAMES = (
+    "bit_pytorch",
+    "bit_jax",
+    "bit_tf2",
+    "compare_frameworks",
+    "vit_and_mixer",
+    "image_text",
+    "captions_and_pictures",
+    "analyze_metrics",
+)
 NOWHERE = "http://127.0.0.1:9"  # a proxy that refuses at once
 CALL = """    with torch.inference_mode():
         return model(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).numpy()  # NCHW in [-1, 1]"""

@@ -121,6 +121,7 @@ NEEDS = {
     "compare_frameworks": ENGINES,
     "vit_and_mixer": ("bit_pytorch",),
     "image_text": ("bit_pytorch",),
+    "captions_and_pictures": ("bit_pytorch",),
     "analyze_metrics": (),
 }  # the others: their own
 
