@@ -20,13 +20,17 @@ from common.config import TrainConfig
 from common.data import prepare
 from common.data.captions import Captions
 from common.data.catalogue import NAMED, SOURCES, open_dataset
+from common.data.targets import TARGETS
+from common.evaluation.dense import JUDGES
 from common.evaluation.metrics import METRICS
+from common.evaluation.shown import PICTURES
 from common.models import FAMILIES
 from common.models.initial import initial_parameters
-from common.recipes.choices import RewardName
+from common.models.vqvae import MAPS
+from common.recipes.choices import RewardName, Target
 from common.recipes.create import create_recipe
 from common.recipes.rules import RULES
-from common.recipes.task import KINDS
+from common.recipes.task import BEST, KINDS
 from common.runs.export import FORMATS
 from common.system.errors import UserError
 from common.tasks import TASKS
@@ -226,3 +230,14 @@ def test_an_evaluator_is_complete(name, tmp_path):
         evaluator.add(output, columns)
     assert evaluator.result() and evaluator.result().keys() <= METRICS.keys()
     evaluator.write(tmp_path)
+
+
+@pytest.mark.parametrize("name", get_args(Target))
+def test_a_target_is_complete(name):
+    """What its maps are, how a model reads and predicts them, how they are judged, by which metric, and drawn; its page."""
+    tables = (TARGETS, MAPS, JUDGES, PICTURES, BEST)
+    assert all(one.keys() == {*get_args(Target)} for one in tables)
+    assert BEST[name].partition("/")[2] in METRICS and name in names("docs/dense.md")
+    for engine in ENGINES:
+        for listed in ("READ", "PREDICTED"):
+            assert name in table(engine, "dense.py", listed), engine

@@ -1,5 +1,6 @@
 """Maps of every pixel as a user has them predicted: both stages trained, judged and drawn, alike in every engine."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ from engines import INSTALLED
 from jobs import make_images, metrics
 from PIL import Image
 from test_image_text_runs import assert_same
+from test_resume import Runs
 
 from common.evaluation.shown import read_shown
 from common.models import find_model
 from common.models.initial import initial_parameters
+from common.runs.checkpoint import PREVIOUS
 from common.weights import write_weights
 
 COMMON = (
@@ -19,16 +22,8 @@ COMMON = (
     "--log_every", 1, "--workers", 2, "--checkpoint_every", 0, "--val_fraction", 0.25,
 )  # fmt: skip
 FIRST = (
-    "--recipe",
-    "uvim_color",
-    "--model",
-    "UViM-T/8-colorization",
-    "--code_dropout",
-    "none",
-    "--base_lr",
-    0.01,
-    *COMMON,
-)
+    "--recipe", "uvim_color", "--model", "UViM-T/8-colorization", "--code_dropout", "none", "--base_lr", 0.01, *COMMON,
+)  # fmt: skip
 SECOND = ("--recipe", "uvim_codes", "--model", "VTT-T/8", "--maps_of", 3, "--eval_every", "val:2,maps:2", *COMMON)
 
 
@@ -139,3 +134,18 @@ TRAINED = (
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(run, folder, command, flags, said):
     assert said in run(f"{INSTALLED[0]}.{command}", *flags, status=2).stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
+    """By the same codes of the same oracle, in parts of a batch."""
+    flags = (*SECOND[:4], *COMMON, "--resize", 32)
+    flags += ("--oracle", "oracle.npz", "--batch_split", 2, "--steps", 40, "--checkpoint_every", 2, "--eval_every", 0)
+    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
+    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
+    begun.train("whole", *flags)
+    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
+    assert 0 < begun.step("begun") < 40 and not begun.is_finished("begun")
+    ended.train("begun", *flags)
+    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))

@@ -135,6 +135,14 @@ def test_instances_are_numbered_from_the_top_and_the_left():
     np.testing.assert_array_equal(targets.canonical(found)[..., 0], found[..., 0])
 
 
+def test_instances_are_numbered_as_in_the_originals_test():
+    """`test_make_canonical` of `pp/proj/uvim/pp_ops_test.py` of big_vision, whose -1 is our 0: not known."""
+    given = np.array([[1, 0, 3, 3, 0], [1, 0, 3, 3, 0], [1, 0, 2, 2, 2], [1, 0, 0, 0, 0]], np.int32)
+    expected = [[2, 0, 1, 1, 0], [2, 0, 1, 1, 0], [2, 0, 3, 3, 3], [2, 0, 0, 0, 0]]
+    found = targets.canonical(np.stack([given, given, 0 * given], -1))
+    assert found[..., 1].tolist() == expected and (found[..., 0] == given).all()
+
+
 # --- files
 
 

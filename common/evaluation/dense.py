@@ -6,7 +6,7 @@ Inception network.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -92,18 +92,7 @@ class Segmentations:
         return self.quality.result()
 
 
-class Judge(NamedTuple):
-    """A row of JUDGES."""
-
-    kind: Any
-    best: str  # its metric
-
-
-JUDGES: dict[Target, Judge] = {
-    "colorization": Judge(Colours, "psnr"),
-    "depth": Judge(Depths, "rmse"),
-    "panoptic": Judge(Segmentations, "pq"),
-}
+JUDGES: dict[Target, Any] = {"colorization": Colours, "depth": Depths, "panoptic": Segmentations}
 
 
 class MapEvaluator:
@@ -115,7 +104,7 @@ class MapEvaluator:
 
     def __init__(self, name: str, batches: Any, truths: Any, *, shows: int = 0):
         self.name, self.batches, self.truths, self.shows = name, batches, truths, shows
-        self.judge, self.count, self.shown = JUDGES[truths.target].kind(truths), 0, []
+        self.judge, self.count, self.shown = JUDGES[truths.target](truths), 0, []
 
     def passes(self) -> Iterator[tuple[str, Any]]:
         """One for every so many images, whose predictions fit into memory."""
