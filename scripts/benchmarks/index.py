@@ -25,7 +25,10 @@ def index_section(args: argparse.Namespace) -> None:
     """As many images as ImageNet has: scanned once, opened ever after, and read in batches beside a hundredth of them."""
     with tempfile.TemporaryDirectory() as name:
         sets = {}
-        for share, count in {"all": args.index_files, "a hundredth": args.index_files // 100}.items():
+        for share, count in {
+            "all": args.index_files,
+            "a hundredth": max(args.index_files // 100, 4 * TINY.batch),
+        }.items():
             sets["folder", share] = str(write_folder(Path(name) / f"folder-{share}", count))
             sets["wds:", share] = f"wds:{write_shards(Path(name) / f'tar-{share}', count, -(-count // 1282))}/*.tar"
         time.sleep(SETTLED_SECONDS + 1)  # what changed a moment ago is not kept
@@ -35,18 +38,15 @@ def index_section(args: argparse.Namespace) -> None:
             show(f"{what}: opened", measure({"by its index": (opening, whole)}, args.repeats), "s")
             rows = {f"of {share}": (cost_of_batches, sets[kind, share]) for share in ("a hundredth", "all")}
             show(f"{what}: a batch of {TINY.batch}", measure(rows, args.repeats), "CPU ms")
-            grown = in_fresh_process(growth_of_memory, whole, args.index_batches)
-            show(
-                f"{what}: memory of {args.index_batches:,} batches",
-                {"growth after a tenth of them": [Repeat(grown, 0.0)]},
-                "MiB",
-            )
+            held = in_fresh_process(memory_of_batches, whole, args.index_batches)
+            rows = {f"after {number:,} batches": [Repeat(mib, 0.0)] for number, mib in held.items()}
+            show(f"{what}: memory of the process, without the index", rows, "MiB")
 
 
 def write_folder(root: Path, count: int) -> Path:
     """`count` training images in 1,000 classes, and one of each class to validate: of a class all are links to one file."""
     for split, files in {"train": count, "val": 1000}.items():
-        for label in range(min(1000, files)):
+        for label in range(min(1000, count)):
             folder = root / split / f"n{label:08d}"
             folder.mkdir(parents=True)
             first = folder / f"{label}.JPEG"
@@ -106,13 +106,13 @@ def cost_of_batches(name: str) -> Work:
     return work
 
 
-def growth_of_memory(name: str, num_batches: int) -> float:
-    """MiB of the process's own memory (an index is the system's) that batches take, after a tenth of them."""
-    batches, before = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0), 0.0
+def memory_of_batches(name: str, num_batches: int) -> dict[int, float]:
+    """{number of batches: MiB of the process's own memory after them}, of a tenth of them and of all."""
+    batches, held = TrainBatches(open_dataset(name).splits["train"], TINY, seed=0), {}
     for number, _ in enumerate(prefetch(batches, range(num_batches), 1), 1):
-        if number == num_batches // 10:
-            before = own_mib()
-    return own_mib() - before
+        if number in (num_batches // 10, num_batches):
+            held[number] = own_mib()
+    return held
 
 
 def own_mib() -> float:
