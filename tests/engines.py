@@ -1,8 +1,11 @@
 """The three engines behind one face, for tests that compare them."""
 
 import contextlib
+import functools
+import gc
 import importlib
 import importlib.util
+import types
 
 import numpy as np
 import pytest
@@ -40,6 +43,15 @@ def float64(engine):
     return importlib.import_module("jax").enable_x64(True) if engine.name == "bit_jax" else contextlib.nullcontext()
 
 
+@functools.cache
+def modules(name: str) -> dict[str, types.ModuleType]:
+    """The parts of an engine, by name."""
+    parts = ("api", "dense", "devices", "inference", "loop", "losses", "optim", "weights")
+    found = {part: importlib.import_module(f"{name}.{part}") for part in parts}
+    gc.freeze()  # as in conftest.py
+    return found
+
+
 class Engine:
     """One engine: numpy in, numpy out."""
 
@@ -47,8 +59,7 @@ class Engine:
         if name not in INSTALLED:
             pytest.skip(f"{FRAMEWORKS[name]} is not installed")
         self.name = name
-        for part in ("api", "dense", "devices", "inference", "loop", "losses", "optim", "weights"):
-            setattr(self, part, importlib.import_module(f"{name}.{part}"))
+        self.__dict__ |= modules(name)
 
     def dtype(self, precision: str):
         """The framework's type called `precision`."""

@@ -7,6 +7,7 @@ it returns.
 
 import atexit
 import codecs
+import gc
 import importlib
 import json
 import os
@@ -39,6 +40,7 @@ def main(package: str) -> None:
     for module in late:
         importlib.import_module(module)
     Image.init()
+    gc.freeze()  # commands need not walk through all modules when they collect
     for line in sys.stdin:
         order = json.loads(line)
         print(json.dumps((wait if "child" in order else start)(**order)), flush=True)

@@ -114,13 +114,15 @@ def test_a_run_begun_in_one_engine_resumes_in_another(name, run, tmp_path, pets,
     np.testing.assert_allclose(losses(tmp_path / "runs" / "a"), losses(second), atol=1e-4)
 
 
-def test_bfloat16_trains(run, tmp_path, pets):
+@pytest.mark.parametrize("small", (True, pytest.param(False, marks=pytest.mark.slow)))
+def test_bfloat16_trains(run, tmp_path, pets, small):
     """It has 8 bits of mantissa: losses of about 0.7 stay within 0.05 of float32's, which are the same in every engine."""
     flags = ("--dataset", pets, "--steps", 3, "--batch", 4, "--log_every", 1, "--resize", 32, "--crop", 32)
-    run(f"{FIRST}.train", "--name", "float32", *flags)
+    flags += ("--weights", "none") if small else ()
+    run(f"{FIRST}.train", "--name", "float32", *flags, small=small)
     expected = losses(tmp_path / "runs" / "float32")
     for name in INSTALLED:
-        run(f"{name}.train", "--name", name, "--precision", "bfloat16", *flags)
+        run(f"{name}.train", "--name", name, "--precision", "bfloat16", *flags, small=small)
         np.testing.assert_allclose(losses(tmp_path / "runs" / name), expected, atol=0.05, err_msg=name)
 
 
@@ -181,7 +183,8 @@ def test_torchvision_datasets_are_for_pytorch_only(run, tmp_path):
         pytest.importorskip("torchvision")
         assert "did you mean MNIST" in run("bit_pytorch.train", "--dataset", "torchvision:MNITS", status=2).stderr
         write_mnist(tmp_path / "data" / "MNIST" / "raw")
-        run("bit_pytorch.train", "--dataset", "torchvision:MNIST", "--steps", 2, "--batch", 4, "--crop", 32)
+        flags = (*SMALLEST, "--weights", "none", "--steps", 2, "--batch", 4, "--resize", 36, "--crop", 32)
+        run("bit_pytorch.train", "--dataset", "torchvision:MNIST", *flags)
 
 
 def write_mnist(folder) -> None:

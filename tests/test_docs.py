@@ -183,7 +183,16 @@ def test_the_rule_would_notice(parsed, tmp_path):
         check_pip(["install", ".[torch]"])
 
 
-PYTHON = [pytest.param(code, id=f"{page.name}-{n}") for page in PAGES for n, code in enumerate(blocks(page, "python"))]
+def slow_if_it_fits(code: str) -> tuple:
+    """Its quick sibling: tests/test_keras_models.py::test_a_model_is_fitted_with_keras."""
+    return (pytest.mark.slow,) if "model.fit(" in code else ()
+
+
+PYTHON = [
+    pytest.param(code, id=f"{page.name}-{n}", marks=slow_if_it_fits(code))
+    for page in PAGES
+    for n, code in enumerate(blocks(page, "python"))
+]
 
 
 @pytest.mark.parametrize("code", PYTHON)

@@ -170,10 +170,10 @@ def kill_everywhere(runs: Runs, reference: str, *flags, first: int = 1, every: i
         runs.assert_same(name, reference)
 
 
-def test_a_kill_at_every_twentieth_operation_on_files(numpy_runs):
+def test_a_kill_at_every_fortieth_operation_on_files(numpy_runs):
     """Also in the middle of a write. Best weights, their accuracy and the losses of an unfinished line survive."""
-    first = int.from_bytes(os.urandom(1)) % 20 + 1
-    assert kill_everywhere(numpy_runs, "twentieth", "--keep_best", first=first, every=20) > 20
+    first = int.from_bytes(os.urandom(1)) % 40 + 1
+    assert kill_everywhere(numpy_runs, "fortieth", "--keep_best", first=first, every=40) > 10
 
 
 @pytest.mark.slow
@@ -258,17 +258,19 @@ def test_a_signal_saves_first(number, status, numpy_runs):
         numpy_runs.assert_same(f"{status}_{run}", f"whole{status}")
 
 
-def test_a_signal_at_every_tenth_operation_on_files(numpy_runs):
+@pytest.mark.parametrize("every", (25, pytest.param(10, marks=pytest.mark.slow)))
+def test_a_signal_at_every_few_operations_on_files(every, numpy_runs):
     """While a checkpoint is written, in the last evaluation, when all is done but the end."""
     ends = set()
-    for at in range(int.from_bytes(os.urandom(1)) % 10 + 1, 10_000, 10):
-        answer = numpy_runs.train(f"stop{at}", deed="stop", at=at)
+    for at in range(int.from_bytes(os.urandom(1)) % 10 + 1, 10_000, every):
+        name = f"stop{every}_{at}"
+        answer = numpy_runs.train(name, deed="stop", at=at)
         ends.add(answer["status"])
         if answer["status"]:
-            numpy_runs.train(f"stop{at}")
+            numpy_runs.train(name)
         elif at > 300:
             break
-        numpy_runs.assert_same(f"stop{at}", "whole")
+        numpy_runs.assert_same(name, "whole")
     assert ends == {-signal.SIGTERM, 143, 0}  # before the run has begun; while it runs; too late
 
 
@@ -311,20 +313,22 @@ def test_handlers_are_put_back():
 # --- disks
 
 
-def test_a_disk_that_turns_read_only_at_every_twentieth_operation(numpy_runs):
+@pytest.mark.parametrize("every", (50, pytest.param(20, marks=pytest.mark.slow)))
+def test_a_disk_that_turns_read_only_at_every_few_operations(every, numpy_runs):
     """One sentence that says what is left; once the disk is well, the same command goes on."""
-    for at in range(int.from_bytes(os.urandom(1)) % 20 + 1, 10_000, 20):
-        answer = numpy_runs.train(f"fail{at}", deed="fail", at=at)
+    for at in range(int.from_bytes(os.urandom(1)) % every + 1, 10_000, every):
+        name = f"fail{every}_{at}"
+        answer = numpy_runs.train(name, deed="fail", at=at)
         if not answer["status"]:
             break
         assert answer["status"] == 2 and "Traceback" not in answer["output"], answer["output"]
         sentence = answer["output"].splitlines()[-1]
         assert sentence.startswith("error: Cannot write ") and "Read-only file system" in sentence
-        step = max(numpy_runs.step(f"fail{at}", file) for file in (CURRENT, PREVIOUS))
+        step = max(numpy_runs.step(name, file) for file in (CURRENT, PREVIOUS))
         if "Folder runs" in answer["output"]:
             assert (f"checkpoint of step {step} is intact" if step else "No checkpoint has been written") in sentence
-        numpy_runs.finish(f"fail{at}")
-        numpy_runs.assert_same(f"fail{at}", "whole")
+        numpy_runs.finish(name)
+        numpy_runs.assert_same(name, "whole")
     assert at > 200
 
 

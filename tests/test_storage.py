@@ -82,7 +82,12 @@ def test_a_run_in_an_object_store(train, bucket, tmp_path, capfd):
     train("whole", "--tensorboard")
     found = objects(bucket, "whole")
     pointer = json.loads(found[POINTER])
-    others = {PAIRS, CAPTIONS, adapter.FILE, adapter.CONFIG}  # of contrastive runs, of captioning, and of those with LoRA
+    others = {
+        PAIRS,
+        CAPTIONS,
+        adapter.FILE,
+        adapter.CONFIG,
+    }  # of contrastive runs, of captioning, and of those with LoRA
     assert found.keys() == {*STATE, *RESULTS, POINTER, *pointer.values()} - others
     assert pointer[CURRENT].startswith("checkpoint-4-") and len(pointer) == 2
     assert "Folder memory://bucket/runs/whole; to resume: python -m numpy.train" in capfd.readouterr().out
@@ -104,11 +109,12 @@ class Cut(BaseException):
     """Nobody catches it: as if the process were killed, or the network lost for good."""
 
 
+@pytest.mark.parametrize("every", (7, pytest.param(3, marks=pytest.mark.slow)))
 @pytest.mark.parametrize("error", (Cut, OSError("the network is gone")), ids=("kill", "network"))
-def test_an_interruption_at_every_third_operation_on_objects(error, train, bucket, monkeypatch):
+def test_an_interruption_at_every_few_operations_on_objects(error, every, train, bucket, monkeypatch):
     """The next start, on a machine without any copy, continues from what the pointer names."""
     train("whole")
-    for fatal in range(1 + os.urandom(1)[0] % 3, 1000, 3):
+    for fatal in range(1 + os.urandom(1)[0] % every, 1000, every):
         name, calls = f"cut{fatal}", []
 
         def count(original, calls=calls, fatal=fatal):
