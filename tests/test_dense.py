@@ -315,7 +315,8 @@ def close(found: dict, expected: dict, bound: float) -> None:
             np.testing.assert_allclose(found[name], value, rtol=bound, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ("vqvae", pytest.param("fsq", marks=pytest.mark.slow)))
+@pytest.mark.slow  # the original's updates, and dead words, are quick
+@pytest.mark.parametrize("kind", ("vqvae", "fsq"))
 def test_engines_train_alike(engine, kind):
     """In two parts, with hidden codes and words that die, as PyTorch does at once: 1e-9, codebook and all."""
     with float64(engine):

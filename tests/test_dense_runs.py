@@ -140,3 +140,21 @@ def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, flags, words):
     with pytest.raises(UserError, match=words) as found:
         plan_of(**flags)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        ("export", ("--to", "onnx", "--output", "a.onnx"), "makes codes of an image and its map"),
+        (
+            "evaluate",
+            ("--features", "pooled", "--output", "x", "--dataset", "cifar10-sample"),
+            "--features are of images",
+        ),
+    ],
+)
+def test_what_is_for_models_of_images_alone_is_refused(run, tmp_path, command, flags, said):
+    config = find_model("UViM-T/8-colorization").config()
+    write_weights(tmp_path / "w.npz", initial_parameters(0, config), config)
+    name = "bit_pytorch" if "bit_pytorch" in INSTALLED else INSTALLED[0]
+    assert said in run(f"{name}.{command}", *MODEL[:2], "--weights", "w.npz", *flags, status=2).stderr

@@ -8,7 +8,7 @@ from common.config import EvaluateConfig
 from common.data.split import Dataset, Split
 from common.evaluation.evaluator import Evaluator, Kept, Prepared
 from common.evaluation.features import write_arrays
-from common.models import FAMILIES, ViTConfig
+from common.models import FAMILIES, ViTConfig, VqVaeConfig
 from common.runs.inference import Evaluation
 from common.system.errors import UserError
 
@@ -29,6 +29,8 @@ class Backbone(Evaluation):
                 )
         if not config.output:
             raise UserError(f"--features {config.features} writes files; give --output, a folder for them.")
+        if isinstance(self.model_config, VqVaeConfig):
+            raise UserError(f"--features are of images, and {config.model} sees their maps, too; choose another model.")
         if config.features == "pooled":
             return
         if not isinstance(self.tower, ViTConfig):

@@ -13,7 +13,7 @@ import numpy as np
 
 from common import weights
 from common.config import ExportConfig
-from common.models import find_model
+from common.models import VqVaeConfig, find_model
 from common.models.cards import Card, Preprocessing
 from common.system.errors import UserError, reason
 from common.system.files import write_atomically, write_json
@@ -46,6 +46,10 @@ class Export:
         if self.model_config.naflex:
             raise UserError(
                 "The model keeps the aspect ratio of images, which no graph here does; export one of one size."
+            )
+        if isinstance(self.model_config, VqVaeConfig):
+            raise UserError(
+                "The model makes codes of an image and its map, and no graph here takes both; export one of images alone."
             )
         resolution = config.resolution or card.resolution or find_model(config.model).resolution
         if self.model_config.image_size:
