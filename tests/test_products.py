@@ -1,11 +1,11 @@
-"""Dense layers of PyTorch whose products oneDNN computes on a CPU."""
+"""What PyTorch computes sooner on a CPU in another way: large dense layers by oneDNN, max-pools of inference by slices."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch.nn import functional as F  # noqa: E402
+from torch.nn import functional as F
 
-from bit_pytorch import layers  # noqa: E402
+from bit_pytorch import layers
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +80,23 @@ def test_a_graph_of_a_dense_layer_has_a_product():
     assert any("linear" in str(node.target) for node in program.graph.nodes)
     traced = torch.fx.symbolic_trace(layers.Dense(96, 160))
     torch.testing.assert_close(traced(torch.ones(400, 96)), traced(torch.ones(1, 96)).expand(400, -1))
+
+
+@pytest.mark.parametrize("padding", ("zero", "lowest", "same"))
+@pytest.mark.parametrize("size", ((8, 6), (2, 2), (7, 6), (6, 7)))
+def test_a_max_pool_of_inference_is_that_of_training(padding, size):
+    """Equal to the bit, also where all values of a window are below the border's zeros, and where there is none."""
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) - 1
+    x[0, 0, 1, 1] = torch.nan
+    expected = layers.max_pool(x, padding)
+    with torch.inference_mode():
+        found = layers.max_pool(x, padding)
+    assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9)) and found.isnan().any()
+
+
+def test_a_max_pool_of_inference_asks_for_no_indices():
+    def pooled() -> torch.Tensor:
+        with torch.no_grad():
+            return layers.max_pool(torch.randn(1, 2, 8, 8))
+
+    assert "aten::maximum" in names(pooled) and not any("max_pool" in name for name in names(pooled))
