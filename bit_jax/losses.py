@@ -162,8 +162,9 @@ def rewarded(models: dict[str, Model], batch: dict[str, Array], recipe: Recipe) 
     samples, counted = (batch[name].reshape(-1, length) for name in ("samples", "counted"))
     _, costs = per_text(model(mixed(batch, model), samples), samples, counted)
     rewards = batch["rewards"].astype(costs.dtype)
-    others = (rewards.sum(1, keepdims=True) - rewards) / (count - 1)
-    return ((rewards - others).ravel() * costs).mean(), {"reward": rewards.mean()}
+    # Differences, so that equal rewards leave exactly nothing: of rounding Adafactor would make whole steps.
+    better = (rewards[:, :, None] - rewards[:, None]).sum(2) / (count - 1)
+    return (better.ravel() * costs).mean(), {"reward": rewards.mean()}
 
 
 def per_text(logits: Array, tokens: Array, counted: Array, label_smoothing: float = 0.0) -> tuple[Array, Array]:

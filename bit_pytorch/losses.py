@@ -172,8 +172,9 @@ def rewarded(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe)
     samples, counted = (batch[name].flatten(0, 1) for name in ("samples", "counted"))
     _, costs = per_text(model(mixed(batch, model), samples), samples, counted)
     rewards = batch["rewards"].to(costs.dtype)
-    others = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
-    return ((rewards - others).flatten() * costs).mean(), {"reward": rewards.mean()}
+    # Differences, so that equal rewards leave exactly nothing: of rounding Adafactor would make whole steps.
+    better = (rewards[:, :, None] - rewards[:, None]).sum(2) / (count - 1)
+    return (better.flatten() * costs).mean(), {"reward": rewards.mean()}
 
 
 def per_text(logits: Tensor, tokens: Tensor, counted: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -163,8 +163,9 @@ def rewarded(models: dict[str, Model], batch: dict[str, Tensor], recipe: Recipe)
     samples, counted = (tf.reshape(batch[name], (-1, length)) for name in ("samples", "counted"))
     _, costs = per_text(model(mixed(batch, model), samples), samples, counted)
     rewards = tf.cast(batch["rewards"], costs.dtype)
-    others = (tf.reduce_sum(rewards, 1, keepdims=True) - rewards) / (count - 1)
-    loss = tf.reduce_mean(tf.reshape(rewards - others, (-1,)) * costs)
+    # Differences, so that equal rewards leave exactly nothing: of rounding Adafactor would make whole steps.
+    better = tf.reduce_sum(rewards[:, :, None] - rewards[:, None], 2) / (count - 1)
+    loss = tf.reduce_mean(tf.reshape(better, (-1,)) * costs)
     return loss, {"reward": tf.reduce_mean(rewards)}
 
 
