@@ -57,6 +57,14 @@ def test_a_file_of_the_original_tells_which_model_it_holds(name):
     assert fit(TABLE, TABLE.published_shapes(levels), {"levels": levels.levels}).config == levels
 
 
+@pytest.mark.parametrize("target", ("colorization", "panoptic"))
+def test_adafactor_sees_parameters_as_flax_has_them(target):
+    """Its means are over the axes that a parameter has there: heads, and bins and pixels of maps, on axes of their own."""
+    config = find_model(f"UViM-B/16-{target}").config()
+    theirs = TABLE.published_shapes(config)
+    assert config.shapes_by_head() == {row.ours[0]: theirs[row.theirs] for row in TABLE.rows(config)}
+
+
 def arrays_of(case: dict, config: VqVaeConfig) -> dict[str, np.ndarray]:
     """Canonical float64 arrays of a golden case."""
     found = {f"params/{name}": as_float64(param(name, shape)) for name, shape in case["params"].items()}

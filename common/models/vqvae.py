@@ -132,7 +132,7 @@ class VqVaeConfig(BlocksConfig):
         return max(self.encoder_depth, self.decoder_depth)
 
     def measured(self, names: tuple[str, ...]) -> Shapes:
-        """{name: shape} of what the loss measures; `renew` of a model makes USAGE of how many vectors had each code, and their sums.
+        """{name: shape} of what the loss measures; `renewed` of a model makes USAGE of how many vectors had each code, and their sums.
 
         Both are means over images.
         """
