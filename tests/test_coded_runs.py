@@ -1,5 +1,6 @@
 """Maps of every pixel as a user has them predicted: both stages trained, judged and drawn, alike in every engine."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -93,6 +94,56 @@ def test_a_run_predicts_alike_in_every_engine(run, folder):
         for ending in ("_first", ""):
             assert_same(metrics(folder, f"{INSTALLED[0]}{ending}"), metrics(folder, f"{name}{ending}"))
         np.testing.assert_allclose(drawn[name], drawn[INSTALLED[0]], rtol=0, atol=1e-9)
+
+
+def make_maps(folder: Path, target: str) -> None:
+    """Images with the depth, or the category and instance, of their pixels, in `target`."""
+    rng, values = (
+        np.random.default_rng(0),
+        {"depth": (np.uint16, (40, 40), 9000), "panoptic": (np.uint8, (40, 40, 3), 3)},
+    )
+    dtype, shape, most = values[target]
+    for split, number in [*(("train", i) for i in range(8)), *(("test", i) for i in range(4))]:
+        for kind, pixels in (
+            ("images", rng.integers(0, 256, (40, 40, 3), np.uint8)),
+            (target, rng.integers(0, most, shape).astype(dtype)),
+        ):
+            path = folder / target / split / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "grass", "isthing": 0}]
+    (folder / target / "categories.json").write_text(json.dumps(categories))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "told"), [("depth", ("rmse", "abs_rel", "log10", "delta1")), ("panoptic", ("pq", "sq", "rq"))]
+)
+def test_depth_and_segmentations_go_through_both_stages(run, folder, target, told):
+    """A picture of a photograph alone is drawn by the second stage; the first one judges maps."""
+    make_maps(folder, target)
+    name, model = INSTALLED[0], f"UViM-T/8-{target}"
+    run(
+        f"{name}.train",
+        "--recipe",
+        f"uvim_{target}",
+        "--model",
+        model,
+        *COMMON,
+        "--dataset",
+        f"maps:{target}",
+        "--name",
+        "first",
+    )
+    run(f"{name}.train", *SECOND, "--dataset", f"maps:{target}", "--oracle", "runs/first", "--name", "second")
+    for run_name, where in (("first", "test"), ("second", "maps")):
+        assert {f"{where}/{metric}" for metric in told} <= {key for line in metrics(folder, run_name) for key in line}
+    both = ("--model", "VTT-T/8", "--weights", "runs/second", "--oracle", "runs/first")
+    run(f"{name}.predict", *both, "--output", "drawn", f"{target}/test/images")
+    assert np.asarray(Image.open(folder / f"drawn/0_{target}.png")).shape == (96, 2 * 96 + 1, 3)
+    assert np.load(folder / "drawn/maps.npz")["maps"].shape[:3] == (4, 32, 32)
+    judged = run(f"{name}.evaluate", "--model", model, "--weights", "runs/first", "--dataset", f"maps:{target}").stdout
+    assert judged.startswith(f"maps:{target} test, 4 images: ")
 
 
 WRITER = ("--model", "VTT-T/8", "--weights", "vtt.npz")
