@@ -19,6 +19,7 @@ from common.system.errors import UserError, printable
 from common.system.progress import Count, show
 
 CHUNK = 64  # images that one thread decodes in a row
+WAITING = 1024  # such rows that are given to the threads at once: each takes a kilobyte or two
 QUICK_PIXELS = 2**29  # what --on_broken_image stop looks through before a run: some seconds
 MOST_SHOWN = 1000
 Broken = dict[int, str]  # example -> what is wrong with it
@@ -116,9 +117,11 @@ def find_broken(split: Split, workers: int, what: str) -> Broken:
     starts = range(0, len(split), CHUNK)
     with concurrent.futures.ThreadPoolExecutor(workers, "check") as pool, Count(what, len(split), "images") as count:
         found = {}
-        for start, own in zip(starts, pool.map(lambda start: broken_among(split, start), starts)):
-            found |= own
-            count.advance(min(CHUNK, len(split) - start))
+        for first in range(0, len(starts), WAITING):
+            some = starts[first : first + WAITING]
+            for start, own in zip(some, pool.map(lambda start: broken_among(split, start), some)):
+                found |= own
+                count.advance(min(CHUNK, len(split) - start))
     return found
 
 
