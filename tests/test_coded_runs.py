@@ -14,6 +14,7 @@ from test_resume import Runs
 
 from common.evaluation.shown import read_shown
 from common.models import find_model
+from common.models.cards import Card
 from common.models.initial import initial_parameters
 from common.runs.checkpoint import PREVIOUS
 from common.weights import write_weights
@@ -39,6 +40,7 @@ def folder(tmp_path) -> Path:
     ):
         config = find_model(name).config()
         write_weights(tmp_path / file, initial_parameters(0, config), config)
+    write_weights(tmp_path / "coded.npz", initial_parameters(0, config), config, Card(oracle="SHA-256 of another file"))
     return tmp_path
 
 
@@ -175,6 +177,10 @@ TRAINED = (
         ("predict", (*WRITER, "--oracle", "oracle.npz", "images/test"), "draws pictures; give --output"),
         ("predict", (*WRITER, "--oracle", "oracle.npz", "--prompt", "a", "images/test"), "begins a text"),
         ("predict", (*WRITER, "--oracle", "oracle.npz", "--map", "pca", "images/test"), "leave one of them off"),
+        ("predict", (*WRITER, "--oracle", "oracle.npz", "--top", 3, "--output", "x", "images/test"), "--top is for classes and texts"),
+        ("predict", ("--model", "VTT-T/8", "--weights", "coded.npz", "images/test"), "name with --oracle what makes maps"),
+        ("predict", ("--model", "VTT-T/8", "--weights", "coded.npz", "--oracle", "oracle.npz", "--output", "x", "images/test"),
+         "is not the file whose codes"),
         ("predict", ("--oracle", "oracle.npz", "images/test"), "writes no codes of maps, which --oracle is for"),
         ("predict", ("--model", "UViM-T/8-depth", "--weights", "depth.npz", "--output", "x", "images/test"), "photographs do not have"),
         ("evaluate", (*WRITER, "--evaluator", "maps", "--dataset", "images"), "name with --oracle what makes maps"),

@@ -37,9 +37,8 @@ from common.tasks.start import Start
 class Inference:
     """The model of a command: `model_config`, `arrays`, and the `card` beside its weights file, or the manifest's."""
 
-    frozen: dict[str, Start] = {}  # models beside it, by their names in a run
-
     def __init__(self, config: EvaluateConfig | PredictConfig):
+        self.frozen: dict[str, Start] = {}  # models beside it, by their names in a run
         model = self.meant(config)
         check_sizes(config, keeps_ratio=model.config().naflex)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)

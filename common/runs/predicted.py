@@ -133,9 +133,12 @@ class Pictures(Predicting, Prediction):
         self.check_folder(self.config.model, self.target)
 
     def names(self) -> Sequence[str]:
-        """Nothing. Raises UserError for --texts, and for maps of which a photograph tells nothing."""
-        if self.config.texts:
-            raise UserError(f"--texts are compared with images and {self.config.model} predicts maps; leave them out.")
+        """Nothing. Raises UserError for what belongs to classes and texts, and for maps of which a photograph tells nothing."""
+        for name in ("texts", "vocabulary", "top", "captions"):
+            if getattr(self.config, name) != getattr(PredictConfig, name):
+                raise UserError(
+                    f"--{name} is for classes and texts, and {self.config.model} predicts maps; leave it out."
+                )
         if not self.frozen and TARGETS[self.target].needs_maps:
             raise UserError(
                 f"{self.config.model} makes codes of maps of {self.target}, which photographs do not have; predict with a model "

@@ -81,7 +81,9 @@ class Prediction(Inference):
             raise UserError(f"{drawer} draws pictures; give --output, a folder for them.")
         folder = Path(self.config.output)
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"--output {folder} is a file and {drawer} draws pictures into a folder; give another name.")
+            raise UserError(
+                f"--output {folder} is a file and {drawer} draws pictures into a folder; give another name."
+            )
         given = {Path(file).resolve() for file in self.files}
         for path in self.places(what):
             if path.resolve() in given:

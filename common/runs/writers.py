@@ -28,6 +28,8 @@ def check_writes(job: Inference) -> None:
     """Raise UserError for a model that does not write, or whose card does not say how its texts become numbers."""
     if not isinstance(job.model_config, DecoderConfig):
         raise UserError(f"{job.config.model} writes no texts; choose a model such as CapPa-B/16.")
+    if job.card.oracle:
+        raise UserError(f"{job.config.weights} writes codes of maps; name with --oracle what makes maps of them.")
     check_card(job)
 
 
