@@ -193,18 +193,20 @@ def from_scratch(name: str, family: str, precision: str, changes: tuple = ()) ->
     return np.array([*losses, *(np.linalg.norm(trained[name]) for name in sorted(trained))])
 
 
+@pytest.mark.parametrize(
+    ("precision", "bound"), [pytest.param("float32", 1e-4, marks=pytest.mark.slow), ("float64", 1e-8)]
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_from_scratch_gives_the_same_losses(engine, family):
-    """20 steps in float32, in which the loss falls by at least a fifth, within 1e-4; in float64 within 1e-8.
+def test_training_from_scratch_gives_the_same_losses(engine, family, precision, bound):
+    """20 steps, in which the loss falls by at least a fifth. In float32, that of the embedded model above is quick.
 
     In float64 the norms of the parameters, in one case of their moving average, are held to the same. In float32 Adam
     makes steps of the rounding that is the gradient of biases ahead of a norm.
     """
-    losses = from_scratch("bit_pytorch", family, "float32")[:STEPS]
-    assert losses[-3:].mean() < 0.8 * losses[:3].mean()
-    for precision, bound, count in (("float32", 1e-4, STEPS), ("float64", 1e-8, None)):
-        found, expected = (from_scratch(name, family, precision)[:count] for name in (engine.name, "bit_pytorch"))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=precision)
+    found, expected = (from_scratch(name, family, precision) for name in (engine.name, "bit_pytorch"))
+    assert expected[:STEPS][-3:].mean() < 0.8 * expected[:3].mean()
+    count = None if precision == "float64" else STEPS
+    np.testing.assert_allclose(found[:count], expected[:count], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("change", WRONG)
