@@ -61,14 +61,13 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(engine, monkeypatc
     model = engine.build(TINY, arrays, "float64")
     (placed,) = engine.devices.to_device(iter([batch]), model.devices)
     slopes = engine.slopes({"model": model}, placed, recipe_of([0.1], batch=len(drawn), task=Rewarded(samples=count)))
-    for seed in range(2):
-        rng = np.random.default_rng(seed)
-        way = {name: rng.normal(size=value.shape) for name, value in arrays.items()}
-        moved = [{name: arrays[name] + by * way[name] for name in arrays} for by in (1e-5, -1e-5)]
-        up, down = (probabilities(engine, one) @ rewards for one in moved)
-        expected = -(up - down) / 2e-5
-        assert sum((slopes[name] * way[name]).sum() for name in way) == pytest.approx(expected, rel=1e-6)
-        assert abs(expected) > 1e-3
+    rng = np.random.default_rng(0)
+    way = {name: rng.normal(size=value.shape) for name, value in arrays.items()}
+    moved = [{name: arrays[name] + by * way[name] for name in arrays} for by in (1e-5, -1e-5)]
+    up, down = (probabilities(engine, one) @ rewards for one in moved)
+    expected = -(up - down) / 2e-5
+    assert sum((slopes[name] * way[name]).sum() for name in way) == pytest.approx(expected, rel=1e-6)
+    assert abs(expected) > 1e-3
     engine.forget_compiled()
 
 
