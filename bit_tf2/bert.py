@@ -40,7 +40,9 @@ class Bert(Model):
     def features(self, tokens: Tensor) -> Tensor:
         """The input of the head, the first token's [B, D], in the type of the parameters. Raises UserError for too many tokens."""
         self.config.check_tokens(tokens.shape[1])
-        x = self.stem(tokens) + self.pos_embedding[:, : tokens.shape[1]] + self.segment_embedding[0]
+        x = self.stem(tokens)
+        for own in (self.pos_embedding[:, : tokens.shape[1]], self.segment_embedding[0]):
+            x += tf.cast(own, x.dtype)  # Keras may give them in the computing type
         x = tf.cast(self.pre_norm(x), self.compute_dtype)
         for block in self.blocks:
             x = self._run(block, x, tokens != 0)

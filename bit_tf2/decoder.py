@@ -97,7 +97,9 @@ class Decoder(Model):
         """
         self.config.check_tokens(tokens.shape[1])
         shown, mask = self.shown(tokens, parallel, masked)
-        x = tf.cast(self.stem(shown) + self.pos_embedding[:, : tokens.shape[1]], self.compute_dtype)
+        x = self.stem(shown)
+        positions = tf.cast(self.pos_embedding[:, : tokens.shape[1]], x.dtype)  # Keras gives the computing type
+        x = tf.cast(x + positions, self.compute_dtype)
         for number, block in enumerate(self.blocks):
             x = self._run(block, x, encoded[number] if isinstance(encoded, list) else encoded, mask)
         return self.logits(x)
