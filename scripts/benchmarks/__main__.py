@@ -16,7 +16,7 @@ from scripts.benchmarks.captions import captions_section
 from scripts.benchmarks.commands import overlap_section, startup_section
 from scripts.benchmarks.dearer import distillation_section, sharpness_section
 from scripts.benchmarks.files import convert_section, load_section
-from scripts.benchmarks.gpu import gpu_section
+from scripts.benchmarks.gpu import PARTS, gpu_section
 from scripts.benchmarks.image_text import image_text_section
 from scripts.benchmarks.index import index_section
 from scripts.benchmarks.inputs import archives_section, pipeline_section, randaugment_section
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--index_batches", type=int, default=10_000, help="batches of which the memory is measured")
     parser.add_argument("--memory_batch", type=int, default=32, help="images per step where memory is measured")
     parser.add_argument("--pairs", type=int, default=64, help="images and texts per step of an image-text model")
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="of the section gpu")
     args = parser.parse_args()
     args.resolution = args.resolution or PEERS[args.model][1]
     unknown = [section for section in args.sections if section not in SECTIONS]

@@ -83,17 +83,17 @@ GPU = Sizes(
 
 
 def gpu_section(args: argparse.Namespace) -> None:
-    """All parts, each with its seconds."""
+    """The parts that --parts names, each with its seconds."""
     sizes = GPU if accelerators() else CPU
     # Several processes share a device: none may take all of its memory.
     os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     if not accelerators():  # whose threads would wait for one another where other processes run
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     print(f"\nOn {accelerators() or 'the CPU, with small models: no figure of use'}", flush=True)
-    for part in (parity_part, training_part, feeding_part):
+    for name in args.parts:
         started = time.perf_counter()
-        part(args, sizes)
-        print(f"  ({part.__name__} took {time.perf_counter() - started:.0f} s)", flush=True)
+        PARTS[name](args, sizes)
+        print(f"  ({name} took {time.perf_counter() - started:.0f} s)", flush=True)
 
 
 def each_engine(function: Callable, args: argparse.Namespace, *arguments: Any) -> Iterator[tuple[str, Any]]:
@@ -253,3 +253,6 @@ def recipe_of(case: Case, steps: int) -> Recipe:
     """Random boxes, as in training from scratch."""
     sizes = {"resize": case.resolution, "crop": case.resolution, "crop_min_area": 0.08}
     return dataclasses.replace(RECIPE, batch=case.batch, lrs=(1e-4,) * steps, **sizes)
+
+
+PARTS = {"parity": parity_part, "training": training_part, "feeding": feeding_part}

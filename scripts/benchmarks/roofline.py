@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from common.system.environment import accelerators, processor
 from scripts.benchmarks.flops import training_step
@@ -18,18 +18,27 @@ class Sizes(NamedTuple):
 
     side: int  # of square matrices
     values: int
-    loops: int = 4  # in a repeat
+    loops: int = 8  # in a repeat
 
 
 CPU, GPU = Sizes(2048, 2**26), Sizes(8192, 2**30, 10)
 
 
 def in_pytorch(precision: str) -> tuple[Callable, Callable, Callable, Callable]:
-    """(ones(shape), product(a), copied(x), wait(array)) of PyTorch, on a GPU where there is one."""
+    """(ones(shape), product(a), passes(x, loops), wait(array)) of PyTorch, on a GPU where there is one.
+
+    A pass reads and writes every value of an array in its place: memory that is new to the process would cost more.
+    """
     import torch
 
     options = {"dtype": getattr(torch, precision), "device": "cuda" if torch.cuda.is_available() else "cpu"}
-    return lambda shape: torch.ones(shape, **options), lambda a: a @ a, torch.clone, lambda x: float(x.flatten()[0])
+
+    def passes(x: torch.Tensor, loops: int) -> torch.Tensor:
+        for _ in range(loops):
+            x.mul_(x)
+        return x
+
+    return lambda shape: torch.ones(shape, **options), lambda a: a @ a, passes, lambda x: float(x.flatten()[0])
 
 
 def in_jax(precision: str) -> tuple[Callable, Callable, Callable, Callable]:
@@ -37,16 +46,29 @@ def in_jax(precision: str) -> tuple[Callable, Callable, Callable, Callable]:
     import jax
     from jax import numpy as jnp
 
+    square = jax.jit(jnp.square, donate_argnums=0)
+
+    def passes(x: jax.Array, loops: int) -> jax.Array:
+        for _ in range(loops):
+            x = square(x)
+        return x
+
     product = jax.jit(lambda a: jnp.dot(a, a, precision=jax.lax.Precision.HIGHEST))
-    return lambda shape: jnp.ones(shape, precision), product, jax.jit(jnp.copy), lambda x: x.block_until_ready()
+    return lambda shape: jnp.ones(shape, precision), product, passes, lambda x: x.block_until_ready()
 
 
 def in_tensorflow(precision: str) -> tuple[Callable, Callable, Callable, Callable]:
-    """See `in_pytorch`. What TensorFlow calls a copy is none; an addition reads and writes as much."""
+    """See `in_pytorch`; within a graph, all passes but the first are in place."""
     import tensorflow as tf
 
+    @tf.function(autograph=False)
+    def passes(x: tf.Tensor, loops: int) -> tf.Tensor:
+        for _ in range(loops):
+            x = tf.square(x)
+        return x
+
     ones = lambda shape: tf.ones(shape, precision)
-    return ones, lambda a: tf.matmul(a, a), lambda x: x + 1, lambda x: float(tf.reshape(x, [-1])[0])
+    return ones, lambda a: tf.matmul(a, a), passes, lambda x: float(tf.reshape(x, [-1])[0])
 
 
 FRAMEWORKS = {"bit_pytorch": in_pytorch, "bit_jax": in_jax, "bit_tf2": in_tensorflow}
@@ -56,23 +78,26 @@ def product(precision: str, engine: str, sizes: Sizes) -> Work:
     """Products of two square matrices."""
     import_engine(engine)
     ones, product, _, wait = FRAMEWORKS[engine](precision)
-    return repeated(product, ones((sizes.side, sizes.side)), wait, sizes.loops)
+    matrix = ones((sizes.side, sizes.side))
+
+    def work() -> None:
+        for _ in range(sizes.loops):
+            found = product(matrix)
+        wait(found)
+
+    return work
 
 
 def copy(precision: str, engine: str, sizes: Sizes) -> Work:
-    """Copies of an array."""
+    """Passes over an array, which move what a copy moves."""
     import_engine(engine)
-    ones, _, copied, wait = FRAMEWORKS[engine](precision)
-    return repeated(copied, ones((sizes.values,)), wait, sizes.loops)
-
-
-def repeated(function: Callable[[Any], Any], array: Any, wait: Callable[[Any], Any], loops: int) -> Work:
-    """A function of an array, several times."""
+    ones, _, passes, wait = FRAMEWORKS[engine](precision)
+    array = ones((sizes.values,))
 
     def work() -> None:
-        for _ in range(loops):
-            found = function(array)
-        wait(found)
+        nonlocal array
+        array = passes(array, sizes.loops)
+        wait(array)
 
     return work
 
