@@ -67,6 +67,16 @@ def test_bilinear_is_pillows(sizes, make):
     assert difference(images.resize(image, height, width, "bilinear"), expected) <= 1
 
 
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_nearest_is_pillows(sizes):
+    image, (height, width) = noise(*sizes[0]), sizes[1]
+    expected = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST))
+    found = images.resize(image, height, width, "nearest")
+    # Where a middle lies on the border of two pixels, Pillow takes either: it adds up steps in floating point.
+    rows, columns = (np.arange(1, 2 * new, 2) * old % (2 * new) > 0 for old, new in zip(image.shape, (height, width)))
+    np.testing.assert_array_equal(found[rows][:, columns], expected[rows][:, columns])
+
+
 def test_the_bound_above_would_see_a_missing_antialias():
     image = smooth(500, 375)
     exact, aliased = (images.resize(image, 160, 160, kind) for kind in ("bilinear", "bilinear_aliased"))

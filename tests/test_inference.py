@@ -63,7 +63,7 @@ def test_images_are_prepared_as_the_card_says(weights, card, flags, expected):
         np.testing.assert_array_equal(view, expected)
 
 
-@pytest.mark.parametrize(("name", "value"), [("resize_kind", "nearest"), ("loss", "hinge"), ("loss", None)])
+@pytest.mark.parametrize(("name", "value"), [("resize_kind", "lanczos"), ("loss", "hinge"), ("loss", None)])
 def test_a_card_with_an_unknown_choice_is_refused(weights, name, value):
     with pytest.raises(UserError, match=f"card.json names no {name} of (bilinear|softmax), "):
         views(weights, CARD | {name: value})

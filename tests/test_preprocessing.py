@@ -170,6 +170,7 @@ ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
          Preprocessing(32, 0, "bilinear", (0.1 / 255, 0.2 / 255, 0.3 / 255), (0.4 / 255, 0.5 / 255, 0.6 / 255)), ""),
         ({"size": 32, "rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]},
          Preprocessing(32), ""),
+        ({"size": 32, "resample": 0}, Preprocessing(32, 0, "nearest"), ""),
         ({"size": 32, "resample": 1}, Preprocessing(32, 0, "bicubic"), "not by 'lanczos'"),
         ({"size": 32, "do_resize": False}, Preprocessing(32), "leaves to its user"),
         ({"size": {"height": 48, "width": 32}}, Preprocessing(32), "become squares, not 48 x 32 pixels"),

@@ -14,19 +14,19 @@ from common.models.cards import Card, Preprocessing
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALVES = (0.5, 0.5, 0.5)
-KINDS = {"bilinear": "bilinear", "bicubic": "bicubic"}  # as Pillow computes them, to within 1/255
-NEAREST_KINDS = {"nearest": "bilinear_aliased", "box": "area", "hamming": "bilinear"}  # others: bicubic
+KINDS = ("bilinear", "bicubic", "nearest")  # as Pillow computes them, to within 1/255 or half a pixel
+NEAREST_KINDS = {"box": "area", "hamming": "bilinear"}  # others: bicubic
 PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # the numbers of Pillow's filters
 Told = tuple[dict[str, Any], list[str]]
 
 
 def resize_kind(name: Any, notes: list[str]) -> str:
     """This project's kind of resizing for the name of a filter."""
-    if name not in KINDS:
-        notes.append(
-            f"images are resized by {NEAREST_KINDS.get(name, 'bicubic')}, not by {name!r}, as the model was made for"
-        )
-    return KINDS.get(name) or NEAREST_KINDS.get(name, "bicubic")
+    if name in KINDS:
+        return name
+    kind = NEAREST_KINDS.get(name, "bicubic")
+    notes.append(f"images are resized by {kind}, not by {name!r}, as the model was made for")
+    return kind
 
 
 def triple(values: Any) -> Any:
