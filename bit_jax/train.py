@@ -19,4 +19,6 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_jax", "train", TrainConfig, __doc__, functools.partial(Run.of_command, engine="bit_jax"), load_main)
+    run_command(
+        "bit_jax", "train", TrainConfig, __doc__, functools.partial(Run.of_command, engine="bit_jax"), load_main
+    )

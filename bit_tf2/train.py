@@ -19,4 +19,6 @@ def load_main():
 
 
 if __name__ == "__main__":
-    run_command("bit_tf2", "train", TrainConfig, __doc__, functools.partial(Run.of_command, engine="bit_tf2"), load_main)
+    run_command(
+        "bit_tf2", "train", TrainConfig, __doc__, functools.partial(Run.of_command, engine="bit_tf2"), load_main
+    )

@@ -116,8 +116,9 @@ class DecodingConfig:
     """How images are decoded."""
 
     workers: int | None = flag(
-        None, "threads, or in a long run processes, that decode images", rule="one per CPU core", scope="machine", least=1, most=1024
-    )
+        None, "threads, or in a long run processes, that decode images", rule="one per CPU core", scope="machine", least=1,
+        most=1024,
+    )  # fmt: skip
     on_broken_image: OnBrokenImage = flag(
         "stop", "effect of an image that cannot be decoded: end the run, or leave the image out"
     )

@@ -202,7 +202,7 @@ def test_a_word_that_chooses_is_checked_in_python_too(config):
     assert free <= {
         "model", "weights", "bit_pretrained_dir", "dataset", "datadir", "tfds_data_dir", "name", "logdir", "extend_from",
         "eval_every", "split", "output", "tasks", "teacher", "prompts", "image_weights", "text_weights", "vocabulary",
-        "zero_shot", "locked", "third_tower", "patch_sizes", "token_lengths", "lora_targets", "prompt", "oracle",
+        "zero_shot", "locked", "third_tower", "patch_sizes", "token_lengths", "lora_targets", "prompt", "class_prompt", "oracle",
     }  # fmt: skip
 
 
@@ -231,7 +231,14 @@ def test_words_of_a_recipe_and_of_a_models_preprocessing_choose_but_for_a_name()
 
 
 def test_what_may_change_when_a_run_goes_on():
-    assert scoped(TrainConfig, "machine") == {"logdir", "bit_pretrained_dir", "datadir", "tfds_data_dir", "workers", "cache_gib"}
+    assert scoped(TrainConfig, "machine") == {
+        "logdir",
+        "bit_pretrained_dir",
+        "datadir",
+        "tfds_data_dir",
+        "workers",
+        "cache_gib",
+    }
     assert scoped(TrainConfig, "run") == {
         "name", "log_every", "eval_every", "checkpoint_every", "tensorboard", "batch_eval", "batch_split", "remat",
         "shard_parameters", "captions_of", "maps_of",

@@ -90,7 +90,9 @@ def test_inspect_shows_both_towers(tmp_path):
     assert re.search(r"image +ViT: patch_size \(8, 8\), width 32.*pooling map", shown)
     assert re.search(r"text +text transformer: vocabulary 32000, length 16.*pooling last", shown)
     assert re.search(r"texts +kind sentencepiece, vocabulary c4_en.model, length 16, padding 1, end sticky", shown)
-    assert re.search(r"configuration +bias True, .*third None\n", shown) and re.search(r"family +image-text model\n", shown)
+    assert re.search(r"configuration +bias True, .*third None\n", shown) and re.search(
+        r"family +image-text model\n", shown
+    )
 
 
 def test_one_tower_is_converted(tmp_path):

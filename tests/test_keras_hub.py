@@ -39,7 +39,10 @@ def towers(engine: Engine, found, expected) -> dict[str, np.ndarray]:
     """The outputs of both towers before they are normalised, and the scale."""
     image = engine.build(found.config.image, below(found.arrays, "image"), "float64")
     text = engine.build(found.config.text, below(found.arrays, "text"), "float64")
-    outputs = {"image": engine.logits(image, expected["images"]), "text": engine.array(text(engine.raw(expected["tokens"])))}
+    outputs = {
+        "image": engine.logits(image, expected["images"]),
+        "text": engine.array(text(engine.raw(expected["tokens"]))),
+    }
     return outputs | {name: found.arrays[name] for name in ("t", "b") if name in expected}
 
 

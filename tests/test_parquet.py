@@ -228,7 +228,10 @@ ONLY_PATHS = pyarrow.array([{"bytes": b"x", "path": ""}, {"bytes": None, "path":
     [
         ({"image": None}, "has 0 columns of images, expected one, or one called image or img"),
         ({"image": None, "a": MANY, "b": MANY}, "has 2 columns of images: a, b, expected one"),
-        ({"label": None}, "has 0 columns of labels, expected one, or one called label or labels or fine_label, or captions in one"),
+        (
+            {"label": None},
+            "has 0 columns of labels, expected one, or one called label or labels or fine_label, or captions in one",
+        ),
         ({"image": ONLY_PATHS}, "Row 1 of .* holds no bytes of its image, at most a path, which is not followed"),
         ({"label": pyarrow.array([1, None, 2])}, r"column label of .* holds None in row 1, expected a class"),
         ({"label": pyarrow.array([1, 2, -1])}, r"holds the label '-1', and .* the 10 classes"),

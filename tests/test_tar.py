@@ -383,7 +383,10 @@ def test_a_broken_archive_is_one_sentence(tmp_path, damage):
         ([("a.jpg", b"")], r"The image a\.jpg in .* has no label or caption; expected an entry \.cls, \.txt or \.json"),
         ([("a.jpg", b""), ("a.json", b"{}")], r"The image a\.jpg in .* has no label or caption; expected"),
         ([("a.jpg", b""), ("a.cls", b"")], r"label '' beside a\.jpg in .* is neither"),
-        ([("a.jpg", b""), ("a.cls", b"-1")], r"label '-1' beside a\.jpg in .* is neither a number from 0 on nor a name"),
+        (
+            [("a.jpg", b""), ("a.cls", b"-1")],
+            r"label '-1' beside a\.jpg in .* is neither a number from 0 on nor a name",
+        ),
         ([("a.jpg", b""), ("a.cls", b"123456789")], r"label '123456789' beside a\.jpg in .* is neither"),
         ([("a.jpg", b""), ("a.json", b'{"label": -1}')], r"label -1 beside a\.jpg in .* is neither"),
         ([("a.jpg", b""), ("a.json", b'{"label": [1]}')], r"label \[1\] beside a\.jpg in .* is neither"),

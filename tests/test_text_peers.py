@@ -214,7 +214,10 @@ def test_transformers_load_our_files_strictly(name, tmp_path):
         ({"model_type": "siglip", "text_config": {"hidden_act": "relu"}}, "hidden_act 'relu', expected one of"),
         ({"model_type": "bert", "pad_token_id": 1}, "pad_token_id 1, expected 0"),
         ({"model_type": "bert", "position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
-        ({"model_type": "blip"}, "model_type 'blip' .a model of images and texts of another kind.*, expected one of vit, .*, siglip, siglip2"),
+        (
+            {"model_type": "blip"},
+            "model_type 'blip' .a model of images and texts of another kind.*, expected one of vit, .*, siglip, siglip2",
+        ),
     ],
 )
 def test_a_config_of_another_model_is_refused(told, problem):

@@ -19,7 +19,8 @@ from common.models.vit import published_heads
 from common.recipes.choices import Target
 from common.system.errors import UserError
 
-USAGE = ("codebook_zeros_ratio", "codebook_max_ratio")  # part of the codes that no vector has, of the vectors with one code
+# Part of the codes that no vector has, and of the vectors that have one code.
+USAGE = ("codebook_zeros_ratio", "codebook_max_ratio")
 LEVELS = Kind(lambda value: COUNTS.holds(value) and all(one > 1 for one in value), "whole numbers of at least 2")
 KINDS = {
     "image_size": PAIR, "patch_size": PAIR, "width": COUNT, "encoder_depth": DEPTH, "decoder_depth": DEPTH,

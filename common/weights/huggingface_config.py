@@ -48,7 +48,9 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         known = ", ".join((*huggingface_vits.DEFAULTS, "bit", *TYPES))
         kind = str(config.get("model_type"))
         what = next((f" ({what})" for pattern, what in OTHERS.items() if re.match(pattern, kind)), "")
-        raise UserError(f"The config.json has model_type {kind!r}{what}, expected one of {known}; choose another model.")
+        raise UserError(
+            f"The config.json has model_type {kind!r}{what}, expected one of {known}; choose another model."
+        )
     problem = config.get("problem_type")
     if problem is not None:
         if problem not in LOSSES:
