@@ -12,11 +12,16 @@ from PIL import Image
 from test_image_text_runs import assert_same
 from test_resume import Runs
 
+from common.config import EvaluateConfig, PredictConfig, TrainConfig
 from common.evaluation.shown import read_shown
 from common.models import find_model
 from common.models.cards import Card
 from common.models.initial import initial_parameters
 from common.runs.checkpoint import PREVIOUS
+from common.runs.command import parse
+from common.runs.jobs import evaluation, prediction
+from common.runs.plan import Plan
+from common.system.errors import UserError
 from common.weights import write_weights
 
 COMMON = (
@@ -65,7 +70,7 @@ def asked(run, folder: Path, name: str, command: str, *flags) -> list[str]:
     return run(f"{name}.{command}", *both, *flags).stdout.splitlines()
 
 
-def test_both_stages_are_trained_judged_and_drawn(run, folder):
+def test_both_stages_are_trained_judged_and_drawn(run, folder, monkeypatch):
     """Pictures of the run, of `evaluate` and of `predict`; the numbers of `evaluate` are those of the run."""
     name = INSTALLED[0]
     train_both(run, folder, name)
@@ -82,6 +87,35 @@ def test_both_stages_are_trained_judged_and_drawn(run, folder):
     )
     pictures = sorted((folder / "drawn").glob("*_colorization.png"))
     assert len(pictures) == len(drawn["files"]) and np.asarray(Image.open(pictures[0])).shape == (96, 3 * 96 + 2, 3)
+    assert_refused_without_an_oracle(name, monkeypatch, folder)
+
+
+def assert_refused_without_an_oracle(name: str, monkeypatch, folder: Path) -> None:
+    """A model of codes has no vocabulary of texts, of which a sentence would lead astray."""
+    monkeypatch.chdir(folder)
+    files = {"model": "VTT-T/8", "weights": f"runs/{name}"}
+    with pytest.raises(UserError, match="writes codes of maps; name with --oracle"):
+        evaluation(EvaluateConfig(dataset="captions-sample", **files))
+    with pytest.raises(UserError, match="writes codes of maps; name with --oracle"):
+        prediction(PredictConfig(images=("images/test",), **files))
+    with pytest.raises(UserError, match="--captions are texts, and --oracle makes maps of what is written"):
+        prediction(PredictConfig(images=("images/test",), captions=True, oracle=f"runs/{name}_first", **files))
+
+
+def test_a_longer_run_needs_no_classes(run, folder, monkeypatch):
+    """Cards of maps name none, though the images have some."""
+    name = INSTALLED[0]
+    run(f"{name}.train", *FIRST, "--name", "first")
+    monkeypatch.chdir(folder)
+    plan = Plan(parse(TrainConfig, ("--extend_from", "runs/first", "--steps", "5", "--name", "more"), "train", ""))
+    assert plan.finished.num_steps == 3 and plan.dataset.class_names and len(plan.recipe.lrs) == 5
+
+
+def test_a_model_of_codes_is_adapted_by_lora(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    flags = (*SECOND, "--oracle", "oracle.npz", "--lora_rank", 2)
+    start = Plan(parse(TrainConfig, list(map(str, flags)), "train", "")).models["model"]
+    assert start.config.lora.rank == 2 and any(name.endswith("/lora_a") for name in start.arrays)
 
 
 @pytest.mark.slow

@@ -184,6 +184,11 @@ def test_a_folder_of_depths(depths):
         targets.check_maps(dataclasses.replace(train, exif="apply"), "depth", "x")
 
 
+def test_classification_of_images_with_maps_is_one_sentence(depths):
+    with pytest.raises(UserError, match="have maps and no labels, which classification needs"):
+        open_dataset(f"maps:{depths}").check_labels()
+
+
 def test_a_broken_map_is_named(depths):
     broken = {
         "another size": (np.ones((8, 7), np.uint16), "a.png has 8 x 6 pixels and its map 8 x 7"),

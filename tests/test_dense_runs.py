@@ -145,7 +145,7 @@ def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, flags, words):
 @pytest.mark.parametrize(
     ("command", "flags", "said"),
     [
-        ("export", ("--to", "onnx", "--output", "a.onnx"), "makes codes of an image and its map"),
+        ("export", ("--to", "onnx", "--output", "a.onnx"), "takes maps, and graphs here take images alone"),
         (
             "evaluate",
             ("--features", "pooled", "--output", "x", "--dataset", "cifar10-sample"),

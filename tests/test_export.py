@@ -5,7 +5,7 @@ import json
 
 import pytest
 from engines import INSTALLED
-from tiny_models import CONFIGS, random_arrays
+from tiny_models import CONFIGS, MAP_MODELS, TEXTS, WRITERS, random_arrays
 
 from common.config import ExportConfig
 from common.runs.export import FORMATS, Export
@@ -79,3 +79,12 @@ def test_a_wrong_graph_is_not_written(tmp_path, monkeypatch):
 def test_flags_that_do_not_go_together_are_one_sentence(flags, words):
     with pytest.raises(UserError, match=words):
         Export(ExportConfig(**{"to": "stablehlo", "output": "graph.stablehlo"} | flags), "bit_jax")
+
+
+@pytest.mark.parametrize("name", TEXTS | WRITERS | MAP_MODELS)
+def test_a_model_of_more_than_images_is_refused(tmp_path, name):
+    config = (TEXTS | WRITERS | MAP_MODELS)[name]
+    write_weights(tmp_path / "weights.npz", random_arrays(config), config)
+    flags = {"weights": str(tmp_path / "weights.npz"), "to": "stablehlo", "output": str(tmp_path / "graph.stablehlo")}
+    with pytest.raises(UserError, match="takes .*, and graphs here take images alone; export another"):
+        Export(ExportConfig(**flags), "bit_jax")

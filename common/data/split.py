@@ -205,7 +205,12 @@ class Dataset:
         return held_out(self.splits)
 
     def check_labels(self) -> None:
-        """Raise UserError where images have captions only."""
+        """Raise UserError where images have captions or maps only."""
+        if not self.class_names and any(split.maps for split in self.splits.values()):
+            raise UserError(
+                f"The images of {self.name} have maps and no labels, which classification needs; choose a dataset with labels, or "
+                "train and judge by maps, with --recipe uvim_depth or uvim_panoptic."
+            )
         if not self.class_names:
             raise UserError(
                 f"The images of {self.name} have captions and no labels, which classification needs; choose a dataset with "

@@ -13,7 +13,7 @@ import numpy as np
 
 from common import weights
 from common.config import ExportConfig
-from common.models import VqVaeConfig, find_model
+from common.models import BertConfig, DecoderConfig, TextConfig, TwoTowersConfig, VqVaeConfig, find_model
 from common.models.cards import Card, Preprocessing
 from common.system.errors import UserError, reason
 from common.system.files import write_atomically, write_json
@@ -27,6 +27,13 @@ FORMATS = {  # --to -> (the engine that writes it, how its files end; a saved_mo
     "stablehlo": ("bit_jax", ".stablehlo"),
     "saved_model": ("bit_tf2", ""),
     "litert": ("bit_tf2", ".tflite"),
+}
+TAKEN = {  # by models that a graph of images alone cannot hold
+    TextConfig: "texts",
+    BertConfig: "texts",
+    TwoTowersConfig: "texts",
+    DecoderConfig: "texts or codes",
+    VqVaeConfig: "maps",
 }
 LARGEST_BYTES = 2**31 - 1  # of the files that hold a graph and its weights as one message
 BOUNDS = {"float32": 1e-4, "float64": 1e-9}  # of the difference from the engine's logits, relative to the largest
@@ -47,10 +54,8 @@ class Export:
             raise UserError(
                 "The model keeps the aspect ratio of images, which no graph here does; export one of one size."
             )
-        if isinstance(self.model_config, VqVaeConfig):
-            raise UserError(
-                "The model makes codes of an image and its map, and no graph here takes both; export one of images alone."
-            )
+        if what := TAKEN.get(type(self.model_config)):
+            raise UserError(f"The model takes {what}, and graphs here take images alone; export another.")
         resolution = config.resolution or card.resolution or find_model(config.model).resolution
         if self.model_config.image_size:
             resolution = self.model_config.image_size[0]

@@ -71,7 +71,7 @@ class Finished:
                 f"{self.folder} has ended after {self.num_steps:,} steps and the longer run is to have {num_steps:,}; "
                 "give more with --steps or --epochs."
             )
-        if self.class_names != list(class_names):
+        if self.class_names not in (None, list(class_names)):  # None: of a task without classes
             raise UserError(
                 f"{self.folder} was trained on other classes than the dataset has now; bring its images back."
             )

@@ -42,6 +42,8 @@ def prediction(config: PredictConfig) -> Prediction:
         raise UserError(
             f"--oracle makes maps of codes and --map {config.map} pictures of a ViT; leave one of them off."
         )
+    if config.oracle and config.captions:
+        raise UserError("--captions are texts, and --oracle makes maps of what is written; leave one of them off.")
     usual = Pictures if config.oracle else PREDICTIONS.get(family, Prediction)
     return (Maps if config.map else usual)(config)
 

@@ -151,7 +151,8 @@ class Plan:
         """What a person wants to know of the images and the recipe before the first step."""
         config, recipe = self.config, self.recipe
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        shown = f"{self.dataset.num_classes} classes" if self.dataset.num_classes else "captions"
+        kind = "maps" if any(split.maps for split in self.splits.values()) else "captions"
+        shown = f"{self.dataset.num_classes} classes" if self.dataset.num_classes else kind
         return (
             f"{config.model} on {config.dataset} ({shown}; {sizes} images), {engine}\n"
             f"{recipe.num_steps} steps of {recipe.batch} images, {views_in_words(recipe)}, "

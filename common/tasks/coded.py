@@ -18,11 +18,10 @@ from common.evaluation.shown import MOST_SHOWN
 from common.models import DecoderConfig, VqVaeConfig, find_model
 from common.models.cards import Preprocessing
 from common.models.family import within
-from common.models.low_rank import with_lora
 from common.system.errors import UserError
 from common.tasks.contrastive import tower_values
 from common.tasks.frozen import digest, find_frozen
-from common.tasks.start import Start, prepared
+from common.tasks.start import Start, adapted, prepared
 from common.weights.source import read_model
 
 MAPS, ORACLE = "maps", "oracle"  # the names of the evaluator, and of the frozen model in a run
@@ -49,10 +48,8 @@ def models(plan: Any) -> dict[str, Start]:
     )  # fmt: skip
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
-    if recipe.lora:
-        with_lora(model, recipe.lora, config.model)  # which refuses it
     shown = prepared(recipe, card.over(row.card), config.exif)
-    return {"model": Start(model, arrays, card, shown), ORACLE: seeing(oracle, shown)}
+    return {"model": adapted(Start(model, arrays, card, shown), plan), ORACLE: seeing(oracle, shown)}
 
 
 def read_oracle(given: str, folder: str) -> Start:
