@@ -10,12 +10,14 @@ from PIL import Image
 from test_batches import recipe_of
 from test_sources import example, png, write_tfds
 
+from common.config import TrainConfig
 from common.data import images, targets
 from common.data.batches import EvalBatches, TrainBatches
 from common.data.catalogue import open_dataset
 from common.data.label_maps import Maps
 from common.data.split import MultiLabels, Split
 from common.models.cards import Preprocessing
+from common.runs.plan import Plan
 from common.system.errors import UserError
 
 CATEGORIES = [{"id": 3, "name": "cat", "isthing": 1}, {"id": 7, "name": "grass", "isthing": 0}]
@@ -187,6 +189,10 @@ def test_a_folder_of_depths(depths):
 def test_classification_of_images_with_maps_is_one_sentence(depths):
     with pytest.raises(UserError, match="have maps and no labels, which classification needs"):
         open_dataset(f"maps:{depths}").check_labels()
+    flags = {"recipe": "uvim_depth", "model": "UViM-T/8-depth", "weights": "none", "dataset": f"maps:{depths}"}
+    assert "(maps; 2 train, 1 val images)" in Plan(TrainConfig(**flags, batch=2, steps=2, warmup_steps=1)).summary(
+        "bit_jax"
+    )
 
 
 def test_a_broken_map_is_named(depths):
