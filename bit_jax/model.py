@@ -8,7 +8,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from bit_jax.layers import Dense
-from common.models import ModelConfig, head_classes
+from common.models import ModelConfig, with_new_head
 from common.models.cards import Card, Preprocessing
 from common.models.intermediates import Intermediate
 from common.models.low_rank import layer_of
@@ -60,7 +60,7 @@ class Model(nnx.Module):
 
         An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
         """
-        wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
+        wanted = with_new_head(self.config, num_classes)
         shapes = wanted.parameter_shapes()
         for name in ("head", "head_dist") if hasattr(self, "head_dist") else ("head",):
             setattr(self, name, self._zeros(*shapes[f"{name}/kernel"]) if f"{name}/kernel" in shapes else None)

@@ -9,7 +9,7 @@ from tensorflow import Tensor
 from bit_tf2.devices import FirstDevice
 from bit_tf2.keras_model import KerasModel
 from bit_tf2.layers import Dense
-from common.models import ModelConfig, head_classes
+from common.models import ModelConfig, with_new_head
 from common.models.cards import Card, Preprocessing
 from common.models.low_rank import layer_of
 from common.recipes.lora import A
@@ -56,7 +56,7 @@ class Model(KerasModel):
 
         An optimizer made before has the old head's parameters. Raises UserError for what is no number of classes.
         """
-        wanted = dataclasses.replace(self.config, num_classes=head_classes(num_classes, None))
+        wanted = with_new_head(self.config, num_classes)
         shapes = wanted.parameter_shapes()
         for name in ("head", "head_dist") if hasattr(self, "head_dist") else ("head",):
             setattr(self, name, self._zeros(*shapes[f"{name}/kernel"]) if f"{name}/kernel" in shapes else None)

@@ -18,8 +18,9 @@ def shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
 
     UserError for a head that has none yet.
     """
-    if model.head and not model.head.built:
-        refuse_unbuilt(type(model.head).__name__)
+    head = getattr(model, "head", None)  # which a VQ-VAE has not
+    if head and not head.built:
+        refuse_unbuilt(type(head).__name__)
     ours = parameters(model)
     found = {canonical_name(path): tuple(value.shape) for path, value in ours.items()}
     named = {*map(id, ours.values())}

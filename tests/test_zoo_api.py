@@ -196,3 +196,14 @@ def test_who_knows_no_card_leaves_it(tmp_path):
     assert read_model(tmp_path / "a.npz").card == Card(class_names=("a", "b", "c", "d"), resolution=24)
     write_weights(tmp_path / "a.npz", arrays, config, Card())
     assert read_model(tmp_path / "a.npz").card == Card() and read_model(tmp_path / "a.npz").config == config
+
+
+@pytest.mark.parametrize("name", ("VTT-T/8", "CapPa-T/8", "UViM-T/8-depth", "SigLIP-T/8"))
+def test_a_model_without_classes_is_saved_and_keeps_its_head(engine, name, tmp_path):
+    """What a model that writes has as `head` are its tokens."""
+    model = engine.api.create_model(name)
+    engine.api.save_weights(model, tmp_path / "a.npz")
+    engine.api.load_weights(model, tmp_path / "a.npz")
+    for wanted in (0, 3):
+        with pytest.raises(UserError, match="has no head of classes"):
+            model.reset_head(wanted)

@@ -9,9 +9,11 @@ from common.models.families import (
     architectures,
     family_name,
     find_architecture,
+    has_classes,
     head_classes,
     num_kept,
     num_parameters,
+    with_new_head,
     with_noise,
 )
 from common.models.mixer import MixerConfig
@@ -53,10 +55,12 @@ __all__ = [
     "family_name",
     "find_architecture",
     "find_model",
+    "has_classes",
     "head_classes",
     "num_kept",
     "num_parameters",
     "published_models",
     "unpublished_models",
+    "with_new_head",
     "with_noise",
 ]

@@ -111,6 +111,20 @@ def head_classes(wanted: int | None, known: int | None) -> int | None:
     return int(wanted) or None
 
 
+def has_classes(config: ModelConfig) -> bool:
+    """Whether a model of this kind may have a head of classes."""
+    return any(field.name == "num_classes" for field in dataclasses.fields(config))
+
+
+def with_new_head(config: ModelConfig, num_classes: int) -> ModelConfig:
+    """The same for as many classes, or for 0 none. Raises UserError for a model that cannot have any."""
+    if not has_classes(config):
+        raise UserError(
+            f"A model of the family {family_name(config)} has no head of classes to be reset; choose another model."
+        )
+    return dataclasses.replace(config, num_classes=head_classes(num_classes, None))
+
+
 # --- configurations as records
 
 

@@ -4,7 +4,7 @@ import operator
 from pathlib import Path
 from typing import NoReturn
 
-from common.models import ModelConfig
+from common.models import ModelConfig, has_classes
 from common.models.family import Arrays, Shapes
 from common.system.errors import UserError
 from common.weights.recognise import differences
@@ -23,7 +23,7 @@ def fitted_config(config: ModelConfig, shapes: Shapes) -> ModelConfig:
     Raises UserError where anything else of the model is not as `config` says.
     """
     head = shapes.get("head/kernel") or shapes.get("head/bias") or (None,)
-    fitted = config.with_classes(head[-1])
+    fitted = config.with_classes(head[-1]) if has_classes(config) else config  # whose head, if any, is of tokens
     listed = differences(shapes, fitted.parameter_shapes(), same=operator.eq)
     if listed:
         raise UserError(
