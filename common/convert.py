@@ -33,7 +33,7 @@ from common.weights.recognise import shorten
 from common.weights.source import UNPREPARED, Source, card_path, find_weights, read_model, tower_of
 from common.weights.table import Table
 from common.models import (
-    BertConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, architecture_name, family_name,
+    BertConfig, DecoderConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, VqVaeConfig, architecture_name, family_name,
     num_parameters,
 )  # fmt: skip
 from common.models.families import dump_config
@@ -338,6 +338,10 @@ def uses(config: ModelConfig) -> str:
     """What the commands can do with a model, in words."""
     if isinstance(config, TwoTowersConfig):
         return "evaluate and predict by texts, train, and its towers alone"
+    if isinstance(config, DecoderConfig):
+        return "evaluate and predict texts, or codes with --oracle; train"
+    if isinstance(config, VqVaeConfig):
+        return "evaluate, train, and as --oracle of a model that writes codes"
     if config.image_kernel is None:
         return "the tower of an image-text model"
     if config.num_classes:

@@ -13,6 +13,7 @@ from test_image_text_runs import assert_same
 from test_resume import Runs
 
 from common.config import EvaluateConfig, PredictConfig, TrainConfig
+from common.convert import uses
 from common.evaluation.shown import read_shown
 from common.models import find_model
 from common.models.cards import Card
@@ -240,3 +241,9 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     assert 0 < begun.step("begun") < 40 and not begun.is_finished("begun")
     ended.train("begun", *flags)
     assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+
+
+def test_inspect_tells_what_such_models_serve_for():
+    """Neither has features for a probe, or takes a new head."""
+    told = [uses(find_model(name).config()) for name in ("VTT-T/8", "UViM-T/8-depth")]
+    assert told[0].startswith("evaluate and predict texts, or codes") and "--oracle" in told[1]

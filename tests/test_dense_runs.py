@@ -127,6 +127,8 @@ def test_code_dropout_keeps_a_number_of_codes_drawn_evenly(kind):
         ({"weights": "w.npz", "model": "UViM-B/16-colorization"}, "w.npz"),
         ({"crop": 36, "resize": 36}, "do not divide an image"),
         ({"patch_size": 4}, "--patch_size 4 is for ViTs"),
+        ({"model": "UViM-T/8-colorization-FSQ", "frozen_codebook": True}, "--frozen_codebook is for codebooks"),
+        ({"model": "UViM-T/8-colorization-FSQ", "commitment_weight": 0.5}, "--commitment_weight is for codebooks"),
         ({"lora_rank": 2}, "--lora_rank 2 adapts"),
         ({"train_only": "head"}, "is left to train"),
         ({"keep_best": True}, "--keep_best needs a val split"),

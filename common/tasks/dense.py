@@ -28,6 +28,9 @@ def models(plan: Any) -> dict[str, Start]:
             f"UViM-T/8-{target}."
         )
     check_maps(plan.splits["train"], target, config.dataset)
+    if row.config().levels and (config.frozen_codebook or config.commitment_weight is not None):
+        flag = "--frozen_codebook" if config.frozen_codebook else "--commitment_weight"
+        raise UserError(f"{flag} is for codebooks, and {config.model} rounds numbers to levels; leave it out.")
     size = (recipe.crop, recipe.crop)
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append
