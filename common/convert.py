@@ -33,8 +33,8 @@ from common.weights.recognise import shorten
 from common.weights.source import UNPREPARED, Source, card_path, find_weights, read_model, tower_of
 from common.weights.table import Table
 from common.models import (
-    BertConfig, DecoderConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, VqVaeConfig, architecture_name, family_name,
-    num_parameters,
+    BertConfig, DecoderConfig, ModelConfig, ResNetConfig, TextConfig, TwoTowersConfig, ViTConfig, VqVaeConfig,
+    architecture_name, family_name, num_parameters,
 )  # fmt: skip
 from common.models.families import dump_config
 from common.models.published import DOWNLOADS, find_model, text_of
