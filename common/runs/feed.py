@@ -19,6 +19,7 @@ class Feed:
 
     def __init__(self, plan: Plan):
         self.plan, self.makers = plan, None
+        self._splits = plan.splits  # until there is room
         self.workers = plan.config.workers or own_cores()
 
     def fork_makers(self) -> None:
