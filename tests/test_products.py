@@ -1,4 +1,4 @@
-"""What PyTorch computes sooner on a CPU in another way: large dense layers by oneDNN, max-pools of inference by slices."""
+"""What PyTorch computes sooner on a CPU in another way: large and wide dense layers, max-pools of inference by slices."""
 
 import pytest
 
@@ -46,6 +46,18 @@ def test_outputs_and_gradients_are_those_of_a_product(lead, with_bias):
     for ours, theirs in zip(found, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
         assert ours.is_contiguous()  # the memory that optimizers and exchanges of gradients expect
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("with_bias", (True, False))
+@pytest.mark.parametrize("lead", ((2,), (4, 1), (2, 4), (9,)))
+def test_few_rows_by_many_columns_in_inference(lead, with_bias):
+    generator = torch.Generator().manual_seed(0)
+    x, kernel, bias = (torch.randn(shape, generator=generator) for shape in ((*lead, 24), (16384, 24), (16384,)))
+    bias = bias if with_bias else None
+    with torch.no_grad():
+        found = layers.product(x, kernel, bias)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, F.linear(x, kernel, bias), rtol=1e-5, atol=1e-5)
 
 
 def test_onednn_computes_large_products_in_float32_and_no_others():
