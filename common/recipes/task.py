@@ -146,18 +146,15 @@ class Dense:
     name: ClassVar[str] = "dense"
     best: ClassVar[str] = "val/psnr"  # of colourization; an instance has its own target's
     splits_batches: ClassVar[bool] = True
-    refuses: ClassVar[tuple[str, ...]] = (  # maps cannot be mixed; not built
-        "mixup", "dropout", "stochastic_depth", "patch_dropout", "rho",
-    )  # fmt: skip
+    refuses: ClassVar[tuple[str, ...]] = (*Captioning.refuses, "rho")  # nor can maps be mixed
     measures: ClassVar[tuple[str, ...]] = ("reconstruction", "commitment", "codebook_zeros_ratio", "codebook_max_ratio")
     asks: ClassVar[str] = ""
 
     target: Target = "colorization"
     commitment_weight: float = 0.25  # of the mean square of how far vectors are from their words
     frozen_codebook: bool = False  # whether it stays as it is
-    code_dropout: CodeDropout = (
-        "none"  # codes that the decoder does not see in training: a number drawn for each map, `last` or `random` ones
-    )
+    # Codes that the decoder does not see in training: a number drawn for each map, `last` or `random` ones.
+    code_dropout: CodeDropout = "none"
 
     def __post_init__(self):
         check_choices(self, "A recipe's {}")
@@ -198,9 +195,7 @@ class Coded:
     name: ClassVar[str] = "coded"
     best: ClassVar[str] = "val/loss"
     splits_batches: ClassVar[bool] = True
-    refuses: ClassVar[tuple[str, ...]] = (  # maps cannot be mixed; not built
-        "mixup", "dropout", "stochastic_depth", "patch_dropout",
-    )  # fmt: skip
+    refuses: ClassVar[tuple[str, ...]] = Captioning.refuses  # nor can maps be mixed
     measures: ClassVar[tuple[str, ...]] = ()
     asks: ClassVar[str] = ""
     label_smoothing: ClassVar[float] = 0.0
