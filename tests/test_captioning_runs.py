@@ -1,15 +1,13 @@
 """Models that write as a user runs them: trained, stopped, judged and asked for texts, alike in every engine."""
 
 import dataclasses
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engines import INSTALLED
 from jobs import make_pairs, metrics
-from test_image_text_runs import assert_same
-from test_resume import Runs
+from test_image_text_runs import assert_killed_goes_on_elsewhere, assert_same
 
 from common.config import TrainConfig
 from common.evaluation.captioning import read_written
@@ -17,7 +15,6 @@ from common.models import find_model
 from common.models.initial import initial_parameters
 from common.recipes.create import create_recipe
 from common.recipes.groups import trained
-from common.runs.checkpoint import PREVIOUS
 from common.runs.plan import Plan
 from common.system.errors import UserError
 from common.weights import write_weights
@@ -90,14 +87,8 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     """The same texts and hidden tokens, in parts of a batch; after 40 steps, so that there is a midst to be stopped in."""
     flags = (*FLAGS[:6], "--dataset", "pairs", "--batch_split", 2, "--resize", 32, "--crop", 32, "--log_every", 1,
              "--checkpoint_every", 2, "--precision", "float64", "--weights", "none", "--parallel", 0.5, "--masking_ratio", 0.5,
-             "--lora_rank", 2, "--steps", 40, "--eval_every", 0)  # fmt: skip
-    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
-    begun.train("whole", *flags)
-    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
-    assert 0 < begun.step("begun") < 40 and not begun.is_finished("begun")
-    ended.train("begun", *flags)
-    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+             "--lora_rank", 2, "--eval_every", 0)  # fmt: skip
+    assert_killed_goes_on_elsewhere(name, server, folder, *flags, steps=40)
 
 
 @pytest.mark.parametrize(

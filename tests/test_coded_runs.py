@@ -1,7 +1,6 @@
 """Maps of every pixel as a user has them predicted: both stages trained, judged and drawn, alike in every engine."""
 
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 from engines import INSTALLED
 from jobs import make_images, metrics
 from PIL import Image
-from test_image_text_runs import assert_same
-from test_resume import Runs
+from test_image_text_runs import assert_killed_goes_on_elsewhere, assert_same
 
 from common.config import EvaluateConfig, PredictConfig, TrainConfig
 from common.convert import uses
@@ -18,7 +16,6 @@ from common.evaluation.shown import read_shown
 from common.models import find_model
 from common.models.cards import Card
 from common.models.initial import initial_parameters
-from common.runs.checkpoint import PREVIOUS
 from common.runs.command import parse
 from common.runs.jobs import evaluation, prediction
 from common.runs.plan import Plan
@@ -233,14 +230,8 @@ def test_a_mistake_is_one_sentence(run, folder, command, flags, said):
 def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     """By the same codes of the same oracle, in parts of a batch."""
     flags = (*SECOND[:4], *COMMON, "--resize", 32)
-    flags += ("--oracle", "oracle.npz", "--batch_split", 2, "--steps", 40, "--checkpoint_every", 2, "--eval_every", 0)
-    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
-    begun.train("whole", *flags)
-    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
-    assert 0 < begun.step("begun") < 40 and not begun.is_finished("begun")
-    ended.train("begun", *flags)
-    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+    flags += ("--oracle", "oracle.npz", "--batch_split", 2, "--checkpoint_every", 2, "--eval_every", 0)
+    assert_killed_goes_on_elsewhere(name, server, folder, *flags, steps=40)
 
 
 def test_inspect_tells_what_such_models_serve_for():

@@ -1,19 +1,15 @@
 """Models of maps as a user trains them: stopped and taken up by another engine, the same in every engine."""
 
-import signal
-
 import numpy as np
 import pytest
 from engines import INSTALLED
 from jobs import metrics
-from test_image_text_runs import assert_same
-from test_resume import Runs
+from test_image_text_runs import assert_killed_goes_on_elsewhere, assert_same
 
 from common.config import TrainConfig
 from common.data.batches import TrainBatches
 from common.models import find_model
 from common.models.initial import initial_parameters
-from common.runs.checkpoint import PREVIOUS
 from common.runs.plan import Plan
 from common.system.errors import UserError
 from common.weights import write_weights
@@ -54,28 +50,8 @@ def test_a_run_is_the_same_in_every_engine(run, tmp_path, further):
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_killed_run_goes_on_in_another_engine(name, server, tmp_path):
     """Its codebook, too, which is no part of an optimizer's state."""
-    flags = (
-        *FLAGS,
-        "--batch_split",
-        2,
-        "--resize",
-        32,
-        "--crop",
-        32,
-        "--checkpoint_every",
-        2,
-        "--steps",
-        40,
-        "--eval_every",
-        0,
-    )
-    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    begun, ended = (Runs(server(each), tmp_path, small=False) for each in (name, other))
-    begun.train("whole", *flags)
-    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
-    assert 0 < begun.step("begun") < 40 and not begun.is_finished("begun")
-    ended.train("begun", *flags)
-    assert_same(metrics(tmp_path, "whole"), metrics(tmp_path, "begun"))
+    flags = (*FLAGS, "--batch_split", 2, "--resize", 32, "--crop", 32, "--checkpoint_every", 2, "--eval_every", 0)
+    assert_killed_goes_on_elsewhere(name, server, tmp_path, *flags, steps=40)
 
 
 def plan_of(**flags) -> Plan:

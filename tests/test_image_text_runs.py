@@ -51,6 +51,18 @@ def assert_same(lines: list[dict], others: list[dict]) -> None:
         np.testing.assert_allclose([*line.values()], [*other.values()], rtol=1e-9, err_msg=str([*line]))
 
 
+def assert_killed_goes_on_elsewhere(name: str, server, folder: Path, *flags, steps: int) -> None:
+    """A run of `steps` that is killed in its midst and goes on in another engine is one that was never killed."""
+    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
+    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
+    flags = (*flags, "--steps", steps)
+    begun.train("whole", *flags)
+    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
+    assert 0 < begun.step("begun") < steps and not begun.is_finished("begun")
+    ended.train("begun", *flags)
+    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+
+
 def pairs(folder: Path, name: str) -> list[tuple]:
     """Texts and images, without the last digits of their similarities."""
     return [
@@ -128,11 +140,4 @@ def test_a_killed_run_goes_on_bit_for_bit(name, server, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ((), ("--optimizer", "adafactor", "--ema", 0.5, "--locked", "image/.*")), ids=str)
 def test_a_run_begun_in_one_engine_ends_in_another(name, server, folder, flags):
-    double = ("--precision", "float64")
-    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
-    begun.train("whole", *PAIRS, *double, *flags)
-    begun.train("begun", *PAIRS, *double, *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
-    assert 0 < begun.step("begun") < STEPS and not begun.is_finished("begun")
-    ended.train("begun", *PAIRS, *double, *flags)
-    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+    assert_killed_goes_on_elsewhere(name, server, folder, *PAIRS, "--precision", "float64", *flags, steps=STEPS)

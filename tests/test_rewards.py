@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +10,7 @@ import pytest
 from engines import INSTALLED, Engine, recipe_of
 from jobs import Job, make_pairs, metrics
 from test_captioning import outputs
-from test_image_text_runs import assert_same
-from test_resume import Runs
+from test_image_text_runs import assert_killed_goes_on_elsewhere, assert_same
 from tiny_models import IMAGES, WRITERS, random_arrays
 
 from common.data.batches import TrainBatches, prefetch
@@ -24,7 +22,6 @@ from common.models import find_model
 from common.models.cards import Preprocessing
 from common.models.initial import initial_parameters
 from common.recipes.task import Rewarded
-from common.runs.checkpoint import PREVIOUS
 from common.tasks import rewarded
 from common.tasks.contrastive import Texts
 from common.tasks.start import Start
@@ -222,15 +219,9 @@ def test_runs_are_alike_in_every_engine(run, folder):
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     """It draws the texts that it would have drawn."""
-    flags = (*TUNED, "--steps", 30, "--eval_every", 0, "--checkpoint_every", 1, "--resize", 32, "--crop", 32)
+    flags = (*TUNED, "--eval_every", 0, "--checkpoint_every", 1, "--resize", 32, "--crop", 32)
     flags += ("--optimizer", "sgd")  # of what rounding leaves of gradients that cancel, Adafactor makes whole steps
-    other = INSTALLED[(INSTALLED.index(name) + 1) % len(INSTALLED)]
-    begun, ended = (Runs(server(each), folder, small=False) for each in (name, other))
-    begun.train("whole", *flags)
-    begun.train("begun", *flags, once=f"runs/begun/{PREVIOUS}", sends=signal.SIGKILL, slow_disk=0.1)
-    assert 0 < begun.step("begun") < 30 and not begun.is_finished("begun")
-    ended.train("begun", *flags)
-    assert_same(metrics(folder, "whole"), metrics(folder, "begun"))
+    assert_killed_goes_on_elsewhere(name, server, folder, *flags, steps=30)
 
 
 @pytest.mark.slow
