@@ -10,7 +10,7 @@ import pytest
 import train_maps
 from engines import Engine, float64, recipe_of
 from golden.golden_params import image, param
-from jobs import places_of
+from jobs import on_several_devices
 
 from common.models import VqVaeConfig, find_model
 from common.recipes import schedules
@@ -200,13 +200,13 @@ def tiny_arrays(case: dict) -> dict[str, np.ndarray]:
 def test_float64_outputs_equal_the_originals(engine, monkeypatch):
     """Codes, vectors and what is predicted, with learned matrices between patches and codes, and without an image."""
     case = golden("bv_uvim/vqvae_tiny")
+    model = engine.build(TINY, tiny_arrays(case), "float64")  # from here on JAX computes in float64
     given = [as_float64(image(one["shape"], one["seed"])) for one in list(case["input"].values())[:2]]
     shown = {
         name: engine.raw(widened(values.reshape(2, 16, -1), bins * 3, 2))
         for name, values, bins in zip(TINY.names, given, TINY.bins)
     }
     monkeypatch.setattr(engine.dense, "shown", lambda found, config, dtype: found)
-    model = engine.build(TINY, tiny_arrays(case), "float64")
     logits, z, _, codes = model(shown, engine.tensor(np.zeros((2, 4, 12, 3))))
     expected = {name: np.array(one["data"]).reshape(one["shape"]) for name, one in case["outputs"].items()}
     for name, which in zip(TINY.names, ("logits_out1", "logits_out2")):
@@ -363,14 +363,4 @@ KINDS = {
 @pytest.mark.parametrize(("kind", "count"), [("parts", 4), *((kind, 2) for kind in KINDS)])
 def test_several_devices_train_as_one(engine, server, tmp_path, kind, count):
     """What was measured, parameters, codebook and the optimizer's state within 1e-9 of those of one device."""
-    numbers = dict(KINDS[kind])
-    if numbers.get("shards") and engine.name == "bit_tf2":
-        pytest.skip("TensorFlow keeps all parameters on every device")
-    places = places_of(count) if engine.name == "bit_pytorch" else [{}]
-    arguments, hidden = (engine.name, count, tmp_path / "found.npz", json.dumps(numbers)), {"CUDA_VISIBLE_DEVICES": ""}
-    started = [server(engine.name).start("train_maps", arguments, tmp_path, hidden | place) for place in places]
-    assert [process.wait() for process in started] == [0] * len(started), started[0].output
-    numbers.pop("shards", None)
-    with float64(engine):
-        expected = train_maps.train(engine, engine.devices.FirstDevice(), **numbers)
-    close(np.load(tmp_path / "found.npz"), expected, 1e-9)
+    close(*on_several_devices(engine, server, tmp_path, train_maps, count, KINDS[kind]), 1e-9)
