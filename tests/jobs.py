@@ -6,11 +6,13 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pytest
+from engines import float64
 from PIL import Image
 from processes import Server
 
@@ -114,6 +116,19 @@ def places_of(num_processes: int) -> list[dict[str, str]]:
         }
         for number in range(num_processes)
     ]
+
+
+def on_several_devices(engine, server, folder: Path, program, count: int, numbers: dict) -> tuple[Mapping, dict]:
+    """What `program`, a module of tests/, has trained on `count` devices and on one, by these `numbers`."""
+    if numbers.get("shards") and engine.name == "bit_tf2":
+        pytest.skip("TensorFlow keeps all parameters on every device")
+    places = places_of(count) if engine.name == "bit_pytorch" else [{}]
+    arguments, hidden = (engine.name, count, folder / "found.npz", json.dumps(numbers)), {"CUDA_VISIBLE_DEVICES": ""}
+    started = [server(engine.name).start(program.__name__, arguments, folder, hidden | place) for place in places]
+    assert [process.wait() for process in started] == [0] * len(started), started[0].output
+    with float64(engine):
+        alone = {name: value for name, value in numbers.items() if name != "shards"}
+        return np.load(folder / "found.npz"), program.train(engine, engine.devices.FirstDevice(), **alone)
 
 
 def free_ports(count: int) -> list[int]:

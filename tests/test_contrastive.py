@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import train_pairs
-from engines import float64, recipe_of
+from engines import recipe_of
 from golden.golden_params import image, param
-from jobs import places_of
+from jobs import on_several_devices
 from test_two_towers import TABLE
 from tiny_models import TEXTS, random_arrays
 
@@ -145,17 +145,7 @@ KINDS = {  # of training on several devices
 @pytest.mark.parametrize(("kind", "count"), [("chunks, parts", 4), *((kind, 2) for kind in KINDS)])
 def test_several_devices_train_as_one(engine, server, tmp_path, kind, count):
     """Losses, averaged parameters and the optimizer's state within 1e-9 of those of one device."""
-    numbers = dict(KINDS[kind])
-    if numbers.get("shards") and engine.name == "bit_tf2":
-        pytest.skip("TensorFlow keeps all parameters on every device")
-    places = places_of(count) if engine.name == "bit_pytorch" else [{}]
-    arguments, hidden = (engine.name, count, tmp_path / "found.npz", json.dumps(numbers)), {"CUDA_VISIBLE_DEVICES": ""}
-    started = [server(engine.name).start("train_pairs", arguments, tmp_path, hidden | place) for place in places]
-    assert [process.wait() for process in started] == [0] * len(started), started[0].output
-    numbers.pop("shards", None)
-    with float64(engine):
-        expected = train_pairs.train(engine, engine.devices.FirstDevice(), **numbers)
-    found = np.load(tmp_path / "found.npz")
+    found, expected = on_several_devices(engine, server, tmp_path, train_pairs, count, KINDS[kind])
     assert {*found.files} == {*expected}
     for name, value in expected.items():
         if "key/bias" not in name:
