@@ -19,7 +19,9 @@ from common.models.initial import initial_parameters
 from common.runs.command import parse
 from common.runs.jobs import evaluation, prediction
 from common.runs.plan import Plan
+from common.runs.run_folder import Folder
 from common.system.errors import UserError
+from common.system.files import write_json
 from common.weights import write_weights
 
 COMMON = (
@@ -107,6 +109,26 @@ def test_a_longer_run_needs_no_classes(run, folder, monkeypatch):
     monkeypatch.chdir(folder)
     plan = Plan(parse(TrainConfig, ("--extend_from", "runs/first", "--steps", "5", "--name", "more"), "train", ""))
     assert plan.finished.num_steps == 3 and plan.dataset.class_names and len(plan.recipe.lrs) == 5
+
+
+def test_a_longer_run_goes_on_with_the_same_oracle_alone(folder, monkeypatch):
+    """Also where no checkpoint is left to tell which one it was."""
+    monkeypatch.chdir(folder)
+    flags = (*SECOND, "--oracle", "oracle.npz", "--name", "short")
+    plan = Plan(parse(TrainConfig, list(map(str, flags)), "train", ""))
+    start, short = plan.models["model"], folder / "runs/short"
+    short.mkdir(parents=True)
+    Folder(plan.config, plan.files).write_facts(plan.recipe.record(), INSTALLED[0])
+    write_weights(short / "weights.npz", start.arrays, start.config)
+    write_json(short / "card.json", plan.card(INSTALLED[0]))
+    longer = lambda: Plan(
+        parse(TrainConfig, ("--extend_from", "runs/short", "--steps", "5", "--name", "more"), "train", "")
+    )
+    assert longer().finished.restore() is None and longer().files == plan.files
+    config = find_model("UViM-T/8-colorization").config()
+    write_weights("oracle.npz", initial_parameters(1, config), config)
+    with pytest.raises(UserError, match="runs/short was made with another file as oracle .*restore that file"):
+        longer()
 
 
 def test_a_model_of_codes_is_adapted_by_lora(folder, monkeypatch):

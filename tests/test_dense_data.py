@@ -187,7 +187,9 @@ def test_a_folder_of_depths(depths):
 
 
 def test_classification_of_images_with_maps_is_one_sentence(depths):
-    with pytest.raises(UserError, match="have maps and no labels, which classification needs"):
+    with pytest.raises(
+        UserError, match="have maps of depth and no labels, which classification needs; .* such as UViM-T/8-depth"
+    ):
         open_dataset(f"maps:{depths}").check_labels()
     flags = {"recipe": "uvim_depth", "model": "UViM-T/8-depth", "weights": "none", "dataset": f"maps:{depths}"}
     assert "(maps; 2 train, 1 val images)" in Plan(TrainConfig(**flags, batch=2, steps=2, warmup_steps=1)).summary(

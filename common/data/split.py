@@ -204,17 +204,15 @@ class Dataset:
         """The split that is read once, at the end."""
         return held_out(self.splits)
 
-    def check_labels(self) -> None:
-        """Raise UserError where images have captions or maps only."""
-        if not self.class_names and any(split.maps for split in self.splits.values()):
-            raise UserError(
-                f"The images of {self.name} have maps and no labels, which classification needs; choose a dataset with labels, or "
-                "train and judge by maps, with --recipe uvim_depth or uvim_panoptic."
-            )
+    def check_labels(self, use: str = "classification") -> None:
+        """Raise UserError where images have captions or maps only; `use` is what needs labels."""
+        maps = next((split.maps.kind for split in self.splits.values() if split.maps), None)
+        known = f"maps of {maps}" if maps else "captions"
+        model = f"a model of them such as UViM-T/8-{maps}" if maps else "SigLIP-T/8 and --evaluator retrieval"
         if not self.class_names:
             raise UserError(
-                f"The images of {self.name} have captions and no labels, which classification needs; choose a dataset with "
-                "labels, or train and judge by captions, with --recipe siglip_lit and --evaluator retrieval."
+                f"The images of {self.name} have {known} and no labels, which {use} needs; choose a dataset with labels, or "
+                f"for {known} {model}."
             )
 
 

@@ -47,7 +47,7 @@ class Backbone(Evaluation):
 
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are, whatever classes the model knows. Raises UserError for images without labels."""
-        dataset.check_labels()
+        dataset.check_labels(f"--features {self.config.features}")
         return dataset.splits
 
     def evaluator(self, split: str) -> Evaluator:

@@ -39,14 +39,15 @@ def read_flags(folder: str) -> dict[str, Any]:
 
 
 class Finished:
-    """The finished run that another one extends: its `folder`, `num_steps`, last rate and class names.
+    """The finished run that another one extends: its `folder`, `num_steps`, last rate, class names and digests of `files`.
 
     Raises UserError where it has not ended, or had other flags than `config` but for those of the schedule.
     """
 
     def __init__(self, config: TrainConfig):
         self.folder = Path(config.extend_from)
-        for name, before, now in changes(read_flags(config.extend_from), config):
+        flags = read_flags(config.extend_from)
+        for name, before, now in changes(flags, config):
             if name not in SCHEDULE | OWN | scoped(TrainConfig, "machine"):
                 raise UserError(
                     f"{self.folder} was made with --{name} {before}, not {now}; a longer run has the same, so leave the "
@@ -56,10 +57,11 @@ class Finished:
             raise UserError(f"{self.folder} has not ended; give its own command again first, or more --steps later.")
         recipe, card = read_json(self.folder / "recipe.json"), read_json(self.folder / "card.json")
         self.class_names, self.seconds = card.get("class_names"), card.get("seconds", 0.0)
-        lrs = recipe.get("lrs")
-        if not isinstance(lrs, list) or not lrs or not all(is_number(lr) for lr in lrs) or not is_number(self.seconds):
+        lrs, self.files = recipe.get("lrs"), flags.get("files", {})
+        are_rates = isinstance(lrs, list) and lrs and all(is_number(lr) for lr in lrs)
+        if not are_rates or not is_number(self.seconds) or not isinstance(self.files, dict):
             raise UserError(
-                f"{self.folder} does not tell what it was: recipe.json and card.json are damaged; restore them."
+                f"{self.folder} does not tell what it was: config.json, recipe.json or card.json is damaged; restore it."
             )
         self.num_steps, self.last_lr = len(lrs), lrs[-1]
         self.weights = self.folder / "weights.npz"
@@ -75,6 +77,15 @@ class Finished:
             raise UserError(
                 f"{self.folder} was trained on other classes than the dataset has now; bring its images back."
             )
+
+    def check_files(self, files: dict[str, str]) -> None:
+        """Raise UserError where a model that is frozen is no longer the file with this digest."""
+        for name, digest in files.items():
+            if (before := self.files.get(name, digest)) != digest:
+                raise UserError(
+                    f"{self.folder} was made with another file as {name} ({before}, not {digest}); restore that file, or "
+                    "start a run of its own from --weights."
+                )
 
     def restore(self) -> Checkpoint | None:
         """Its last checkpoint; None where it is gone or damaged: the weights alone are left."""

@@ -1,5 +1,7 @@
 """Which job `evaluate` and `predict` do: by the model's family and the flags."""
 
+import dataclasses
+
 from common.config import EvaluateConfig, PredictConfig, WritingConfig
 from common.data.sources import Opener
 from common.flags import given
@@ -59,7 +61,7 @@ def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -
     if config.prompts and kind not in PROMPTED:
         raise UserError(f"--prompts are for --evaluator {' and '.join(PROMPTED)}, not {kind}; leave one of them off.")
     check_writing(config, OF_WRITING if config.oracle else USED.get(kind, ()), f"--evaluator {kind}")
-    return EVALUATIONS[kind](config, open_torchvision)
+    return EVALUATIONS[kind](dataclasses.replace(config, evaluator=kind), open_torchvision)
 
 
 def check_writing(config: EvaluateConfig | PredictConfig, used: tuple[str, ...], what: str) -> None:

@@ -59,6 +59,8 @@ class Plan:
         self.notes = [*self.dataset.notes]  # what a person should read before the first step
         self.task = TASKS[self.recipe.task.name]
         self.models = self.task.models(self)
+        if self.finished:
+            self.finished.check_files(self.files)
         tenth = max(1, self.recipe.num_steps // 10)
         sets = {name: given.get("val", tenth) if every is None else every for name, every in sets.items()}
         check_locked(config.locked, self.model_config.parameter_shapes())

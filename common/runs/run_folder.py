@@ -63,7 +63,7 @@ class Folder:
         if path.exists():
             try:
                 old = json.loads(read_regular(path))
-                if not isinstance(old, dict):
+                if not isinstance(old, dict) or not isinstance(old.get("files", {}), dict):
                     raise ValueError(f"it holds {old}")  # noqa: TRY004
             except (OSError, ValueError) as error:
                 raise UserError(

@@ -68,17 +68,17 @@ class TextEvaluation(Evaluation):
         return Prepared(self.judge, self.prepared)
 
     def check_captions(self, dataset: Dataset, use: str, instead: str) -> None:
-        """Raise UserError for images without captions, which `use` says what they are for; `instead` is another evaluator."""
+        """Raise UserError for images without captions, which `use` says what they are for; `instead` is an evaluator of classes."""
+        other = f", or --evaluator {instead}" if dataset.class_names else ""
         for name in self.split_names:
             if dataset.splits[name].captions is None:
                 raise UserError(
-                    f"The images of {dataset.name} {name} have no captions, which {use}; choose a dataset with captions, or "
-                    f"--evaluator {instead}."
+                    f"The images of {dataset.name} {name} have no captions, which {use}; choose a dataset with captions{other}."
                 )
 
     def name_classes(self, dataset: Dataset) -> None:
         """Make `texts` of the classes' names, and `classes`, that of each. Raises UserError for images without classes."""
-        dataset.check_labels()
+        dataset.check_labels(f"--evaluator {self.config.evaluator}")
         for line in doubts(dataset):
             note(line)
         self.texts, self.classes = prompts_of(dataset, self.prompts, self.card.text)

@@ -168,7 +168,7 @@ def zero_shot(plan: Any, texts: Texts, name: str) -> Evaluator:
 def classes_of(config: Any, name: str) -> Dataset:
     """A data set of --zero_shot. Raises UserError for one that has captions only."""
     dataset = open_turned(dataclasses.replace(config, dataset=name))
-    dataset.check_labels()
+    dataset.check_labels("--zero_shot")
     return dataset
 
 
