@@ -72,9 +72,10 @@ class Decoder(Model):
         self._adapt()
 
     def __call__(
-        self, images: Array, tokens: Array, parallel: Array | None = None, masked: Array | None = None
+        self, images: Array, tokens: Array | None = None, parallel: Array | None = None, masked: Array | None = None
     ) -> Array:
         """Training may give `parallel`, bool [B]: whose tokens are predicted at once, where `masked`, bool [B, L], hides them."""
+        self.config.check_given(tokens)
         return self.decode(self.encode(images), tokens, parallel, masked)
 
     def features(self, images: Array) -> Array:

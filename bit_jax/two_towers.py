@@ -52,7 +52,7 @@ class TwoTowers(Model):
     def __call__(
         self,
         images: Array | None,
-        texts: Array | None,
+        texts: Array | None = None,
         features: Array | None = None,
         parts: int = 1,
         **noise: Array,

@@ -12,7 +12,7 @@ from bit_jax.model import Model
 from bit_jax.quantizers import Codebook, Levels, learned
 from bit_jax.transformer import Block
 from common.models import VqVaeConfig
-from common.models.vqvae import resize_matrices
+from common.models.vqvae import check_given, resize_matrices
 from common.recipes.recipe import Recipe
 
 Run = Callable[..., Array]  # a block, perhaps twice (`Model._run`)
@@ -84,12 +84,13 @@ class VqVae(Model):
         self.decoder = MapDecoder(config)
 
     def __call__(
-        self, maps: dict[str, Array], images: Array, kept_codes: Array | None = None
+        self, maps: dict[str, Array], images: Array | None = None, kept_codes: Array | None = None
     ) -> tuple[dict[str, Array], Array, Array, Array]:
         """(what is predicted of `maps` as `dense.read` gives them, vectors [B, N, C], what they became, codes int [B, N]).
 
         Training may give `kept_codes`, bool [B, N]: those that the decoder sees, others are zeros to it.
         """
+        check_given(maps, images)
         z, near, codes = self.codebook.coded(self.vectors(maps, images))
         kept = near if kept_codes is None else near * kept_codes[:, :, None].astype(near.dtype)
         return self.decoder(kept, images, run=self._run), z, near, codes

@@ -51,7 +51,7 @@ class TwoTowers(Model):
     def forward(
         self,
         images: Tensor | None,
-        texts: Tensor | None,
+        texts: Tensor | None = None,
         features: Tensor | None = None,
         parts: int = 1,
         **noise: Tensor,

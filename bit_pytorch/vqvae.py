@@ -12,7 +12,7 @@ from bit_pytorch.model import Model
 from bit_pytorch.quantizers import Codebook, Levels, learned
 from bit_pytorch.transformer import Block
 from common.models import VqVaeConfig
-from common.models.vqvae import resize_matrices
+from common.models.vqvae import check_given, resize_matrices
 from common.recipes.recipe import Recipe
 
 Run = Callable[..., Tensor]  # a block, perhaps twice (`Model._run`)
@@ -89,12 +89,13 @@ class VqVae(Model):
         self.decoder = MapDecoder(config)
 
     def forward(
-        self, maps: dict[str, Tensor], images: Tensor, kept_codes: Tensor | None = None
+        self, maps: dict[str, Tensor], images: Tensor | None = None, kept_codes: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """(what is predicted of `maps` as `dense.read` gives them, vectors [B, N, C], what they became, codes int [B, N]).
 
         Training may give `kept_codes`, bool [B, N]: those that the decoder sees, others are zeros to it.
         """
+        check_given(maps, images)
         z, near, codes = self.codebook.coded(self.vectors(maps, images))
         kept = near if kept_codes is None else near * kept_codes[:, :, None].to(near.dtype)
         return self.decoder(kept, images, run=self._run), z, near, codes

@@ -69,7 +69,9 @@ def create_model(
     positions of a ViT are resized for it, and its kernel for patches whose side is `patch_size`. A FlexiViT resizes them
     itself, also for `model(images, patch_size=(8, 8))`. With `tokens`, any ViT becomes a NaFlex, which sees images at their
     own aspect ratio as so many patches: `model(**preprocess(model, images))`. `model.features(images)` gives the pooled
-    features [B, D], `model.intermediates(images)` the outputs of stages or blocks. Raises common.system.errors.UserError.
+    features [B, D], `model.intermediates(images)` the outputs of stages or blocks. A model that writes is called as
+    `model(images, tokenize(model, texts))`, and one of maps by `encode(maps, images)` and `decode(codes, images)`. Raises
+    common.system.errors.UserError.
     """
     start = zoo.start(name, num_classes, image_size, patch_size, weights, tokens)
     precision = PRECISIONS[checked_policy(keras.config.dtype_policy()).name]

@@ -75,9 +75,10 @@ class Decoder(Model):
         self._adapt()
 
     def call(
-        self, images: Tensor, tokens: Tensor, parallel: Tensor | None = None, masked: Tensor | None = None
+        self, images: Tensor, tokens: Tensor | None = None, parallel: Tensor | None = None, masked: Tensor | None = None
     ) -> Tensor:
         """Training may give `parallel`, bool [B]: whose tokens are predicted at once, where `masked`, bool [B, L], hides them."""
+        self.config.check_given(tokens)
         return self.decode(self.encode(images), tokens, parallel, masked)
 
     def features(self, images: Tensor) -> Tensor:

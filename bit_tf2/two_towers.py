@@ -52,7 +52,7 @@ class TwoTowers(Model):
     def call(
         self,
         images: Tensor | None,
-        texts: Tensor | None,
+        texts: Tensor | None = None,
         features: Tensor | None = None,
         parts: int = 1,
         training: bool | None = None,

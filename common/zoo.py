@@ -13,9 +13,10 @@ from common.data import images
 from common.data.batches import EvalBatches
 from common.data.naflex import patch_columns
 from common.data.split import Split, typical_size
+from common.data.targets import TARGETS
 from common.data.text import kept_tokenizer
 from common.data.views import model_view
-from common.models import ModelConfig, find_model, published_models, unpublished_models
+from common.models import ModelConfig, VqVaeConfig, find_model, published_models, unpublished_models
 from common.models.cards import Card, Preprocessing, nameless
 from common.recipes import hyperrule
 from common.recipes.choices import LONGEST_SIDE
@@ -97,7 +98,8 @@ def preprocess(config: ModelConfig, preprocessing: Preprocessing, pictures: Any)
     if width not in ([], [fixed]):
         raise UserError(f"The model takes {fixed} x {width[0]} pixels, expected a square: resize images by yourself.")
     preprocessing = preprocessing.at(fixed or hyperrule.resolution(typical_size(split))[1])
-    view = lambda example: model_view(example.image, preprocessing)
+    shown = TARGETS[config.target].shown if isinstance(config, VqVaeConfig) else lambda image: image
+    view = lambda example: shown(model_view(example.image, preprocessing))
     return preprocessing.scale(np.stack([split.view(i, view) for i in range(len(split))]))
 
 

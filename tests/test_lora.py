@@ -19,6 +19,7 @@ from common.recipes.lora import TARGETS, Lora
 from common.recipes.task import Captioning, Contrastive
 from common.runs.run import Run
 from common.system.errors import UserError
+from common.weights.adapter import write_adapter
 
 EVERY = ".*"
 LORA = Lora(3, 6.0, TARGETS)
@@ -180,3 +181,11 @@ def test_what_is_refused(tmp_path, flags, sentence):
     with pytest.raises(UserError, match=sentence):
         Run(TrainConfig(**asked), engine="numpy")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_peft_does_not_know_is_one_short_line(name, tmp_path):
+    config = adapted(name)
+    said = write_adapter(tmp_path, random_arrays(config), config, GROUPS)
+    assert said == "No adapter.safetensors for peft, which knows the models of Hugging Face alone"
+    assert not list(tmp_path.iterdir())

@@ -207,3 +207,34 @@ def test_a_model_without_classes_is_saved_and_keeps_its_head(engine, name, tmp_p
     for wanted in (0, 3):
         with pytest.raises(UserError, match="has no head of classes"):
             model.reset_head(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("CapPa-T/8", "of texts about images and got images alone; give .* as tokenize"),
+        ("UViM-T/8-colorization", r"call model.encode\(maps, images\)"),
+    ],
+)
+def test_images_alone_are_one_sentence_where_a_model_takes_more(engine, name, sentence):
+    model = engine.api.create_model(name)
+    images = engine.api.preprocess(model, np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match=sentence):
+        model(images)
+
+
+def test_an_image_text_model_embeds_images_alone(engine):
+    model = engine.api.create_model("SigLIP-T/8")
+    images = engine.api.preprocess(model, np.zeros((32, 32, 3), np.uint8))
+    embedding, texts, *_ = model(images)
+    assert texts is None
+    np.testing.assert_array_equal(engine.array(embedding), engine.array(model.encode_image(images)))
+
+
+def test_a_model_of_colours_is_shown_grey_images(photos):
+    """As `predict` shows them."""
+    spread = {
+        name: np.ptp(zoo.preprocess(find_model(name).config(), Preprocessing(32), photos), axis=3).max()
+        for name in ("UViM-T/8-colorization", "UViM-T/8-depth")
+    }
+    assert spread["UViM-T/8-colorization"] == 0 < spread["UViM-T/8-depth"]

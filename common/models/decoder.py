@@ -1,7 +1,7 @@
 """Models that write: a ViT sees the image, and a decoder predicts the tokens of a text about it, one after the other."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from common.models import transformer
 from common.models.checks import COUNT, DEPTH, FLAG, LORA, POSITIVE, check_fields, choice
@@ -65,6 +65,14 @@ class DecoderConfig(WithImage, Config):
         if num_classes:
             raise UserError(f"A model that writes has no head for {num_classes} classes; give its classes as texts.")
         return self
+
+    def check_given(self, tokens: Any) -> None:
+        """Raise UserError where a model got no tokens."""
+        if tokens is None:
+            raise UserError(
+                "The model rates the tokens of texts about images and got images alone; give tokens int [B, L], too, as "
+                "tokenize(model, texts) makes them, or call model.features(images)."
+            )
 
     def check_tokens(self, count: int) -> None:
         """Raise UserError for texts of more tokens than there are positions."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -176,6 +176,15 @@ class VqVaeConfig(BlocksConfig):
             shapes[f"encoder/stem/{name}/kernel"] = *pair, self.width
             shapes[f"decoder/head/{name}/kernel"], shapes[f"decoder/head/{name}/bias"] = (self.width, *pair), pair
         return shapes
+
+
+def check_given(maps: Any, images: Any) -> None:
+    """Raise UserError where a model got images alone, or maps that were not read."""
+    if images is None or not isinstance(maps, dict):
+        raise UserError(
+            "The model makes codes of maps and their images, and maps again of codes and images; call "
+            "model.encode(maps, images) or model.decode(codes, images)."
+        )
 
 
 def coder(config: VqVaeConfig, name: str, sees_image: bool, depth: int) -> Shapes:

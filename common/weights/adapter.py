@@ -27,8 +27,8 @@ def write_adapter(folder: Path, arrays: Arrays, config: ModelConfig, groups: Gro
     """
     try:
         published, facts = to_peft(arrays, config, groups)
-    except UserError as error:
-        return f"No {FILE} is left, since peft knows models by Hugging Face's names: {error}"
+    except UserError:
+        return f"No {FILE} for peft, which knows the models of Hugging Face alone"
     containers.write(folder / FILE, published, {"format": "pt"})
     write_json(folder / CONFIG, facts)
     beside = "; copy logit_scale and logit_bias yourself: peft loads modules only"
