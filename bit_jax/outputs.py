@@ -131,25 +131,36 @@ def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> d
 
 def maps(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: map [B, H, W, n], what codes become (`predicted`), of a map or where there is an oracle written; mask."""
+    if "oracle" in models:
+        found = oracle_maps(models, batch, captions(models, batch, task)["tokens"])
+        return {"map": found, "mask": batch["mask"]}
     model = models["model"]
-    oracle = models.get("oracle", model)
-    images = mixed(batch, oracle, "oracle")
-    if oracle is model:
-        codes = model.encode(batch["maps"], images)
-    else:
-        tokens = captions(models, batch, task)["tokens"]
-        codes = jnp.maximum(tokens - 1, 0)  # token 0, which is no code, is never learned
-    return {"map": oracle.decode(codes, images), "mask": batch["mask"]}
+    images = mixed(batch, model)
+    return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+
+
+def oracle_maps(models: dict[str, Model], batch: dict[str, Array], tokens: Array, count: int = 1) -> Array:
+    """[B * count, H, W, n]: what the oracle makes of so many texts of each image, tokens int [B * count, L]."""
+    oracle = models["oracle"]
+    images = mixed(batch, oracle, "oracle").repeat(count, 0)
+    codes = jnp.maximum(tokens - 1, 0)  # token 0, which is no code, is never learned
+    return oracle.decode(codes, images)
 
 
 def samples(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
-    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with."""
+    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with.
+
+    Where there is an oracle, also map [B, K, H, W, n], what it makes of drawn codes, and the `truths` of the batch.
+    """
     model, (_, count, length) = models["model"], batch["draws"].shape
     asked = [batch[name].repeat(count, 0) for name in ("prompt", "end")]
     encoded = model.encode(mixed(batch, model))
     tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].reshape(-1, length))
-    given = {name: batch[name] for name in ("example", "prompt", "end")}
-    return {"samples": tokens.reshape(batch["draws"].shape)} | given
+    found = {name: batch[name] for name in ("example", "prompt", "end")}
+    if "oracle" in models:
+        maps = oracle_maps(models, batch, tokens, count)
+        found |= {"map": maps.reshape(-1, count, *maps.shape[1:]), "truths": batch["truths"]}
+    return {"samples": tokens.reshape(batch["draws"].shape)} | found
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Array], Task], dict[str, Array]]] = {

@@ -122,26 +122,39 @@ def captions(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> 
 
 def maps(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
     """Columns: map [B, H, W, n], what codes become (`predicted`), of a map or where there is an oracle written; mask."""
+    if "oracle" in models:
+        found = oracle_maps(models, batch, captions(models, batch, task)["tokens"])
+        return {"map": found, "mask": batch["mask"]}
     model = models["model"]
-    oracle = models.get("oracle", model)
-    images = mixed(batch, oracle, "oracle")
-    if oracle is not model:
-        tokens = captions(models, batch, task)["tokens"]
-        codes = (tokens - 1).clamp(min=0)  # token 0, which is no code, is never learned
+    images = mixed(batch, model)
+    with model.devices.whole(model):
+        return {"map": model.decode(model.encode(batch["maps"], images), images), "mask": batch["mask"]}
+
+
+def oracle_maps(models: dict[str, Model], batch: dict[str, Tensor], tokens: Tensor, count: int = 1) -> Tensor:
+    """[B * count, H, W, n]: what the oracle makes of so many texts of each image, tokens int [B * count, L]."""
+    oracle = models["oracle"]
+    images = mixed(batch, oracle, "oracle").repeat_interleave(count, 0)
+    codes = (tokens - 1).clamp(min=0)  # token 0, which is no code, is never learned
     with oracle.devices.whole(oracle):
-        codes = oracle.encode(batch["maps"], images) if oracle is model else codes
-        return {"map": oracle.decode(codes, images), "mask": batch["mask"]}
+        return oracle.decode(codes, images)
 
 
 def samples(models: dict[str, Model], batch: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
-    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with."""
+    """Columns: samples [B, K, L], texts that the model draws by the numbers `draws` [B, K, L]; and what they were asked for with.
+
+    Where there is an oracle, also map [B, K, H, W, n], what it makes of drawn codes, and the `truths` of the batch.
+    """
     model, count = models["model"], batch["draws"].shape[1]
     asked = [batch[name].repeat_interleave(count, 0) for name in ("prompt", "end")]
     with model.devices.whole(model):
         encoded = model.encode(mixed(batch, model))
         tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].flatten(0, 1))
-    given = {name: batch[name] for name in ("example", "prompt", "end")}
-    return {"samples": tokens.view(batch["draws"].shape).int()} | given
+    found = {name: batch[name] for name in ("example", "prompt", "end")}
+    if "oracle" in models:
+        maps = oracle_maps(models, batch, tokens, count)
+        found |= {"map": maps.unflatten(0, (-1, count)), "truths": batch["truths"]}
+    return {"samples": tokens.view(batch["draws"].shape).int()} | found
 
 
 OUTPUTS: dict[str, Callable[[dict[str, Model], dict[str, Tensor], Task], dict[str, Tensor]]] = {

@@ -294,9 +294,14 @@ class CaptionsConfig:
     masking_ratio: float | None = replacing(
         "part of the tokens of such a text that are hidden; in [0, 1]", least=0, most=1, tasks=("captioning",)
     )
-    reward: RewardName | None = replacing("what drawn texts are rewarded for", tasks=("rewarded",))
+    reward: RewardName | None = replacing(
+        "what drawn texts, or maps of drawn codes, are rewarded for", tasks=("rewarded",)
+    )
     samples: int | None = replacing(
-        "texts drawn for each image in a step, each judged against the others", least=2, most=1024, tasks=("rewarded",)
+        "texts, or codes, drawn for each image in a step, each judged against the others",
+        least=2,
+        most=1024,
+        tasks=("rewarded",),
     )
     prompt: str | None = flag(
         None,
@@ -335,9 +340,9 @@ class DenseConfig:
     )
     frozen_codebook: bool = flag(False, "leave the codebook as it is", replaces=True, tasks=("dense",))
     oracle: str | None = replacing(
-        "published name, file or folder of a run of the frozen model whose codes of maps are predicted",
+        "published name, file or folder of a run of the frozen model whose codes of maps are written",
         rule="none",
-        tasks=("coded",),
+        tasks=("coded", "rewarded"),
     )
     maps_of: int = flag(
         0,

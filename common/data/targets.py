@@ -49,6 +49,7 @@ class Form(NamedTuple):
     shown: Callable[[np.ndarray], np.ndarray] = lambda image: image  # what a model is shown of an image
     resize_kind: str | None = "nearest"  # None: as images
     needs_maps: bool = True  # beside images
+    known_channels: int | None = None  # of `whole`, where a model sees fewer
 
 
 TARGETS: dict[Target, Form] = {
@@ -56,7 +57,7 @@ TARGETS: dict[Target, Form] = {
         3, np.uint8, lambda example: example.image, shown=images.grey, resize_kind=None, needs_maps=False
     ),
     "depth": Form(1, np.float32, lambda example: example.map),
-    "panoptic": Form(2, np.int32, lambda example: example.map, canonical),
+    "panoptic": Form(2, np.int32, lambda example: example.map, canonical, known_channels=3),
 }
 
 
@@ -83,16 +84,27 @@ def train_columns(target: Target, recipe: Recipe, name: str = "images") -> tuple
 
     Raises UserError for RandAugment.
     """
+    form, truths = TARGETS[target], train_truths(target, recipe)
+    shape = (recipe.crop, recipe.crop, form.channels)
+    maps = truths._replace(name="maps", shape=shape, make=lambda *arguments: form.seen(truths.make(*arguments)))
+    return shown_as(train_images(recipe, name), form), maps
+
+
+def train_truths(target: Target, recipe: Recipe) -> Column:
+    """`truths`: what is known of each pixel of a training view, as predictions are judged by it: see `Truths`.
+
+    Raises UserError for RandAugment.
+    """
     if recipe.randaugment_layers:
         raise UserError(f"--randaugment_layers {recipe.randaugment_layers} moves pixels and not their maps; give 0.")
     form = TARGETS[target]
     mapped = dataclasses.replace(recipe, resize_kind=form.resize_kind or recipe.resize_kind)
 
     def make(example: Example, draws: Sequence[float]) -> np.ndarray:
-        return form.seen(in_form(augment(form.whole(example), mapped, draws), form))
+        return in_form(augment(form.whole(example), mapped, draws), form)
 
-    shape = (recipe.crop, recipe.crop, form.channels)
-    return shown_as(train_images(recipe, name), form), Column("maps", shape, form.dtype, make, (VIEW,))
+    shape = (recipe.crop, recipe.crop, form.known_channels or form.channels)
+    return Column("truths", shape, form.dtype, make, (VIEW,))
 
 
 def shown_as(column: Column, form: Form) -> Column:

@@ -35,6 +35,11 @@ class Colours:
         """A prediction [H, W, 3] in [-1, 1], and the colours uint8 [H, W, 3] themselves."""
         self.errors.append(np.mean(np.square(predicted.astype(np.float64) - (truth / 127.5 - 1))))
 
+    @property
+    def counts(self) -> bool:
+        """Whether an image was judged that counts."""
+        return bool(self.errors)
+
     def result(self) -> dict[str, float]:
         """The means over images."""
         errors = np.array(self.errors)
@@ -67,6 +72,11 @@ class Depths:
         }
         self.rows.append(row | {f"delta{order}": np.mean(ratio < 1.25**order) for order in (1, 2, 3)})
 
+    @property
+    def counts(self) -> bool:
+        """Whether an image was judged that counts."""
+        return bool(self.rows)
+
     def result(self) -> dict[str, float]:
         """The means over images. Raises UserError where no pixel was measured."""
         if not self.rows:
@@ -87,8 +97,15 @@ class Segmentations:
         """A prediction int [H, W, 2], category and instance, and the truth int32 [H', W', 3], which also tells crowds."""
         self.quality.add(resize(predicted, *truth.shape[:2], "nearest"), truth)
 
+    @property
+    def counts(self) -> bool:
+        """Whether an image was judged that has a category, or was given one falsely."""
+        return bool(self.quality.total.any())
+
     def result(self) -> dict[str, float]:
-        """The means over categories."""
+        """The means over categories. Raises UserError where none occurs."""
+        if not self.counts:
+            raise UserError("Nothing is known of a pixel of the images to evaluate; choose another split.")
         return self.quality.result()
 
 

@@ -62,9 +62,14 @@ class PanopticQuality:
         own = [crowd for crowd in sorted(crowds) if crowd // INSTANCES == other // INSTANCES]
         return shared.get((own[-1], other), 0) if own else 0
 
+    @property
+    def total(self) -> np.ndarray:
+        """[categories + 1]: TP + FP / 2 + FN / 2."""
+        return self.found + (self.false + self.missed) / 2
+
     def result(self) -> dict[str, float]:
         """The means over categories that occur, of all, of things, and of stuff; those of none are left out."""
-        total = self.found + (self.false + self.missed) / 2
+        total = self.total
         with np.errstate(invalid="ignore"):
             pq, rq = self.overlap / total, self.found / total
         sq = self.overlap / np.maximum(self.found, 1)

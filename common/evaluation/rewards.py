@@ -1,4 +1,4 @@
-"""What texts that a model draws are rewarded for, and how held-out images are judged by it."""
+"""What is rewarded of texts that a model draws, or of the maps of drawn codes, and how held-out images are judged by it."""
 
 import collections
 import importlib
@@ -10,11 +10,13 @@ import numpy as np
 
 from common.data.captions import Captions
 from common.evaluation.captioning import WRITTEN, CaptionEvaluator, in_words, scorers
+from common.evaluation.dense import JUDGES
 from common.evaluation.evaluator import Rows
+from common.evaluation.metrics import row
+from common.recipes.task import TARGET_OF
 
-Reward = Callable[
-    [Rows], np.ndarray
-]  # of `samples` [N, K, L], and what else is known of each `example` [N]: float64 [N, K]
+# Of `samples` [N, K, L], and what else is known of each `example` [N], or of maps `map` and `truths`: float64 [N, K].
+Reward = Callable[[Rows], np.ndarray]
 
 
 class Cider:
@@ -41,6 +43,24 @@ class Cider:
             scorer += in_words(text), [*map(in_words, references)]
         scorer.document_frequency = self.frequency
         return np.array(scorer.compute_cider(), np.float64)
+
+
+def of_maps(metric: str, truths: Any) -> Reward:
+    """The `metric` of the target's judge of each map alone, and minus it where less is better; 0 where an image tells nothing.
+
+    Columns `map` [N, K, H, W, n] and `truths` [N, H', W', m]: what the judge adds. `truths` names the `categories`.
+    """
+    judge, sign = JUDGES[TARGET_OF[metric]], -1 if row(metric).better == "lower" else 1
+
+    def one(predicted: np.ndarray, truth: np.ndarray) -> float:
+        judged = judge(truths)
+        judged.add(predicted, truth)
+        return sign * judged.result()[metric] if judged.counts else 0.0
+
+    def reward(rows: Rows) -> np.ndarray:
+        return np.array([[one(found, known) for found in own] for own, known in zip(rows["map"], rows["truths"])])
+
+    return reward
 
 
 class RewardEvaluator(CaptionEvaluator):

@@ -43,11 +43,12 @@ def lit_decoder(num_examples: int, image_size: tuple[int, int], flags: dict) -> 
 
 
 def task_rewards(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
-    """Tune a trained captioner for CIDEr-D, by REINFORCE with two samples of an image: 10,000 steps of 256.
+    """Tune a captioner for CIDEr-D, or what writes the codes of an --oracle for its maps, by REINFORCE: 10,000 steps of 256.
 
     Source: "Tuning computer vision models with task rewards" (https://arxiv.org/abs/2302.08242), by its method: a reward less that of
-    another sample; the numbers are not the paper's. Expected: see docs/captions.md.
+    another sample of the image; the numbers are not the paper's. Expected: see docs/captions.md and docs/dense.md.
         python -m bit_jax.train --recipe task_rewards --model CapPa-T/8 --weights runs/captioner --dataset captions-sample
+        python -m bit_jax.train --recipe task_rewards --reward psnr --model VTT-T/8 --weights runs/codes --oracle runs/colours
     """
     return captioning(flags, 256, 10_000) | {"task": "rewarded", "warmup_steps": 500, "base_lr": 1e-4, "samples": 2}
 

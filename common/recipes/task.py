@@ -168,7 +168,7 @@ class Rewarded:
     """A model that writes becomes likelier to write what is rewarded (https://arxiv.org/abs/2302.08242)."""
 
     name: ClassVar[str] = "rewarded"
-    best: ClassVar[str] = "val/reward"
+    best: ClassVar[str] = "val/reward"  # of texts; an instance that is rewarded for maps has their metric
     splits_batches: ClassVar[bool] = True
     refuses: ClassVar[tuple[str, ...]] = (*Captioning.refuses, "rho")  # uphill, other texts would be drawn
     measures: ClassVar[tuple[str, ...]] = ("reward",)
@@ -177,15 +177,33 @@ class Rewarded:
     sampling: ClassVar[Writing] = Writing(top_p=1.0)  # as the model has it; otherwise gradients would be biased
 
     reward: RewardName = "cider"
-    samples: int = 2  # texts that are drawn for each image, each judged against the mean of the others
+    samples: int = (
+        2  # texts, or codes of maps, that are drawn for each image, each judged against the mean of the others
+    )
+    oracle: str = ""  # what makes maps of codes, of a reward of maps: published name, file or folder of a run
     writing: Writing = Writing()  # in evaluation
 
     def __post_init__(self):
         check_choices(self, "A recipe's {}")
+        if self.target and not self.oracle:
+            raise UserError(
+                f"--reward {self.reward} is of maps of {self.target}; name with --oracle what makes them of codes, a file or a run."
+            )
+        if self.oracle and not self.target:
+            raise UserError(
+                f"--oracle makes maps of codes, and --reward {self.reward} is of texts; leave it out, or give a --reward of maps: "
+                f"{' or '.join(TARGET_OF)}."
+            )
+        object.__setattr__(self, "best", BEST[self.target] if self.target else self.best)
         if self.samples < 2:
             raise UserError(
                 f"A recipe's samples are {self.samples}, expected 2 or more: each is judged against others."
             )
+
+    @property
+    def target(self) -> Target | None:
+        """Of which maps the reward is; None: of texts."""
+        return TARGET_OF.get(self.reward)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +227,7 @@ class Coded:
 
 
 BEST: dict[Target, str] = {"colorization": "val/psnr", "depth": "val/rmse", "panoptic": "val/pq"}
+TARGET_OF: dict[str, Target] = {best.rpartition("/")[2]: target for target, best in BEST.items()}  # of a metric
 Task = Classification | Distillation | Contrastive | Captioning | Dense | Rewarded | Coded
 KINDS: dict[str, type[Task]] = {
     kind.name: kind for kind in (Classification, Distillation, Contrastive, Captioning, Dense, Rewarded, Coded)

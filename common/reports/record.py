@@ -20,7 +20,7 @@ from common.evaluation.predictions import MOST_CLASSES, PREDICTIONS, Predictions
 from common.evaluation.shown import FILE as MAPS
 from common.evaluation.shown import read_shown
 from common.flags import scoped
-from common.recipes.task import BEST, KINDS, Classification
+from common.recipes.task import KINDS, TARGET_OF, Classification, Dense, Rewarded
 from common.system.errors import UserError
 from common.system.files import read_regular
 from common.weights.containers import read_json
@@ -36,9 +36,11 @@ BIG_VISION_NAMES = {  # of `utils.py` and `evaluators/classification.py` of goog
 }
 
 
-JUDGES = {name: kind.best.rpartition("/")[2] for name, kind in KINDS.items()} | {
-    f"dense/{target}": best.rpartition("/")[2] for target, best in BEST.items()
-}  # task -> the metric that runs are compared by
+JUDGES = {  # task, or with what sets its metric -> the metric that runs are compared by
+    **{name: kind.best.rpartition("/")[2] for name, kind in KINDS.items()},
+    **{f"{Dense.name}/{target}": metric for metric, target in TARGET_OF.items()},
+    **{f"{Rewarded.name}/{metric}": metric for metric in TARGET_OF},
+}
 LARGEST = 1e30  # a metric beyond it means that the run went astray, and no axis can be drawn to it
 
 
@@ -248,7 +250,11 @@ def accuracy(record: Record) -> tuple[str, float] | None:
     """(name, value) of the metric that a run is judged by: of `test`, else `val`, else any."""
     task = record.recipe.get("task")
     named = task if isinstance(task, dict) else {}
-    names = (f"{named.get('name')}/{named.get('target')}", str(named.get("name")), Classification.name)
+    names = (
+        f"{named.get('name')}/{named.get('target') or named.get('reward')}",
+        str(named.get("name")),
+        Classification.name,
+    )
     own = next(JUDGES[name] for name in names if name in JUDGES)
     for judge in dict.fromkeys((own, *JUDGES.values())):
         names = record.metrics(f"/{judge}")

@@ -25,7 +25,7 @@ from common.runs.prediction import Prediction
 from common.runs.writers import how
 from common.system.errors import UserError, printable
 from common.system.files import write_atomically
-from common.tasks.coded import MAPS, ORACLE, codes, read_oracle, seeing, shown, sizes
+from common.tasks.coded import MAPS, ORACLE, check_oracle, codes, read_oracle, seeing, shown, sizes
 
 
 class Predicting(Inference):
@@ -55,11 +55,8 @@ class Predicting(Inference):
         """Raise UserError for another oracle than the one whose codes the weights were trained to write."""
         oracle = self.frozen.get(ORACLE)
         self.target = (oracle.config if oracle else self.model_config).target
-        if oracle and self.card.oracle not in (None, oracle.digest):
-            raise UserError(
-                f"The --oracle {self.config.oracle} is not the file whose codes the weights were trained to write; name that "
-                "one."
-            )
+        if oracle:
+            check_oracle(self.card, oracle, self.config.oracle)
 
     def arrange(self) -> None:
         """Have the oracle see what the model sees."""

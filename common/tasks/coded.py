@@ -16,8 +16,10 @@ from common.evaluation.dense import MapEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.shown import MOST_SHOWN
 from common.models import DecoderConfig, VqVaeConfig, find_model
-from common.models.cards import Preprocessing
+from common.models.cards import Card, Preprocessing
 from common.models.family import within
+from common.recipes.choices import Target
+from common.recipes.task import BEST, Coded, Rewarded
 from common.system.errors import UserError
 from common.tasks.contrastive import tower_values
 from common.tasks.frozen import digest, find_frozen
@@ -30,7 +32,8 @@ MAPS, ORACLE = "maps", "oracle"  # the names of the evaluator, and of the frozen
 def models(plan: Any) -> dict[str, Start]:
     """The model that is trained, for as many codes as the oracle has, and the oracle; images may have a tower from a file.
 
-    Raises UserError for a model that does not write, and for an oracle that makes no codes or of maps that the images have not.
+    Raises UserError for a model that does not write, for an oracle that makes no codes or of maps that the images have not, and for
+    weights that write another oracle's codes.
     """
     config, recipe = plan.config, plan.recipe
     row = find_model(config.model)
@@ -39,6 +42,7 @@ def models(plan: Any) -> dict[str, Start]:
             f"--recipe {recipe.name} trains models that write and {config.model} is none; choose a --model such as VTT-T/8."
         )
     oracle = read_oracle(recipe.task.oracle, config.bit_pretrained_dir)
+    check_target(recipe.task, oracle.config.target)
     for split in plan.splits.values():
         check_maps(split, oracle.config.target, plan.dataset.name)
     row = dataclasses.replace(row, changes={**row.changes, **sizes(oracle.config)})
@@ -46,6 +50,7 @@ def models(plan: Any) -> dict[str, Start]:
         row, plan.weights_file, None, config.seed,
         image_size=(recipe.crop, recipe.crop), patch_size=config.patch_size, say=plan.notes.append,
     )  # fmt: skip
+    check_oracle(card, oracle, recipe.task.oracle)
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
     shown = prepared(recipe, card.over(row.card), config.exif)
@@ -60,6 +65,24 @@ def read_oracle(given: str, folder: str) -> Start:
         raise UserError(f"The --oracle {given} makes no codes of maps; name a model such as UViM-T/8-colorization.")
     card = source.card.over(row.card) if row else source.card
     return Start(source.config, source.arrays, card, card.preprocessing, frozen=True, digest=digest(path))
+
+
+def check_target(task: Coded | Rewarded, target: Target) -> None:
+    """Raise UserError where a reward is of other maps than an oracle's."""
+    if isinstance(task, Rewarded) and task.target != target:
+        own = BEST[target].rpartition("/")[2]
+        raise UserError(
+            f"--reward {task.reward} is of maps of {task.target}, and the --oracle {task.oracle} makes maps of {target}; give --reward "
+            f"{own}, or another oracle."
+        )
+
+
+def check_oracle(card: Card, oracle: Start, given: str) -> None:
+    """Raise UserError for another oracle than the one whose codes the weights of this card were trained to write."""
+    if card.oracle not in (None, oracle.digest):
+        raise UserError(
+            f"The --oracle {given} is not the file whose codes the weights were trained to write; name that one."
+        )
 
 
 def seeing(oracle: Start, shown: Preprocessing) -> Start:
@@ -106,19 +129,23 @@ def codes(oracle: VqVaeConfig, seed: int | None = None) -> tuple[Column, ...]:
 
 def evaluators(plan: Any) -> list[Evaluator]:
     """How likely the codes of every split but `train` are; and maps of held-out images, with --maps_of."""
-    found, oracle = [], plan.models[ORACLE]
+    found = []
     for name, split in plan.splits.items():
         if name != "train":
             batches = EvalBatches(split, None, plan.recipe.batch_eval, columns=columns(plan, split, train=False))
             found.append(LikelihoodEvaluator(name, batches))
     if count := plan.config.maps_of:
         whole = plan.splits[plan.held_out]
-        split = whole.take(np.arange(min(count, len(whole))))
-        asked = *shown(plan.preprocessing, oracle), *codes(oracle.config)
-        batches = EvalBatches(split, None, min(plan.recipe.batch_eval, len(split)), columns=asked)
-        truths = Truths(split, oracle.config.target, oracle.preprocessing)
-        found.append(MapEvaluator(MAPS, batches, truths, shows=MOST_SHOWN))
+        found.append(predicting(plan, MAPS, whole.take(np.arange(min(count, len(whole)))), shows=MOST_SHOWN))
     return found
+
+
+def predicting(plan: Any, name: str, split: Split, *, shows: int) -> MapEvaluator:
+    """What judges the maps that are predicted of a split, and leaves pictures of the first ones."""
+    oracle = plan.models[ORACLE]
+    asked = *shown(plan.preprocessing, oracle), *codes(oracle.config)
+    batches = EvalBatches(split, None, min(plan.recipe.batch_eval, len(split)), columns=asked)
+    return MapEvaluator(name, batches, Truths(split, oracle.config.target, oracle.preprocessing), shows=shows)
 
 
 def card(plan: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Tuning by rewards: what a model writes of an image becomes likelier where it is better than what else it writes.
 
-Source: "Tuning computer vision models with task rewards" (https://arxiv.org/abs/2302.08242). `rewarded` of an engine's
-`losses.py` has the formula.
+What is written are texts, or codes of which a frozen oracle makes maps. Source: "Tuning computer vision models with task
+rewards" (https://arxiv.org/abs/2302.08242). `rewarded` of an engine's `losses.py` has the formula.
 """
 
 import functools
@@ -13,11 +13,15 @@ import numpy as np
 from common.data.batches import EvalBatches
 from common.data.columns import Column, Stream
 from common.data.split import Split
+from common.data.targets import Truths, train_truths
+from common.data.views import resized_recipe
 from common.data.written import behind, prompts
 from common.evaluation.captioning import scorers
 from common.evaluation.evaluator import Evaluator, Rows
-from common.evaluation.rewards import Cider, Reward, RewardEvaluator
-from common.tasks import captioning
+from common.evaluation.rewards import Cider, Reward, RewardEvaluator, of_maps
+from common.evaluation.shown import MOST_SHOWN
+from common.system.errors import UserError
+from common.tasks import captioning, coded
 from common.tasks.contrastive import Texts
 from common.tasks.seen import image_columns
 from common.tasks.start import Start
@@ -26,11 +30,14 @@ from common.tasks.start import Start
 class Row(NamedTuple):
     """A kind of reward."""
 
-    needs: Callable[[], Any]  # raises UserError where a package is missing that computes it
+    check: Callable[[Any], Any]  # (plan): raises UserError where it cannot be computed, or flags have no use for it
     task: Any  # the module of common/tasks whose models are tuned, and whose card they keep
+    shown: Callable[
+        [Any, Split, bool], tuple[Column, ...]
+    ]  # (plan, split, train): images, and what else is known of them
     asked: Callable[[Any], tuple[Column, Column]]  # (plan): `prompt` and `end`, as `prompts` makes them
     of: Callable[[Any, Split], Reward]  # (plan, split): of the samples of its examples
-    evaluators: Callable[[Any], list[Evaluator]]  # (plan): each measures `reward` of a split
+    evaluators: Callable[[Any], list[Evaluator]]  # (plan): each measures the reward of a split
 
 
 # --- what people wrote
@@ -73,9 +80,51 @@ def written(plan: Any) -> list[Evaluator]:
     return found
 
 
+# --- maps of codes
+
+
+def check_flags(plan: Any) -> None:
+    """Raise UserError for a flag of texts."""
+    for flag in ("prompt", "vocabulary"):
+        if getattr(plan.config, flag) is not None:
+            raise UserError(f"--{flag} is of texts, and --reward {plan.recipe.task.reward} of maps; leave it out.")
+
+
+def mapped(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
+    """What both models are shown; in training also `truths`, of the same box and flip at the oracle's size."""
+    *seen, _ = coded.columns(plan, split, train)
+    config = plan.models[coded.ORACLE].config
+    view = resized_recipe(plan.recipe, config.image_size[0])
+    return *seen, *([train_truths(config.target, view)] if train else ())
+
+
+def worth(plan: Any, split: Split) -> Reward:
+    """A metric of the maps that the oracle makes of codes, each alone."""
+    oracle = plan.models[coded.ORACLE]
+    return of_maps(plan.recipe.task.reward, Truths(split, oracle.config.target, oracle.preprocessing))
+
+
+def predicted(plan: Any) -> list[Evaluator]:
+    """The maps of the likeliest codes of every split but `train`."""
+    shows = {plan.held_out: MOST_SHOWN}
+    return [
+        coded.predicting(plan, name, split, shows=shows.get(name, 0))
+        for name, split in plan.splits.items()
+        if name != "train"
+    ]
+
+
 # --- any reward
 
-REWARDS = {"cider": Row(scorers, captioning, asked, cider, written)}
+OF_MAPS = Row(check_flags, coded, mapped, lambda plan: coded.codes(plan.models[coded.ORACLE].config), worth, predicted)
+REWARDS = {
+    "cider": Row(
+        lambda plan: scorers(), captioning, lambda plan, split, train: image_columns(plan, train), asked, cider, written
+    ),
+    "psnr": OF_MAPS,
+    "rmse": OF_MAPS,
+    "pq": OF_MAPS,
+}
 
 
 def row(plan: Any) -> Row:
@@ -85,17 +134,17 @@ def row(plan: Any) -> Row:
 
 def models(plan: Any) -> dict[str, Start]:
     """Those of the task that is tuned. Raises UserError for a reward that cannot be computed."""
-    row(plan).needs()
+    row(plan).check(plan)
     return row(plan).task.models(plan)
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
-    """Images and their numbers, what texts begin with and how they end, and the numbers that draw the samples of each."""
+    """What is shown, the examples' numbers, what is written begins with and how it ends, and the numbers that draw the samples of each."""
     first = row(plan).asked(plan)
     shape = (plan.recipe.task.samples, *first[0].shape)
     number = Column("example", (), np.int32, lambda example: np.int32(example.number))
     draws = Column("draws", shape, np.float64, lambda example, draws: draws, (Stream("sample_draws", 12, shape),))
-    return (*image_columns(plan, train), number, *first, draws)
+    return (*row(plan).shown(plan, split, train), number, *first, draws)
 
 
 def evaluators(plan: Any) -> list[Evaluator]:
