@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ from test_batches import recipe_of
 from test_sources import example, png, write_tfds
 
 from common.config import TrainConfig
-from common.data import images, targets
+from common.data import checked, images, targets
 from common.data.batches import EvalBatches, TrainBatches
 from common.data.catalogue import open_dataset
+from common.data.checked import open_turned
 from common.data.label_maps import Maps
-from common.data.split import MultiLabels, Split
+from common.data.sources import index
+from common.data.split import Dataset, MultiLabels, Split
 from common.models.cards import Preprocessing
 from common.runs.plan import Plan
 from common.system.errors import UserError
@@ -287,18 +291,90 @@ def test_a_broken_list_of_coco_is_refused(coco, change, words):
         open_dataset(f"coco_panoptic:{coco}")
 
 
-def test_nyu(tmp_path):
-    """Its training images are whole, and of those of val the part that is evaluated."""
-    depth = np.arange(480 * 640, dtype=np.float32).reshape(480, 640) / 1e5
-    record = example(image=png(place(480, 640)), depth=depth.ravel())
-    folder = tmp_path / "tfds/nyu_depth_v2/0.0.1"
-    write_tfds(folder, {"train": [[record]], "validation": [[record]]}, [])
+BESIDE = {  # source: (the image and the map of its only image of val)
+    "depths": ("val/images/a.png", "val/depth/a.png"),
+    "coco": ("val2017/000000000001.png", "annotations/panoptic_val2017/000000000001.png"),
+}
+
+
+def open_checked(form: str, folder: Path | str, **flags) -> Dataset:
+    """What a run takes of the folder."""
+    config = TrainConfig(dataset=f"{form}:{folder}", workers=1, **flags)
+    return checked.checked(open_turned(config), config, ("train", "val"))
+
+
+def add_one_more(folder: Path, source: str) -> None:
+    """Another image of val like the first one."""
+    for file in BESIDE[source]:
+        shutil.copy(folder / file, (folder / file).with_stem("b"))
+    if source == "coco":
+        path = folder / "annotations/panoptic_val2017.json"
+        record = json.loads(path.read_text())
+        record["images"].append({"id": 2, "file_name": "b.png"})
+        record["annotations"].append(record["annotations"][0] | {"image_id": 2, "file_name": "b.png"})
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("source", BESIDE)
+def test_a_broken_map_is_found_before_a_run(source, tmp_path, request, monkeypatch):
+    """Beside an image that is whole: refused, or left out and counted as a broken image is, until its file changes."""
+    monkeypatch.setattr(index, "QUICK_SECONDS", -1)
+    request.getfixturevalue(source)
+    form, (image, file) = {"depths": "maps", "coco": "coco_panoptic"}[source], BESIDE[source]
+    add_one_more(tmp_path, source)
+    path, whole = tmp_path / file, (tmp_path / file).read_bytes()
+    for changed, broken in enumerate((whole[:40], b"", b"no map", whole)):
+        path.write_bytes(broken)
+        for one in tmp_path.rglob("*"):  # as if all had been there for long
+            os.utime(one, (1.6e9 + changed, 1.6e9 + changed))
+        if broken != whole:
+            with pytest.raises(UserError, match=rf"^The image .*/{image} has a map that cannot be read, .*/{file} "):
+                open_checked(form, tmp_path)
+        for _ in range(2):
+            found = open_checked(form, tmp_path, on_broken_image="skip")
+            assert (found.skipped, len(found.splits["val"])) == ((0, 2) if broken == whole else (1, 1))
+    assert open_checked(form, tmp_path).skipped == 0
+
+
+def test_a_map_that_cannot_be_opened_is_named_itself(depths):
+    split = open_dataset(f"maps:{depths}").splits["val"]
+    (depths / "val/depth/a.png").unlink()
+    with pytest.raises(UserError, match=r"has a map that cannot be read, .*depth/a.png \(.*No such file"):
+        split.view(0, lambda example: example.map)
+
+
+def write_nyu(folder: Path, *val: bytes) -> None:
+    """tfds:nyu_depth_v2 with one training image and these records of val."""
+    write_tfds(folder / "tfds/nyu_depth_v2/0.0.1", {"train": [[nyu_record()]], "validation": [[*val]]}, [])
     shape = {"shape": {"dimensions": ["480", "640"]}, "dtype": "float16", "encoding": "none"}
-    (folder / "features.json").write_text(
+    (folder / "tfds/nyu_depth_v2/0.0.1/features.json").write_text(
         json.dumps({"featuresDict": {"features": {"image": {"image": {}}, "depth": {"tensor": shape}}}})
     )
+
+
+def nyu_record(**changed) -> bytes:
+    """An image with the depth of its pixels."""
+    return example(**{"image": png(place(480, 640)), "depth": NYU_DEPTH.ravel()} | changed)
+
+
+NYU_DEPTH = np.arange(480 * 640, dtype=np.float32).reshape(480, 640) / 1e5
+
+
+def test_nyu(tmp_path):
+    """Its training images are whole, and of those of val the part that is evaluated."""
+    write_nyu(tmp_path, nyu_record())
     splits = open_dataset("tfds:nyu_depth_v2", tfds_data_dir=tmp_path / "tfds").splits
-    np.testing.assert_array_equal(splits["train"].maps.read(0)[..., 0], depth)
-    np.testing.assert_array_equal(splits["val"].maps.read(0)[..., 0], depth[54:480, 41:601])
+    np.testing.assert_array_equal(splits["train"].maps.read(0)[..., 0], NYU_DEPTH)
+    np.testing.assert_array_equal(splits["val"].maps.read(0)[..., 0], NYU_DEPTH[54:480, 41:601])
     np.testing.assert_array_equal(splits["val"].decode(0), place(480, 640)[54:480, 41:601])
     assert splits["train"].size(0) == (480, 640) and splits["val"].size(0) == (426, 560)
+
+
+def test_broken_records_of_nyu_are_found(tmp_path):
+    """Also the first one, and though images of val are cut when they are read."""
+    write_nyu(tmp_path, nyu_record(image=b"no image"), nyu_record(), nyu_record(depth=NYU_DEPTH[0]))
+    found = open_checked("tfds", "nyu_depth_v2", tfds_data_dir=str(tmp_path / "tfds"), on_broken_image="skip")
+    assert found.skipped == 2 and len(found.splits["val"]) == 1
+    assert "has 480 x 640 pixels and 640 depths" in found.notes[-1]
+    with pytest.raises(UserError, match=r"^2 of 4 images cannot be decoded \(2 of val\)"):
+        open_checked("tfds", "nyu_depth_v2", tfds_data_dir=str(tmp_path / "tfds"))

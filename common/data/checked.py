@@ -132,9 +132,9 @@ def broken_among(split: Split, start: int) -> Broken:
 
 
 def is_encoded(split: Split) -> bool:
-    """Whether the examples are files' bytes, or what cannot even be read, and not pixels already."""
+    """Whether the examples are files' bytes, or have maps, or cannot even be read, and are not pixels already."""
     try:
-        return not isinstance(split.read(0), np.ndarray)
+        return bool(split.maps) or not isinstance(split.read(0), np.ndarray)
     except OSError:
         return True
 
@@ -154,6 +154,7 @@ def files_of(dataset: Dataset) -> list[Path | str]:
         if not split.files and not all(os.path.isfile(split.describe(i)) for i in (0, len(split) - 1)):
             return []
         found += split.files or map(split.describe, range(len(split)))
+        found += map(split.maps.path, range(len(split))) if split.maps and split.maps.path else ()
     return found
 
 

@@ -38,10 +38,13 @@ class Maps:
     kind: Literal["depth", "panoptic"]
     read: Callable[[int], np.ndarray]  # example -> its map, as large as its image; raises BrokenImage or OSError
     categories: tuple[Category, ...] = ()  # of panoptic
+    path: Callable[[int], str] | None = None  # example -> the file of its map; None: that of its image
 
     def take(self, examples: np.ndarray) -> "Maps":
         """Those of these examples, in this order."""
-        return dataclasses.replace(self, read=lambda i: self.read(int(examples[i])))
+        own = {"read": self.read} | ({"path": self.path} if self.path else {})
+        own = {name: lambda i, of=of: of(int(examples[i])) for name, of in own.items()}
+        return dataclasses.replace(self, **own)
 
 
 def fitting(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -53,8 +56,8 @@ def fitting(found: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def load(path: str, channels: int) -> np.ndarray:
     """The numbers of a .npy or .png file, [H, W] or [H, W, C] as they are. Raises BrokenImage for anything else."""
-    encoded = read_regular(path)
     try:
+        encoded = read_regular(path)
         found = np.load(io.BytesIO(encoded), allow_pickle=False) if path.lower().endswith(".npy") else pixels(encoded)
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
         raise BrokenImage(f"has a map that cannot be read, {printable(path)} ({reason(error)})") from error

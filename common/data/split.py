@@ -161,9 +161,11 @@ class Split:
         return sizes
 
     def why_broken(self, i: int) -> str:
-        """The reason why example `i` cannot be decoded; empty where it can."""
+        """The reason why example `i` cannot be decoded, or its map; empty where they can."""
         try:
             images.decode(self.read(i), self.exif)
+            if self.maps:
+                self.maps.read(i)
         except images.BrokenImage as error:
             return str(error)
         except OSError as error:

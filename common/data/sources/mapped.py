@@ -11,7 +11,6 @@ are of the images `FOLDER/train2017/*.jpg`. Source: https://cocodataset.org/#for
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,14 +33,14 @@ SPLITS, KINDS, ENDINGS = ("train", "val", "test"), ("depth", "panoptic"), (".png
 CATEGORIES = "categories.json"
 
 
-def with_maps(files: Files, kind: str, read: Callable[[int], np.ndarray], categories: tuple[Category, ...]) -> Split:
-    """A split of image files with the maps that `read` gives, each as large as its image."""
+def with_maps(files: Files, maps: Maps) -> Split:
+    """A split of image files with maps, each of which has to be as large as its image."""
 
     def checked(i: int) -> np.ndarray:
-        return label_maps.fitting(read(i), images.size(files.read(i)))
+        return label_maps.fitting(maps.read(i), images.size(files.read(i)))
 
     split = files.split(MultiLabels.none(len(files.ends)))
-    return dataclasses.replace(split, maps=Maps(kind, checked, categories))
+    return dataclasses.replace(split, maps=dataclasses.replace(maps, read=checked))
 
 
 # --- a folder
@@ -68,7 +67,7 @@ def _split(place: Path, kind: str, arrays: Arrays, split: str, categories: tuple
     own = Files(place / "images", arrays[f"{split}/names"], arrays[f"{split}/ends"])
     known = Files(place / kind, arrays[f"{split}/map_names"], arrays[f"{split}/map_ends"])
     read = {"depth": label_maps.depth, "panoptic": lambda path: label_maps.two_channels(path, categories)}[kind]
-    return with_maps(own, kind, lambda i: read(known.path(i)), categories)
+    return with_maps(own, Maps(kind, lambda i: read(known.path(i)), categories, known.path))
 
 
 def _scan(root: Path, parts: dict[str, Path], kind: str, watch: Watch) -> Arrays:
@@ -119,8 +118,9 @@ def open_coco_panoptic(name: str, places: Places) -> Dataset:
             rows, categories = _rows(path, folder, segmented)
         names, ends = packed([row["image"] for row in rows])
         read = lambda i, rows=rows, categories=categories, segmented=segmented: _read(segmented, rows[i], categories)
+        path = lambda i, rows=rows, segmented=segmented: str(segmented / rows[i]["map"])
         files = Files(folder, np.frombuffer(names, np.uint8), ends)
-        splits[split] = with_maps(files, "panoptic", read, categories)
+        splits[split] = with_maps(files, Maps("panoptic", read, categories, path))
     known = {split.maps.categories for split in splits.values()}
     if len(known) > 1:
         raise UserError(f"The lists of {COCO}{shortened(name)} have different categories; fetch them again.")
