@@ -11,6 +11,7 @@ from test_report import make_run
 
 from common import report
 from common.data.label_maps import Category
+from common.data.split import evenly
 from common.evaluation import shown
 from common.evaluation.dense import MOST_BYTES, Depths, MapEvaluator, in_parts
 from common.evaluation.panoptic import PanopticQuality
@@ -120,6 +121,19 @@ def test_psnr(tmp_path):
         and strip[5, 100].tolist() == [255] * 3
         and strip[5, 200].tolist() == [242] * 3
     )
+
+
+def test_pictures_are_of_all_classes():
+    """Of images in the order of their classes, some of each are shown, and all are judged."""
+    truths = [np.full((4, 4, 3), number, np.uint8) for number in range(20)]
+    known = Truth(truths)
+    known.target = "colorization"
+    judge = MapEvaluator("val", (), known, shows=3)
+    judge.add("maps", {"map": np.zeros((20, 4, 4, 3), np.float32), "mask": np.ones(20, bool)})
+    assert [one.number for one in judge.shown] == [0, 9, 19]
+    assert [one.truth[0, 0, 0] for one in judge.shown] == [0, 9, 19]
+    assert judge.count == 20
+    assert evenly(3, 8).tolist() == [0, 1, 2] and evenly(0, 8).tolist() == evenly(8, 0).tolist() == []
 
 
 def test_what_is_no_picture_of_maps_is_refused(tmp_path):

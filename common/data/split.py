@@ -155,9 +155,9 @@ class Split:
     def sizes(self, count: int) -> list[tuple[int, int]]:
         """(height, width) of up to `count` examples, evenly spread over the split, but for those that are no image."""
         sizes = []
-        for i in np.unique(np.linspace(0, len(self) - 1, count).astype(int)):
+        for i in evenly(len(self), count).tolist():
             with contextlib.suppress(UserError):
-                sizes.append(self.size(int(i)))
+                sizes.append(self.size(i))
         return sizes
 
     def why_broken(self, i: int) -> str:
@@ -221,6 +221,12 @@ class Dataset:
 def held_out(splits: Collection[str]) -> str:
     """The split that is read once, at the end: `test`, or `val` where there is no `test`."""
     return "test" if "test" in splits else "val"
+
+
+def evenly(total: int, count: int) -> np.ndarray:
+    """int64 [min(count, total)]: numbers from 0 to `total` - 1, evenly apart: of images in the order of their classes, some of each."""
+    count = min(count, total)
+    return np.arange(count) * (total - 1) // max(count - 1, 1)
 
 
 def typical_size(split: Split, count: int = 101) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.data.captions import Captions
-from common.data.split import MultiLabels
+from common.data.split import MultiLabels, evenly
 from common.evaluation.evaluator import Kept, Means
 from common.evaluation.zero_shot import place_of_own, tops
 from common.system.errors import UserError
@@ -73,7 +73,7 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What a model wrote of the first images of a split."""
+    """What a model wrote of images of a split."""
 
     split: str
     num_images: int  # of the whole split
@@ -103,15 +103,15 @@ class CaptionEvaluator(Kept):
     Columns `tokens` [N, L], which `decode` makes texts of, and `score` [N]. Both metrics are computed by the package
     pycocoevalcap over words in lower case without punctuation. Words are weighed by how many of these images' references
     have them, so that values of different images do not compare; of a single image CIDEr-D is 0. Without `references` there
-    are texts only. Raises UserError where the package is missing.
+    are texts only. `numbers` are those of the images in their split, or count from 0. Raises UserError where the package is missing.
     """
 
     def __init__(
         self, name: str, batches: Any, decode: Callable[[np.ndarray], list[str]], references: Captions | None = None, *,
-        split: tuple[str, int] | None = None,
+        split: tuple[str, int] | None = None, numbers: np.ndarray | None = None,
     ):  # fmt: skip
         super().__init__(name, {WRITTEN: batches})
-        self.decode, self.references, self.split = decode, references, split
+        self.decode, self.references, self.split, self.numbers = decode, references, split, numbers
         if references is not None:
             scorers()
 
@@ -124,7 +124,8 @@ class CaptionEvaluator(Kept):
     def captions(self) -> list[Caption]:
         """Of every image, with what people wrote."""
         texts = self.texts
-        return [Caption(i, *one) for i, one in enumerate(zip(texts, map(tuple, self.references or [()] * len(texts))))]
+        numbers = range(len(texts)) if self.numbers is None else self.numbers.tolist()
+        return [*map(Caption, numbers, texts, map(tuple, self.references or [()] * len(texts)))]
 
     def result(self) -> dict[str, float]:
         """The two metrics; nothing without references."""
@@ -140,9 +141,11 @@ class CaptionEvaluator(Kept):
         }
 
     def write(self, folder: Path) -> None:
-        """`captions.json`: the first of them, where the name of the split and its number of images are known."""
+        """`captions.json`: at most MOST of them, where the name of the split and its number of images are known."""
         if self.split:
-            write_json(folder / FILE, dataclasses.asdict(Written(*self.split, tuple(self.captions[:MOST]))))
+            captions = self.captions
+            kept = tuple(captions[i] for i in evenly(len(captions), MOST))
+            write_json(folder / FILE, dataclasses.asdict(Written(*self.split, kept)))
 
 
 def in_words(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.data.images import resize
+from common.data.split import evenly
 from common.evaluation.evaluator import Rows
 from common.evaluation.panoptic import PanopticQuality
 from common.evaluation.shown import Shown, write_shown
@@ -116,11 +117,11 @@ class MapEvaluator:
     """The metrics of a target's judge, of predictions for the images of `truths`, a sequence of what they are judged by.
 
     `truths` also has a `target`, `image(i)`, and of a panoptic segmentation `categories`: see `Truths` of common/data/targets.py.
-    `write` leaves pictures of the first `shows` images.
+    `write` leaves pictures of `shows` images, evenly apart.
     """
 
     def __init__(self, name: str, batches: Any, truths: Any, *, shows: int = 0):
-        self.name, self.batches, self.truths, self.shows = name, batches, truths, shows
+        self.name, self.batches, self.truths, self.shows = name, batches, truths, {*evenly(len(truths), shows).tolist()}
         self.judge, self.count, self.shown = JUDGES[truths.target](truths), 0, []
 
     def passes(self) -> Iterator[tuple[str, Any]]:
@@ -132,7 +133,7 @@ class MapEvaluator:
         for predicted in rows["map"][rows["mask"]]:
             truth = self.truths[self.count]
             self.judge.add(predicted, truth)
-            if self.count < self.shows:
+            if self.count in self.shows:
                 self.shown.append(Shown(self.count, self.truths.image(self.count), truth, predicted))
             self.count += 1
 

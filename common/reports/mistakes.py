@@ -9,7 +9,7 @@ import numpy as np
 from common.config import TrainConfig
 from common.data import images
 from common.data.checked import checked, open_turned
-from common.data.split import SPLITS, Split, choose_splits
+from common.data.split import SPLITS, Split, choose_splits, evenly
 from common.evaluation.pairs import Pair
 from common.evaluation.predictions import Predictions
 from common.models.cards import nameless
@@ -90,7 +90,7 @@ def captions(record: Record, *, remote: bool = False) -> Mistakes | None:
                 thumbnail(split.decode(one.image)),
                 f"“{one.text}”; people: {', '.join(f'“{text}”' for text in one.references)}",
             )
-            for one in told.captions[:MOST_IMAGES]
+            for one in (told.captions[i] for i in evenly(len(told.captions), MOST_IMAGES))
         ]
         return Mistakes(title, [], found, "", "Texts")
     except UserError as error:

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 from common import weights
 from common.data.batches import EvalBatches
 from common.data.columns import Column, check_captions
-from common.data.split import Split
+from common.data.split import Split, evenly
 from common.data.text.prompts import PLACE, prompts_of
 from common.data.written import behind, parallel, prompts, texts, told
 from common.evaluation.captioning import WRITTEN, CaptionEvaluator, LikelihoodEvaluator
@@ -90,12 +88,13 @@ def evaluators(plan: Any) -> list[Evaluator]:
         found.append(LikelihoodEvaluator(name, batches))
     count = plan.config.captions_of
     if count and (whole := plan.splits[plan.held_out]).captions is not None:
-        split = whole.take(np.arange(min(count, len(whole))))
+        numbers = evenly(len(whole), count)
+        split = whole.take(numbers)
         shown = *image_columns(plan, train=False), *prompts(made.tokenizer, prompt_of(plan))
         batches = EvalBatches(split, None, min(plan.recipe.batch_eval, len(split)), columns=shown)
         seen = plan.held_out, len(whole)
         decode = behind(made.tokenizer, prompt_of(plan))
-        found.append(CaptionEvaluator(WRITTEN, batches, decode, split.captions, split=seen))
+        found.append(CaptionEvaluator(WRITTEN, batches, decode, split.captions, split=seen, numbers=numbers))
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from common import weights
 from common.data.batches import EvalBatches
 from common.data.columns import Column
-from common.data.split import Split
+from common.data.split import Split, evenly
 from common.data.targets import Truths, check_maps, eval_maps, eval_shown, train_columns
 from common.data.views import resized_recipe
 from common.evaluation.captioning import LikelihoodEvaluator
@@ -136,7 +136,7 @@ def evaluators(plan: Any) -> list[Evaluator]:
             found.append(LikelihoodEvaluator(name, batches))
     if count := plan.config.maps_of:
         whole = plan.splits[plan.held_out]
-        found.append(predicting(plan, MAPS, whole.take(np.arange(min(count, len(whole)))), shows=MOST_SHOWN))
+        found.append(predicting(plan, MAPS, whole.take(evenly(len(whole), count)), shows=MOST_SHOWN))
     return found
 
 
