@@ -1,21 +1,32 @@
 """What `evaluate` and `predict` of models that write, or predict every pixel, advise where files and flags do not belong together."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jobs import make_images, make_pairs
 from test_coded_runs import make_maps
 
-from common.config import EvaluateConfig
+from common import zoo
+from common.config import EvaluateConfig, PredictConfig, TrainConfig
 from common.models import find_model
 from common.models.cards import Card
 from common.models.initial import initial_parameters
 from common.runs.command import parse
-from common.runs.jobs import evaluation
+from common.runs.jobs import evaluation, prediction
+from common.runs.plan import Plan
 from common.system.errors import UserError
+from common.tasks.coded import sizes
+from common.tasks.frozen import digest
 from common.weights import write_weights
 
-WEIGHTS = {"captioner": "CapPa-T/8", "colours": "UViM-T/8-colorization", "depths": "UViM-T/8-depth", "codes": "VTT-T/8"}
+WEIGHTS = {
+    "captioner": "CapPa-T/8",
+    "colours": "UViM-T/8-colorization",
+    "levels": "UViM-T/8-colorization-FSQ",
+    "depths": "UViM-T/8-depth",
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +39,11 @@ def folder(tmp_path_factory) -> Path:
     for file, name in WEIGHTS.items():
         row = find_model(name)
         write_weights(folder / f"{file}.npz", initial_parameters(0, row.config()), row.config(), Card(text=row.text))
+    for oracle in ("colours", "levels"):  # what writes their codes
+        row = find_model("VTT-T/8")
+        config = dataclasses.replace(row, changes=sizes(find_model(WEIGHTS[oracle]).config())).config()
+        card = Card(oracle=digest(folder / f"{oracle}.npz"), resolution=32)
+        write_weights(folder / f"codes_of_{oracle}.npz", initial_parameters(0, config), config, card)
     return folder
 
 
@@ -36,13 +52,22 @@ def there(folder, monkeypatch) -> None:
     monkeypatch.chdir(folder)
 
 
-def evaluated(weights: str, dataset: str, *flags: str) -> str:
-    """The sentence that an `evaluate` ends with."""
-    own = ("--model", WEIGHTS[weights], "--weights", f"{weights}.npz", "--dataset", dataset, *flags)
+def sentence(config_class: type, job: Callable, *flags: str) -> str:
+    """What a command ends with."""
     with pytest.raises(UserError) as found:
-        evaluation(parse(EvaluateConfig, own, "evaluate", ""))
+        job(parse(config_class, flags, "a command", ""))
     assert "\n" not in str(found.value)
     return str(found.value)
+
+
+def named(weights: str, model: str | None = None) -> tuple[str, ...]:
+    """The flags of a model."""
+    return "--model", model or WEIGHTS.get(weights, "VTT-T/8"), "--weights", f"{weights}.npz"
+
+
+def evaluated(weights: str, dataset: str, *flags: str) -> str:
+    """The sentence that an `evaluate` ends with."""
+    return sentence(EvaluateConfig, evaluation, *named(weights), "--dataset", dataset, *flags)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +93,61 @@ def test_images_without_captions_are_scored_where_they_have_classes_alone(flags)
 def test_the_usual_evaluator_is_called_by_its_name():
     said = evaluated("captioner", "pairs", "--output", "x")
     assert said == "--output has nothing to hold of --evaluator likelihood; leave it out."
+
+
+STEPS = ("--batch", "4", "--steps", "2", "--warmup_steps", "1")
+
+
+def of_each_command(weights: str, oracle: str, dataset: str = "images") -> list[str]:
+    """The sentences of the commands that take an --oracle."""
+    own = (*named(weights, "VTT-T/8" if weights.startswith("codes") else None), "--oracle", f"{oracle}.npz")
+    return [
+        sentence(EvaluateConfig, evaluation, *own, "--dataset", dataset),
+        sentence(PredictConfig, prediction, *own, "--output", "drawn", "images/test"),
+        sentence(TrainConfig, Plan, *own, "--dataset", dataset, "--recipe", "uvim_codes", *STEPS),
+    ]
+
+
+def test_weights_that_write_texts_are_not_advised_by_their_sizes():
+    for said in of_each_command("captioner", "colours"):
+        assert said.startswith(
+            "captioner.npz writes texts and no codes of the --oracle colours.npz; name weights that "
+        )
+
+
+@pytest.mark.parametrize("oracle", ("levels", "depths", "colours"))
+def test_an_oracle_whose_codes_weights_do_not_write_is_named(oracle, folder):
+    """Of other sizes, too; and where no card tells whose codes they are."""
+    dataset = "maps:depth" if oracle == "depths" else "images"
+    other = "codes_of_levels" if oracle == "colours" else "codes_of_colours"
+    for said in of_each_command(other, oracle, dataset):
+        assert said.startswith(
+            f"The --oracle {oracle}.npz is not the file whose codes the weights were trained to write"
+        )
+    if oracle == "levels":
+        (folder / "bare.npz").write_bytes((folder / "codes_of_colours.npz").read_bytes())
+        own = named("bare", "VTT-T/8")
+        said = sentence(EvaluateConfig, evaluation, *own, "--oracle", "levels.npz", "--dataset", dataset)
+        assert "bare.npz writes 16 tokens of 257 and the --oracle levels.npz has 16 codes of 240" in said
+
+
+def test_what_writes_as_many_codes_as_its_oracle_has_is_read_under_its_name(folder):
+    """Also where nobody names the oracle: in Python, and for features."""
+    start = zoo.start("VTT-T/8", None, None, None, folder / "codes_of_levels.npz")
+    assert (start.config.vocabulary, start.config.length) == (241, 16)
+    evaluation(
+        parse(EvaluateConfig, (*named("codes_of_levels"), "--features", "pooled", "--output", "x"), "evaluate", "")
+    )
+    with pytest.raises(UserError, match="depth 4 instead of 2"):
+        zoo.start("CapPa-T/8", None, None, None, folder / "codes_of_levels.npz")
+
+
+@pytest.mark.parametrize("oracle", ("colours", "levels"))
+@pytest.mark.parametrize("model", ("VTT-T/8", "CapPa-T/8"))
+def test_weights_that_write_codes_want_their_oracle_and_no_captions(oracle, model):
+    own = named(f"codes_of_{oracle}", model)
+    said = sentence(EvaluateConfig, evaluation, *own, "--dataset", "pairs")
+    assert said == f"codes_of_{oracle}.npz writes codes of maps; name with --oracle what makes maps of them."
+    assert said == sentence(PredictConfig, prediction, *own, "images/test")
+    cappa = ("--dataset", "pairs", "--recipe", "cappa", "--parallel", "0", *STEPS)
+    assert "writes codes of maps; train it by --recipe uvim_codes and" in sentence(TrainConfig, Plan, *own, *cappa)

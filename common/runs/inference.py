@@ -43,6 +43,8 @@ class Inference:
         check_sizes(config, keeps_ratio=model.config().naflex)
         path = weights.choose_file(model, config.weights, config.bit_pretrained_dir)
         self.config, self.published = config, model if config.weights == "pretrained" else None
+        if path:
+            self.check_file(path)
         size = (config.resolution, config.resolution) if config.resolution else None
         lines = []
         start = weights.starting_values(
@@ -72,6 +74,9 @@ class Inference:
     def meant(self, config: EvaluateConfig | PredictConfig) -> PublishedModel:
         """The model that --model names. Raises UserError."""
         return find_model(config.model)
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for weights that are of no use to the command, whatever their sizes."""
 
     def check_model(self) -> None:
         """Raise UserError for a model that cannot do what the command is for."""

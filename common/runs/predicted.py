@@ -25,7 +25,7 @@ from common.runs.prediction import Prediction
 from common.runs.writers import how
 from common.system.errors import UserError, printable
 from common.system.files import write_atomically
-from common.tasks.coded import MAPS, ORACLE, check_oracle, codes, read_oracle, seeing, shown, sizes
+from common.tasks.coded import MAPS, ORACLE, check_codes, codes, read_oracle, seeing, shown, sizes
 
 
 class Predicting(Inference):
@@ -51,12 +51,15 @@ class Predicting(Inference):
         self.frozen = {ORACLE: read_oracle(config.oracle, config.bit_pretrained_dir)}
         return dataclasses.replace(row, changes={**row.changes, **sizes(self.frozen[ORACLE].config)})
 
-    def check_model(self) -> None:
+    def check_file(self, path: Path) -> None:
         """Raise UserError for another oracle than the one whose codes the weights were trained to write."""
+        if ORACLE in self.frozen:
+            check_codes(path, self.frozen[ORACLE], self.config.oracle)
+
+    def check_model(self) -> None:
+        """Learn which maps are predicted."""
         oracle = self.frozen.get(ORACLE)
         self.target = (oracle.config if oracle else self.model_config).target
-        if oracle:
-            check_oracle(self.card, oracle, self.config.oracle)
 
     def arrange(self) -> None:
         """Have the oracle see what the model sees."""

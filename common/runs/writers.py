@@ -22,14 +22,13 @@ from common.runs.inference import Inference
 from common.runs.prediction import Prediction
 from common.runs.towers import TextEvaluation, check_card, tokenizer_of
 from common.system.errors import UserError, printable, shortened
+from common.tasks.captioning import check_writes_texts
 
 
 def check_writes(job: Inference) -> None:
     """Raise UserError for a model that does not write, or whose card does not say how its texts become numbers."""
     if not isinstance(job.model_config, DecoderConfig):
         raise UserError(f"{job.config.model} writes no texts; choose a model such as CapPa-B/16.")
-    if job.card.oracle:
-        raise UserError(f"{job.config.weights} writes codes of maps; name with --oracle what makes maps of them.")
     check_card(job)
 
 
@@ -64,6 +63,10 @@ class Writers(TextEvaluation):
             raise UserError(f"--output has nothing to hold of --evaluator {config.evaluator}; leave it out.")
 
     writes = False  # whether there is something to keep
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for weights that write codes, and no texts."""
+        check_writes_texts(path)
 
     def check_model(self) -> None:
         """Raise UserError for a model that does not write."""
@@ -168,6 +171,10 @@ class Captioner(Prediction):
     def __init__(self, config: PredictConfig):
         super().__init__(config)
         self.task = how(config)
+
+    def check_file(self, path: Path) -> None:
+        """Raise UserError for weights that write codes, and no texts."""
+        check_writes_texts(path)
 
     def check_model(self) -> None:
         """Raise UserError for a model that does not write."""

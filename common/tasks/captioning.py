@@ -1,5 +1,6 @@
 """Captioning: a model predicts one of the texts of an image, token by token."""
 
+from pathlib import Path
 from typing import Any
 
 from common import weights
@@ -16,6 +17,7 @@ from common.system.errors import UserError
 from common.tasks.contrastive import Texts, tokenizer_of, tower_values
 from common.tasks.seen import image_columns, image_size
 from common.tasks.start import Start, adapted, prepared
+from common.weights.source import declared
 
 
 def models(plan: Any) -> dict[str, Start]:
@@ -35,6 +37,9 @@ def models(plan: Any) -> dict[str, Start]:
             "CapPa model."
         )
     check_texts(plan)
+    check_writes_texts(
+        plan.weights_file, "train it by --recipe uvim_codes and with its --oracle, or name other weights"
+    )
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed, image_size=image_size(recipe), patch_size=config.patch_size,
         say=plan.notes.append,
@@ -56,6 +61,12 @@ def check_texts(plan: Any) -> None:
             f"--class_prompt {prompt!r} is for images with one class each, which those of {plan.dataset.name} have not; leave it "
             "out."
         )
+
+
+def check_writes_texts(path: Path | None, instead: str = "name with --oracle what makes maps of them") -> None:
+    """Raise UserError for weights that were trained to write codes, before they are read; `instead` is what to do."""
+    if path and declared(path).card.oracle:
+        raise UserError(f"{path} writes codes of maps; {instead}.")
 
 
 def prompt_of(plan: Any) -> str:

@@ -1,6 +1,7 @@
 """Codes: a model that writes predicts, of an image, the codes that a frozen oracle makes of the image's map."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from common.evaluation.dense import MapEvaluator
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.shown import MOST_SHOWN
 from common.models import DecoderConfig, VqVaeConfig, find_model
-from common.models.cards import Card, Preprocessing
+from common.models.cards import Preprocessing
 from common.models.family import within
 from common.recipes.choices import Target
 from common.recipes.task import BEST, Coded, Rewarded
@@ -24,7 +25,7 @@ from common.system.errors import UserError
 from common.tasks.contrastive import tower_values
 from common.tasks.frozen import digest, find_frozen
 from common.tasks.start import Start, adapted, prepared
-from common.weights.source import read_model
+from common.weights.source import declared, read_model
 
 MAPS, ORACLE = "maps", "oracle"  # the names of the evaluator, and of the frozen model in a run
 
@@ -45,12 +46,12 @@ def models(plan: Any) -> dict[str, Start]:
     check_target(recipe.task, oracle.config.target)
     for split in plan.splits.values():
         check_maps(split, oracle.config.target, plan.dataset.name)
+    check_codes(plan.weights_file, oracle, recipe.task.oracle)
     row = dataclasses.replace(row, changes={**row.changes, **sizes(oracle.config)})
     model, arrays, card = weights.starting_values(
         row, plan.weights_file, None, config.seed,
         image_size=(recipe.crop, recipe.crop), patch_size=config.patch_size, say=plan.notes.append,
     )  # fmt: skip
-    check_oracle(card, oracle, recipe.task.oracle)
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
     shown = prepared(recipe, card.over(row.card), config.exif)
@@ -77,11 +78,27 @@ def check_target(task: Coded | Rewarded, target: Target) -> None:
         )
 
 
-def check_oracle(card: Card, oracle: Start, given: str) -> None:
-    """Raise UserError for another oracle than the one whose codes the weights of this card were trained to write."""
-    if card.oracle not in (None, oracle.digest):
+def check_codes(path: Path | None, oracle: Start, given: str) -> None:
+    """Raise UserError for weights that were trained to write texts, or the codes of another oracle than `given`.
+
+    Before the file is read, whose sizes would tell less.
+    """
+    source = path and declared(path)
+    if not source or not isinstance(source.config, DecoderConfig):
+        return
+    if source.card.oracle not in (None, oracle.digest):
         raise UserError(
             f"The --oracle {given} is not the file whose codes the weights were trained to write; name that one."
+        )
+    if source.card.text:
+        raise UserError(
+            f"{path} writes texts and no codes of the --oracle {given}; name weights that were trained with it, or leave it out."
+        )
+    wanted, found = sizes(oracle.config), {name: getattr(source.config, name) for name in sizes(oracle.config)}
+    if found != wanted:
+        raise UserError(
+            f"{path} writes {found['length']} tokens of {found['vocabulary']} and the --oracle {given} has {wanted['length']} codes "
+            f"of {wanted['vocabulary'] - 1}; name the oracle that the weights were trained with."
         )
 
 

@@ -128,6 +128,11 @@ def read_model(
     return Source(path, found.table.spelling, config, arrays, *told)
 
 
+def declared(path: str | Path) -> Source:
+    """The model that the header of `path` tells, whichever it is; no value is read. Raises UserError as `read_model`."""
+    return read_model(path, values=False, check=lambda config: None)
+
+
 def tower_of(source: Source, name: str) -> Source:
     """The tower called `name`, `image` or `text`, of an image-text model. UserError for a model without it."""
     tower = source.config.children.get(name) if isinstance(source.config, TwoTowersConfig) else None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.models import PACKAGED_WEIGHTS, ModelConfig, PublishedModel, TwoTowersConfig, head_classes
+from common.models import PACKAGED_WEIGHTS, DecoderConfig, ModelConfig, PublishedModel, TwoTowersConfig, head_classes
 from common.models.cards import Card
 from common.models.family import Arrays, Say
 from common.models.initial import initial_parameters
@@ -16,7 +16,7 @@ from common.system import remote
 from common.system.errors import UserError
 from common.weights.adapt import adapt, check_same_model
 from common.weights.recognise import shorten
-from common.weights.source import UNPREPARED, Source, card_name, find_weights, read_model, tower_of
+from common.weights.source import UNPREPARED, Source, card_name, declared, find_weights, read_model, tower_of
 
 log = logging.getLogger(__name__)
 BESIDE = (
@@ -91,7 +91,7 @@ def starting_values(
         config = sized(model.config(num_classes), size).with_side(patch_size)
         return Start(config, with_head_bias(initial_parameters(seed, config), head_bias), Card(text=model.text))
     heard = say if model.usual.mean is None else lambda line: UNPREPARED in line or say(line)  # which the name tells
-    source = read_source(path, model.config(), heard, resizes=patch_size is not None)
+    source = read_source(path, asked_of(model, path), heard, resizes=patch_size is not None)
     found = source.config.as_published(model.config())
     config = sized(found.with_classes(head_classes(num_classes, found.num_classes)), size).with_side(patch_size)
     arrays = adapt(source.arrays, source.config, config, say)
@@ -100,6 +100,15 @@ def starting_values(
     if is_new:
         return Start(config, with_head_bias(arrays, head_bias), dataclasses.replace(card, class_names=None))
     return Start(config, arrays, card)
+
+
+def asked_of(model: PublishedModel, path: Path) -> ModelConfig:
+    """What a file is to have for `model`: of one that writes codes, as many as it has, since another model decides on them."""
+    config = model.config()
+    found = declared(path).config if isinstance(config, DecoderConfig) and model.text is None else None
+    if not isinstance(found, DecoderConfig):
+        return config
+    return dataclasses.replace(config, vocabulary=found.vocabulary, length=found.length)
 
 
 def of_one_size(start: Start, say: Say = log.info) -> Start:
