@@ -76,6 +76,16 @@ def test_panoptic_quality_by_hand():
     assert found["pq_stuff"] == 0
 
 
+def test_a_category_that_the_images_do_not_have_is_nothing():
+    """A model of COCO's categories may predict any of them of a set that has a few."""
+    (guess, truth), one = segmented(0), PanopticQuality(THINGS)
+    kept = np.where(guess[..., :1] == 5, 0, guess)
+    one.add(kept, truth)
+    other = PanopticQuality(THINGS)
+    other.add(np.where(guess[..., :1] == 5, (90, 1), guess), truth)
+    assert other.result() == one.result() and (guess[..., 0] == 5).any()
+
+
 def test_depths_are_judged_where_they_were_measured():
     truth = np.array([[1.0, 2.0, 0.0, 12.0]], np.float32)[..., None]  # the last two do not count
     judge = Depths(None)

@@ -12,7 +12,7 @@ class PanopticQuality:
     """{pq, sq, rq, pq_things, pq_stuff} of predicted segments: PQ = the sum of IoUs of matches / (TP + FP / 2 + FN / 2).
 
     A segment is all pixels of one category and one instance. Two segments of one category match where their IoU is above
-    a half, without the pixels of which nothing is known. Crowds are matched with nothing, and a prediction that lies by more
+    a half, without the pixels of which nothing is known. A predicted category that is not among them is nothing. Crowds are matched with nothing, and a prediction that lies by more
     than a half in crowds of its category and in what is not known is let be. SQ is the mean IoU of matches, RQ is
     TP / (TP + FP / 2 + FN / 2); all are means over the categories that occur. Source: `pq_compute_single_core` and
     `pq_average` of `panopticapi/evaluation.py` of cocodataset/panopticapi.
@@ -27,8 +27,7 @@ class PanopticQuality:
         """One image: category and instance int [H, W, 2], where category 0 is nothing; the truth int [H, W, 3], with crowds."""
         guess, known = (self._segments(part) for part in (predicted, truth))
         crowds = set(np.unique(known[truth[..., 2] > 0]).tolist()) - {0}
-        pairs, shared = np.unique(np.stack([known.ravel(), guess.ravel()]), axis=1, return_counts=True)
-        shared = dict(zip(map(tuple, pairs.T.tolist()), shared.tolist()))
+        shared = self._shared(known, guess)
         known_area, guess_area = Counter(), Counter()
         for (own, other), count in shared.items():
             known_area[own] += count
@@ -50,11 +49,18 @@ class PanopticQuality:
                 ignored = shared.get((0, other), 0) + self._in_crowd(other, crowds, shared)
                 self.false[other // INSTANCES] += ignored / area <= 0.5
 
-    @staticmethod
-    def _segments(found: np.ndarray) -> np.ndarray:
+    def _segments(self, found: np.ndarray) -> np.ndarray:
         """int64 [H, W]: a number for each segment, from which its category follows; 0: nothing."""
         category, instance = found[..., 0].astype(np.int64), found[..., 1].astype(np.int64)
-        return np.where(category > 0, category * INSTANCES + instance, 0)
+        return np.where((category > 0) & (category < len(self.things)), category * INSTANCES + instance, 0)
+
+    @staticmethod
+    def _shared(known: np.ndarray, guess: np.ndarray) -> dict[tuple[int, int], int]:
+        """{(a segment of `known`, one of `guess`): the pixels that both have}."""
+        (own, rows), (other, columns) = (np.unique(found, return_inverse=True) for found in (known, guess))
+        counts = np.bincount((rows * len(other) + columns).ravel(), minlength=len(own) * len(other))
+        pairs = ((own[i // len(other)], other[i % len(other)], counts[i]) for i in np.flatnonzero(counts))
+        return {(int(one), int(two)): int(count) for one, two, count in pairs}
 
     @staticmethod
     def _in_crowd(other: int, crowds: set[int], shared: dict[tuple[int, int], int]) -> int:
