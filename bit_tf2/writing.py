@@ -61,7 +61,8 @@ def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
     probabilities = tf.nn.softmax(rated / writing.temperature)
     order = tf.argsort(probabilities, 1, direction="DESCENDING", stable=True)
     shares = tf.gather(probabilities, order, axis=1, batch_dims=1)
-    until = tf.cumsum(shares, 1)
+    # TensorFlow rounds at every token, by which in float32 one of 400 draws would give another token than elsewhere.
+    until = tf.cast(tf.cumsum(tf.cast(shares, tf.float64), 1), shares.dtype)
     kept = until - shares < writing.top_p
     mass = tf.reduce_sum(tf.where(kept, shares, tf.zeros_like(shares)), 1, keepdims=True)
     passed = kept & (until <= tf.cast(draws[:, None], mass.dtype) * mass)

@@ -1,6 +1,7 @@
 """Models that write, in every engine: the original's outputs, updates and scores in float64, and texts token by token."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 
@@ -264,3 +265,14 @@ def test_of_equal_tokens_the_first_is_written(engine):
     batch = {"images": np.zeros((1, 32, 32, 3), np.uint8), "prompt": PROMPT[:1], "end": np.full(1, 7, np.int32)}
     found = outputs(engine, model, "captions", batch, Captioning(writing=Writing(beams=2)))
     assert found["tokens"].tolist() == [[0] * 9]
+
+
+def test_float32_draws_the_tokens_of_float64(engine):
+    """Also of many that are equally unlikely: a sum that rounds at every token would mostly draw another one."""
+    drawn = importlib.import_module(f"{engine.name}.writing").drawn
+    rng, how = np.random.default_rng(0), Writing(top_p=1.0)
+    rated, draws = np.zeros((500, 1000), "f4"), rng.uniform(0.994, 1, 500)
+    rated[:, :20] = rng.normal(9, 1, (500, 20))
+    found = engine.array(drawn(engine.raw(rated), engine.raw(draws), how))
+    expected = [nucleus(logs, how, draw) for logs, draw in zip(rated.astype(float), draws)]
+    assert (found != expected).mean() <= 0.1
