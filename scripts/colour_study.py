@@ -1,12 +1,14 @@
-"""The study of colourization: both stages of UViM on cifar10-sample, in three engines (docs/dense.md).
+"""The study of colourization: UViM on cifar10-sample, and tuned by a reward, in three engines (docs/dense.md).
 
     python scripts/colour_study.py [--logdir runs/colours] [--engines bit_pytorch,bit_jax,bit_tf2] [--table] [--picture FILE]
 
-A VQ-VAE learns codes of the colours of 1,000 images, and a model that writes learns to predict the codes of grey images. Both are
-judged on 500 test images, beside two baselines: the grey images themselves, and these with the mean difference of colours from grey
-in the training images. The table is made from the runs' folders, and the picture of their `maps.png`, side by side.
+A VQ-VAE learns codes of the colours of 1,000 images, and a model that writes learns to predict the codes of grey images, before it is
+tuned by their PSNR. All are judged on 500 test images, beside two baselines: the grey images themselves, and these with the mean
+difference of colours from grey in the training images. The table is made from the runs' folders, and the picture of their `maps.png`:
+what is seen and known, and what the second stage and the tuned one predict in each engine.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +19,23 @@ from common.config import TrainConfig
 from common.data.images import grey
 from common.datasets import open_dataset
 from common.evaluation.dense import Colours
-from common.evaluation.shown import FILE
+from common.evaluation.shown import FILE, read_shown
 
-COMMON = {
-    "weights": "none", "dataset": "cifar10-sample", "batch": 64, "warmup_steps": 40, "eval_every": "0", "checkpoint_every": 0,
+COMMON = {"dataset": "cifar10-sample", "batch": 64, "eval_every": "0", "checkpoint_every": 0}
+FIRST = {
+    "weights": "none", "recipe": "uvim_color", "model": "UViM-T/4-colorization", "steps": 1200, "warmup_steps": 40, "base_lr": 2e-3,
+    "code_dropout": "none",
+}  # fmt: skip
+SECOND = {
+    "weights": "none", "recipe": "uvim_codes", "model": "VTT-T/8", "steps": 300, "warmup_steps": 40, "maps_of": 500,
+}  # fmt: skip
+TUNED = {
+    "recipe": "task_rewards", "reward": "psnr", "model": "VTT-T/8", "samples": 4, "steps": 300, "warmup_steps": 20, "base_lr": 3e-4,
 }  # fmt: skip
 ARMS = {  # what a row of the table is called, its flags, and its evaluator
-    "first": (
-        "codes of the colours themselves",
-        {
-            "recipe": "uvim_color",
-            "model": "UViM-T/4-colorization",
-            "steps": 400,
-            "base_lr": 2e-3,
-            "code_dropout": "none",
-        },
-        "test",
-    ),
-    "second": (
-        "codes predicted of the grey image",
-        {"recipe": "uvim_codes", "model": "VTT-T/8", "steps": 200, "maps_of": 500},
-        "maps",
-    ),
+    "first": ("codes of the colours themselves", FIRST, "test"),
+    "second": ("codes predicted of the grey image", SECOND, "maps"),
+    "tuned": ("these, tuned by their PSNR", TUNED, "test"),
 }
 
 
@@ -72,25 +69,35 @@ def table(logdir: Path) -> str:
     return "\n".join(lines)
 
 
+def draw(logdir: Path, picture: Path) -> None:
+    """A column for what is seen, what is known, and what each engine predicts by each arm but the first."""
+    columns = []
+    for arm, engine in itertools.product(("second", "tuned"), ENGINES):
+        if (path := logdir / f"{engine}_{arm}_0" / FILE).exists():
+            shown = np.array_split(read_shown(path), 3, 1)
+            columns += shown[-1:] if columns else shown
+    if columns:
+        Image.fromarray(np.concatenate(columns, 1)).save(picture)
+
+
 def main() -> None:
     flags = parser(__doc__.splitlines()[0], "runs/colours", ARMS)
-    flags.add_argument("--picture", type=Path, help="file for the pictures of the second stage of all engines")
+    flags.add_argument("--picture", type=Path, help="file for the pictures of all engines, side by side")
     options = flags.parse_args()
 
     def config(engine: str, arm: str, seed: int) -> TrainConfig:
         """The flags of one run."""
         where = {"logdir": str(options.logdir), "name": f"{engine}_{arm}_{seed}"}
-        oracle = {"oracle": str(options.logdir / f"{engine}_first_{seed}")} if arm == "second" else {}
-        return TrainConfig(**COMMON, **ARMS[arm][1], **where, **oracle, seed=seed)
+        earlier = lambda arm: str(options.logdir / f"{engine}_{arm}_{seed}")
+        made = {"oracle": earlier("first")} if arm != "first" else {}
+        made |= {"weights": earlier("second")} if arm == "tuned" else {}
+        return TrainConfig(**COMMON, **ARMS[arm][1], **where, **made, seed=seed)
 
     if not options.table:
         train_missing(options, config, seeds=range(1))
     print(table(options.logdir))
-    shown = [path for engine in ENGINES if (path := options.logdir / f"{engine}_second_0" / FILE).exists()]
-    if options.picture and shown:
-        Image.fromarray(np.concatenate([np.asarray(Image.open(path)) for path in shown], 1)).save(
-            options.picture, quality=90
-        )
+    if options.picture:
+        draw(options.logdir, options.picture)
 
 
 if __name__ == "__main__":
