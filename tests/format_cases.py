@@ -213,4 +213,6 @@ def random_arrays(config: ModelConfig, dtype=np.float32, seed: int = 0) -> dict[
     for name, shape in config.parameter_shapes().items():
         fan_in = int(np.prod(shape[:-1])) if len(shape) > 1 else 4
         arrays[name] = (rng.standard_normal(shape) / np.sqrt(max(fan_in, 4)) + name.endswith("scale")).astype(dtype)
+        if name == "codebook/counts":
+            arrays[name] = 1 + np.abs(arrays[name])
     return arrays

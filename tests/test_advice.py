@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jobs import make_images, make_pairs
 from test_coded_runs import make_maps
@@ -140,6 +141,44 @@ def test_what_writes_as_many_codes_as_its_oracle_has_is_read_under_its_name(fold
     )
     with pytest.raises(UserError, match="depth 4 instead of 2"):
         zoo.start("CapPa-T/8", None, None, None, folder / "codes_of_levels.npz")
+
+
+@pytest.mark.parametrize("value", (0.0, -1.0, 1e38))
+def test_a_codebook_without_words_is_refused(value, folder):
+    """NaN would be all that it looks up."""
+    with np.load(folder / "colours.npz") as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    arrays["state/counts"][3] = value
+    np.savez(folder / "broken.npz", **arrays)
+    own = named("broken", WEIGHTS["colours"])
+    said = sentence(EvaluateConfig, evaluation, *own, "--dataset", "images")
+    assert said.startswith("broken.npz holds a codebook with 1 word of which no vectors are known; ")
+
+
+def test_periods_of_what_was_not_asked_for_name_its_flag():
+    own = ("--weights", "none", *STEPS)
+    coded = ("--model", "VTT-T/8", "--recipe", "uvim_codes", "--oracle", "colours.npz", "--dataset", "images")
+    cappa = ("--model", "CapPa-T/8", "--recipe", "cappa", "--dataset", "pairs")
+    for flags, name, flag in ((coded, "maps", "maps_of"), (cappa, "captions", "captions_of")):
+        said = sentence(TrainConfig, Plan, *flags, *own, "--eval_every", f"{name}:2")
+        assert said == f"--eval_every names {name}, for which --{flag} says of how many images; give that, too."
+
+
+def test_a_model_of_codes_is_trained_by_no_texts():
+    flags = (
+        "--model",
+        "VTT-T/8",
+        "--weights",
+        "none",
+        "--recipe",
+        "cappa",
+        "--parallel",
+        "0",
+        "--dataset",
+        "pairs",
+        *STEPS,
+    )
+    assert "VTT-T/8 is made for codes" in sentence(TrainConfig, Plan, *flags)
 
 
 @pytest.mark.parametrize("oracle", ("colours", "levels"))

@@ -13,9 +13,13 @@ from golden.golden_params import image, param
 from jobs import on_several_devices
 
 from common.models import VqVaeConfig, find_model
+from common.models.initial import initial_parameters
+from common.models.vqvae import FAMILY
 from common.recipes import schedules
 from common.recipes.task import Dense
+from common.weights import write_weights
 from common.weights.recognise import fit
+from common.weights.source import read_model
 from common.weights.spellings import TABLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -364,3 +368,12 @@ KINDS = {
 def test_several_devices_train_as_one(engine, server, tmp_path, kind, count):
     """What was measured, parameters, codebook and the optimizer's state within 1e-9 of those of one device."""
     close(*on_several_devices(engine, server, tmp_path, train_maps, count, KINDS[kind]), 1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILY.variants if "/16" not in name])
+def test_a_file_without_its_card_is_the_variant_of_its_sizes(name, tmp_path):
+    """Nothing in it tells how many codes there are where they are resized, and how many levels."""
+    config = FAMILY.variants[name]
+    write_weights(tmp_path / "a.npz", initial_parameters(0, config), config)
+    (tmp_path / "a.json").unlink()
+    assert read_model(tmp_path / "a.npz").config == config

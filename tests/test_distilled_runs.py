@@ -138,7 +138,7 @@ def damaged(folder):
         (lambda path: write_teacher(path, class_names=("dog", *"abcdefghi")), "Class 0 of the teacher .* is 'dog' and"),
         (lambda path: path / "weights.npz", "The --teacher .*weights.npz is missing; name a weights file"),
         (lambda path: "R152x2_T_pet128", "is missing; fetch it with `python -m common.download R152x2_T_pet128`, or name a file with --teacher"),
-        (lambda path: "R152x2_T_pets", "The --teacher is no file: No model is called 'R152x2_T_pets'"),
+        (lambda path: "R152x2_T_pets", "The --teacher is no file and no folder of a run: No model is called 'R152x2_T_pets'"),
         (damaged, "weights.npz"),
     ],
 )  # fmt: skip

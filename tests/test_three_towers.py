@@ -214,7 +214,7 @@ def unpooled(tmp_path):
             lambda folder: folder / "missing.npz",
             "The --third_tower .*missing.npz is missing; name a weights file, the folder",
         ),
-        (lambda folder: "BiT-T-R26x5", "The --third_tower is no file: .*"),
+        (lambda folder: "BiT-T-R26x5", "The --third_tower is no file and no folder of a run: .*"),
         (lambda folder: "ViT-B/16", "is missing; fetch it with .* or name a file with --third_tower"),
         (damaged, "bad.npz"),
         (bert, "The --third_tower .* is a BERT that gives no features of a whole image; name a model that does."),

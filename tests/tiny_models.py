@@ -63,4 +63,5 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float
 def random_arrays(config: ModelConfig, seed: int = 1) -> dict[str, np.ndarray]:
     """Parameters none of which is 0, so that every layer shows in the logits."""
     rng = np.random.default_rng(seed)
-    return {name: rng.normal(0, 0.3, shape).astype("f4") for name, shape in config.parameter_shapes().items()}
+    found = {name: rng.normal(0, 0.3, shape).astype("f4") for name, shape in config.parameter_shapes().items()}
+    return found | {name: 0.1 + np.abs(found[name]) for name in found if name == "codebook/counts"}

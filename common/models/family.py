@@ -206,6 +206,7 @@ class Family:
     ]  # kind of file -> published spellings; the first that holds a model is written
     infer: Callable[[Seen], Config]  # KeyError for a missing parameter, Undecided where a needed fact is unknown
     needs_record: Callable[[Config], bool] = lambda config: True  # whether names and shapes leave something open
+    check_values: Callable[[Arrays, object], None] = lambda arrays, where: None  # UserError for what no training leaves
     adapt: Callable[[Arrays, Config, Config, Say], Arrays] = lambda arrays, config, wanted, say: arrays
     # For spellings that cannot hold all of a model: what they can (configuration, notes), and the arrays there and back.
     express_config: Callable[[Config, dict[str, tuple]], tuple[Config, list[str]]] = lambda config, holds: (config, [])

@@ -197,7 +197,10 @@ def coder(config: VqVaeConfig, name: str, sees_image: bool, depth: int) -> Shape
 
 
 def infer(seen: Seen) -> VqVaeConfig:
-    """The VQ-VAE of canonical shapes; as in the originals, it has a quarter as many codes as patches where nothing tells."""
+    """The VQ-VAE of canonical shapes; where nothing tells its number of codes and its levels, those of the variant like it.
+
+    Of none like it, as in the originals, a quarter as many codes as patches, and no levels.
+    """
     shapes, stated = seen.shapes, seen.facts
     named = (target for target, maps in MAPS.items() if f"encoder/stem/{maps.names[0]}/bias" in shapes)
     target = next(named, "colorization")  # whose parameters are missing then
@@ -206,7 +209,8 @@ def infer(seen: Seen) -> VqVaeConfig:
     patch_size = tuple(kernel[:2]) if kernel else stated["patch_size"]
     _, patches, width = shapes["encoder/pos_embedding"]
     code_width, pixels = shapes["decoder/stem/kernel"][0], math.prod(patch_size)
-    levels = stated.get("levels", ())
+    known = variant_of(patch_size, width, patches, code_width, learned="codebook/counts" in shapes)
+    levels = stated.get("levels", known.levels if known else ())
     vocabulary = math.prod(levels) if levels else shapes["codebook/counts"][0]
     bins = tuple(shapes[f"encoder/stem/{name}/kernel"][0] // pixels for name in MAPS[target].names)
     encoder_depth, decoder_depth = (depth_of(shapes, half) for half in ("encoder", "decoder"))
@@ -216,10 +220,32 @@ def infer(seen: Seen) -> VqVaeConfig:
     image_size = infer_grid(patches, (0, 0), patch_size, 1, stated.get("image_size"))["image_size"]
     return VqVaeConfig(
         patch_size, width, encoder_depth, decoder_depth, heads, mlp_dim,
-        squeeze[1] if squeeze else stated.get("num_codes", patches // 4), vocabulary, code_width, image_size, target, bins,
+        squeeze[1] if squeeze else stated.get("num_codes", known.num_codes if known else patches // 4), vocabulary, code_width, image_size, target, bins,
         levels, squeeze is None, **contexts, **seen.computes,
         **{name: stated[name] for name in ("momentum", "least_count") if name in stated},
     )  # fmt: skip
+
+
+def variant_of(patch_size: tuple, width: int, patches: int, code_width: int, *, learned: bool) -> VqVaeConfig | None:
+    """The first variant of these sizes, with a codebook that is `learned` or with levels."""
+    sizes = patch_size, width, patches, code_width, learned
+    of = lambda one: (one.patch_size, one.width, math.prod(one.grid), one.code_width, one.renews)
+    return next((one for one in FAMILY.variants.values() if of(one) == sizes), None)
+
+
+def check_values(arrays: Arrays, where: object) -> None:
+    """Raise UserError for a codebook some of whose words are no vectors."""
+    if "codebook/counts" not in arrays:
+        return
+    dictionary, counts = arrays["codebook/dictionary"].astype(np.float32), arrays["codebook/counts"].astype(np.float32)
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(dictionary / counts[:, None], axis=1)
+        bad = np.count_nonzero(~((counts > 0) & (lengths > 0) & np.isfinite(1 / lengths)))
+    if bad:
+        raise UserError(
+            f"{where} holds a codebook with {bad:,} {'word' if bad == 1 else 'words'} of which no vectors are known; download or "
+            "train it again."
+        )
 
 
 def adapt(arrays: Arrays, config: VqVaeConfig, wanted: VqVaeConfig, say: Say) -> Arrays:
@@ -297,4 +323,5 @@ FAMILY = Family(
     spellings={".npz": ("big_vision",)},
     infer=infer,
     adapt=adapt,
+    check_values=check_values,
 )  # fmt: skip

@@ -40,7 +40,7 @@ class Plan:
         check(config)
         model = find_model(config.model)
         given = {} if config.eval_every is None else periods(config.eval_every)
-        sets = {name: given.pop(name, None) for name in further(config)}
+        sets = {name: given.pop(name, None) for name in further(config, given)}
         self.config = config
         self.dataset = checked(open_turned(config, open_torchvision), config, (*SPLITS, *given))
         self.splits = choose_splits(self.dataset, config, given)

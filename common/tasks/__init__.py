@@ -12,9 +12,11 @@ An engine has a function of the task's name in `losses.py`, and what evaluators 
 are in common/recipes/task.py.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from common.evaluation.captioning import WRITTEN
+from common.system.errors import UserError
 from common.tasks import captioning, classification, coded, contrastive, dense, distillation, rewarded
 
 TASKS: dict[str, Any] = {
@@ -28,7 +30,12 @@ TASKS: dict[str, Any] = {
 }
 
 
-def further(config: Any) -> tuple[str, ...]:
-    """The names of the evaluators that flags ask for, besides those of splits."""
-    names = {WRITTEN: config.captions_of, coded.MAPS: config.maps_of}
-    return *contrastive.zero_shot_sets(config), *(name for name, count in names.items() if count)
+FURTHER = {WRITTEN: "captions_of", coded.MAPS: "maps_of"}  # evaluator -> the flag that asks for it
+
+
+def further(config: Any, periods: Collection[str]) -> tuple[str, ...]:
+    """The names of the evaluators that flags ask for, besides those of splits. UserError for `periods` of others."""
+    for name, flag in FURTHER.items():
+        if name in periods and not getattr(config, flag):
+            raise UserError(f"--eval_every names {name}, for which --{flag} says of how many images; give that, too.")
+    return *contrastive.zero_shot_sets(config), *(name for name, flag in FURTHER.items() if getattr(config, flag))

@@ -37,6 +37,10 @@ def models(plan: Any) -> dict[str, Start]:
             "CapPa model."
         )
     check_texts(plan)
+    if row.text is None and plan.weights_file is None:
+        raise UserError(
+            f"{config.model} is made for codes and nothing tells which texts it writes; choose a --model such as CapPa-T/8."
+        )
     check_writes_texts(
         plan.weights_file, "train it by --recipe uvim_codes and with its --oracle, or name other weights"
     )

@@ -63,7 +63,9 @@ def read_oracle(given: str, folder: str) -> Start:
     row, path = find_frozen(given, folder, "--oracle")
     source = read_model(path)
     if not isinstance(source.config, VqVaeConfig):
-        raise UserError(f"The --oracle {given} makes no codes of maps; name a model such as UViM-T/8-colorization.")
+        raise UserError(
+            f"The --oracle {given} makes no codes of maps; name the run or file of a first stage, as --recipe uvim_color trains."
+        )
     card = source.card.over(row.card) if row else source.card
     return Start(source.config, source.arrays, card, card.preprocessing, frozen=True, digest=digest(path))
 

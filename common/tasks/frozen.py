@@ -43,7 +43,7 @@ def find_frozen(given: str, folder: str, flag: str) -> tuple[Any, Path]:
             raise UserError(
                 f"The {flag} {given} is missing; name a weights file, the folder of a run, or a published model."
             ) from error
-        raise UserError(f"The {flag} is no file: {error}") from error
+        raise UserError(f"The {flag} is no file and no folder of a run: {error}") from error
     return row, weights.find_file(row, folder, flag=flag)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.models import ModelConfig, TwoTowersConfig, architecture_name
+from common.models import FAMILIES, ModelConfig, TwoTowersConfig, architecture_name
 from common.models.cards import Card, parse_card
 from common.models.families import parse_config, sizes, some
 from common.models.family import Arrays, below
@@ -124,6 +124,7 @@ def read_model(
             there = expressed(config, found.table)[0]
             arrays = found.table.from_published(published, there, found.channels)
             arrays, config = restore(arrays, there, config)
+            FAMILIES[type(config)].check_values(arrays, path)
     told = card, found.assumed, found.channels, found.unused, notes
     return Source(path, found.table.spelling, config, arrays, *told)
 
