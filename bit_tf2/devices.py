@@ -92,8 +92,9 @@ class Devices(processes.Devices):
 
         def gathered(batch: dict[str, Any]) -> dict[str, Tensor]:
             context, rows = tf.distribute.get_replica_context(), function(batch)
-            # Never bools, nor arrays of the batch as they came in, which have no device.
-            sent = {name: tf.cast(r, tf.int32) if r.dtype == tf.bool else tf.identity(r) for name, r in rows.items()}
+            # Never bools or bytes, nor arrays of the batch as they came in, which have no device.
+            small = (tf.bool, tf.uint8)
+            sent = {name: tf.cast(r, tf.int32) if r.dtype in small else tf.identity(r) for name, r in rows.items()}
             return {name: tf.cast(context.all_gather(r, 0), rows[name].dtype) for name, r in sent.items()}
 
         return self.local(self.strategy.run(gathered, (batch,)))

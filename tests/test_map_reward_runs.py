@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 from engines import INSTALLED
-from jobs import Job, make_images, metrics
+from jobs import make_images, metrics
+from test_captioning_devices import train  # noqa: F401  a fixture
+from test_coded_devices import CASES, assert_equal
 from test_coded_runs import make_maps
 from test_image_text_runs import assert_killed_goes_on_elsewhere, assert_same
 from tiny_models import random_arrays
@@ -25,6 +27,8 @@ MODEL = ("--model", "VTT-T/8", "--dataset", "images", "--workers", 1)
 TUNED = ("--recipe", "task_rewards", "--reward", "psnr", *MODEL, "--weights", "codes.npz", "--oracle", "oracle.npz",
          "--batch", 4, "--steps", 4, "--warmup_steps", 1, "--precision", "float64", "--log_every", 1, "--val_fraction", 0.25,
          "--samples", 3, "--resize", 32, "--crop", 32, "--mixup", 0)  # fmt: skip
+
+SPREAD = (*TUNED, "--batch", 8, "--batch_eval", 3, "--eval_every", 2, "--checkpoint_every", 0)
 
 
 @pytest.fixture
@@ -99,13 +103,25 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", INSTALLED)
-def test_two_processes_draw_and_learn_what_one_does(name, server, folder):
-    """Each judges the maps of its own images."""
-    flags = (*TUNED, "--keep_best", "--batch_split", 2, "--eval_every", 2)
-    Job(server(name), folder, "alone", *flags).finish()
-    Job(server(name), folder, "two", *flags, num_processes=2).finish()
-    assert_same(metrics(folder, "alone"), metrics(folder, "two"))
-    assert all("train/reward" in line for line in metrics(folder, "two") if "train/loss" in line)
+def test_devices_and_processes_draw_and_learn_what_one_does(train, folder, name):
+    """Each judges the maps of its own images: in two processes or on two devices, in shards and parts of a batch."""
+    train(name, "one", base=SPREAD)
+    assert len({line["train/reward"] for line in metrics(folder, "one") if "train/reward" in line}) == 4
+    for number, (places, flags) in enumerate((CASES[name][0], CASES[name][-1])):
+        train(name, f"on{number}", *flags, base=SPREAD, **places)
+        assert_equal(folder, f"on{number}", "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_bfloat16_is_rewarded_as_float32(train, folder, name):
+    """For other codes, of which the mean is about as good."""
+    rewards = []
+    for precision in ("float32", "bfloat16"):
+        train(name, precision, "--precision", precision, "--batch_split", 2, "--remat", base=SPREAD)
+        rewards.append([line["train/reward"] for line in metrics(folder, precision) if "train/reward" in line])
+    assert len(rewards[0]) == 4 and rewards[0] != rewards[1]
+    np.testing.assert_allclose(rewards[1], rewards[0], rtol=0.02)
 
 
 @pytest.mark.parametrize(
