@@ -1,6 +1,7 @@
 """What `evaluate` and `predict` of models that write, or predict every pixel, advise where files and flags do not belong together."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,14 @@ def test_periods_of_what_was_not_asked_for_name_its_flag():
     for flags, name, flag in ((coded, "maps", "maps_of"), (cappa, "captions", "captions_of")):
         said = sentence(TrainConfig, Plan, *flags, *own, "--eval_every", f"{name}:2")
         assert said == f"--eval_every names {name}, for which --{flag} says of how many images; give that, too."
+
+
+def test_a_missing_package_is_told_before_a_run(monkeypatch):
+    """Not when texts are first compared."""
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
+    flags = ("--model", "CapPa-T/8", "--weights", "none", "--recipe", "cappa", "--dataset", "pairs", *STEPS)
+    assert not Plan(parse(TrainConfig, flags, "train", "")).config.captions_of
+    assert "pycocoevalcap is not installed" in sentence(TrainConfig, Plan, *flags, "--captions_of", "2")
 
 
 def test_a_model_of_codes_is_trained_by_no_texts():

@@ -17,9 +17,10 @@ from common.data import checked, images, targets
 from common.data.batches import EvalBatches, TrainBatches
 from common.data.catalogue import open_dataset
 from common.data.checked import open_turned
-from common.data.label_maps import Maps
+from common.data.label_maps import Category, Maps
 from common.data.sources import index
 from common.data.split import Dataset, MultiLabels, Split
+from common.models import VqVaeConfig, find_model
 from common.models.cards import Preprocessing
 from common.runs.plan import Plan
 from common.system.errors import UserError
@@ -170,6 +171,11 @@ def depths(tmp_path):
     return tmp_path
 
 
+def model_of(target: str) -> VqVaeConfig:
+    """A small one."""
+    return find_model(f"UViM-T/8-{target}").config()
+
+
 def test_a_folder_of_depths(depths):
     found = open_dataset(f"maps:{depths}")
     assert {name: len(split) for name, split in found.splits.items()} == {
@@ -183,11 +189,11 @@ def test_a_folder_of_depths(depths):
         train.maps.read(1)[0, 0, 0] == 0 and train.maps.read(1)[1, 1, 0] == 2.5
     )  # what is not a number was not measured
     np.testing.assert_array_equal(train.take(np.array([1])).maps.read(0), train.maps.read(1))
-    targets.check_maps(train, "depth", "x")
+    targets.check_maps(train, model_of("depth"), "x")
     with pytest.raises(UserError, match="have maps of depth, and panoptic needs maps of panoptic"):
-        targets.check_maps(train, "panoptic", "x")
+        targets.check_maps(train, model_of("panoptic"), "x")
     with pytest.raises(UserError, match="--exif apply turns images and not their maps"):
-        targets.check_maps(dataclasses.replace(train, exif="apply"), "depth", "x")
+        targets.check_maps(dataclasses.replace(train, exif="apply"), model_of("depth"), "x")
 
 
 def test_classification_of_images_with_maps_is_one_sentence(depths):
@@ -341,6 +347,27 @@ def test_a_map_that_cannot_be_opened_is_named_itself(depths):
     (depths / "val/depth/a.png").unlink()
     with pytest.raises(UserError, match=r"has a map that cannot be read, .*depth/a.png \(.*No such file"):
         split.view(0, lambda example: example.map)
+
+
+def test_maps_of_which_nothing_is_known_are_refused_before_a_run(depths):
+    """Judging them would end the run once it is trained."""
+    flags = {"recipe": "uvim_depth", "model": "UViM-T/8-depth", "weights": "none", "dataset": f"maps:{depths}"}
+    for values in (np.zeros((8, 6), np.uint16), np.full((8, 6), 20_000, np.uint16)):  # not measured; 20 m
+        write(depths / "val/depth/a.png", values)
+        with pytest.raises(UserError, match="No map of the val images has a pixel by which depth is judged"):
+            Plan(TrainConfig(**flags, batch=2, steps=2, warmup_steps=1))
+
+
+def test_more_categories_than_the_model_tells_apart_are_refused(coco):
+    split = open_dataset(f"coco_panoptic:{coco}").splits["val"]
+    many = tuple(Category(number, "x", True) for number in range(1, 135))
+    for count in (133, 134):
+        own = dataclasses.replace(split, maps=dataclasses.replace(split.maps, categories=many[:count]))
+        if count == 133:
+            targets.check_maps(own, model_of("panoptic"), "x")
+        else:
+            with pytest.raises(UserError, match="x have 134 categories, and the model tells 133 apart"):
+                targets.check_maps(own, model_of("panoptic"), "x")
 
 
 def write_nyu(folder: Path, *val: bytes) -> None:

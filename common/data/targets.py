@@ -15,6 +15,7 @@ from common.data.columns import VIEW, Column, eval_images, train_images
 from common.data.label_maps import Category
 from common.data.split import Example, Split
 from common.data.views import augment, model_view, seen_part
+from common.models import VqVaeConfig
 from common.models.cards import Preprocessing
 from common.recipes.choices import Target
 from common.recipes.recipe import Recipe
@@ -61,9 +62,9 @@ TARGETS: dict[Target, Form] = {
 }
 
 
-def check_maps(split: Split, target: Target, name: str) -> None:
-    """Raise UserError where the images of the data set `name` have no maps of this kind."""
-    found = split.maps.kind if split.maps else None
+def check_maps(split: Split, config: VqVaeConfig, name: str) -> None:
+    """Raise UserError where the images of the data set `name` have no maps such as the model's, or more categories."""
+    found, target = split.maps.kind if split.maps else None, config.target
     needs_maps = TARGETS[target].needs_maps
     if needs_maps and found != target:
         raise UserError(
@@ -72,6 +73,11 @@ def check_maps(split: Split, target: Target, name: str) -> None:
         )
     if needs_maps and split.exif == "apply":
         raise UserError("--exif apply turns images and not their maps; leave it out.")
+    if needs_maps and len(categories(split)) >= config.bins[0]:
+        raise UserError(
+            f"The images of {name} have {len(categories(split)):,} categories, and the model tells {config.bins[0] - 1:,} apart; "
+            "merge some in the list of categories and in the maps."
+        )
 
 
 def categories(split: Split) -> tuple[Category, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.data.images import resize
 from common.data.split import evenly
+from common.data.targets import TARGETS
 from common.evaluation.evaluator import Rows
 from common.evaluation.panoptic import PanopticQuality
 from common.evaluation.shown import Shown, write_shown
@@ -111,6 +112,18 @@ class Segmentations:
 
 
 JUDGES: dict[Target, Any] = {"colorization": Colours, "depth": Depths, "panoptic": Segmentations}
+
+
+def check_known(truths: Any, name: str) -> None:
+    """Raise UserError where no prediction for the images of `truths`, which are called `name`, can be judged."""
+    judge, channels = JUDGES[truths.target](truths), TARGETS[truths.target].channels
+    for i in range(len(truths)):
+        judge.add(truths[i][..., :channels], truths[i])
+        if judge.counts:
+            return
+    raise UserError(
+        f"No map of the {name} images has a pixel by which {truths.target} is judged; add some, or other images."
+    )
 
 
 class MapEvaluator:

@@ -32,6 +32,7 @@ class Predicting(Inference):
     """What has maps predicted: a model of maps, or one that writes codes beside its --oracle."""
 
     target: Target
+    maker: VqVaeConfig  # of the maps
 
     def meant(self, config: EvaluateConfig | PredictConfig) -> PublishedModel:
         """The model of --model; of one that writes, for the codes of --oracle. Raises UserError where one of them is of no use."""
@@ -59,7 +60,8 @@ class Predicting(Inference):
     def check_model(self) -> None:
         """Learn which maps are predicted."""
         oracle = self.frozen.get(ORACLE)
-        self.target = (oracle.config if oracle else self.model_config).target
+        self.maker = oracle.config if oracle else self.model_config
+        self.target = self.maker.target
 
     def arrange(self) -> None:
         """Have the oracle see what the model sees."""
@@ -98,7 +100,7 @@ class MapEvaluation(Predicting, Evaluation):
     def matched(self, dataset: Dataset) -> dict[str, Split]:
         """The splits as they are. Raises UserError for images without such maps."""
         for name in self.split_names:
-            check_maps(dataset.splits[name], self.target, dataset.name)
+            check_maps(dataset.splits[name], self.maker, dataset.name)
         return dataset.splits
 
     def evaluator(self, split: str) -> Evaluator:

@@ -9,7 +9,7 @@ from common.data.columns import Column, check_captions
 from common.data.split import Split, evenly
 from common.data.text.prompts import PLACE, prompts_of
 from common.data.written import behind, parallel, prompts, texts, told
-from common.evaluation.captioning import WRITTEN, CaptionEvaluator, LikelihoodEvaluator
+from common.evaluation.captioning import WRITTEN, CaptionEvaluator, LikelihoodEvaluator, scorers
 from common.evaluation.evaluator import Evaluator
 from common.models import DecoderConfig, find_model
 from common.models.family import within
@@ -37,6 +37,8 @@ def models(plan: Any) -> dict[str, Start]:
             "CapPa model."
         )
     check_texts(plan)
+    if config.captions_of:
+        scorers()  # to be refused where their package is missing
     if row.text is None and plan.weights_file is None:
         raise UserError(
             f"{config.model} is made for codes and nothing tells which texts it writes; choose a --model such as CapPa-T/8."

@@ -13,7 +13,7 @@ from common.data.split import Split, evenly
 from common.data.targets import Truths, check_maps, eval_maps, eval_shown, train_columns
 from common.data.views import resized_recipe
 from common.evaluation.captioning import LikelihoodEvaluator
-from common.evaluation.dense import MapEvaluator
+from common.evaluation.dense import MapEvaluator, check_known
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.shown import MOST_SHOWN
 from common.models import DecoderConfig, VqVaeConfig, find_model
@@ -45,7 +45,7 @@ def models(plan: Any) -> dict[str, Start]:
     oracle = read_oracle(recipe.task.oracle, config.bit_pretrained_dir)
     check_target(recipe.task, oracle.config.target)
     for split in plan.splits.values():
-        check_maps(split, oracle.config.target, plan.dataset.name)
+        check_maps(split, oracle.config, plan.dataset.name)
     check_codes(plan.weights_file, oracle, recipe.task.oracle)
     row = dataclasses.replace(row, changes={**row.changes, **sizes(oracle.config)})
     model, arrays, card = weights.starting_values(
@@ -55,7 +55,11 @@ def models(plan: Any) -> dict[str, Start]:
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
     shown = prepared(recipe, card.over(row.card), config.exif)
-    return {"model": adapted(Start(model, arrays, card, shown), plan), ORACLE: seeing(oracle, shown)}
+    oracle = seeing(oracle, shown)
+    for name, split in plan.splits.items() if config.maps_of or isinstance(recipe.task, Rewarded) else ():
+        if name != "train":
+            check_known(Truths(split, oracle.config.target, oracle.preprocessing), name)
+    return {"model": adapted(Start(model, arrays, card, shown), plan), ORACLE: oracle}
 
 
 def read_oracle(given: str, folder: str) -> Start:

@@ -7,7 +7,7 @@ from common.data.batches import EvalBatches
 from common.data.columns import Column, kept_codes
 from common.data.split import Split
 from common.data.targets import Truths, check_maps, eval_maps, eval_shown, train_columns
-from common.evaluation.dense import MapEvaluator
+from common.evaluation.dense import MapEvaluator, check_known
 from common.evaluation.evaluator import Evaluator
 from common.evaluation.shown import MOST_SHOWN
 from common.models import find_model
@@ -27,7 +27,7 @@ def models(plan: Any) -> dict[str, Start]:
             f"--recipe {recipe.name} trains VQ-VAEs of {target} and {config.model} is none; choose a --model such as "
             f"UViM-T/8-{target}."
         )
-    check_maps(plan.splits["train"], target, config.dataset)
+    check_maps(plan.splits["train"], row.config(), config.dataset)
     if row.config().levels and (config.frozen_codebook or config.commitment_weight is not None):
         flag = "--frozen_codebook" if config.frozen_codebook else "--commitment_weight"
         raise UserError(f"{flag} is for codebooks, and {config.model} rounds numbers to levels; leave it out.")
@@ -36,7 +36,11 @@ def models(plan: Any) -> dict[str, Start]:
         row, plan.weights_file, None, config.seed, image_size=size, patch_size=config.patch_size, say=plan.notes.append
     )
     card = card.over(row.card)
-    return {"model": adapted(Start(model, arrays, card, prepared(recipe, card, config.exif)), plan)}
+    start = Start(model, arrays, card, prepared(recipe, card, config.exif))
+    for name, split in plan.splits.items():
+        if name != "train":
+            check_known(Truths(split, target, start.preprocessing), name)
+    return {"model": adapted(start, plan)}
 
 
 def columns(plan: Any, split: Split, train: bool) -> tuple[Column, ...]:
