@@ -1,11 +1,13 @@
 """Batches as a pure function of (seed, step), and threads that are bounded, ordered and cleaned up."""
 
 import itertools
+import re
 import threading
 import time
 
 import numpy as np
 import pytest
+from processes import ROOT
 
 from common.config import TrainConfig
 from common.data import batches as batches_module
@@ -452,3 +454,10 @@ def test_a_broken_image_is_named(num_workers):
         list(prefetch(evaluation, range(len(evaluation)), num_workers))
     with pytest.raises(UserError, match="number 13"):
         list(prefetch(TrainBatches(broken, recipe_of(batch=4), 0), range(5), num_workers))
+
+
+def test_a_number_of_draws_belongs_to_one_purpose():
+    """Also those of streams that no run has had together yet."""
+    text = "".join(path.read_text() for path in (ROOT / "common").rglob("*.py"))
+    numbers = re.findall(r'Stream\("\w+", (\d+)', text) + re.findall(r'\("\w*randaugment", (\d+)\)', text)
+    assert len(numbers) > 9 and len({*numbers, "0", "2", "3", "11", "13"}) == len(numbers) + 5

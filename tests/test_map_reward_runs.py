@@ -17,6 +17,7 @@ from common.evaluation.shown import read_shown
 from common.models import find_model
 from common.models.cards import Card
 from common.models.initial import initial_parameters
+from common.reports.record import accuracy, read_record
 from common.runs.command import parse
 from common.runs.plan import Plan
 from common.system.errors import UserError
@@ -60,6 +61,7 @@ def test_a_run_is_tuned_and_judged_by_its_maps(run, folder):
     assert (task["reward"], task["oracle"], task["samples"]) == ("psnr", "oracle.npz", 3)
     assert json.loads((where / "card.json").read_text())["oracle"].startswith("SHA-256 ")
     both = ("--weights", "runs/tuned", "--oracle", "oracle.npz", "--precision", "float64")
+    assert accuracy(read_record(where)) == ("test/psnr", told["test/psnr"])
     said = run(f"{name}.evaluate", *MODEL, *both).stdout
     assert said.startswith(f"images test, 14 images: PSNR in dB {told['test/psnr']:.4f}, ")
 

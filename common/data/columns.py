@@ -22,7 +22,7 @@ class Stream(NamedTuple):
     """Random numbers in [0, 1) for every row of a batch, from the generator `default_rng([seed, number, step])`.
 
     A number belongs to one purpose for ever, so that no stream changes what another one draws. 0 orders the epochs; 2, 3
-    and 8 are those of stochastic depth, dropout and patch dropout.
+    and 8 are those of stochastic depth, dropout and patch dropout, 11 of what is written in evaluation, 13 of codebooks.
     """
 
     name: str
@@ -99,7 +99,7 @@ def kept_codes(count: int, kind: CodeDropout) -> list[Column]:
 
     Source: `decode` of big_vision's `models/proj/uvim/vit.py`.
     """
-    stream, importance = Stream("code_draws", 12, (count + 1,)), np.linspace(1, 0, count + 2)[1:-1]
+    stream, importance = Stream("code_draws", 14, (count + 1,)), np.linspace(1, 0, count + 2)[1:-1]
 
     def make(example: Example, draws: Sequence[float]) -> np.ndarray:
         seen = importance > draws[0]
