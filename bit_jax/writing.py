@@ -7,6 +7,8 @@ from jax import numpy as jnp
 from bit_jax.decoder import Decoder, Memory, spread
 from common.recipes.task import Writing
 
+AS_LIKELY = 1 - 1e-4  # of the least share in a nucleus: down to it, rounding alone tells tokens apart
+
 
 def write(
     model: Decoder, encoded: Array, prompt: Array, end: Array, writing: Writing, draws: Array | None = None
@@ -52,16 +54,21 @@ def allowed(rated: Array, prompt: Array, ended: Array) -> Array:
 
 
 def drawn(rated: Array, draws: Array, writing: Writing) -> Array:
-    """A token [B] for each row of log-likelihoods [B, V] and number [B]."""
-    probabilities = jax.nn.softmax(rated / writing.temperature)
-    order = jnp.argsort(-probabilities, 1, stable=True)
-    shares = jnp.take_along_axis(probabilities, order, 1)
+    """A token [B] for each row of log-likelihoods [B, V] and number [B].
+
+    Tokens divide [0, 1) in the order of the vocabulary. By falling shares, rounding would order those that are as likely as one
+    another, like all that no text of the training had, and each engine would draw others.
+    """
+    shares = jax.nn.softmax(rated / writing.temperature)
+    if writing.top_p < 1:
+        largest = jnp.sort(shares, 1, descending=True)
+        is_kept = jnp.cumsum(largest, 1) - largest < writing.top_p
+        least = jnp.where(is_kept, largest, jnp.inf).min(1, keepdims=True)
+        shares = jnp.where(shares >= AS_LIKELY * least, shares, 0)
     until = jnp.cumsum(shares, 1)
-    kept = until - shares < writing.top_p
-    mass = (shares * kept).sum(1, keepdims=True)
-    place = (kept & (until <= draws[:, None].astype(mass.dtype) * mass)).sum(1, keepdims=True)
-    place = jnp.minimum(place, kept.sum(1, keepdims=True) - 1)  # rounding may have gone past the last one
-    return jnp.take_along_axis(order, place, 1)[:, 0].astype(jnp.int32)
+    mass = until[:, -1:]
+    passed = (until <= draws[:, None].astype(mass.dtype) * mass) & (until < mass)  # rounding may give 1 * mass
+    return passed.sum(1, dtype=jnp.int32)
 
 
 def followed(tokens: Array, ended: Array, memory: Memory, parent: Array) -> tuple[Array, Array, Memory]:

@@ -6,6 +6,8 @@ from torch import Tensor
 from bit_pytorch.decoder import Decoder, Memory, spread
 from common.recipes.task import Writing
 
+AS_LIKELY = 1 - 1e-4  # of the least share in a nucleus: down to it, rounding alone tells tokens apart
+
 
 def write(
     model: Decoder, encoded: Tensor, prompt: Tensor, end: Tensor, writing: Writing, draws: Tensor | None = None
@@ -60,14 +62,20 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
-    """A token [B] for each row of log-likelihoods [B, V] and number [B]."""
-    shares, order = (rated / writing.temperature).softmax(1).sort(dim=1, descending=True, stable=True)
+    """A token [B] for each row of log-likelihoods [B, V] and number [B].
+
+    Tokens divide [0, 1) in the order of the vocabulary. By falling shares, rounding would order those that are as likely as one
+    another, like all that no text of the training had, and each engine would draw others.
+    """
+    shares = (rated / writing.temperature).softmax(1)
+    if writing.top_p < 1:
+        largest = shares.sort(dim=1, descending=True).values
+        is_kept = largest.cumsum(1) - largest < writing.top_p
+        least = torch.where(is_kept, largest, torch.inf).amin(1, keepdim=True)
+        shares = torch.where(shares >= AS_LIKELY * least, shares, 0)
     until = shares.cumsum(1)
-    kept = until - shares < writing.top_p
-    mass = (shares * kept).sum(1, keepdim=True)
-    place = (kept & (until <= draws[:, None].to(mass.dtype) * mass)).sum(1, keepdim=True)
-    place = torch.minimum(place, kept.sum(1, keepdim=True) - 1)  # rounding may have gone past the last one
-    return order.gather(1, place)[:, 0]
+    mass = until[:, -1:]
+    return ((until <= draws[:, None].to(mass.dtype) * mass) & (until < mass)).sum(1)  # rounding may give 1 * mass
 
 
 def followed(tokens: Tensor, ended: Tensor, memory: Memory, parent: Tensor) -> tuple[Tensor, Tensor, Memory]:

@@ -8,6 +8,8 @@ from tensorflow import Tensor
 from bit_tf2.decoder import Decoder, Memory, spread
 from common.recipes.task import Writing
 
+AS_LIKELY = 1 - 1e-4  # of the least share in a nucleus: down to it, rounding alone tells tokens apart
+
 
 def write(
     model: Decoder, encoded: Tensor, prompt: Tensor, end: Tensor, writing: Writing, draws: Tensor | None = None
@@ -57,19 +59,23 @@ def allowed(rated: Tensor, prompt: Tensor, ended: Tensor) -> Tensor:
 
 
 def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
-    """A token [B] for each row of log-likelihoods [B, V] and number [B]."""
-    probabilities = tf.nn.softmax(rated / writing.temperature)
-    order = tf.argsort(probabilities, 1, direction="DESCENDING", stable=True)
-    shares = tf.gather(probabilities, order, axis=1, batch_dims=1)
-    # TensorFlow rounds at every token, by which in float32 one of 400 draws would give another token than elsewhere.
-    until = tf.cast(tf.cumsum(tf.cast(shares, tf.float64), 1), shares.dtype)
-    kept = until - shares < writing.top_p
-    mass = tf.reduce_sum(tf.where(kept, shares, tf.zeros_like(shares)), 1, keepdims=True)
-    passed = kept & (until <= tf.cast(draws[:, None], mass.dtype) * mass)
-    place = tf.reduce_sum(tf.cast(passed, tf.int32), 1, keepdims=True)
-    last = tf.reduce_sum(tf.cast(kept, tf.int32), 1, keepdims=True) - 1
-    place = tf.minimum(place, last)  # rounding may have gone past the last one
-    return tf.gather(order, place, axis=1, batch_dims=1)[:, 0]
+    """A token [B] for each row of log-likelihoods [B, V] and number [B].
+
+    Tokens divide [0, 1) in the order of the vocabulary. By falling shares, rounding would order those that are as likely as one
+    another, like all that no text of the training had, and each engine would draw others.
+    """
+    # TensorFlow rounds at every token, by which float32 would draw other ones than elsewhere.
+    cumulated = lambda values: tf.cast(tf.cumsum(tf.cast(values, tf.float64), 1), values.dtype)
+    shares = tf.nn.softmax(rated / writing.temperature)
+    if writing.top_p < 1:
+        largest = tf.sort(shares, 1, direction="DESCENDING")
+        is_kept = cumulated(largest) - largest < writing.top_p
+        least = tf.reduce_min(tf.where(is_kept, largest, math.inf), 1, keepdims=True)
+        shares = tf.where(shares >= AS_LIKELY * least, shares, tf.zeros_like(shares))
+    until = cumulated(shares)
+    mass = until[:, -1:]
+    passed = (until <= tf.cast(draws[:, None], mass.dtype) * mass) & (until < mass)  # rounding may give 1 * mass
+    return tf.reduce_sum(tf.cast(passed, tf.int32), 1)
 
 
 def followed(tokens: Tensor, ended: Tensor, memory: Memory, parent: Tensor) -> tuple[Tensor, Tensor, Memory]:

@@ -231,7 +231,7 @@ def nucleus(logs: np.ndarray, how: Writing, draw: float) -> int:
     shares = np.exp(logs / how.temperature)
     shares /= shares.sum()
     order = np.argsort(-shares, kind="stable")
-    order = order[: 1 + int(np.searchsorted(np.cumsum(shares[order]), how.top_p))]
+    order = np.sort(order[: 1 + int(np.searchsorted(np.cumsum(shares[order]), how.top_p))])
     until = np.cumsum(shares[order])
     return order[min(int((until <= draw * until[-1]).sum()), len(order) - 1)]
 
@@ -267,12 +267,28 @@ def test_of_equal_tokens_the_first_is_written(engine):
     assert found["tokens"].tolist() == [[0] * 9]
 
 
+def drawn_by(engine, rated: np.ndarray, draws: np.ndarray, top_p: float = 1.0) -> np.ndarray:
+    """The tokens [B] that an engine draws from log-likelihoods [B, V] by numbers [B]."""
+    drawn = importlib.import_module(f"{engine.name}.writing").drawn
+    return engine.array(drawn(engine.raw(rated), engine.raw(draws), Writing(top_p=top_p)))
+
+
 def test_float32_draws_the_tokens_of_float64(engine):
     """Also of many that are equally unlikely: a sum that rounds at every token would mostly draw another one."""
-    drawn = importlib.import_module(f"{engine.name}.writing").drawn
-    rng, how = np.random.default_rng(0), Writing(top_p=1.0)
+    rng = np.random.default_rng(0)
     rated, draws = np.zeros((500, 1000), "f4"), rng.uniform(0.994, 1, 500)
     rated[:, :20] = rng.normal(9, 1, (500, 20))
-    found = engine.array(drawn(engine.raw(rated), engine.raw(draws), how))
-    expected = [nucleus(logs, how, draw) for logs, draw in zip(rated.astype(float), draws)]
+    found = drawn_by(engine, rated, draws)
+    expected = [nucleus(logs, Writing(top_p=1.0), draw) for logs, draw in zip(rated.astype(float), draws)]
     assert (found != expected).mean() <= 0.1
+
+
+@pytest.mark.parametrize("top_p", (0.9, 1.0))
+def test_rounding_between_equal_tokens_draws_no_other(engine, top_p):
+    """Those that no text of the training has are as likely as one another, and any of them may come out as the largest."""
+    rng, draws = np.random.default_rng(0), np.random.default_rng(1).random(50)
+    rated = np.repeat(rng.normal(size=(50, 10)), 10, axis=1)
+    with float64(engine):
+        found = [drawn_by(engine, rated + noise, draws, top_p) for noise in (0, rng.normal(0, 1e-15, rated.shape))]
+    assert len({*found[0].tolist()}) > 20
+    np.testing.assert_array_equal(found[0], found[1])

@@ -229,7 +229,6 @@ def test_runs_are_alike_in_every_engine(run, folder):
 def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     """It draws the texts that it would have drawn."""
     flags = (*TUNED, "--eval_every", 0, "--checkpoint_every", 1, "--resize", 32, "--crop", 32)
-    flags += ("--optimizer", "sgd")  # of what rounding leaves of gradients that cancel, Adafactor makes whole steps
     assert_killed_goes_on_elsewhere(name, server, folder, *flags, steps=30)
 
 
