@@ -620,7 +620,9 @@ class PredictConfig(WritingConfig, PreparationConfig, ModelConfig, DecodingConfi
         rule="none",
     )
     output: str | None = flag(
-        None, "an .npz file for logits [N, K], features [N, D], files, and texts; with --map, a folder", rule="none"
+        None,
+        "an .npz file for logits [N, K], features [N, D], files, and texts; a folder for pictures: of --map, and of predicted maps",
+        rule="none",
     )
 
 

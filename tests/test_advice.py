@@ -199,3 +199,50 @@ def test_weights_that_write_codes_want_their_oracle_and_no_captions(oracle, mode
     assert said == sentence(PredictConfig, prediction, *own, "images/test")
     cappa = ("--dataset", "pairs", "--recipe", "cappa", "--parallel", "0", *STEPS)
     assert "writes codes of maps; train it by --recipe uvim_codes and" in sentence(TrainConfig, Plan, *own, *cappa)
+
+
+def predicted(weights: str, *flags: str) -> str:
+    """The sentence that a `predict` ends with."""
+    return sentence(PredictConfig, prediction, *named(weights), *flags, "images/test")
+
+
+def test_flags_without_effect_are_refused():
+    assert predicted("captioner", "--top", "3").startswith("--top is for classes and texts")
+    features = ("--features", "pooled", "--output", "x")
+    assert evaluated("captioner", "images", *features, "--beams", "2").startswith(
+        "--beams is for texts that a model writes"
+    )
+    said = evaluated("captioner", "images", *features, "--oracle", "colours.npz")
+    assert said.startswith("--oracle makes maps of codes for --evaluator maps, not --features")
+    assert evaluated("colours", "images", "--vocabulary", "x").startswith("--vocabulary is for texts")
+    coded = ("--oracle", "colours.npz", "--vocabulary", "x")
+    assert evaluated("codes_of_colours", "images", *coded).startswith("--vocabulary is for texts")
+
+
+def test_another_evaluator_is_advised_that_the_model_has():
+    classes = ("--evaluator", "classification")
+    assert evaluated("captioner", "images", *classes).endswith("give --evaluator scoring, by which texts tell classes.")
+    assert evaluated("colours", "images", *classes).endswith("give --evaluator maps.")
+    assert "captioner.npz writes texts and no codes of maps; give --evaluator " in evaluated(
+        "captioner", "images", "--evaluator", "maps"
+    )
+
+
+def test_an_output_of_pictures_is_no_name_of_arrays():
+    said = predicted("codes_of_colours", "--oracle", "colours.npz", "--output", "drawn.npz")
+    assert (
+        said == "--output drawn.npz is the name of a file and VTT-T/8 draws pictures into a folder; give another name."
+    )
+
+
+def test_a_vocabulary_that_was_named_is_not_to_be_moved(folder):
+    (folder / "other.model").write_bytes(b"another one")
+    said = predicted("captioner", "--vocabulary", "other.model")
+    assert said.endswith("name the file that the model was trained with, or leave --vocabulary out.")
+
+
+def test_a_prompt_without_room_for_a_text_is_refused():
+    """Before a framework is imported."""
+    prompt = ("--prompt", "a cat " * 40)
+    for said in (predicted("captioner", *prompt), evaluated("captioner", "pairs", *prompt)):
+        assert "leaves no room for a text in the 16 tokens that the model writes; give a shorter one" in said

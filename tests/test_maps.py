@@ -293,7 +293,7 @@ def test_a_naflex_draws_the_whole_image(folder, monkeypatch):
         ((), "--map attention draws pictures; give --output, a folder for them"),
         (
             ("--output", "{}/tiny.npz"),
-            "tiny.npz is a file and --map attention draws pictures into a folder; give another name",
+            "tiny.npz is the name of a file and --map attention draws pictures into a folder; give another name",
         ),
         (("--output", "{}/out", "--texts", "cat"), "--texts is for predictions, and --map attention draws pictures"),
         (("--output", "{}/out", "--top", "3"), "--top is for predictions"),

@@ -107,7 +107,8 @@ def tokens_of(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     count = int(places[0]) if len(places) else len(tokens)
     if count >= len(tokens) - 1:
         raise UserError(
-            f"The prompt {shortened(printable(prompt))!r} has {count} tokens and the model writes {len(tokens)}; give a shorter one."
+            f"The prompt {shortened(printable(prompt))!r} leaves no room for a text in the {len(tokens)} tokens that the model writes; "
+            "give a shorter one."
         )
     return np.where(np.arange(len(tokens)) < count, tokens, 0).astype(np.int32)
 

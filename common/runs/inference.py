@@ -24,7 +24,7 @@ from common.evaluation.evaluator import Evaluator, Prepared, Rows
 from common.evaluation.features import Outputs, unpadded, write_outputs
 from common.evaluation.match import match_classes
 from common.evaluation.metrics import in_words
-from common.models import PublishedModel, find_model
+from common.models import DecoderConfig, PublishedModel, VqVaeConfig, find_model
 from common.models.cards import Preprocessing
 from common.recipes import hyperrule
 from common.recipes.task import Classification
@@ -32,6 +32,11 @@ from common.system.errors import UserError, shortened
 from common.system.files import in_one_word
 from common.system.progress import follow, note, result, show
 from common.tasks.start import Start
+
+INSTEAD = {  # of a head of classes
+    DecoderConfig: "give --evaluator scoring, by which texts tell classes",
+    VqVaeConfig: "give --evaluator maps",
+}
 
 
 class Inference:
@@ -82,6 +87,8 @@ class Inference:
         """Raise UserError for a model that cannot do what the command is for."""
         if self.config.vocabulary:
             raise UserError(f"--vocabulary is for texts, which {self.config.model} does not take here; leave it off.")
+        if self.model_config.num_classes is None and (advice := INSTEAD.get(type(self.model_config))):
+            raise UserError(f"{self.config.model} has no head to tell classes with; {advice}.")
         if self.model_config.num_classes is None:
             raise UserError(
                 f"{self.config.weights} has no head to tell classes with; train one with `train --weights`, or judge its "

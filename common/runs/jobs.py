@@ -53,6 +53,9 @@ def prediction(config: PredictConfig) -> Prediction:
 def evaluation(config: EvaluateConfig, open_torchvision: Opener | None = None) -> Evaluation:
     """The job of `evaluate`: by --features or --evaluator, or else by what the model is. Raises UserError."""
     if config.features:
+        if config.oracle:
+            raise UserError("--oracle makes maps of codes for --evaluator maps, not --features; leave one of them off.")
+        check_writing(config, (), f"--features {config.features}")
         return Backbone(config, open_torchvision)
     usual = "maps" if config.oracle else USUAL.get(type(find_model(config.model).config()), "classification")
     kind = config.evaluator or usual

@@ -45,6 +45,10 @@ class Predicting(Inference):
             )
         if kind is VqVaeConfig:
             return row
+        if not config.oracle and row.text:
+            raise UserError(
+                f"{config.weights} writes texts and no codes of maps; give --evaluator likelihood, captions or scoring."
+            )
         if not config.oracle:
             raise UserError(f"{config.model} writes codes of maps; name with --oracle what makes maps of them.")
         if config.prompt:
@@ -58,7 +62,9 @@ class Predicting(Inference):
             check_codes(path, self.frozen[ORACLE], self.config.oracle)
 
     def check_model(self) -> None:
-        """Learn which maps are predicted."""
+        """Learn which maps are predicted. Raises UserError for what belongs to texts."""
+        if self.config.vocabulary:
+            raise UserError(f"--vocabulary is for texts, and {self.config.model} predicts maps; leave it out.")
         oracle = self.frozen.get(ORACLE)
         self.maker = oracle.config if oracle else self.model_config
         self.target = self.maker.target

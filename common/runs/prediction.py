@@ -80,9 +80,9 @@ class Prediction(Inference):
         if not self.config.output:
             raise UserError(f"{drawer} draws pictures; give --output, a folder for them.")
         folder = Path(self.config.output)
-        if folder.exists() and not folder.is_dir():
+        if folder.suffix == ".npz" or folder.exists() and not folder.is_dir():
             raise UserError(
-                f"--output {folder} is a file and {drawer} draws pictures into a folder; give another name."
+                f"--output {folder} is the name of a file and {drawer} draws pictures into a folder; give another name."
             )
         given = {Path(file).resolve() for file in self.files}
         for path in self.places(what):

@@ -59,6 +59,7 @@ class Writers(TextEvaluation):
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config, open_torchvision)
         self.task = how(config)
+        tokens_of(self.tokenizer, prompt_of(self))  # to be refused where there is no room for a text
         if config.output and not self.writes:
             raise UserError(f"--output has nothing to hold of --evaluator {config.evaluator}; leave it out.")
 
@@ -170,7 +171,8 @@ class Captioner(Prediction):
 
     def __init__(self, config: PredictConfig):
         super().__init__(config)
-        self.task = how(config)
+        self.task, self.tokenizer = how(config), tokenizer_of(self)
+        tokens_of(self.tokenizer, prompt_of(self))  # to be refused where there is no room for a text
 
     def check_file(self, path: Path) -> None:
         """Raise UserError for weights that write codes, and no texts."""
@@ -181,7 +183,11 @@ class Captioner(Prediction):
         check_writes(self)
 
     def names(self) -> Sequence[str]:
-        """Nothing. Raises UserError for --texts."""
+        """Nothing. Raises UserError for --texts and --top."""
+        if self.config.top != PredictConfig.top:
+            raise UserError(
+                f"--top is for classes and texts that are given, and {self.config.model} writes one; leave it out."
+            )
         if self.config.texts:
             raise UserError(
                 f"--texts are compared with images and {shortened(self.config.model)} writes its own; leave them out."
@@ -190,9 +196,8 @@ class Captioner(Prediction):
 
     def evaluator(self) -> Evaluator:
         """What keeps the texts."""
-        tokenizer = tokenizer_of(self)
-        batches = self.image_batches(self.split, *asked(self, tokenizer))
-        self.judge = CaptionEvaluator("images", batches, read(self, tokenizer))
+        batches = self.image_batches(self.split, *asked(self, self.tokenizer))
+        self.judge = CaptionEvaluator("images", batches, read(self, self.tokenizer))
         return Prepared(self.judge, self.prepared)
 
     def outputs(self) -> Iterator[tuple[str, str]]:

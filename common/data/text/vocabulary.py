@@ -34,7 +34,7 @@ def find_vocabulary(text: Text, folder: Path | str) -> Path:
     path = next((path for path in places if path and path.is_file()), None)
     if path is None:
         raise UserError(f"The vocabulary {here} is not there and the model's texts need it; run `{command(here)}`.")
-    return check_vocabulary(text, path)
+    return check_vocabulary(text, path, f"move it away and run `{command(path)}`")
 
 
 def local_copy(folder: Path | str, name: str) -> Path:
@@ -43,14 +43,15 @@ def local_copy(folder: Path | str, name: str) -> Path:
     return remote.local_file(f"{folder}/{name}") if is_there else Path(DOWNLOADS) / name
 
 
-def check_vocabulary(text: Text, path: Path) -> Path:
-    """`path`, where it is a file with the digest that the card states. Raises UserError."""
+def check_vocabulary(
+    text: Text, path: Path, instead: str = "name the file that the model was trained with, or leave --vocabulary out"
+) -> Path:
+    """`path`, where it is a file with the digest that the card states. Raises UserError, which says what to do `instead`."""
     if not path.is_file():
         raise UserError(f"The vocabulary {path} is no file; name {text.vocabulary}, which the model was trained with.")
     if text.sha256 and (found := known_digest(path, path.stat().st_mtime_ns)) != text.sha256:
         raise UserError(
-            f"The vocabulary {path} has SHA-256 {found} and the model was trained with {text.sha256}; move it away and run "
-            f"`{command(path.with_name(text.vocabulary))}`."
+            f"The vocabulary {path} has SHA-256 {found} and the model was trained with {text.sha256}; {instead}."
         )
     return path
 
