@@ -5,7 +5,7 @@
 A VQ-VAE learns codes of the colours of 1,000 images, and a model that writes learns to predict the codes of grey images, before it is
 tuned by their PSNR. All are judged on 500 test images, beside two baselines: the grey images themselves, and these with the mean
 difference of colours from grey in the training images. The table is made from the runs' folders, and the picture of their `maps.png`:
-what is seen and known, and what the second stage and the tuned one predict in each engine.
+what is seen and known, and what each stage and the tuned one predict in the engines.
 """
 
 import itertools
@@ -70,9 +70,9 @@ def table(logdir: Path) -> str:
 
 
 def draw(logdir: Path, picture: Path) -> None:
-    """A column for what is seen, what is known, and what each engine predicts by each arm but the first."""
+    """A column for what is seen, what is known, and what each engine predicts by each arm."""
     columns = []
-    for arm, engine in itertools.product(("second", "tuned"), ENGINES):
+    for arm, engine in itertools.product(ARMS, ENGINES):
         if (path := logdir / f"{engine}_{arm}_0" / FILE).exists():
             shown = np.array_split(read_shown(path), 3, 1)
             columns += shown[-1:] if columns else shown
