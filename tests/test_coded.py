@@ -117,3 +117,14 @@ def test_what_is_written_never_ends():
     assert found["draws"].shape == (3, 16) and len(np.unique(found["draws"])) == 48
     assert [one.name for one in coded.codes(config)] == ["prompt", "end"]
     assert coded.sizes(config) == {"vocabulary": config.vocabulary + 1, "length": config.num_codes}
+
+
+def test_what_is_drawn_does_not_depend_on_the_parts_that_fit_into_memory():
+    config = find_model("UViM-T/8-colorization").config()
+    whole = EvalBatches(split_of("colorization", 5), None, 2, columns=coded.codes(config, seed=7))
+    parts = whole.parts(2)
+    assert [len(part) for part in parts] == [2, 1]
+    found = [batch_of(part, step) for part in parts for step in range(len(part))]
+    expected = [batch_of(whole, step) for step in range(3)]
+    for name in ("draws", "mask"):
+        np.testing.assert_array_equal(*(np.concatenate([batch[name] for batch in one]) for one in (found, expected)))

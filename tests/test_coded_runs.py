@@ -141,6 +141,24 @@ def test_a_model_of_codes_is_adapted_by_lora(folder, monkeypatch):
     assert start.config.lora.rank == 2 and any(name.endswith("/lora_a") for name in start.arrays)
 
 
+def test_pictures_are_there_as_soon_as_they_are_predicted(folder, monkeypatch):
+    """So that memory holds a part of the maps, and what interrupts `predict` leaves what was drawn."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("common.evaluation.dense.MOST_BYTES", 1)
+    flags = ("--model", "UViM-T/8-colorization", "--weights", "oracle.npz", "--batch_eval", 4, "--output", "drawn")
+    job = prediction(parse(PredictConfig, [*map(str, flags), "images/test"], "predict", ""))
+    evaluator, maps = job.evaluator(), np.random.default_rng(0).random((14, 32, 32, 3), np.float32)
+    for part, (output, _) in enumerate(evaluator.passes()):
+        rows = {"map": np.resize(maps[4 * part :], (4, 32, 32, 3)), "mask": np.arange(4) < 14 - 4 * part}
+        evaluator.add(output, rows)
+        assert len([*(folder / "drawn").glob("*.png")]) == min(4 * (part + 1), 14)
+    job.show(job.outputs())
+    with np.load("drawn/maps.npz") as file:
+        np.testing.assert_array_equal(file["maps"], maps)
+        assert len(file["files"]) == 14
+    assert len([*(folder / "drawn").iterdir()]) == 15
+
+
 @pytest.mark.slow
 def test_a_run_predicts_alike_in_every_engine(run, folder):
     """Losses, metrics and pictures."""

@@ -131,9 +131,10 @@ class EvalBatches:
 
     def __init__(
         self, split: Split, preprocessing: Preprocessing | None, batch: int, process: int = 0, num_processes: int = 1,
-        columns: Sequence[Column] | None = None,
+        columns: Sequence[Column] | None = None, examples: range | None = None,
     ):  # fmt: skip
-        self.split, self.batch = split, batch
+        """Of the `examples` alone, which follow one another, where they are given."""
+        self.split, self.batch, self.examples = split, batch, range(len(split)) if examples is None else examples
         self.columns = columns or (eval_images(preprocessing), labels(split))
         self.share = batch // num_processes
         self.first_row = process * self.share
@@ -145,23 +146,22 @@ class EvalBatches:
         `split` has the same examples, where it is given.
         """
         batch = -(-self.batch // devices.num_devices) * devices.num_devices  # what is too much is masked
-        return EvalBatches(split or self.split, None, batch, devices.process, devices.num_processes, self.columns)
+        share = devices.process, devices.num_processes
+        return EvalBatches(split or self.split, None, batch, *share, self.columns, self.examples)
 
     def parts(self, count: int) -> "list[EvalBatches]":
         """The same batches, `count` at a time."""
-        starts = range(0, len(self.split), count * self.batch)
-        splits = [
-            self.split.take(np.arange(start, min(start + count * self.batch, len(self.split)))) for start in starts
-        ]
-        return [EvalBatches(split, None, self.batch, columns=self.columns) for split in splits]
+        starts = range(0, len(self.examples), count * self.batch)
+        parts = [self.examples[start : start + count * self.batch] for start in starts]
+        return [EvalBatches(self.split, None, self.batch, columns=self.columns, examples=part) for part in parts]
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.batch)
+        return -(-len(self.examples) // self.batch)
 
     def jobs(self, step: int) -> tuple[Arrays, list[Callable[[], None]]]:
         """(batch, jobs): the batch is complete once every job has run, in any thread and order."""
-        first = step * self.batch + self.first_row
-        count = max(0, min(self.share, len(self.split) - first))
+        first = self.examples.start + step * self.batch + self.first_row
+        count = max(0, min(self.share, self.examples.stop - first))
         batch = empty(self.columns, self.share)
         for array in batch.values():
             array[count:] = 0  # the padding

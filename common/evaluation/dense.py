@@ -159,7 +159,7 @@ class MapEvaluator:
         write_shown(folder, self.truths.target, self.shown)
 
 
-def in_parts(batches: Any, most_bytes: int = MOST_BYTES) -> Sequence[Any]:
-    """The same batches, so many at a time that predictions as large as their images in float32 take `most_bytes`."""
-    whole = len(batches) and len(batches) * batches.batch_bytes * 4
+def in_parts(batches: Any, most_bytes: int | None = None) -> Sequence[Any]:
+    """The same batches, so many at a time that predictions as large as their images in float32 take `most_bytes`, or MOST_BYTES."""
+    whole, most_bytes = len(batches) and len(batches) * batches.batch_bytes * 4, most_bytes or MOST_BYTES
     return batches.parts(max(1, len(batches) * most_bytes // whole)) if whole > most_bytes else [batches]

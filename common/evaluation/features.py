@@ -37,16 +37,34 @@ def write_outputs(path: Path, outputs: Iterator[Outputs], count: int, **columns:
         write_atomically(path, lambda file: fill_outputs(file, kept, outputs, count, columns))
 
 
-def write_arrays(path: Path, columns: dict[str, Column]) -> None:
-    """Write an .npz of columns. UserError where it cannot be written."""
+def write_arrays(path: Path, columns: dict[str, Column], rows: "Growing | None" = None) -> None:
+    """Write an .npz of columns, and first of `rows`, where there are some. UserError where it cannot be written."""
 
     def write(file: BinaryIO) -> None:
         with zipfile.ZipFile(file, "w") as archive:
+            if rows:
+                write_kept(archive, rows.name, rows.file, rows.dtype, (rows.count, *rows.shape))
             for name, column in columns.items():
                 write_column(archive, name, column)
 
     with writing(path):
         write_atomically(path, write)
+
+
+class Growing:
+    """A column of an .npz whose rows come one after another, until `write_arrays`: a file without a name beside it holds them."""
+
+    def __init__(self, name: str, path: Path):
+        """UserError where the folder of `path`, which is made, cannot be written."""
+        self.name, self.path, self.count, self.dtype, self.shape = name, path, 0, None, ()
+        with writing(path):
+            self.file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+
+    def add(self, row: np.ndarray) -> None:
+        """One more. UserError where the disk is full."""
+        with writing(self.path):
+            self.file.write(row.tobytes())
+        self.count, self.dtype, self.shape = self.count + 1, row.dtype, row.shape
 
 
 @contextlib.contextmanager
@@ -70,11 +88,16 @@ def fill_outputs(
             for features, logits in itertools.chain([first], outputs):
                 member.write(features.tobytes())
                 kept.write(logits.tobytes())
-        kept.seek(0)
-        with npz.open_member(archive, "logits", *layout["logits"]) as member:
-            shutil.copyfileobj(kept, member)
+        write_kept(archive, "logits", kept, *layout["logits"])
         for name, column in columns.items():
             write_column(archive, name, column)
+
+
+def write_kept(archive: zipfile.ZipFile, name: str, kept: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Write a column whose bytes `kept` has."""
+    kept.seek(0)
+    with npz.open_member(archive, name, dtype, shape) as member:
+        shutil.copyfileobj(kept, member)
 
 
 def write_column(archive: zipfile.ZipFile, name: str, column: Column) -> None:

@@ -1,7 +1,8 @@
 """What `evaluate` and `predict` prepare and show of models that predict every pixel: of maps through codes, or of codes that are written."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from common.data.columns import Column
 from common.data.sources import Opener
 from common.data.split import Dataset, Split
 from common.data.targets import TARGETS, Truths, check_maps, eval_maps, eval_shown
-from common.evaluation.dense import MapEvaluator
-from common.evaluation.evaluator import Evaluator, Kept, Prepared
-from common.evaluation.features import write_arrays
+from common.evaluation.dense import MapEvaluator, in_parts
+from common.evaluation.evaluator import Evaluator, Prepared
+from common.evaluation.features import Growing, write_arrays
 from common.evaluation.metrics import in_words
 from common.evaluation.shown import MOST_SHOWN, Shown, line
 from common.models import DecoderConfig, PublishedModel, VqVaeConfig
@@ -155,23 +156,53 @@ class Pictures(Predicting, Prediction):
         return ()
 
     def evaluator(self) -> Evaluator:
-        """What keeps the maps."""
-        self.kept = Kept("images", {MAPS: self.map_batches(self.split)})
-        return Prepared(self.kept, self.prepared)
+        """What draws the maps as they come."""
+        self.drawing = Drawing(self.map_batches(self.split), self.draw, Path(self.config.output) / "maps.npz")
+        return Prepared(self.drawing, self.prepared)
 
-    def outputs(self) -> Iterator[np.ndarray]:
-        """The map of every image."""
-        yield from self.kept.column(MAPS, "map")
+    def outputs(self) -> Growing:
+        """The maps of all images."""
+        return self.drawing.maps
 
-    def show(self, outputs: Iterator[np.ndarray]) -> None:
-        """Write the pictures, one after the other, and `maps.npz`."""
+    def draw(self, number: int, predicted: np.ndarray) -> None:
+        """Write the picture of an image."""
         from PIL import Image
 
-        folder, truths, found = Path(self.config.output), Truths(self.split, self.target, self.judged), []
-        for number, (path, predicted) in enumerate(zip(self.places(self.target), outputs, strict=True)):
-            known = None if TARGETS[self.target].needs_maps else truths[number]
-            picture = Image.fromarray(line(self.target, Shown(number, truths.image(number), known, predicted)))
-            write_atomically(path, lambda file, picture=picture: picture.save(file, "PNG"))
-            self.tell(f"Wrote {printable(path)}")
-            found.append(predicted)
-        write_arrays(folder / "maps.npz", {"maps": np.stack(found), "files": self.files})
+        truths, path = Truths(self.split, self.target, self.judged), self.pictures[number]
+        known = None if TARGETS[self.target].needs_maps else truths[number]
+        picture = Image.fromarray(line(self.target, Shown(number, truths.image(number), known, predicted)))
+        write_atomically(path, lambda file: picture.save(file, "PNG"))
+        self.tell(f"Wrote {printable(path)}")
+
+    @functools.cached_property
+    def pictures(self) -> list[Path]:
+        """Where that of each image is written."""
+        return self.places(self.target)
+
+    def show(self, maps: Growing) -> None:
+        """Write `maps.npz`."""
+        write_arrays(maps.path, {"files": self.files}, maps)
+
+
+class Drawing:
+    """An evaluator without metrics: `draw` gets the number and the map of every image, and `path` is where all maps will be."""
+
+    def __init__(self, batches: EvalBatches, draw: Callable[[int, np.ndarray], None], path: Path):
+        self.name, self.batches, self.draw, self.maps = "images", batches, draw, Growing("maps", path)
+
+    def passes(self) -> Iterator[tuple[str, EvalBatches]]:
+        """One for every so many images, whose maps fit into memory."""
+        yield from ((MAPS, part) for part in in_parts(self.batches))
+
+    def add(self, output: str, rows: dict[str, np.ndarray]) -> None:
+        """Draw the column `map` [N, H, W, C]."""
+        for predicted in rows["map"][rows["mask"]]:
+            self.draw(self.maps.count, predicted)
+            self.maps.add(predicted)
+
+    def result(self) -> dict[str, float]:
+        """No metric."""
+        return {}
+
+    def write(self, folder: Path) -> None:
+        """Nothing more."""
