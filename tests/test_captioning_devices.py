@@ -94,12 +94,13 @@ def test_two_and_four_devices_write_as_one(train, tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("bit_pytorch" not in INSTALLED, reason="torch is not installed")
-def test_shards_write_before_they_learn(train, tmp_path):
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name != "bit_tf2"])
+def test_shards_write_before_they_learn(train, tmp_path, name):
     """Tuning by rewards begins with what the model itself writes, which is no forward pass of the whole of it."""
     write_weights(tmp_path / "w.npz", *of_cats())
-    train("bit_pytorch", "one", base=TUNED)
-    train("bit_pytorch", "shards", "--shard_parameters", base=TUNED, processes=2)
+    train(name, "one", base=TUNED)
+    places = {"processes": 2} if name == "bit_pytorch" else {"devices": 4}
+    train(name, "shards", "--shard_parameters", "--remat", base=TUNED, **places)
     assert any(line.get("train/reward", 0) > 0 for line in metrics(tmp_path, "one"))
     assert_equal(tmp_path, "shards", "one")
 
