@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.reports import curves
 from common.config import TrainConfig
-from common.evaluation.metrics import shown
+from common.evaluation.metrics import row, shown
 from common.flags import Parser, scoped
 from common.system.errors import UserError, exit_with_sentence, printable, shortened
 from common.system.files import write_atomically
@@ -37,7 +37,7 @@ from common.reports.record import (
 
 SUFFIXES = (".html", ".md", ".png")
 AGREEMENT = (
-    "min <- median -> max of the accuracy, and in brackets the number of runs. The same seeds give the same images in "
+    "min <- median -> max of the results, and in brackets the number of runs. The same seeds give the same images in "
     "every engine, so the columns show how far the engines agree. "
     "They are no ranking of frameworks."
 )
@@ -141,11 +141,11 @@ def overview(records: Sequence[Record]) -> Table:
                 str(record.config.get("dataset", "")),
                 f"{record.step:,}",
                 "" if loss is None else f"{loss:.4f}" if abs(loss) < 1e6 else f"{loss:.4g}",
-                f"{judged[1]:.2%} ({in_words(judged[0])})" if judged else "",
+                f"{shown(*judged)} ({in_words(judged[0])})" if judged else "",
                 speed(record),
             )
         )
-    return Table("Runs", ("run", "engine", "model", "dataset", "steps", "loss", "accuracy", "images/s"), rows)
+    return Table("Runs", ("run", "engine", "model", "dataset", "steps", "loss", "result", "images/s"), rows)
 
 
 def teachers(records: Sequence[Record]) -> Table:
@@ -184,11 +184,13 @@ def seeds(records: Sequence[Record]) -> Table:
 
 
 def spread(records: Sequence[Record]) -> str:
-    """`40.0% <- 50.0% -> 60.0% (3)` of the runs' accuracies."""
-    values = [accuracy(record)[1] for record in records]
+    """`40.0% <- 50.0% -> 60.0% (3)` of the runs' results."""
+    judged = [accuracy(record) for record in records]
+    values = [value for _, value in judged]
+    short = lambda value: f"{value:.1%}" if row(judged[0][0]).unit == "%" else f"{value:.3f}"
     if len(values) < 2:
-        return "".join(f"{value:.1%} (1)" for value in values)
-    return f"{min(values):.1%} <- {statistics.median(values):.1%} -> {max(values):.1%} ({len(values)})"
+        return "".join(f"{short(value)} (1)" for value in values)
+    return f"{short(min(values))} <- {short(statistics.median(values))} -> {short(max(values))} ({len(values)})"
 
 
 def setting_titles(records: Sequence[Record]) -> list[str]:
@@ -215,9 +217,9 @@ def differences(records: Sequence[Record]) -> Table:
             loss = (f"{gap.loss:.1e} (step {gap.at:,})", f"{gap.steps:,}")
         else:
             loss = ("no step with a loss in common", "0")
-        end = f"{gap.accuracy:.2%}" if gap.accuracy is not None else ""
+        end = shown(accuracy(gap.first)[0], gap.accuracy) if gap.accuracy is not None else ""
         rows.append((f"{gap.second.name} - {gap.first.name}", gap.second.framework, gap.first.framework, *loss, end))
-    columns = ("runs", "engine", "against", "largest loss difference", "losses compared", "accuracy difference")
+    columns = ("runs", "engine", "against", "largest loss difference", "losses compared", "difference of results")
     return Table("Engines with the same settings and seed", columns, rows)
 
 

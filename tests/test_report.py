@@ -56,14 +56,14 @@ def test_engines_seeds_and_settings_are_compared(tmp_path):
     assert "TensorFlow" not in spread  # another rate is another setting
     (gap,) = rows(report.differences(records))  # another rate is no comparison
     assert (gap["engine"], gap["against"], gap["losses compared"]) == ("JAX", "PyTorch", "3")
-    assert gap["largest loss difference"] == "3.0e-02 (step 30)" and gap["accuracy difference"] == "0.10%"
+    assert gap["largest loss difference"] == "3.0e-02 (step 30)" and gap["difference of results"] == "0.10%"
     settings = report.different_flags(records)
     assert {row["flag"] for row in rows(settings)} == {"--seed", "--base_lr"}
     highlighted = {(settings.rows[i][0], settings.columns[j]) for i, j in settings.shades}
     assert highlighted == {("--seed", "torch1"), ("--seed", "torch2"), ("--base_lr", "tf")}
     assert "| --base_lr | 0.02 | 0.02 | 0.02 | 0.02 | **0.1** |" in report.as_markdown(records, "a.png")
     assert report.as_html(records).count("style=--shade:1.00") == 3
-    assert rows(report.overview(records))[0]["accuracy"] == "50.00% (test top-1)"
+    assert rows(report.overview(records))[0]["result"] == "50.00% (test top-1)"
 
 
 def test_seeds_are_those_of_runs_that_have_ended_each_counted_once(tmp_path):
@@ -401,6 +401,22 @@ def test_runs_are_judged_by_the_metric_of_their_task(task, tmp_path):
     assert judged == (("val/img2txt_recall@1", 0.25) if task == {"name": "contrastive"} else ("test/top1", 0.5))
 
 
+def test_results_have_the_unit_of_their_metric(tmp_path):
+    """Decibels and losses are no percentages."""
+    runs = [make_run(tmp_path / f"run{seed}", seed=seed) for seed in range(2)] + [make_run(tmp_path / "jax", "bit_jax")]
+    for number, folder in enumerate(runs):
+        (folder / "recipe.json").write_text(
+            json.dumps({"lrs": [], "task": {"name": "dense", "target": "colorization"}})
+        )
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(f'{{"step": 30, "test/psnr": {14 + number / 4}}}\n')
+    records = [record.read_record(folder) for folder in runs]
+    assert rows(report.overview(records))[0]["result"] == "14.0000 (test PSNR in dB)"
+    (spread,) = rows(report.seeds(records))
+    assert spread["PyTorch"] == "14.000 <- 14.125 -> 14.250 (2)" and spread["JAX"] == "14.500 (1)"
+    assert rows(report.differences(records))[0]["difference of results"] == "0.5000"
+
+
 def test_a_metric_of_one_point_is_explained_by_its_mark(tmp_path):
     """A dashed line that is nowhere in the picture would mislead."""
     found = record.read_record(make_run(tmp_path / "run"))
@@ -434,7 +450,7 @@ def test_runs_of_the_first_version_are_reported(monkeypatch):
     monkeypatch.chdir(ROOT / "tests" / "golden" / "run_of_0.1.0")
     records, errors = report.read_records(["whole", "stopped"])
     assert not errors and report.problems(records) == ["stopped has not ended: it has come to step 4 of 6."]
-    assert [row["accuracy"] for row in rows(report.overview(records))] == [
+    assert [row["result"] for row in rows(report.overview(records))] == [
         "50.00% (test top-1)", "25.00% (validation top-1)"
     ]  # fmt: skip
     text = report.as_markdown(records, "a.png")
