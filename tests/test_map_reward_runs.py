@@ -99,7 +99,6 @@ def test_depth_and_segmentations_are_tuned(run, folder, target, reward):
 def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
     """It draws the codes that it would have drawn, and keeps to its oracle."""
     flags = (*TUNED, "--eval_every", 0, "--checkpoint_every", 1, "--batch_split", 2)
-    flags += ("--optimizer", "sgd")  # of what rounding leaves of gradients that cancel, Adafactor makes whole steps
     assert_killed_goes_on_elsewhere(name, server, folder, *flags, steps=30)
 
 
