@@ -317,7 +317,7 @@ class CaptionsConfig:
     )
     captions_of: int = flag(
         0,
-        "held-out images that texts are written of, for CIDEr-D and BLEU (extra `captions`); their period: --eval_every captions:N",
+        "held-out images that texts are written of at the end, for CIDEr-D and BLEU (extra `captions`); earlier with --eval_every captions:N",
         least=0,
         scope="run",
         tasks=("captioning",),
@@ -346,7 +346,7 @@ class DenseConfig:
     )
     maps_of: int = flag(
         0,
-        "held-out images whose maps are predicted by their codes and judged; their period: --eval_every maps:N",
+        "held-out images whose maps are predicted by their codes at the end, and judged; earlier with --eval_every maps:N",
         least=0,
         scope="run",
         tasks=("coded",),

@@ -165,6 +165,27 @@ def test_periods_of_what_was_not_asked_for_name_its_flag():
         assert said == f"--eval_every names {name}, for which --{flag} says of how many images; give that, too."
 
 
+def test_texts_and_maps_are_written_at_the_end_unless_their_period_is_given():
+    """They take long, and are of images that are held out."""
+    coded = (
+        "--model",
+        "VTT-T/8",
+        "--recipe",
+        "uvim_codes",
+        "--oracle",
+        "colours.npz",
+        "--dataset",
+        "images",
+        "--maps_of",
+        "3",
+    )
+    cappa = ("--model", "CapPa-T/8", "--recipe", "cappa", "--dataset", "pairs", "--captions_of", "3")
+    for flags, name in ((coded, "maps"), (cappa, "captions")):
+        for given, expected in ((), (1, 0)), (("--eval_every", "2"), (2, 0)), (("--eval_every", f"{name}:2"), (1, 2)):
+            plan = Plan(parse(TrainConfig, (*flags, "--weights", "none", *STEPS, *given), "train", ""))
+            assert (plan.periods["val"], plan.periods[name]) == expected
+
+
 def test_a_missing_package_is_told_before_a_run(monkeypatch):
     """Not when texts are first compared."""
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)

@@ -27,7 +27,7 @@ from common.recipes.recipe import Recipe
 from common.runs import events
 from common.runs.extend import Finished
 from common.system.errors import UserError
-from common.tasks import TASKS, further
+from common.tasks import FURTHER, TASKS, further
 
 
 class Plan:
@@ -62,7 +62,8 @@ class Plan:
         if self.finished:
             self.finished.check_files(self.files)
         tenth = max(1, self.recipe.num_steps // 10)
-        sets = {name: given.get("val", tenth) if every is None else every for name, every in sets.items()}
+        usual = {name: 0 if name in FURTHER else given.get("val", tenth) for name in sets}
+        sets = {name: usual[name] if every is None else every for name, every in sets.items()}
         check_locked(config.locked, self.model_config.parameter_shapes())
         check_trained(self.recipe.groups, self.model_config.parameter_shapes(), config.model)
         self.periods = {"val": tenth} | given | sets  # evaluator -> steps between

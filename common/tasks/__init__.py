@@ -30,7 +30,8 @@ TASKS: dict[str, Any] = {
 }
 
 
-FURTHER = {WRITTEN: "captions_of", coded.MAPS: "maps_of"}  # evaluator -> the flag that asks for it
+# Evaluator -> the flag that asks for it: what takes long, and is done at the end alone unless its period is given.
+FURTHER = {WRITTEN: "captions_of", coded.MAPS: "maps_of"}
 
 
 def further(config: Any, periods: Collection[str]) -> tuple[str, ...]:
