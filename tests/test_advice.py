@@ -267,3 +267,7 @@ def test_a_prompt_without_room_for_a_text_is_refused():
     prompt = ("--prompt", "a cat " * 40)
     for said in (predicted("captioner", *prompt), evaluated("captioner", "pairs", *prompt)):
         assert "leaves no room for a text in the 16 tokens that the model writes; give a shorter one" in said
+    flags = ("--model", "CapPa-T/8", "--weights", "none", "--recipe", "cappa", "--parallel", "0", *STEPS)
+    for dataset, flag in (("pairs", "--prompt"), ("images", "--class_prompt")):
+        said = sentence(TrainConfig, Plan, *flags, "--dataset", dataset, flag, "a cat " * 40)
+        assert "leaves no room for a text in the 16 tokens" in said

@@ -8,7 +8,7 @@ from common.data.batches import EvalBatches
 from common.data.columns import Column, check_captions
 from common.data.split import Split, evenly
 from common.data.text.prompts import PLACE, prompts_of
-from common.data.written import behind, parallel, prompts, texts, told
+from common.data.written import behind, parallel, prompts, texts, tokens_of, told
 from common.evaluation.captioning import WRITTEN, CaptionEvaluator, LikelihoodEvaluator, scorers
 from common.evaluation.evaluator import Evaluator
 from common.models import DecoderConfig, find_model
@@ -53,7 +53,9 @@ def models(plan: Any) -> dict[str, Start]:
     if config.image_weights:
         arrays |= within("image", tower_values(config.image_weights, model.image, plan.notes.append))
     card = card.over(row.card)
-    tokenizer_of(config, card.text, model)  # to be refused where a vocabulary is missing
+    tokenizer = tokenizer_of(config, card.text, model)  # to be refused where a vocabulary is missing
+    for prompt in (card.prompt if config.prompt is None else config.prompt, config.class_prompt):
+        tokens_of(tokenizer, prompt or "")  # and where there is no room for a text
     return {"model": adapted(Start(model, arrays, card, prepared(recipe, card, config.exif)), plan)}
 
 
