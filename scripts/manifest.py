@@ -4,8 +4,8 @@ Sources: README.md of google-research/big_transfer (models, VTAB-1k pattern, dis
 big_vision/configs/proj/distill/README.md and common.py (teachers); README.md of google-research/vision_transformer
 (ViT, AugReg with its accuracies, Mixer), `models/vit.py`, `models/mlp_mixer.py` and `configs/vit_s16_i1k.py` of
 google-research/big_vision (ViT-B/8, Mixer, the plain ViT-S/16 baselines), its `configs/proj/flexivit/README.md`, `models/proj/image_text/two_towers.py`,
-`configs/proj/image_text/` (README_siglip2.md, README_lit.md, SigLIP_demo.ipynb) and `configs/proj/clippo/README.md`. Rows
-that ship with the project are kept as they are.
+`configs/proj/image_text/` (README_siglip2.md, README_lit.md, SigLIP_demo.ipynb), `configs/proj/clippo/README.md` and
+`configs/proj/uvim/README.md`. Rows that ship with the project are kept as they are.
 
 Accuracies are of the very file, as its source states them: the READMEs above, https://arxiv.org/abs/2205.01580 (its
 abstract) for the plain ViT-S/16 after 300 epochs, issue 39 of vision_transformer for R50+ViT-B/16. Where a source says
@@ -230,6 +230,24 @@ def text_rows():
         yield text_row(name, architecture, source, f"{VIT_BUCKET}/lit/{file}.npz", 224)
 
 
+UVIM = {  # target -> name in the files, trained on
+    "colorization": ("color", "ILSVRC-2012"),
+    "depth": ("depth", "NYU Depth V2"),
+    "panoptic": ("panoptic", "COCO 2017"),
+}
+
+
+def uvim_rows():
+    """Both stages of UViM, which see images squashed to 512 pixels."""
+    for target, (file, source) in UVIM.items():
+        for stage, architecture, name in (
+            ("I", f"UViM-B/16-{target}", f"UViM-B/16-{target}"),
+            ("II", "VTT-L/16", f"VTT-L/16-{target}"),
+        ):
+            url = f"{BIG_VISION_BUCKET}/uvim/{file}_stage{stage}_params.npz"
+            yield text_row(name, architecture, source, url, 512)
+
+
 def published_rows():
     for arch in ARCHITECTURES:
         yield row(f"BiT-S-{arch}", arch, 1000, "ILSVRC-2012")
@@ -258,6 +276,7 @@ def main():
         *published_rows(),
         *vit_rows(),
         *text_rows(),
+        *uvim_rows(),
     ]
     lists = {"models": rows, "patterns": PATTERNS, "vocabularies": VOCABULARIES}
     listed = (",\n    ".join(json.dumps(entry) for entry in entries) for entries in lists.values())

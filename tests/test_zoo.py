@@ -15,14 +15,17 @@ from common.models import (
     num_parameters,
     published_models,
 )
+from common.models.discrete import MAPS
 from common.models.listing import listed
 from common.models.published import imagenet_classes, unpublished_models
 from common.system.errors import UserError
+from common.tasks.coded import sizes
 from common.weights import choose_file
 from scripts import manifest as manifest_writer
 
 ROWS = {row["name"]: row for row in manifest_writer.vit_rows()}
 TEXT_ROWS = {row["name"]: row for row in manifest_writer.text_rows()}
+UVIM_ROWS = {row["name"]: row for row in manifest_writer.uvim_rows()}
 BUCKETS = (manifest_writer.VIT_BUCKET, manifest_writer.MIXER_BUCKET, manifest_writer.BIG_VISION_BUCKET)
 MEBIBYTES = {  # of the recommended files, as the README of vision_transformer states them
     "ViT-L/16": 1243, "ViT-B/16": 391, "ViT-S/16": 115, "R50+ViT-L/32": 1337, "R26+ViT-S/32": 170, "ViT-Ti/16": 37,
@@ -34,9 +37,10 @@ def test_the_manifest_is_what_its_writer_writes():
     manifest = json.loads((PACKAGED_WEIGHTS / "manifest.json").read_text())
     assert {
         row["name"]: row for row in manifest["models"] if row.get("url", "").startswith(BUCKETS)
-    } == ROWS | TEXT_ROWS
+    } == ROWS | TEXT_ROWS | UVIM_ROWS
     assert manifest["patterns"] == manifest_writer.PATTERNS
-    assert len({row["url"] for row in (ROWS | TEXT_ROWS).values()}) == len(ROWS) + len(TEXT_ROWS)
+    addresses = {row["url"] for row in (ROWS | TEXT_ROWS | UVIM_ROWS).values()}
+    assert len(addresses) == len(ROWS) + len(TEXT_ROWS) + len(UVIM_ROWS)
 
 
 def test_texts_have_shares_of_their_own_where_the_loss_had_a_bias():
@@ -56,6 +60,20 @@ def test_every_row_is_a_model(name):
     assert isinstance(config, MixerConfig if "Mixer" in name else ViTConfig)
     assert num_parameters(config) > 5e6
     assert not re.search(r"/[0-9]", model.file) and model.file.endswith(".npz")
+
+
+@pytest.mark.parametrize("target", MAPS)
+def test_both_stages_of_uvim_fit_one_another(target):
+    """Of each target: what writes has as many words and places as the oracle has codes, and both see the same images."""
+    first, second = find_model(f"UViM-B/16-{target}"), find_model(f"VTT-L/16-{target}")
+    name = target.removesuffix("ization")
+    assert [model.url.rpartition("/")[2] for model in (first, second)] == [
+        f"{name}_stageI_params.npz", f"{name}_stageII_params.npz",
+    ]  # fmt: skip
+    oracle, config = first.config(), second.config()
+    assert oracle.target == target and sizes(oracle) == {"vocabulary": config.vocabulary, "length": config.length}
+    assert oracle.image_size == config.image.image_size == (512, 512) and first.card == second.card
+    assert first.card.resize_kind == "bilinear_aliased"
 
 
 @pytest.mark.parametrize("name", TEXT_ROWS)
