@@ -110,10 +110,8 @@ class Plan:
         """{`model` and `optimizer`: {name: shape}} of what a checkpoint holds."""
         shapes, recipe = self.model_config.parameter_shapes(), self.recipe
         names, by_head = trained(recipe.groups, shapes), self.model_config.shapes_by_head()
-        return {
-            "model": shapes,
-            "optimizer": state_shapes(recipe.optimizer, bool(recipe.ema), names, shapes, by_head),
-        }
+        of_optimizer = state_shapes(recipe.optimizer, bool(recipe.ema), names, shapes, by_head)
+        return {"model": shapes, "optimizer": of_optimizer}
 
     @property
     def best(self) -> tuple[str, str]:
