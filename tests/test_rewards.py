@@ -160,10 +160,10 @@ def step_of(engine, plan, batch_split: int) -> tuple[dict, float, dict]:
     return found | asked, float(measured["loss"]), engine.slopes(models, batch, recipe)
 
 
-def assert_steps_are_alike(plan, rounded: tuple[str, ...] = (), least: float = 1e-3) -> dict[str, np.ndarray]:
+def assert_steps_are_alike(plan, rounded: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """What every engine draws and judges in a step, whose loss and gradients are within rounding, of a batch in parts as at once."""
     expected, loss, slopes = step_of(Engine(INSTALLED[0]), plan, 1)
-    assert len({*map(bytes, expected["samples"].reshape(12, -1))}) > 6 and abs(loss) > least
+    assert len({*map(bytes, expected["samples"].reshape(12, -1))}) > 6 and abs(loss) > 1e-3
     for key in INSTALLED:
         found, own_loss, own = step_of(Engine(key), plan, 2)
         for name, values in expected.items():
