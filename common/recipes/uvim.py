@@ -29,8 +29,8 @@ def first_stage(target: str, num_examples: int, flags: dict, epochs: int) -> dic
 def uvim_color(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
     """Train a VQ-VAE of the colours of images: Adafactor 0.0004, 100 epochs of batch 1,024.
 
-    Source: `configs/proj/uvim/vqvae_imagenet2012_colorization.py` of google-research/big_vision. Expected: none stated for this
-    stage alone.
+    Source: `configs/proj/uvim/vqvae_imagenet2012_colorization.py` of google-research/big_vision. Expected: a FID of 15.59, as the
+    README beside it states; it is not built.
         python -m bit_jax.train --weights none --recipe uvim_color --model UViM-B/16-colorization --dataset imagenet2012
     """
     return first_stage("colorization", num_examples, flags, 100)
@@ -40,7 +40,7 @@ def uvim_depth(num_examples: int, image_size: tuple[int, int], flags: dict) -> d
     """Train a VQ-VAE of depth: Adafactor 0.001, 200 epochs of batch 1,024.
 
     Source: `configs/proj/uvim/vqvae_nyu_depth.py` of google-research/big_vision, which lacks a quotation mark and does not run:
-    its numbers were read. Expected: none stated for this stage alone.
+    its numbers were read. Expected: an RMSE of 0.155, as the README beside it states.
         python -m bit_jax.train --weights none --recipe uvim_depth --model UViM-B/16-depth --dataset tfds:nyu_depth_v2
     """
     return first_stage("depth", num_examples, flags, 200) | {"base_lr": 1e-3, "weight_decay": 1e-5}
@@ -49,7 +49,8 @@ def uvim_depth(num_examples: int, image_size: tuple[int, int], flags: dict) -> d
 def uvim_panoptic(num_examples: int, image_size: tuple[int, int], flags: dict) -> dict:
     """Train a VQ-VAE of panoptic segmentations: Adafactor 0.0004, 1,000 epochs of batch 1,024.
 
-    Source: `configs/proj/uvim/vqvae_coco_panoptic.py` of google-research/big_vision. Expected: none stated for this stage alone.
+    Source: `configs/proj/uvim/vqvae_coco_panoptic.py` of google-research/big_vision. Expected: a PQ of 75.8, as the README beside
+    it states.
         python -m bit_jax.train --weights none --recipe uvim_panoptic --model UViM-B/16-panoptic --dataset coco_panoptic:PATH
     """
     return first_stage("panoptic", num_examples, flags, 1000)
@@ -59,8 +60,8 @@ def uvim_codes(num_examples: int, image_size: tuple[int, int], flags: dict) -> d
     """Train what writes the codes of an --oracle: Adafactor 0.001, a tenth of it for the image tower, 50 epochs of batch 512.
 
     Source: `configs/proj/uvim/train_imagenet2012_colorization_pretrained.py` of google-research/big_vision, whose image tower is
-    a ViT-L/16 of ImageNet-21k. Depth takes as many epochs there, and segmentations 200. Expected: the file states nothing; the
-    paper judges colours by a FID, which is not built.
+    a ViT-L/16 of ImageNet-21k. Depth takes as many epochs there, and segmentations 200. Expected, as the README beside it states: a
+    FID of 16.99, which is not built; of depth an RMSE of 0.463; of segmentations a PQ of 43.1.
         python -m bit_jax.train --weights none --recipe uvim_codes --model VTT-L/16 --oracle runs/colours --dataset imagenet2012
     """
     batch = flags.get("batch", 512)
