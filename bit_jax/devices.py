@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
@@ -68,6 +69,13 @@ class Devices(processes.Devices):
     def gather(self, tree: Any) -> Any:
         """Within a compiled function: the same arrays, whole on every device."""
         return lax.with_sharding_constraint(tree, self.place()) if self.num_devices > 1 else tree
+
+    def whole(self, model: nnx.Module) -> nnx.Module:
+        """Within a compiled function: the same model, whose parameters are gathered once, and not by every token it writes."""
+        if not self.shard_parameters:
+            return model
+        graph, state = nnx.split(model)
+        return nnx.merge(graph, self.gather(state))
 
     def all_rows(self, rows: Array) -> Array:
         """Within a compiled function: `rows` [B, ...], of which each device has a share, whole on every one."""

@@ -110,7 +110,7 @@ def likelihoods(models: dict[str, Model], batch: dict[str, Array], task: Task) -
 
 def text_scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: scores [B, T], the log-likelihoods of T texts, tokens [B, T, L], for an image; mask."""
-    model = models["model"]
+    model = models["model"].devices.whole(models["model"])
     image = model.look_at(model.encode(mixed(batch, model)))
 
     def rated(text: tuple[Array, Array]) -> Array:
@@ -123,7 +123,7 @@ def text_scores(models: dict[str, Model], batch: dict[str, Array], task: Task) -
 
 def captions(models: dict[str, Model], batch: dict[str, Array], task: Task) -> dict[str, Array]:
     """Columns: tokens [B, L] of the text that the model writes after the `prompt`; score, its log-likelihood; mask."""
-    model = models["model"]
+    model = models["model"].devices.whole(models["model"])
     encoded = model.encode(mixed(batch, model))
     tokens, scores = write(model, encoded, batch["prompt"], batch["end"], task.writing, batch.get("draws"))
     return {"tokens": tokens, "score": scores, "mask": batch["mask"]}
@@ -153,6 +153,7 @@ def samples(models: dict[str, Model], batch: dict[str, Array], task: Task) -> di
     Where there is an oracle, also map [B, K, H, W, n], what it makes of drawn codes, and the `truths` of the batch.
     """
     model, (_, count, length) = models["model"], batch["draws"].shape
+    model = model.devices.whole(model)
     asked = [batch[name].repeat(count, 0) for name in ("prompt", "end")]
     encoded = model.encode(mixed(batch, model))
     tokens, _ = write(model, encoded, *asked, task.sampling, batch["draws"].reshape(-1, length))

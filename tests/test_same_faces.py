@@ -40,7 +40,7 @@ OTHERWISE = {  # what else is not the same in all three, and why
         "mixer.py:Mixer.call", "vit.py:ViT.call", "two_towers.py:TwoTowers.call",
     },
     "Each framework exchanges between devices at another moment.": {
-        "devices.py:Devices.gather", "devices.py:Devices.sum", "devices.py:find_tpu",
+        "devices.py:Devices.gather", "devices.py:Devices.sum", "devices.py:Devices.whole", "devices.py:find_tpu",
     },
     "Each framework has a way of its own to state a gradient.": {
         "similarity.py:Chunks", "similarity.py:Chunks.call", "similarity.py:Chunks.backward", "similarity.py:chunks",
