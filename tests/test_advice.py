@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from jobs import make_images, make_pairs
 from test_coded_runs import make_maps
 
@@ -271,3 +272,31 @@ def test_a_prompt_without_room_for_a_text_is_refused():
     for dataset, flag in (("pairs", "--prompt"), ("images", "--class_prompt")):
         said = sentence(TrainConfig, Plan, *flags, "--dataset", dataset, flag, "a cat " * 40)
         assert "leaves no room for a text in the 16 tokens" in said
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "place"),
+    (
+        (evaluation, ("--model", "CapPa-T/8", "--weights", "captioner.npz", "--dataset", "pairs"), "file"),
+        (
+            evaluation,
+            ("--model", "UViM-T/8-colorization", "--weights", "colours.npz", "--dataset", "images"),
+            "file/in",
+        ),
+        (
+            prediction,
+            ("--model", "CapPa-T/8", "--weights", "captioner.npz", "--captions", "pairs/test"),
+            "file/texts.npz",
+        ),
+        (prediction, ("--model", "CapPa-T/8", "--weights", "captioner.npz", "--captions", "pairs/test"), "folder.npz"),
+        (prediction, ("--model", "SigLIP-T/8", "--map", "attention", "pairs/test"), "file"),
+    ),
+)
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_computed(folder, job, flags, place):
+    (folder / "file").write_text("a list of mine")
+    (folder / "folder.npz").mkdir(exist_ok=True)
+    flags = (*flags, "--bit_pretrained_dir", str(ROOT / "weights"), "--output", place)
+    said = sentence(EvaluateConfig if job is evaluation else PredictConfig, job, *flags)
+    kind = "file is a file" if place.startswith("file") else "folder.npz is a folder"
+    assert said == f"--output {place} cannot be written, since {kind}; give another place."
+    assert (folder / "file").read_text() == "a list of mine"

@@ -29,7 +29,7 @@ from common.models.cards import Preprocessing
 from common.recipes import hyperrule
 from common.recipes.task import Classification
 from common.system.errors import UserError, shortened
-from common.system.files import in_one_word
+from common.system.files import check_place, in_one_word
 from common.system.progress import follow, note, result, show
 from common.tasks.start import Start
 
@@ -146,6 +146,8 @@ class Evaluation(Inference):
 
     def __init__(self, config: EvaluateConfig, open_torchvision: Opener | None = None):
         super().__init__(config)
+        if config.output:
+            check_place("--output", Path(config.output), is_folder=True)
         names = listed(config.dataset)
         self.sets = [self, *(copy.copy(self) for _ in names[1:])]
         for own, name in zip(self.sets, names):

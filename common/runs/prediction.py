@@ -17,7 +17,7 @@ from common.evaluation.features import Outputs, unpadded, write_outputs
 from common.models.cards import nameless
 from common.runs.inference import Inference
 from common.system.errors import UserError, printable, shortened
-from common.system.files import read_regular
+from common.system.files import check_place, read_regular
 from common.system.progress import note
 
 
@@ -37,6 +37,8 @@ class Prediction(Inference):
         """Raise UserError for a place where --output cannot be written."""
         if self.config.output and Path(self.config.output).suffix != ".npz":
             raise UserError(f"--output {self.config.output} does not end in .npz; give such a name.")
+        if self.config.output:
+            check_place("--output", Path(self.config.output), is_folder=False)
 
     def names(self) -> Sequence[str]:
         """What the logits belong to. Raises UserError for --texts."""
@@ -80,10 +82,11 @@ class Prediction(Inference):
         if not self.config.output:
             raise UserError(f"{drawer} draws pictures; give --output, a folder for them.")
         folder = Path(self.config.output)
-        if folder.suffix == ".npz" or folder.exists() and not folder.is_dir():
+        if folder.suffix == ".npz":
             raise UserError(
                 f"--output {folder} is the name of a file and {drawer} draws pictures into a folder; give another name."
             )
+        check_place("--output", folder, is_folder=True)
         given = {Path(file).resolve() for file in self.files}
         for path in self.places(what):
             if path.resolve() in given:

@@ -96,6 +96,14 @@ def check_replaced(path: Path, force: bool) -> None:
         raise UserError(f"{path} exists already; give --force to replace it, or choose another name.")
 
 
+def check_place(flag: str, path: Path, *, is_folder: bool) -> None:
+    """Raise UserError where the value of a flag cannot be a file, or a folder, since another kind of thing is there or on the way."""
+    found = next(place for place in (path, *path.parents) if place.exists())
+    if found.is_dir() != (is_folder or found != path):
+        kind = "a folder" if found.is_dir() else "a file"
+        raise UserError(f"{flag} {path} cannot be written, since {found} is {kind}; give another place.")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON."""
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
