@@ -64,7 +64,7 @@ def drawn(rated: Tensor, draws: Tensor, writing: Writing) -> Tensor:
     Tokens divide [0, 1) in the order of the vocabulary. By falling shares, rounding would order those that are as likely as one
     another, like all that no text of the training had, and each engine would draw others.
     """
-    # TensorFlow rounds at every token, by which float32 would draw other ones than elsewhere.
+    # TensorFlow rounds at every token, by which float32 would draw other ones than elsewhere: findings/cumsum.sh.
     cumulated = lambda values: tf.cast(tf.cumsum(tf.cast(values, tf.float64), 1), values.dtype)
     shares = tf.nn.softmax(rated / writing.temperature)
     if writing.top_p < 1:
