@@ -14,6 +14,7 @@ from common.flags import changes, scoped
 from common.runs.checkpoint import Checkpoint, Checkpoints
 from common.system import remote
 from common.system.errors import UserError
+from common.tasks.frozen import replaced
 from common.weights.containers import read_json
 
 SCHEDULE = {"steps", "epochs", "base_lr", "warmup_steps", "schedule", "cooldown_steps"}  # flags that may differ
@@ -80,12 +81,11 @@ class Finished:
 
     def check_files(self, files: dict[str, str]) -> None:
         """Raise UserError where a model that is frozen is no longer the file with this digest."""
-        for name, digest in files.items():
-            if (before := self.files.get(name, digest)) != digest:
-                raise UserError(
-                    f"{self.folder} was made with another file as {name} ({before}, not {digest}); restore that file, or "
-                    "start a run of its own from --weights."
-                )
+        for name, before, now in replaced(self.files, files):
+            raise UserError(
+                f"{self.folder} was made with another file as {name} ({before}, not {now}); restore that file, or start a run "
+                "of its own from --weights."
+            )
 
     def restore(self) -> Checkpoint | None:
         """Its last checkpoint; None where it is gone or damaged: the weights alone are left."""

@@ -18,6 +18,7 @@ from common.system import remote
 from common.system.environment import environment
 from common.system.errors import UserError
 from common.system.files import locked_log, read_regular, remove_leftovers, write_json
+from common.tasks.frozen import replaced
 from common.weights import containers
 
 
@@ -78,12 +79,11 @@ class Folder:
                 f"{self.place} holds a run with --{name} {before}, not {now}; continue it with the flags in its "
                 "config.json, or choose another --name."
             )
-        for name, digest in self.files.items():
-            if (before := old.get("files", {}).get(name, digest)) != digest:
-                raise UserError(
-                    f"{self.place} holds a run whose {name} was another file ({before}, not {digest}); restore that file, or "
-                    "choose another --name."
-                )
+        for name, before, now in replaced(old.get("files", {}), self.files):
+            raise UserError(
+                f"{self.place} holds a run whose {name} was another file ({before}, not {now}); restore that file, or choose "
+                "another --name."
+            )
 
     def write_facts(self, recipe: dict[str, Any], engine: str) -> None:
         """What the run was asked to do, by which numbers, and where."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def read_frozen(plan: Any, given: str, flag: str, student: Preprocessing) -> Sta
     facts = source.card.over(row.card) if row else source.card
     own = seeing(source.config, facts, student, plan.config.exif)
     return Start(source.config, source.arrays, facts, own, frozen=True, digest=digest(path))
+
+
+def replaced(before: dict[str, str], now: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(name, digest before, digest now) of every frozen model that a run had, too, and that is no longer the same file."""
+    return ((name, before[name], own) for name, own in now.items() if before.get(name, own) != own)
 
 
 def find_frozen(given: str, folder: str, flag: str) -> tuple[Any, Path]:
