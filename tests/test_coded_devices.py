@@ -40,6 +40,14 @@ def assert_equal(folder: Path, name: str, other: str) -> None:
     assert_close_weights(ours, theirs)
 
 
+def assert_alike_everywhere(start, folder: Path, name: str, base: tuple, cases: list) -> None:
+    """A run on several devices, or in several processes, as each of `cases` says leaves what it leaves on `one`."""
+    start(name, "one", base=base)
+    for number, (places, flags) in enumerate(cases):
+        start(name, f"on{number}", *flags, base=base, **places)
+        assert_equal(folder, f"on{number}", "one")
+
+
 def test_two_processes_predict_codes_as_one(train, folder):
     """The oracle makes codes of the images of each."""
     name = INSTALLED[0]
@@ -64,10 +72,7 @@ CASES = {
 @pytest.mark.parametrize("name", INSTALLED)
 def test_devices_and_processes_predict_codes_as_one(train, folder, name):
     """On two and four devices, in two processes, and with shards of both models."""
-    train(name, "one", base=FLAGS)
-    for number, (places, flags) in enumerate(CASES[name]):
-        train(name, f"on{number}", *flags, base=FLAGS, **places)
-        assert_equal(folder, f"on{number}", "one")
+    assert_alike_everywhere(train, folder, name, FLAGS, CASES[name])
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from engines import INSTALLED
 from jobs import make_images, metrics
 from test_captioning_devices import train  # noqa: F401  a fixture
-from test_coded_devices import CASES, assert_equal
+from test_coded_devices import CASES, assert_alike_everywhere
 from test_coded_runs import make_maps
 from test_image_text_runs import assert_killed_goes_on_elsewhere, assert_same
 from tiny_models import random_arrays
@@ -106,11 +106,8 @@ def test_a_killed_run_goes_on_in_another_engine(name, server, folder):
 @pytest.mark.parametrize("name", INSTALLED)
 def test_devices_and_processes_draw_and_learn_what_one_does(train, folder, name):
     """Each judges the maps of its own images: in two processes, and on two devices in parts of a batch or in shards."""
-    train(name, "one", base=SPREAD)
+    assert_alike_everywhere(train, folder, name, SPREAD, [CASES[name][0], ({"processes": 2}, ())])
     assert len({line["train/reward"] for line in metrics(folder, "one") if "train/reward" in line}) == 4
-    for number, (places, flags) in enumerate((CASES[name][0], ({"processes": 2}, ()))):
-        train(name, f"on{number}", *flags, base=SPREAD, **places)
-        assert_equal(folder, f"on{number}", "one")
 
 
 @pytest.mark.slow

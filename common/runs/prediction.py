@@ -35,10 +35,11 @@ class Prediction(Inference):
 
     def check_output(self) -> None:
         """Raise UserError for a place where --output cannot be written."""
-        if self.config.output and Path(self.config.output).suffix != ".npz":
+        if not self.config.output:
+            return
+        if Path(self.config.output).suffix != ".npz":
             raise UserError(f"--output {self.config.output} does not end in .npz; give such a name.")
-        if self.config.output:
-            check_place("--output", Path(self.config.output), is_folder=False)
+        check_place("--output", Path(self.config.output), is_folder=False)
 
     def names(self) -> Sequence[str]:
         """What the logits belong to. Raises UserError for --texts."""

@@ -164,7 +164,7 @@ def evaluators(plan: Any) -> list[Evaluator]:
 
 
 def predicting(plan: Any, name: str, split: Split, *, shows: int) -> MapEvaluator:
-    """What judges the maps that are predicted of a split, and leaves pictures of the first ones."""
+    """What judges the maps that are predicted of a split, and leaves pictures of `shows` images."""
     oracle = plan.models[ORACLE]
     asked = *shown(plan.preprocessing, oracle), *codes(oracle.config)
     batches = EvalBatches(split, None, min(plan.recipe.batch_eval, len(split)), columns=asked)

@@ -106,9 +106,8 @@ def worth(plan: Any, split: Split) -> Reward:
 
 def predicted(plan: Any) -> list[Evaluator]:
     """The maps of the likeliest codes of every split but `train`."""
-    shows = {plan.held_out: MOST_SHOWN}
     return [
-        coded.predicting(plan, name, split, shows=shows.get(name, 0))
+        coded.predicting(plan, name, split, shows=MOST_SHOWN if name == plan.held_out else 0)
         for name, split in plan.splits.items()
         if name != "train"
     ]
